@@ -1,0 +1,33 @@
+//! Everything that can be wrong with a checkpoint file or its folder.
+
+use std::path::PathBuf;
+
+/// Errors of this crate; each names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("cannot write {path}: {source}")]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("{path} is not a numalign checkpoint: {reason}")]
+    Foreign { path: PathBuf, reason: String },
+    #[error("{path} is damaged: {reason}")]
+    Damaged { path: PathBuf, reason: String },
+    #[error("{path} has format version {found}; this build reads version {known}")]
+    Version { path: PathBuf, found: String, known: &'static str },
+}
+
+impl CheckpointError {
+    /// What the person at the keyboard can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            CheckpointError::Read { .. } => "check the path and its permissions",
+            CheckpointError::Write { .. } => "check free space and permissions of the folder",
+            CheckpointError::Foreign { .. } => "give a file that `numalign launch` or `numalign coordinator` wrote",
+            CheckpointError::Damaged { .. } => {
+                "use an older checkpoint of the run (chk/<run-id>/step-*.safetensors), or --resume auto, which skips damaged files"
+            }
+            CheckpointError::Version { .. } => "use the build of numalign that wrote the file",
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The bytes of a checkpoint: a safetensors file with four projector tensors, the moments of those that train,
+//! and metadata. Called by [`crate::folder`], the coordinator and the command line.
+//!
+//! Nothing inside depends on the clock or on how the run was carried out, and every map is sorted, so equal runs give
+//! equal bytes. `file_digest` (BLAKE3 over all tensors and all other metadata) guards the whole file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use numalign_config::Recipe;
+use numalign_projector::{Encoding, Layout, State, Trained};
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::CheckpointError;
+
+const FORMAT: &str = "numalign-checkpoint";
+const VERSION: &str = "1";
+
+/// Checkpoints are tens of KB; a file beyond this is something else.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// What a checkpoint says about where its state came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Identity {
+    pub recipe: Recipe,
+    /// Hex fingerprint of the frozen model.
+    pub base_fingerprint: String,
+    /// Hex digest of the data file's content, where there is one.
+    pub dataset_digest: Option<String>,
+    /// Hex digest of the projectors the run started from (`model_path_load`), where there are some.
+    pub loaded_digest: Option<String>,
+}
+
+/// A committed state and its story.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    pub identity: Identity,
+    pub state: State,
+    /// Running digest over every committed sample, in hex.
+    pub sample_digest: String,
+    /// Evaluations made during training, one JSON object each, in order.
+    pub history: Vec<String>,
+}
+
+impl Checkpoint {
+    /// Samples consumed so far.
+    pub fn samples(&self) -> u64 {
+        self.state.step() * self.identity.recipe.batch_size as u64
+    }
+
+    /// BLAKE3 over the four projector tensors alone, in hex: what `loaded_digest` of a later run records.
+    pub fn projector_digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 projectors");
+        for value in self.state.parameters() {
+            hasher.update(&value.to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// All metadata but `file_digest`, sorted by key.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        let recipe = &self.identity.recipe;
+        let encoding = Encoding::of(recipe);
+        let mut map = BTreeMap::new();
+        let mut put = |key: &str, value: String| {
+            map.insert(key.to_owned(), value);
+        };
+        put("format", FORMAT.to_owned());
+        put("format_version", VERSION.to_owned());
+        put("stage", recipe.stage.to_string());
+        put("step", self.state.step().to_string());
+        put("samples", self.samples().to_string());
+        put("sample_digest", self.sample_digest.clone());
+        put("state_digest", self.state.digest().to_hex());
+        put("seed", recipe.seed.to_string());
+        put("hidden_size", self.state.layout().hidden().to_string());
+        put(
+            "encoder",
+            serde_json::json!({
+                "kind": recipe.value_encoding, "offset": encoding.offset, "scale": encoding.scale,
+            })
+            .to_string(),
+        );
+        put(
+            "schedule",
+            serde_json::json!({
+                "lr": recipe.lr, "shl": recipe.shl, "lr_step_epochs": recipe.lr_step_epochs,
+                "lr_gamma": recipe.lr_gamma, "steps_per_epoch": recipe.num_batches,
+            })
+            .to_string(),
+        );
+        put("base_model", recipe.model_name.clone());
+        put("base_fingerprint", self.identity.base_fingerprint.clone());
+        put("config", recipe.digest_text());
+        put("dataset_digest", self.identity.dataset_digest.clone().unwrap_or_default());
+        put("loaded_digest", self.identity.loaded_digest.clone().unwrap_or_default());
+        put("history", format!("[{}]", self.history.join(",")));
+        map
+    }
+
+    /// Tensors in file order: name, shape, values.
+    fn tensors(&self) -> Vec<(String, Vec<usize>, &[f32])> {
+        let layout = self.state.layout();
+        let trained = Trained::of(&self.identity.recipe);
+        let mut list = Vec::new();
+        for tensor in layout.tensors() {
+            let part = tensor.range.clone();
+            if trained.covers(layout, &part) {
+                for (kind, values) in [("exp_avg", self.state.exp_avg()), ("exp_avg_sq", self.state.exp_avg_sq())] {
+                    let name = format!("optimizer.{kind}.{}", tensor.name);
+                    list.push((name, tensor.shape.clone(), &values[part.clone()]));
+                }
+            }
+            list.push((tensor.name.to_owned(), tensor.shape.clone(), &self.state.parameters()[part]));
+        }
+        list.sort_by(|a, b| a.0.cmp(&b.0));
+        list
+    }
+
+    /// The file's bytes. The same checkpoint always gives the same bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let tensors = self.tensors();
+        let mut metadata = self.metadata();
+        let mut data = Vec::new();
+        // serde_json's map is sorted, so the header's bytes are determined by its content.
+        let mut header = serde_json::Map::new();
+        for (name, shape, values) in &tensors {
+            let start = data.len();
+            for value in *values {
+                data.extend_from_slice(&value.to_le_bytes());
+            }
+            let entry = serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, data.len()] });
+            header.insert(name.clone(), entry);
+        }
+        let digest = file_digest(&metadata, tensors.iter().map(|(name, shape, values)| (name.as_str(), shape.as_slice(), *values)));
+        metadata.insert("file_digest".to_owned(), digest);
+        header.insert("__metadata__".to_owned(), serde_json::json!(metadata));
+        let mut text = serde_json::Value::Object(header).to_string().into_bytes();
+        while !text.len().is_multiple_of(8) {
+            text.push(b' ');
+        }
+        let mut bytes = Vec::with_capacity(8 + text.len() + data.len());
+        bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&text);
+        bytes.extend_from_slice(&data);
+        bytes
+    }
+
+    /// Reads and verifies a file.
+    pub fn read(path: &Path) -> Result<Self, CheckpointError> {
+        let failed = |source| CheckpointError::Read { path: path.to_owned(), source };
+        let size = std::fs::metadata(path).map_err(failed)?.len();
+        if size > MOST_BYTES {
+            return Err(CheckpointError::Foreign {
+                path: path.to_owned(),
+                reason: format!("{size} bytes are too many for one"),
+            });
+        }
+        let bytes = std::fs::read(path).map_err(failed)?;
+        Self::from_bytes(path, &bytes)
+    }
+
+    /// Verifies the bytes of a file; `path` is named in errors.
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let foreign = |reason: String| CheckpointError::Foreign { path: path.to_owned(), reason };
+        let damaged = |reason: String| CheckpointError::Damaged { path: path.to_owned(), reason };
+        if bytes.is_empty() {
+            return Err(damaged("the file is empty".to_owned()));
+        }
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| damaged(format!("not a whole safetensors file ({error})")))?;
+        let Some(mut metadata) = header.metadata().as_ref().map(|map| map.clone().into_iter().collect::<BTreeMap<_, _>>()) else {
+            return Err(foreign("it has no metadata".to_owned()));
+        };
+        if metadata.get("format").map(String::as_str) != Some(FORMAT) {
+            return Err(foreign("its metadata does not say `format: numalign-checkpoint`".to_owned()));
+        }
+        let found = metadata.get("format_version").cloned().unwrap_or_default();
+        if found != VERSION {
+            return Err(CheckpointError::Version { path: path.to_owned(), found, known: VERSION });
+        }
+        let parsed = SafeTensors::deserialize(bytes).map_err(|error| damaged(error.to_string()))?;
+        let tensors = read_tensors(&parsed).map_err(damaged)?;
+        let stored = metadata.remove("file_digest").unwrap_or_default();
+        let computed = file_digest(
+            &metadata,
+            tensors.iter().map(|(name, (shape, values))| (name.as_str(), shape.as_slice(), values.as_slice())),
+        );
+        if stored != computed {
+            return Err(damaged(format!("its content has digest {computed:.16}, its metadata says {stored:.16}")));
+        }
+        let checkpoint = assemble(&metadata, &tensors).map_err(damaged)?;
+        // What was read must be what would be written: nothing unknown hides in the file.
+        if checkpoint.metadata() != metadata || checkpoint.tensors().len() != tensors.len() {
+            return Err(damaged("its metadata contradict each other".to_owned()));
+        }
+        Ok(checkpoint)
+    }
+}
+
+type TensorMap = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+fn read_tensors(parsed: &SafeTensors<'_>) -> Result<TensorMap, String> {
+    let mut map = BTreeMap::new();
+    for (name, view) in parsed.tensors() {
+        if view.dtype() != Dtype::F32 {
+            return Err(format!("tensor {name} is {:?}, not f32", view.dtype()));
+        }
+        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        map.insert(name, (view.shape().to_vec(), values));
+    }
+    Ok(map)
+}
+
+fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<Checkpoint, String> {
+    let text = |key: &str| metadata.get(key).cloned().ok_or_else(|| format!("{key} is missing"));
+    let whole = |key: &str| -> Result<u64, String> {
+        let value = text(key)?;
+        value.parse().map_err(|_| format!("{key} is `{value}`"))
+    };
+    let recipe: Recipe =
+        serde_json::from_str(&text("config")?).map_err(|error| format!("config cannot be read: {error}"))?;
+    let history: Vec<serde_json::Value> =
+        serde_json::from_str(&text("history")?).map_err(|error| format!("history cannot be read: {error}"))?;
+    let hidden = whole("hidden_size")? as usize;
+    if !tensors.get("input_projection.bias").is_some_and(|(shape, _)| shape == &[hidden]) {
+        return Err(format!("input_projection.bias is missing or not [{hidden}]"));
+    }
+    let layout = Layout::new(hidden);
+    let trained = Trained::of(&recipe);
+    let mut parts = [vec![0.0f32; layout.len()], vec![0.0; layout.len()], vec![0.0; layout.len()]];
+    for tensor in layout.tensors() {
+        let mut names = vec![(0, tensor.name.to_owned())];
+        if trained.covers(layout, &tensor.range) {
+            names.push((1, format!("optimizer.exp_avg.{}", tensor.name)));
+            names.push((2, format!("optimizer.exp_avg_sq.{}", tensor.name)));
+        }
+        for (part, name) in names {
+            let Some((shape, values)) = tensors.get(&name) else {
+                return Err(format!("tensor {name} is missing"));
+            };
+            if *shape != tensor.shape {
+                return Err(format!("tensor {name} is {shape:?}, not {:?}", tensor.shape));
+            }
+            parts[part][tensor.range.clone()].copy_from_slice(values);
+        }
+    }
+    let [parameters, exp_avg, exp_avg_sq] = parts;
+    let optional = |key: &str| text(key).map(|value| Some(value).filter(|value| !value.is_empty()));
+    Ok(Checkpoint {
+        identity: Identity {
+            recipe,
+            base_fingerprint: text("base_fingerprint")?,
+            dataset_digest: optional("dataset_digest")?,
+            loaded_digest: optional("loaded_digest")?,
+        },
+        state: State::restored(layout, whole("step")?, parameters, exp_avg, exp_avg_sq),
+        sample_digest: text("sample_digest")?,
+        history: history.iter().map(ToString::to_string).collect(),
+    })
+}
+
+/// BLAKE3 over metadata (without `file_digest`) and tensors, each length-prefixed, in name order.
+fn file_digest<'a>(
+    metadata: &BTreeMap<String, String>,
+    tensors: impl Iterator<Item = (&'a str, &'a [usize], &'a [f32])>,
+) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 checkpoint file");
+    let mut field = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    for (key, value) in metadata {
+        field(key.as_bytes());
+        field(value.as_bytes());
+    }
+    for (name, shape, values) in tensors {
+        field(name.as_bytes());
+        let shape: Vec<u8> = shape.iter().flat_map(|n| (*n as u64).to_le_bytes()).collect();
+        field(&shape);
+        let values: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        field(&values);
+    }
+    hasher.finalize().to_hex().to_string()
+}

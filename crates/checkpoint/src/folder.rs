@@ -1,0 +1,111 @@
+//! The folder of one run, `chk/<run-id>/`: atomic writes, listing, the newest valid checkpoint, the last k.
+//! Called by the coordinator.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::error::CheckpointError;
+use crate::file::Checkpoint;
+
+/// A run's folder.
+#[derive(Debug, Clone)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// Opens the folder, creating it if it is not there.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        std::fs::create_dir_all(path)
+            .map_err(|source| CheckpointError::Write { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `step-00000100.safetensors`
+    pub fn file_of(&self, step: u64) -> PathBuf {
+        self.path.join(format!("step-{step:08}.safetensors"))
+    }
+
+    /// Step and path of every file with a checkpoint's name, newest first.
+    pub fn list(&self) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
+        let failed = |source| CheckpointError::Read { path: self.path.clone(), source };
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let digits = name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(".safetensors"));
+            if let Some(step) = digits.and_then(|digits| digits.parse().ok()) {
+                found.push((step, path));
+            }
+        }
+        found.sort();
+        found.reverse();
+        Ok(found)
+    }
+
+    /// The newest checkpoint that reads and verifies, and why newer ones were passed over.
+    #[allow(clippy::type_complexity)]
+    pub fn newest_valid(&self) -> Result<(Option<(PathBuf, Checkpoint)>, Vec<CheckpointError>), CheckpointError> {
+        let mut skipped = Vec::new();
+        for (_, path) in self.list()? {
+            match Checkpoint::read(&path) {
+                Ok(checkpoint) => return Ok((Some((path, checkpoint)), skipped)),
+                Err(error) => skipped.push(error),
+            }
+        }
+        Ok((None, skipped))
+    }
+
+    /// Writes `step-….safetensors` and then drops all but the newest `keep`.
+    pub fn write(&self, step: u64, bytes: &[u8], keep: usize) -> Result<PathBuf, CheckpointError> {
+        let path = self.file_of(step);
+        write_atomically(&path, bytes)?;
+        for (_, old) in self.list()?.into_iter().filter(|(known, _)| *known <= step).skip(keep.max(1)) {
+            std::fs::remove_file(&old).map_err(|source| CheckpointError::Write { path: old, source })?;
+        }
+        Ok(path)
+    }
+
+    /// Removes every checkpoint of an earlier run that is being replaced.
+    pub fn clear(&self) -> Result<(), CheckpointError> {
+        for (_, path) in self.list()? {
+            std::fs::remove_file(&path).map_err(|source| CheckpointError::Write { path, source })?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file so that its name only ever holds the old or the new bytes: temporary file in the same folder, synced,
+/// renamed, folder synced.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
+    let failed = |source| CheckpointError::Write { path: path.to_owned(), source };
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    if path.is_dir() {
+        return Err(failed(std::io::Error::other("it is a folder")));
+    }
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".numalign-")
+        .suffix(".tmp")
+        .permissions(permissions())
+        .tempfile_in(folder)
+        .map_err(failed)?;
+    temporary.write_all(bytes).map_err(failed)?;
+    temporary.as_file().sync_all().map_err(failed)?;
+    temporary.persist(path).map_err(|error| failed(error.error))?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+/// Readable by everybody, before the umask: a checkpoint is a result, not a secret.
+fn permissions() -> std::fs::Permissions {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::Permissions::from_mode(0o666)
+}

@@ -1,0 +1,28 @@
+//! YAML, environment and flags become one validated, immutable [`Config`].
+//!
+//! Reading order: `types` (the result), `keys` and `table` (all keys), `layer` (one source of
+//! settings), `resolve` (layers become a [`Config`]), `checks` (rules between keys), `show` (back
+//! to YAML), `recipe` (the half that travels in the checkpoint).
+
+mod checks;
+mod choice;
+mod keys;
+mod layer;
+mod parse;
+mod problem;
+mod raw;
+mod reader;
+mod recipe;
+mod resolve;
+mod show;
+mod suggest;
+mod table;
+mod types;
+
+pub use choice::Choice;
+pub use keys::{ENV_PREFIX, Key, KeyDefault, key, keys};
+pub use layer::{INTERNAL_ENV_PREFIX, Layer, Origin, RESERVED_ENV};
+pub use problem::{ConfigErrors, Problem};
+pub use resolve::resolve;
+pub use show::to_yaml;
+pub use types::*;

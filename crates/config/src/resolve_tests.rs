@@ -1,0 +1,321 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::keys::{KeyDefault, keys};
+use crate::types::{DeviceChoice, Resume, Task, ValueEncoding};
+
+fn file(text: &str) -> Option<Layer> {
+    Some(Layer::from_yaml_text(Path::new("dir/run.yaml"), text))
+}
+
+fn env(pairs: &[(&str, &str)]) -> Layer {
+    Layer::from_env(
+        pairs
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string())),
+    )
+}
+
+fn flags(pairs: &[(&str, &str)]) -> Layer {
+    Layer::from_flags(pairs.iter().map(|(name, value)| (*name, value.to_string())))
+}
+
+/// Resolves a file's text alone.
+fn from_yaml(text: &str) -> Result<Config, ConfigErrors> {
+    resolve(file(text), env(&[]), flags(&[]))
+}
+
+fn from_flags(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    resolve(None, env(&[]), flags(pairs))
+}
+
+/// The message of a configuration of flags that has to be refused.
+fn refusal(pairs: &[(&str, &str)]) -> String {
+    from_flags(pairs).unwrap_err().to_string()
+}
+
+#[test]
+fn every_key_of_the_table_is_read_once() {
+    let mut reader = Reader::new(vec![]);
+    let stage = reader.value("stage", parse::choice::<Stage>);
+    assert!(read_recipe(&mut reader, stage).is_some());
+    assert!(read_run(&mut reader, stage, None).is_some());
+    let asked: BTreeSet<&str> = reader.asked.iter().copied().collect();
+    let table: BTreeSet<&str> = keys().iter().map(|key| key.name).collect();
+    assert_eq!(asked, table);
+    assert_eq!(reader.asked.len(), keys().len());
+}
+
+#[test]
+fn defaults_are_those_of_the_interface() {
+    let config = resolve(None, env(&[]), flags(&[])).unwrap();
+    let recipe = config.recipe;
+    assert_eq!(recipe.stage, Stage::Nn);
+    assert_eq!(recipe.model_name, "demo");
+    assert_eq!((recipe.num_epochs, recipe.num_batches), (60, 10));
+    assert_eq!((recipe.batch_size, recipe.micro_batch_size), (8, 8));
+    assert_eq!((recipe.lr, recipe.shl), (0.003, true));
+    assert_eq!((recipe.lr_step_epochs, recipe.lr_gamma), (10, 0.5));
+    assert_eq!(
+        (recipe.min_val, recipe.max_val, recipe.decimals),
+        (0.0, 100.0, 4)
+    );
+    assert_eq!(
+        (recipe.value_encoding, recipe.numeric_positions),
+        (ValueEncoding::Standard, 1)
+    );
+    assert_eq!(
+        (recipe.mixed_tasks, recipe.mixed_max_numbers),
+        (vec![Task::Min], 10)
+    );
+    assert!(recipe.train_input_projection && recipe.train_output_projection);
+    assert_eq!((recipe.seed, recipe.dataset_shuffle), (0, true));
+    let run = config.run;
+    assert_eq!(
+        (run.dataset_file, run.model_path_load, run.resume),
+        (None, None, None)
+    );
+    assert_eq!(run.model_path_save, Path::new("chk/nn.safetensors"));
+    assert_eq!(run.run_id, "nn");
+    assert_eq!((run.checkpoint_every, run.keep_checkpoints), (100, 3));
+    assert_eq!(
+        (
+            run.workers,
+            run.min_workers,
+            run.max_workers,
+            run.max_restarts
+        ),
+        (2, 1, 64, 3)
+    );
+    assert_eq!((run.device, run.deterministic), (DeviceChoice::Auto, true));
+    assert_eq!((run.prefetch_steps, run.eval_every), (4, 0));
+    assert_eq!(run.heartbeat, Duration::from_millis(500));
+    assert_eq!(run.dead_after, Duration::from_secs(3));
+    assert_eq!(run.join_debounce, Duration::from_millis(200));
+    assert_eq!(run.coordinator_wait, Duration::from_secs(30));
+}
+
+#[test]
+fn the_tables_defaults_are_what_is_resolved() {
+    let config = resolve(None, env(&[]), flags(&[])).unwrap();
+    for key in keys() {
+        match key.default {
+            KeyDefault::Value(text) => {
+                let shown = key.show(&config);
+                assert!(
+                    shown == text || shown == format!("{text}.0"),
+                    "{}: {shown}",
+                    key.name
+                );
+            }
+            KeyDefault::Unset => assert_eq!(key.show(&config), "none", "{}", key.name),
+            KeyDefault::Worked(_) => {}
+        }
+    }
+}
+
+#[test]
+fn later_layers_win() {
+    let yaml = "lr: 0.1\nbatch_size: 4\nseed: 1\ndataset:\n  file: a.jsonl\n";
+    let variables = [
+        ("NUMALIGN_LR", "0.2"),
+        ("NUMALIGN_SEED", "2"),
+        ("NUMALIGN_DATASET_FILE", "b"),
+    ];
+    let config = resolve(file(yaml), env(&variables), flags(&[("lr", "0.3")])).unwrap();
+    assert_eq!(config.recipe.lr, 0.3);
+    assert_eq!(config.recipe.seed, 2);
+    assert_eq!(config.recipe.batch_size, 4);
+    assert_eq!(config.run.dataset_file, Some("b".into()));
+    let config = resolve(file(yaml), env(&variables), flags(&[("dataset.file", "c")])).unwrap();
+    assert_eq!(config.run.dataset_file, Some("c".into()));
+}
+
+#[test]
+fn an_overruled_value_is_not_judged() {
+    let config = resolve(file("lr: abc"), env(&[]), flags(&[("lr", "0.3")])).unwrap();
+    assert_eq!(config.recipe.lr, 0.3);
+}
+
+#[test]
+fn null_means_not_set() {
+    let yaml = "lr: null\nresume: ~\nmodel_path_load:\ndataset:\n  file: null\n  shuffle:\n";
+    let config = from_yaml(yaml).unwrap();
+    assert_eq!(config.recipe.lr, 0.003);
+    assert_eq!(
+        (config.run.resume, config.run.model_path_load),
+        (None, None)
+    );
+    assert_eq!(config.run.dataset_file, None);
+    assert!(config.recipe.dataset_shuffle);
+    let config = resolve(file("lr: null"), env(&[("NUMALIGN_LR", "0.2")]), flags(&[])).unwrap();
+    assert_eq!(config.recipe.lr, 0.2);
+}
+
+#[test]
+fn some_defaults_follow_the_stage() {
+    for (stage, decimals, input) in [("nn", 4, true), ("text", 4, false), ("mixed", 2, true)] {
+        let config = from_flags(&[("stage", stage)]).unwrap();
+        assert_eq!(config.recipe.decimals, decimals, "{stage}");
+        assert_eq!(config.recipe.train_input_projection, input, "{stage}");
+        assert!(config.recipe.train_output_projection, "{stage}");
+        assert_eq!(config.run.run_id, stage);
+    }
+    let config = from_flags(&[("stage", "mixed"), ("decimals", "0")]).unwrap();
+    assert_eq!(config.recipe.decimals, 0);
+}
+
+#[test]
+fn the_default_micro_batch_divides_the_batch() {
+    for (batch, micro) in [
+        (1, 1),
+        (3, 3),
+        (7, 7),
+        (8, 8),
+        (9, 3),
+        (10, 5),
+        (11, 1),
+        (12, 6),
+        (32, 8),
+    ] {
+        let config = from_flags(&[("batch_size", &batch.to_string())]).unwrap();
+        assert_eq!(config.recipe.micro_batch_size, micro, "batch_size {batch}");
+    }
+}
+
+#[test]
+fn the_run_is_named_after_the_file() {
+    let config = from_yaml("stage: text").unwrap();
+    assert_eq!(config.run.run_id, "run");
+    assert_eq!(config.run.model_path_save, Path::new("chk/run.safetensors"));
+    let config = from_yaml("run_id: 2024").unwrap();
+    assert_eq!(config.run.run_id, "2024");
+    assert_eq!(
+        config.run.model_path_save,
+        Path::new("chk/2024.safetensors")
+    );
+    let layer = Layer::from_yaml_text(Path::new("my run.yaml"), "lr: 0.1");
+    let error = resolve(Some(layer), env(&[]), flags(&[]))
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "my run.yaml: run_id = my run: comes from the file's name and must have letters, digits, '.', '_' and '-' only, not ' '; hint: set run_id, or rename the file"
+    );
+    let layer = Layer::from_yaml_text(Path::new("my run.yaml"), "lr: 0.1");
+    assert!(resolve(Some(layer), env(&[]), flags(&[("run_id", "mine")])).is_ok());
+}
+
+#[test]
+fn typed_values_reach_their_fields() {
+    let config = from_flags(&[
+        ("resume", "chk/a/step-00000100.safetensors"),
+        ("device", "cuda:2"),
+        ("mixed-tasks", "min,count"),
+        ("heartbeat", "100ms"),
+        ("model-path-save", "out/final.safetensors"),
+        ("dataset.shuffle", "false"),
+    ])
+    .unwrap();
+    assert_eq!(
+        config.run.resume,
+        Some(Resume::File("chk/a/step-00000100.safetensors".into()))
+    );
+    assert_eq!(config.run.device, DeviceChoice::Cuda(Some(2)));
+    assert_eq!(config.recipe.mixed_tasks, vec![Task::Min, Task::Count]);
+    assert_eq!(config.run.heartbeat, Duration::from_millis(100));
+    assert_eq!(
+        config.run.model_path_save,
+        Path::new("out/final.safetensors")
+    );
+    assert!(!config.recipe.dataset_shuffle);
+}
+
+#[test]
+fn all_problems_are_reported_at_once_with_their_origins() {
+    let yaml = "lr: -1\nbacth_size: 4\nshl: 1\nmicro_batch_size: 3\n";
+    let variables = [("NUMALIGN_SEED", "1.5"), ("NUMALIGN_LRR", "2")];
+    let errors = resolve(file(yaml), env(&variables), flags(&[("workers", "0")])).unwrap_err();
+    let lines: Vec<String> = errors
+        .problems()
+        .iter()
+        .map(|problem| problem.to_string())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "dir/run.yaml: bacth_size: unknown key; hint: did you mean batch_size?",
+            "NUMALIGN_LRR: unknown environment variable; hint: did you mean NUMALIGN_LR?",
+            "dir/run.yaml: lr = -1: must be above 0",
+            "dir/run.yaml: shl = 1: must be true or false, not a number",
+            "NUMALIGN_SEED: seed = 1.5: must be a whole number, at least 0",
+            "dir/run.yaml: micro_batch_size = 3: must divide batch_size = 8 (default); hint: 2 or 1 would do",
+            "--workers: workers = 0: must be a whole number from 1 to 65536",
+        ]
+    );
+    assert_eq!(errors.to_string(), lines.join("\n"));
+}
+
+#[test]
+fn an_invalid_stage_is_reported_once() {
+    assert_eq!(
+        refusal(&[("stage", "words"), ("run_id", "a")]),
+        "--stage: stage = words: must be one of nn, text, mixed"
+    );
+    assert_eq!(refusal(&[("stage", "words")]).lines().count(), 1);
+}
+
+#[test]
+fn an_empty_variable_is_an_empty_value() {
+    let errors = resolve(None, env(&[("NUMALIGN_MODEL_NAME", "")]), flags(&[])).unwrap_err();
+    assert_eq!(
+        errors.to_string(),
+        "NUMALIGN_MODEL_NAME: model_name = \"\": must not be empty; hint: leave it out to use the default"
+    );
+}
+
+#[test]
+fn an_unreadable_file_hides_follow_on_errors() {
+    let missing = || Some(Layer::from_yaml_file(Path::new("no/such.yaml")));
+    let errors = resolve(
+        missing(),
+        env(&[]),
+        flags(&[("max_val", "-5"), ("lr", "x")]),
+    )
+    .unwrap_err();
+    assert_eq!(
+        errors.to_string(),
+        "no/such.yaml: does not exist; hint: check the path; it starts from the current directory\n--lr: lr = x: must be a number"
+    );
+}
+
+#[test]
+fn counts_have_bounds() {
+    for key in [
+        "numeric_positions",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "prefetch_steps",
+    ] {
+        assert!(
+            refusal(&[(key, "0")]).contains("must be a whole number from 1 to "),
+            "{key}"
+        );
+        assert!(
+            refusal(&[(key, "99999999999999999999")]).contains("must be a whole number"),
+            "{key}"
+        );
+    }
+    assert!(refusal(&[("mixed_max_numbers", "1001")]).contains("from 1 to 1000"));
+    assert!(refusal(&[("lr_gamma", "0")]).contains("must be above 0"));
+    assert!(from_flags(&[("eval_every", "0"), ("max_restarts", "0")]).is_ok());
+    assert_eq!(
+        from_flags(&[("seed", "18446744073709551615")])
+            .unwrap()
+            .recipe
+            .seed,
+        u64::MAX
+    );
+}

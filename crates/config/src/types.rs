@@ -1,0 +1,178 @@
+//! The typed settings of a run. Built only by [`crate::resolve`]; every other crate reads them.
+//!
+//! Two halves: [`Recipe`] holds what determines the bytes of the result and travels in the checkpoint;
+//! [`RunSettings`] holds how a run is carried out and never reaches the checkpoint.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What is learnt: which projectors train, and what a sample looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// number → number
+    Nn,
+    /// text → number
+    Text,
+    /// text with numbers inside → number
+    Mixed,
+}
+
+/// How a value becomes the scalar that the input projector sees, and how its target is scaled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ValueEncoding {
+    /// `x = (v − (min+max)/2) / ((max−min)/√12)`
+    Standard,
+    /// `x = v`
+    Raw,
+}
+
+/// How the projectors are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Solver {
+    Adam,
+}
+
+/// Where the hidden state is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Readout {
+    /// The last position.
+    Last,
+}
+
+/// The training loss, in encoded units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Loss {
+    Mse,
+}
+
+/// What a `mixed` question asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    Min,
+    Max,
+    Mean,
+    Count,
+}
+
+/// The device a worker is asked to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceChoice {
+    Auto,
+    Cpu,
+    /// `cuda` (the local rank chooses) or `cuda:N`.
+    Cuda(Option<usize>),
+}
+
+/// How gradient rows are reduced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CollectiveChoice {
+    Auto,
+    Grpc,
+    Nccl,
+}
+
+/// Where a run continues from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Resume {
+    /// The newest valid checkpoint of the run folder, or a fresh start where there is none.
+    Auto,
+    File(PathBuf),
+}
+
+/// Every setting that determines the bytes of the final checkpoint (an allow-list), as stored inside it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    pub stage: Stage,
+    pub model_name: String,
+    pub num_epochs: u64,
+    /// Steps per epoch.
+    pub num_batches: u64,
+    /// Samples per step, over all workers.
+    pub batch_size: usize,
+    /// Samples per micro-batch; divides `batch_size`.
+    pub micro_batch_size: usize,
+    pub lr: f64,
+    /// Step schedule on: the learning rate is multiplied by `lr_gamma` every `lr_step_epochs` epochs.
+    pub shl: bool,
+    pub lr_step_epochs: u64,
+    pub lr_gamma: f64,
+    pub min_val: f64,
+    pub max_val: f64,
+    /// Decimals of a number written as text.
+    pub decimals: u32,
+    pub value_encoding: ValueEncoding,
+    /// Positions that a lone number (stage `nn`) fills.
+    pub numeric_positions: usize,
+    pub mixed_tasks: Vec<Task>,
+    pub mixed_max_numbers: usize,
+    pub train_input_projection: bool,
+    pub train_output_projection: bool,
+    pub solver: Solver,
+    pub readout: Readout,
+    pub loss: Loss,
+    pub seed: u64,
+    /// `dataset.shuffle`; it changes nothing without `dataset.file`.
+    pub dataset_shuffle: bool,
+}
+
+/// How a run is carried out. Nothing here may change a byte of the result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSettings {
+    pub dataset_file: Option<PathBuf>,
+    pub model_path_load: Option<PathBuf>,
+    pub model_path_save: PathBuf,
+    pub run_id: String,
+    pub resume: Option<Resume>,
+    /// Steps between checkpoints in `chk/<run_id>/`.
+    pub checkpoint_every: u64,
+    pub keep_checkpoints: usize,
+    pub workers: usize,
+    pub min_workers: usize,
+    pub max_workers: usize,
+    pub max_restarts: u32,
+    pub device: DeviceChoice,
+    pub collective: CollectiveChoice,
+    pub deterministic: bool,
+    /// Steps of work that are streamed ahead of the step in progress.
+    pub prefetch_steps: u64,
+    /// Epochs between evaluations during training; 0 is off.
+    pub eval_every: u64,
+    pub heartbeat: Duration,
+    pub dead_after: Duration,
+    pub join_debounce: Duration,
+    pub coordinator_wait: Duration,
+}
+
+/// One validated configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    pub recipe: Recipe,
+    pub run: RunSettings,
+}
+
+impl Recipe {
+    /// Steps of the whole run.
+    pub fn total_steps(&self) -> u64 {
+        self.num_epochs * self.num_batches
+    }
+
+    /// Micro-batches of one step.
+    pub fn micro_batches(&self) -> usize {
+        self.batch_size / self.micro_batch_size
+    }
+
+    /// Width of the value range.
+    pub fn range(&self) -> f64 {
+        self.max_val - self.min_val
+    }
+}

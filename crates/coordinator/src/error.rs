@@ -1,0 +1,55 @@
+//! Why a run cannot start or go on.
+
+use std::path::PathBuf;
+
+use numalign_checkpoint::CheckpointError;
+use numalign_data::DataError;
+
+/// Errors of the coordinator; the command line adds a hint.
+#[derive(Debug, thiserror::Error)]
+pub enum CoordinatorError {
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error("the run folder {folder} is in use by another coordinator")]
+    Locked { folder: PathBuf },
+    #[error("cannot lock the run folder {folder}: {source}")]
+    Lock { folder: PathBuf, source: std::io::Error },
+    #[error("{folder} holds an unfinished run at step {step} of {total}")]
+    Unfinished { folder: PathBuf, step: u64, total: u64, run_id: String },
+    #[error("{path} cannot be continued with this configuration:\n{differences}")]
+    Differs { path: PathBuf, differences: String },
+    #[error("{path} belongs to another frozen model: it says {stored:.16}, the workers have {found:.16}")]
+    OtherBase { path: PathBuf, stored: String, found: String },
+    #[error("{0}")]
+    NotAvailable(String),
+    #[error("the server stopped: {0}")]
+    Server(String),
+    #[error("{reason}")]
+    Failed { reason: String, hint: String },
+    #[error("stopped at step {step} of {total}")]
+    Stopped { step: u64, total: u64, run_id: String },
+}
+
+impl CoordinatorError {
+    /// What the person at the keyboard can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            CoordinatorError::Checkpoint(error) => Some(error.hint().to_owned()),
+            CoordinatorError::Data(_) => Some("every line is {\"input\": …, \"output\": …}; `numalign generate` writes examples".to_owned()),
+            CoordinatorError::Locked { .. } => Some("wait for the other run, or choose another --run-id".to_owned()),
+            CoordinatorError::Lock { .. } => Some("check the permissions of chk/".to_owned()),
+            CoordinatorError::Unfinished { run_id, .. } => {
+                Some(format!("continue it with --resume auto, or start another with --run-id (not `{run_id}`)"))
+            }
+            CoordinatorError::Differs { .. } => {
+                Some("undo the change, or start a new run with another --run-id; only num_epochs may grow".to_owned())
+            }
+            CoordinatorError::OtherBase { .. } => Some("give the run the model its checkpoint was made with".to_owned()),
+            CoordinatorError::Failed { hint, .. } => Some(hint.clone()),
+            CoordinatorError::Stopped { run_id, .. } => Some(format!("continue with --run-id {run_id} --resume auto")),
+            CoordinatorError::NotAvailable(_) | CoordinatorError::Server(_) => None,
+        }
+    }
+}

@@ -1,0 +1,628 @@
+//! The coordinator's brain: a state machine without clocks, sockets or files.
+//!
+//! The shell ([`crate::shell`]) feeds it events with the present time and carries out the effects it answers with.
+//! Every decision of membership, generation and commit is made here, and each wait has a reason in words.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use numalign_config::Config;
+use numalign_projector::{State, StateDigest};
+
+/// A worker's connection; a worker that comes back is another member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberId(pub u64);
+
+/// One fixed membership: the coordinator's incarnation and a counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Generation {
+    pub incarnation: u64,
+    pub number: u64,
+}
+
+/// What a worker says about itself when it connects.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Introduction {
+    pub host: String,
+    pub pid: u32,
+    /// The last committed state it holds, when it outlived another coordinator of this run.
+    pub survivor: Option<State>,
+}
+
+/// What a worker says when its model is loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Readiness {
+    pub base_fingerprint: String,
+    pub hidden_size: usize,
+    pub model_parameters: u64,
+    /// `trained` or `random`.
+    pub weights: String,
+    pub device: String,
+    pub probe_digest: Vec<u8>,
+}
+
+/// One rank's report of one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    pub generation: Generation,
+    /// Number of the update, from 0.
+    pub step: u64,
+    pub loss: f32,
+    pub digest: StateDigest,
+    /// From rank 0 only.
+    pub state: Option<State>,
+    pub timing: Timing,
+}
+
+/// Where a rank's time went in one step.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Timing {
+    pub compute: Duration,
+    pub data_wait: Duration,
+    pub reduce: Duration,
+    pub peak_rss_mib: u64,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Joined(MemberId, Introduction),
+    Ready(MemberId, Readiness),
+    Reported(MemberId, Report),
+    Heartbeat(MemberId),
+    /// The stream ended, or the member said that it cannot go on.
+    Left(MemberId, String),
+    /// A failure that another worker of the same kind would meet too.
+    FailedForGood(MemberId, String),
+    /// Time passed.
+    Tick,
+}
+
+/// What the shell has to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// The frozen model is known: announce it.
+    BaseKnown(Readiness),
+    Begin(Beginning),
+    /// The generation ended and none replaces it yet.
+    Pause(Vec<MemberId>, String),
+    /// Send no work past this step (exclusive), so that the generation comes to rest at a boundary.
+    Quiesce(Generation),
+    Committed(Commit),
+    /// Tell a member that it is out, in words; with `true` it must not come back.
+    Dismiss(MemberId, bool, String),
+    /// Every step is committed.
+    Finished,
+    /// The run cannot go on: why, and what to do.
+    Failed(String, &'static str),
+}
+
+/// A new generation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Beginning {
+    pub generation: Generation,
+    /// Member and micro-batches of each rank.
+    pub ranks: Vec<(MemberId, Range<usize>)>,
+    pub state: Arc<State>,
+    /// First generation of this coordinator's life.
+    pub first: bool,
+}
+
+/// A state that every rank of a generation agreed on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commit {
+    pub state: Arc<State>,
+    pub loss: f32,
+    /// The slowest rank's figures.
+    pub timing: Timing,
+    pub world: usize,
+}
+
+/// What a member is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Activity {
+    /// Loading its model.
+    Loading,
+    /// Ready since then, without micro-batches.
+    Waiting(Instant),
+    Training(u32),
+}
+
+/// A connected worker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    pub introduction: Introduction,
+    pub readiness: Option<Readiness>,
+    pub activity: Activity,
+    pub last_heard: Instant,
+    pub last_timing: Timing,
+}
+
+struct Running {
+    generation: Generation,
+    ranks: Vec<(MemberId, Range<usize>)>,
+    /// Reports of the steps after the committed one, in step order; one slot per rank.
+    pending: VecDeque<Vec<Option<Report>>>,
+    /// True once work was stopped for a join.
+    quiescing: bool,
+}
+
+/// What identifies the frozen model of this run.
+#[derive(Debug, Clone, PartialEq)]
+struct Base {
+    fingerprint: String,
+    hidden: Option<usize>,
+    probe: Option<Vec<u8>>,
+}
+
+/// The whole state of the coordinator's decisions.
+pub struct Machine {
+    config: Arc<Config>,
+    incarnation: u64,
+    members: BTreeMap<MemberId, Member>,
+    running: Option<Running>,
+    generations: u64,
+    committed: Option<Arc<State>>,
+    /// Whether `committed` came from a checkpoint or projectors (then its hidden size binds the model).
+    base: Option<Base>,
+    first_ready: Option<Instant>,
+    reason: String,
+    over: bool,
+}
+
+/// What to do next, in the pure part of the decision.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    Wait,
+    Begin(Vec<MemberId>),
+    Quiesce,
+    Finish,
+}
+
+impl Machine {
+    /// `committed` is the state to continue from, where there is one; `fingerprint` the base it belongs to.
+    pub fn new(config: Arc<Config>, incarnation: u64, committed: Option<State>, fingerprint: Option<String>) -> Self {
+        let base = fingerprint.map(|fingerprint| Base {
+            fingerprint,
+            hidden: committed.as_ref().map(|state| state.layout().hidden()),
+            probe: None,
+        });
+        Self {
+            config,
+            incarnation,
+            members: BTreeMap::new(),
+            running: None,
+            generations: 0,
+            committed: committed.map(Arc::new),
+            base,
+            first_ready: None,
+            reason: "starting".to_owned(),
+            over: false,
+        }
+    }
+
+    pub fn members(&self) -> &BTreeMap<MemberId, Member> {
+        &self.members
+    }
+
+    /// The last state that is certain.
+    pub fn committed(&self) -> Option<&Arc<State>> {
+        self.committed.as_ref()
+    }
+
+    /// Why the run is where it is.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The present generation.
+    pub fn generation(&self) -> Option<Generation> {
+        self.running.as_ref().map(|running| running.generation)
+    }
+
+    /// `waiting`, `training` or `done`.
+    pub fn phase(&self) -> &'static str {
+        match (&self.running, self.over) {
+            (_, true) => "done",
+            (Some(_), false) => "training",
+            (None, false) => "waiting",
+        }
+    }
+
+    fn step(&self) -> u64 {
+        self.committed.as_ref().map_or(0, |state| state.step())
+    }
+
+    /// Takes in one event and says what to do about it.
+    pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.over {
+            return effects;
+        }
+        match event {
+            Event::Joined(id, introduction) => self.joined(now, id, introduction, &mut effects),
+            Event::Ready(id, readiness) => self.ready(now, id, readiness, &mut effects),
+            Event::Reported(id, report) => self.reported(now, id, report, &mut effects),
+            Event::Heartbeat(id) => self.heard(now, id),
+            Event::Left(id, why) => self.left(id, &why, &mut effects),
+            Event::FailedForGood(id, why) => {
+                let name = self.name(id);
+                self.fail(format!("{name}: {why}"), "the message above says what the worker could not do", &mut effects);
+            }
+            Event::Tick => self.drop_silent(now, &mut effects),
+        }
+        if !self.over {
+            self.advance(now, &mut effects);
+        }
+        effects
+    }
+
+    fn name(&self, id: MemberId) -> String {
+        match self.members.get(&id) {
+            Some(member) => {
+                let rank = match member.activity {
+                    Activity::Training(rank) => format!("rank {rank}, "),
+                    _ => String::new(),
+                };
+                format!("worker {} ({rank}{}, pid {})", id.0, member.introduction.host, member.introduction.pid)
+            }
+            None => format!("worker {}", id.0),
+        }
+    }
+
+    fn fail(&mut self, reason: String, hint: &'static str, effects: &mut Vec<Effect>) {
+        self.over = true;
+        self.reason = reason.clone();
+        effects.push(Effect::Failed(reason, hint));
+    }
+
+    fn heard(&mut self, now: Instant, id: MemberId) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.last_heard = now;
+        }
+    }
+
+    fn joined(&mut self, now: Instant, id: MemberId, introduction: Introduction, effects: &mut Vec<Effect>) {
+        if self.members.len() >= self.config.run.max_workers {
+            let reason = format!("max_workers is {} and as many are connected", self.config.run.max_workers);
+            effects.push(Effect::Dismiss(id, true, reason));
+            return;
+        }
+        if let Some(state) = &introduction.survivor
+            && let Err(reason) = self.adopt(state)
+        {
+            self.fail(reason, "compare the machines; one of them computed or stored other numbers", effects);
+            return;
+        }
+        let member = Member {
+            introduction,
+            readiness: None,
+            activity: Activity::Loading,
+            last_heard: now,
+            last_timing: Timing::default(),
+        };
+        self.members.insert(id, member);
+    }
+
+    /// A survivor's state counts where it is further than what this coordinator knows, before the first generation.
+    fn adopt(&mut self, state: &State) -> Result<(), String> {
+        let known = self.step();
+        if state.step() == known
+            && let Some(committed) = &self.committed
+            && **committed != *state
+        {
+            return Err(format!(
+                "two states for step {known} differ: {} here, {} from a surviving worker",
+                committed.digest(),
+                state.digest()
+            ));
+        }
+        if state.step() > known && self.generations == 0 {
+            self.committed = Some(Arc::new(state.clone()));
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, now: Instant, id: MemberId, readiness: Readiness, effects: &mut Vec<Effect>) {
+        self.heard(now, id);
+        if !self.members.contains_key(&id) {
+            return;
+        }
+        if let Err(reason) = self.admissible(&readiness) {
+            effects.push(Effect::Dismiss(id, true, reason.clone()));
+            let name = self.name(id);
+            self.members.remove(&id);
+            self.reason = format!("{name} was refused: {reason}");
+            if self.members.is_empty() && self.generations == 0 {
+                self.fail(format!("{name} was refused: {reason}"), "give every worker the model of this run", effects);
+            }
+            return;
+        }
+        if self.base.as_ref().is_none_or(|base| base.probe.is_none()) {
+            effects.push(Effect::BaseKnown(readiness.clone()));
+            self.base = Some(Base {
+                fingerprint: readiness.base_fingerprint.clone(),
+                hidden: Some(readiness.hidden_size),
+                probe: Some(readiness.probe_digest.clone()),
+            });
+        }
+        if self.committed.is_none() {
+            let state = State::initial(readiness.hidden_size, self.config.recipe.seed);
+            self.committed = Some(Arc::new(state));
+        }
+        if let Some(member) = self.members.get_mut(&id) {
+            member.readiness = Some(readiness);
+            member.activity = Activity::Waiting(now);
+        }
+        self.first_ready.get_or_insert(now);
+    }
+
+    fn admissible(&self, readiness: &Readiness) -> Result<(), String> {
+        let Some(base) = &self.base else {
+            return Ok(());
+        };
+        if base.fingerprint != readiness.base_fingerprint {
+            return Err(format!(
+                "its frozen model has fingerprint {:.16}, this run's has {:.16}",
+                readiness.base_fingerprint, base.fingerprint
+            ));
+        }
+        if let Some(hidden) = base.hidden
+            && hidden != readiness.hidden_size
+        {
+            return Err(format!("its hidden size is {}, this run's is {hidden}", readiness.hidden_size));
+        }
+        if let Some(probe) = &base.probe
+            && *probe != readiness.probe_digest
+            && self.config.run.deterministic
+        {
+            return Err(format!(
+                "it computes other bits than this run's machines on the same probe (device {}); \
+                 deterministic: false would admit it",
+                readiness.device
+            ));
+        }
+        Ok(())
+    }
+
+    fn reported(&mut self, now: Instant, id: MemberId, report: Report, effects: &mut Vec<Effect>) {
+        self.heard(now, id);
+        if let Some(member) = self.members.get_mut(&id) {
+            member.last_timing = report.timing;
+        }
+        let committed = self.step();
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        // A late message of a generation that is over, or a step already settled.
+        if report.generation != running.generation || report.step < committed {
+            return;
+        }
+        let Some(rank) = running.ranks.iter().position(|(member, _)| *member == id) else {
+            return;
+        };
+        let place = (report.step - committed) as usize;
+        const MOST_AHEAD: usize = 1 << 16;
+        if place >= MOST_AHEAD {
+            return;
+        }
+        while running.pending.len() <= place {
+            running.pending.push_back(vec![None; running.ranks.len()]);
+        }
+        running.pending[place][rank] = Some(report);
+        self.commit_what_is_complete(effects);
+    }
+
+    fn commit_what_is_complete(&mut self, effects: &mut Vec<Effect>) {
+        while let Some(running) = &mut self.running {
+            let complete = running.pending.front().is_some_and(|reports| reports.iter().all(Option::is_some));
+            if !complete {
+                return;
+            }
+            let reports: Vec<Report> = running.pending.pop_front().into_iter().flatten().flatten().collect();
+            let world = reports.len();
+            let step = reports[0].step;
+            let digest = reports[0].digest;
+            if let Some(odd) = reports.iter().position(|report| report.digest != digest) {
+                let (first, other) = (running.ranks[0].0, running.ranks[odd].0);
+                let reason = format!(
+                    "the ranks disagree after step {step}: {} has {digest}, {} has {}; nothing of this step is committed",
+                    self.name(first),
+                    self.name(other),
+                    reports[odd].digest
+                );
+                self.fail(reason, "one of the two machines computes wrong numbers; resume without it", effects);
+                return;
+            }
+            let Some(state) = reports[0].state.clone() else {
+                self.fail(
+                    format!("rank 0 reported step {step} without its state"),
+                    "this is a defect of numalign; please report it",
+                    effects,
+                );
+                return;
+            };
+            if state.digest() != digest || state.step() != step + 1 {
+                self.fail(
+                    format!("rank 0's state after step {step} does not have the digest it reported"),
+                    "rank 0's machine has a faulty memory or network; resume without it",
+                    effects,
+                );
+                return;
+            }
+            let mut timing = Timing::default();
+            for report in &reports {
+                timing.compute = timing.compute.max(report.timing.compute);
+                timing.data_wait = timing.data_wait.max(report.timing.data_wait);
+                timing.reduce = timing.reduce.max(report.timing.reduce);
+                timing.peak_rss_mib = timing.peak_rss_mib.max(report.timing.peak_rss_mib);
+            }
+            let state = Arc::new(state);
+            self.committed = Some(state.clone());
+            effects.push(Effect::Committed(Commit { state, loss: reports[0].loss, timing, world }));
+        }
+    }
+
+    fn left(&mut self, id: MemberId, why: &str, effects: &mut Vec<Effect>) {
+        let name = self.name(id);
+        if self.members.remove(&id).is_none() {
+            return;
+        }
+        let ranked = self.running.as_ref().is_some_and(|running| running.ranks.iter().any(|(member, _)| *member == id));
+        if ranked {
+            self.end_generation(&format!("{name} left ({why})"), effects);
+        }
+    }
+
+    /// Drops what is pending; survivors wait for the next generation.
+    fn end_generation(&mut self, why: &str, effects: &mut Vec<Effect>) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        let mut left = Vec::new();
+        for (id, _) in running.ranks {
+            if let Some(member) = self.members.get_mut(&id) {
+                // A survivor has waited long enough: the next generation begins at once.
+                member.activity = Activity::Waiting(member.last_heard);
+                left.push(id);
+            }
+        }
+        self.reason = why.to_owned();
+        effects.push(Effect::Pause(left, why.to_owned()));
+    }
+
+    fn drop_silent(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let limit = self.config.run.dead_after;
+        let silent: Vec<MemberId> = self
+            .members
+            .iter()
+            .filter(|(_, member)| now.saturating_duration_since(member.last_heard) > limit)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in silent {
+            let why = format!("no heartbeat for {:.1} s", limit.as_secs_f64());
+            effects.push(Effect::Dismiss(id, false, format!("declared dead: {why}")));
+            self.left(id, &why, effects);
+        }
+    }
+
+    fn advance(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let (decision, reason) = self.decide(now);
+        self.reason = reason;
+        match decision {
+            Decision::Wait => {}
+            Decision::Finish => {
+                self.over = true;
+                self.running = None;
+                effects.push(Effect::Finished);
+            }
+            Decision::Quiesce => {
+                if let Some(running) = &mut self.running {
+                    running.quiescing = true;
+                    effects.push(Effect::Quiesce(running.generation));
+                }
+            }
+            Decision::Begin(members) => self.begin(members, effects),
+        }
+    }
+
+    fn begin(&mut self, members: Vec<MemberId>, effects: &mut Vec<Effect>) {
+        let Some(state) = self.committed.clone() else {
+            return;
+        };
+        let parts = numalign_data::assign(self.config.recipe.micro_batches(), members.len());
+        let first = self.generations == 0;
+        self.generations += 1;
+        let generation = Generation { incarnation: self.incarnation, number: self.generations };
+        let ranks: Vec<(MemberId, Range<usize>)> = members.into_iter().zip(parts).collect();
+        for (rank, (id, _)) in ranks.iter().enumerate() {
+            if let Some(member) = self.members.get_mut(id) {
+                member.activity = Activity::Training(rank as u32);
+            }
+        }
+        self.running = Some(Running { generation, ranks: ranks.clone(), pending: VecDeque::new(), quiescing: false });
+        self.reason = format!("training with {} worker{}", ranks.len(), if ranks.len() == 1 { "" } else { "s" });
+        effects.push(Effect::Begin(Beginning { generation, ranks, state, first }));
+    }
+
+    /// The resting point of a quiescing generation is reached: the shell calls this when the boundary is committed.
+    pub fn at_rest(&mut self, now: Instant, generation: Generation) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.over || self.generation() != Some(generation) {
+            return effects;
+        }
+        self.end_generation("workers join", &mut effects);
+        effects.retain(|effect| !matches!(effect, Effect::Pause(..)));
+        self.advance(now, &mut effects);
+        effects
+    }
+
+    /// The pure decision: what to do, and why, in words.
+    pub fn decide(&self, now: Instant) -> (Decision, String) {
+        let run = &self.config.run;
+        let total = self.config.recipe.total_steps();
+        if self.committed.is_some() && self.step() >= total {
+            return (Decision::Finish, format!("all {total} steps are committed"));
+        }
+        let mut ready: Vec<(MemberId, Instant)> = Vec::new();
+        let mut loading = 0;
+        for (id, member) in &self.members {
+            match member.activity {
+                Activity::Loading => loading += 1,
+                Activity::Waiting(since) => ready.push((*id, since)),
+                Activity::Training(_) => {}
+            }
+        }
+        let most = run.max_workers.min(self.config.recipe.micro_batches());
+        let settled = ready.iter().all(|(_, since)| now.saturating_duration_since(*since) >= run.join_debounce);
+
+        if let Some(running) = &self.running {
+            let room = most.saturating_sub(running.ranks.len());
+            let training = format!("training with {} of {} workers", running.ranks.len(), self.members.len());
+            if running.quiescing {
+                return (Decision::Wait, format!("{training}; a commit boundary is near, then {} join", ready.len().min(room)));
+            }
+            if room == 0 || ready.is_empty() {
+                return (Decision::Wait, training);
+            }
+            if !settled {
+                return (Decision::Wait, format!("{training}; {} about to join", ready.len()));
+            }
+            return (Decision::Quiesce, format!("{training}; {} join at the next boundary", ready.len().min(room)));
+        }
+
+        let mut members: Vec<MemberId> = ready.iter().map(|(id, _)| *id).collect();
+        members.truncate(most);
+        if self.generations > 0 {
+            if ready.len() >= run.min_workers.min(most) {
+                return (Decision::Begin(members), format!("{} workers go on", ready.len()));
+            }
+            let reason = format!(
+                "{} of at least {} workers are ready, {loading} loading the model; waiting for more to join",
+                ready.len(),
+                run.min_workers
+            );
+            return (Decision::Wait, reason);
+        }
+        let wanted = run.workers.min(run.max_workers);
+        if ready.len() >= wanted {
+            return (Decision::Begin(members), format!("{} workers are ready", ready.len()));
+        }
+        let Some(first_ready) = self.first_ready else {
+            let reason = if loading == 0 {
+                format!("waiting for {wanted} workers to connect")
+            } else {
+                format!("{loading} of {wanted} workers are loading the model")
+            };
+            return (Decision::Wait, reason);
+        };
+        let waited = now.saturating_duration_since(first_ready);
+        if loading == 0 && ready.len() >= run.min_workers && waited >= run.coordinator_wait {
+            let reason = format!("{} of {wanted} workers came in {:.0} s", ready.len(), waited.as_secs_f64());
+            return (Decision::Begin(members), reason);
+        }
+        (Decision::Wait, format!("{} of {wanted} workers are ready, {loading} loading the model", ready.len()))
+    }
+}

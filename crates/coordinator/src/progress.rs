@@ -1,0 +1,172 @@
+//! What the user sees of a run, and `metrics.jsonl`. Called by the shell.
+//!
+//! On a terminal a bar with the time left; elsewhere one plain line per epoch. Everything goes to stderr.
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use numalign_config::Config;
+use numalign_projector::{Layout, Trained, schedule::learning_rate};
+
+use crate::machine::{Commit, Readiness};
+
+/// Figures of the epoch in progress.
+struct Epoch {
+    since: Instant,
+    steps: u64,
+    loss: f64,
+    compute: Duration,
+    data_wait: Duration,
+    peak_rss_mib: u64,
+}
+
+impl Epoch {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            steps: 0,
+            loss: 0.0,
+            compute: Duration::ZERO,
+            data_wait: Duration::ZERO,
+            peak_rss_mib: 0,
+        }
+    }
+}
+
+/// Prints and records the course of a run.
+pub struct Progress {
+    config: Arc<Config>,
+    bar: Option<ProgressBar>,
+    metrics: Option<File>,
+    epoch: Epoch,
+    /// Steps per second of late, for `status`.
+    pub steps_per_second: f64,
+    pub loss: f32,
+}
+
+impl Progress {
+    /// Opens `metrics.jsonl` in the run's folder; a failure is a warning, since the record is not part of the promise.
+    pub fn new(config: Arc<Config>, folder: &Path) -> Self {
+        let path = folder.join("metrics.jsonl");
+        let metrics = match File::options().create(true).append(true).open(&path) {
+            Ok(file) => Some(file),
+            Err(error) => {
+                tracing::warn!("cannot write {}: {error}", path.display());
+                None
+            }
+        };
+        Self { config, bar: None, metrics, epoch: Epoch::new(), steps_per_second: 0.0, loss: f32::NAN }
+    }
+
+    /// A line for the user.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// The banner, once the frozen model is known.
+    pub fn banner(&self, base: &Readiness) {
+        let recipe = &self.config.recipe;
+        let layout = Layout::new(base.hidden_size);
+        let trained: usize = Trained::of(recipe).ranges(layout).iter().map(ExactSizeIterator::len).sum();
+        let millions = base.model_parameters as f64 / 1e6;
+        self.say(&format!(
+            "numalign {} · run {}\n  model      {} ({millions:.1} M frozen parameters, {} weights), fingerprint {:.16}\n  \
+             trains     {trained} floats of {}\n  stage      {}, {} encoding, range {} to {}\n  steps      {} ({} epochs of {}), \
+             {} samples each in micro-batches of {}\n  collective gRPC through the coordinator",
+            env!("CARGO_PKG_VERSION"),
+            self.config.run.run_id,
+            recipe.model_name,
+            base.weights,
+            base.base_fingerprint,
+            layout.len(),
+            recipe.stage,
+            recipe.value_encoding,
+            recipe.min_val,
+            recipe.max_val,
+            recipe.total_steps(),
+            recipe.num_epochs,
+            recipe.num_batches,
+            recipe.batch_size,
+            recipe.micro_batch_size,
+        ));
+    }
+
+    /// The first generation begins at `step`.
+    pub fn start(&mut self, step: u64) {
+        self.epoch = Epoch::new();
+        if !std::io::stderr().is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::with_draw_target(Some(self.config.recipe.total_steps()), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} step {pos}/{len}  {msg}  {elapsed}  ETA {eta}") {
+            bar.set_style(style);
+        }
+        bar.set_position(step);
+        self.bar = Some(bar);
+    }
+
+    /// A step was committed.
+    pub fn committed(&mut self, commit: &Commit) {
+        let recipe = &self.config.recipe;
+        let step = commit.state.step();
+        let epoch = &mut self.epoch;
+        epoch.steps += 1;
+        epoch.loss += f64::from(commit.loss);
+        epoch.compute += commit.timing.compute;
+        epoch.data_wait += commit.timing.data_wait;
+        epoch.peak_rss_mib = epoch.peak_rss_mib.max(commit.timing.peak_rss_mib);
+        self.loss = commit.loss;
+        if let Some(bar) = &self.bar {
+            bar.set_position(step);
+            bar.set_message(format!("loss {:.6}", commit.loss));
+        }
+        if !step.is_multiple_of(recipe.num_batches) {
+            return;
+        }
+        let seconds = epoch.since.elapsed().as_secs_f64().max(1e-9);
+        let (steps, loss) = (epoch.steps, epoch.loss / epoch.steps as f64);
+        let data_wait = 100.0 * epoch.data_wait.as_secs_f64() / seconds;
+        let ms_per_step = 1e3 * seconds / steps as f64;
+        let samples_per_s = steps as f64 * recipe.batch_size as f64 / seconds;
+        let peak = epoch.peak_rss_mib;
+        let rate = learning_rate(recipe, step - 1);
+        self.steps_per_second = steps as f64 / seconds;
+        self.epoch = Epoch::new();
+        self.say(&format!(
+            "epoch {:>4}/{} | step {step:>6} | loss {loss:.6} | lr {rate:.2e} | {samples_per_s:>8.1} samples/s | \
+             waiting for data {data_wait:.0} % | {ms_per_step:.2} ms/step | {peak} MiB | {} worker{}",
+            step / recipe.num_batches,
+            recipe.num_epochs,
+            commit.world,
+            if commit.world == 1 { "" } else { "s" },
+        ));
+        self.record(&serde_json::json!({
+            "kind": "epoch", "epoch": step / recipe.num_batches, "step": step, "loss": loss, "lr": rate,
+            "samples_per_s": samples_per_s, "data_wait_percent": data_wait, "ms_per_step": ms_per_step,
+            "peak_rss_mib": peak, "world": commit.world,
+        }));
+    }
+
+    fn record(&mut self, line: &serde_json::Value) {
+        if let Some(file) = &mut self.metrics
+            && let Err(error) = writeln!(file, "{line}")
+        {
+            tracing::warn!("metrics.jsonl: {error}; no more lines are written");
+            self.metrics = None;
+        }
+    }
+
+    /// The run ended; the bar goes.
+    pub fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! One run from start to end: prepares, serves, and waits for the shell. The entry point of this crate.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use numalign_checkpoint::write_atomically;
+use numalign_config::{CollectiveChoice, Config};
+use numalign_wire::coordinator_server::CoordinatorServer;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+use crate::error::CoordinatorError;
+use crate::machine::Machine;
+use crate::progress::Progress;
+use crate::reduce::Reducer;
+use crate::service::{Handle, Service};
+use crate::shell::{Outcome, Shell};
+use crate::start::{self, Start};
+use crate::work::WorkBoard;
+use crate::writer::Writer;
+
+/// Largest message accepted: a step's rows of every micro-batch of one worker, with room to spare.
+const MOST_MESSAGE: usize = 256 << 20;
+
+/// Time that workers get to read the last messages before the server goes.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Runs `config` on `listener` until every step is committed, the run fails, or `shutdown` resolves.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Outcome, CoordinatorError> {
+    check_available(&config)?;
+    let config = Arc::new(config);
+    let start = start::prepare(&config)?;
+    for line in &start.story {
+        eprintln!("{line}");
+    }
+    if let Some(outcome) = already_finished(&config, &start)? {
+        return Ok(outcome);
+    }
+    check_destination(&config)?;
+    let incarnation = incarnation();
+    let config_text = serde_json::to_string(&*config)
+        .map_err(|error| CoordinatorError::Server(format!("the configuration cannot be written as JSON: {error}")))?;
+    let (board, reducer) = (Arc::new(WorkBoard::default()), Arc::new(Reducer::default()));
+    let (calls, inbox) = mpsc::channel(1024);
+    let service = Handle(Arc::new(Service {
+        config: config.clone(),
+        stream: start.stream.clone(),
+        board: board.clone(),
+        reducer: reducer.clone(),
+        shell: calls,
+        config_digest: config_digest(&config),
+        next_member: AtomicU64::new(1),
+    }));
+    let folder = start.folder.path().to_owned();
+    let writer = Writer::start(start.folder.clone(), config.run.keep_checkpoints)
+        .map_err(|error| CoordinatorError::Server(format!("the checkpoint thread does not start: {error}")))?;
+    let ledger_step = start.committed_step();
+    let shell = Shell {
+        config: config.clone(),
+        config_text,
+        machine: Machine::new(config.clone(), incarnation, start.state.clone(), start.fingerprint.clone()),
+        incarnation,
+        board,
+        reducer,
+        stream: start.stream.clone(),
+        progress: Progress::new(config.clone(), &folder),
+        writer,
+        fingerprint: start.fingerprint.clone().unwrap_or_default(),
+        dataset_digest: start.dataset_digest.clone(),
+        loaded_digest: start.loaded_digest.clone(),
+        ledger: start.ledger,
+        ledger_step,
+        history: start.history.clone(),
+        outboxes: HashMap::new(),
+        boundary: None,
+        failures: Vec::new(),
+        last_reason: String::new(),
+    };
+
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<CoordinatorServer<Handle>>().await;
+    let (stop_server, stopped) = oneshot::channel::<()>();
+    let server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_service(health)
+        .add_service(CoordinatorServer::new(service).max_decoding_message_size(MOST_MESSAGE))
+        .serve_with_incoming_shutdown(incoming(listener), async {
+            // Either way the server goes.
+            let _ = stopped.await;
+        });
+    let mut server = tokio::spawn(server);
+    let shell = shell.run(inbox, shutdown);
+    tokio::pin!(shell);
+    let outcome = tokio::select! {
+        outcome = &mut shell => outcome,
+        ended = &mut server => {
+            let why = match ended {
+                Ok(Ok(())) => "it was told to".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            return Err(CoordinatorError::Server(why));
+        }
+    };
+    // Workers read their last message and hang up; those that do not are not waited for.
+    let _ = stop_server.send(());
+    if tokio::time::timeout(FAREWELL, &mut server).await.is_err() {
+        server.abort();
+    }
+    drop(start.lock);
+    outcome
+}
+
+fn incoming(listener: TcpListener) -> impl tokio_stream::Stream<Item = std::io::Result<tokio::net::TcpStream>> {
+    use tokio_stream::StreamExt;
+    TcpListenerStream::new(listener).map(|stream| {
+        let stream = stream?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    })
+}
+
+impl Start {
+    /// Updates that `ledger` covers already.
+    fn committed_step(&self) -> u64 {
+        self.state.as_ref().map_or(0, |state| state.step())
+    }
+}
+
+/// BLAKE3 of the settings that determine the result; a survivor of another run does not have it.
+pub fn config_digest(config: &Config) -> String {
+    blake3::hash(config.recipe.digest_text().as_bytes()).to_hex().to_string()
+}
+
+/// Refuses settings that this build knows by name but cannot honour.
+fn check_available(config: &Config) -> Result<(), CoordinatorError> {
+    if config.run.eval_every > 0 {
+        return Err(CoordinatorError::NotAvailable(
+            "eval_every: evaluation during training is not available in this build; set it to 0 and use `numalign eval`".to_owned(),
+        ));
+    }
+    if config.run.collective == CollectiveChoice::Nccl {
+        return Err(CoordinatorError::NotAvailable(
+            "collective: nccl is not available in this build; use auto or grpc".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// A run whose last step is committed needs no workers: its result is written again, and that is all.
+fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, CoordinatorError> {
+    let (Some(state), Some(fingerprint)) = (&start.state, &start.fingerprint) else {
+        return Ok(None);
+    };
+    if config.run.resume.is_none() || state.step() < config.recipe.total_steps() {
+        return Ok(None);
+    }
+    let checkpoint = numalign_checkpoint::Checkpoint {
+        identity: numalign_checkpoint::Identity {
+            recipe: config.recipe.clone(),
+            base_fingerprint: fingerprint.clone(),
+            dataset_digest: start.dataset_digest.clone(),
+            loaded_digest: start.loaded_digest.clone(),
+        },
+        state: state.clone(),
+        sample_digest: start.ledger.to_hex(),
+        history: start.history.clone(),
+    };
+    let path = &config.run.model_path_save;
+    write_atomically(path, &checkpoint.to_bytes())?;
+    eprintln!("the run is finished: all {} steps are committed; {} holds the result", state.step(), path.display());
+    Ok(Some(Outcome { step: state.step(), already: true }))
+}
+
+/// A result that cannot be written is found out before the training, not after it.
+fn check_destination(config: &Config) -> Result<(), CoordinatorError> {
+    let path = &config.run.model_path_save;
+    let mut probe = path.as_os_str().to_owned();
+    probe.push(".probe");
+    let probe = std::path::PathBuf::from(probe);
+    write_atomically(&probe, b"")?;
+    // An empty file left behind would be untidy, nothing more.
+    let _ = std::fs::remove_file(&probe);
+    Ok(())
+}
+
+/// A number that no other coordinator process has.
+fn incarnation() -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&std::process::id().to_le_bytes());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    hasher.update(&now.as_nanos().to_le_bytes());
+    let mut bytes = [0u8; 8];
+    bytes.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    u64::from_le_bytes(bytes)
+}

@@ -1,0 +1,267 @@
+//! The gRPC service: turns streams into events for the shell, and the shell's plans into streams.
+//! Made by [`crate::run`]; it decides nothing.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use numalign_config::Config;
+use numalign_data::SampleStream;
+use numalign_projector::{State, StateDigest};
+use numalign_wire as wire;
+use numalign_wire::coordinator_server::Coordinator;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::machine::{Event, Introduction, MemberId, Readiness, Report, Timing};
+use crate::reduce::{Contribution, Reducer};
+use crate::work::{Claim, WorkBoard, micro_batch};
+
+/// Control messages that may wait for a worker that does not read; beyond that it counts as dead.
+pub const MOST_UNREAD: usize = 256;
+
+/// A connection that says nothing for this long is closed.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+
+/// What the service sends to the shell.
+pub enum Call {
+    /// A worker connected, with the way to talk to it.
+    Connected(MemberId, Introduction, mpsc::Sender<Result<wire::CoordinatorMessage, Status>>),
+    Event(Event),
+    Status(oneshot::Sender<wire::StatusReply>),
+}
+
+/// Shared by all connections.
+pub struct Service {
+    pub config: Arc<Config>,
+    pub stream: SampleStream,
+    pub board: Arc<WorkBoard>,
+    pub reducer: Arc<Reducer>,
+    pub shell: mpsc::Sender<Call>,
+    pub config_digest: String,
+    pub next_member: AtomicU64,
+}
+
+/// The service as tonic wants it: cheap to clone, one for all connections.
+#[derive(Clone)]
+pub struct Handle(pub Arc<Service>);
+
+impl std::ops::Deref for Handle {
+    type Target = Arc<Service>;
+
+    fn deref(&self) -> &Arc<Service> {
+        &self.0
+    }
+}
+
+type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Coordinator for Handle {
+    type ControlStream = Answer<wire::CoordinatorMessage>;
+    type WorkStream = Answer<wire::MicroBatch>;
+
+    async fn control(
+        &self,
+        request: Request<Streaming<wire::WorkerMessage>>,
+    ) -> Result<Response<Self::ControlStream>, Status> {
+        let mut inbound = request.into_inner();
+        let first = tokio::time::timeout(FIRST_WORD, inbound.next())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))?;
+        let Some(wire::worker_message::Message::Hello(hello)) = first.transpose()?.and_then(|first| first.message) else {
+            return Err(Status::invalid_argument("the first message must be Hello"));
+        };
+        let introduction = self.introduction(hello)?;
+        let member = MemberId(self.next_member.fetch_add(1, Ordering::Relaxed));
+        let (outbound, messages) = mpsc::channel(MOST_UNREAD);
+        self.tell(Call::Connected(member, introduction, outbound)).await?;
+        let service = self.0.clone();
+        tokio::spawn(async move { service.listen(member, inbound).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn work(
+        &self,
+        request: Request<Streaming<wire::WorkCredit>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        let mut credits = request.into_inner();
+        let Some(first) = credits.next().await.transpose()? else {
+            return Err(Status::invalid_argument("no credit was given"));
+        };
+        let generation = first.generation.ok_or_else(|| Status::invalid_argument("no generation"))?.into();
+        let member = MemberId(first.member);
+        let Some((first_step, part)) = self.board.part_of(generation, member) else {
+            return Err(Status::failed_precondition("that generation is over"));
+        };
+        let (sender, messages) = mpsc::channel(part.len().max(1));
+        let service = self.0.clone();
+        tokio::spawn(async move {
+            let mut step = first_step;
+            let mut credit = u64::from(first.steps);
+            loop {
+                if credit == 0 {
+                    match credits.next().await {
+                        Some(Ok(more)) => credit = u64::from(more.steps),
+                        _ => return,
+                    }
+                    continue;
+                }
+                let changed = service.board.changed();
+                match service.board.claim(generation, step) {
+                    Claim::Over => return,
+                    Claim::Wait => {
+                        tokio::select! {
+                            () = changed => {}
+                            () = sender.closed() => return,
+                            // A change between the claim and the wait is seen at the next turn.
+                            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+                        }
+                        continue;
+                    }
+                    Claim::Send => {}
+                }
+                for index in part.clone() {
+                    let message = micro_batch(&service.stream, &service.config.recipe, generation, step, index);
+                    if sender.send(Ok(message)).await.is_err() {
+                        return;
+                    }
+                }
+                step += 1;
+                credit -= 1;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn reduce(&self, request: Request<wire::ReduceRequest>) -> Result<Response<wire::ReduceReply>, Status> {
+        let request = request.into_inner();
+        let generation = request.generation.ok_or_else(|| Status::invalid_argument("no generation"))?.into();
+        let mut rows = Vec::with_capacity(request.rows.len());
+        for row in request.rows {
+            if row.values.len() % 4 != 0 {
+                return Err(Status::invalid_argument("a row is not whole floats"));
+            }
+            let values = row.values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            rows.push((row.micro_batch as usize, values));
+        }
+        let contribution = self
+            .reducer
+            .contribute(generation, MemberId(request.member), request.step, rows)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let sum = match contribution {
+            Contribution::Sum(sum) => Some(sum),
+            Contribution::Later(receiver) => receiver.await.ok(),
+            Contribution::Stale => None,
+        };
+        let complete = sum.is_some();
+        let sum = sum.unwrap_or_default().iter().flat_map(|value| value.to_le_bytes()).collect();
+        Ok(Response::new(wire::ReduceReply { complete, sum }))
+    }
+
+    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
+        let (sender, reply) = oneshot::channel();
+        self.tell(Call::Status(sender)).await?;
+        reply.await.map(Response::new).map_err(|_| Status::unavailable("the run is ending"))
+    }
+}
+
+impl Service {
+    async fn tell(&self, message: Call) -> Result<(), Status> {
+        self.shell.send(message).await.map_err(|_| Status::unavailable("the run has ended"))
+    }
+
+    fn introduction(&self, hello: wire::Hello) -> Result<Introduction, Status> {
+        if hello.protocol != wire::PROTOCOL {
+            return Err(Status::failed_precondition(format!(
+                "protocol {} of build {} does not match this coordinator's {} of build {}",
+                hello.protocol,
+                hello.build,
+                wire::PROTOCOL,
+                env!("CARGO_PKG_VERSION")
+            )));
+        }
+        let mut survivor = None;
+        if let Some(claimed) = hello.survivor
+            && claimed.run_id == self.config.run.run_id
+            && claimed.config_digest == self.config_digest
+        {
+            let state = State::from_bytes(&claimed.state)
+                .map_err(|error| Status::invalid_argument(format!("the survivor's state: {error}")))?;
+            survivor = Some(state);
+        }
+        Ok(Introduction { host: hello.host, pid: hello.pid, survivor })
+    }
+
+    /// Reads a worker's messages until its stream ends.
+    async fn listen(&self, member: MemberId, mut inbound: Streaming<wire::WorkerMessage>) {
+        let why = loop {
+            let message = match inbound.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(status)) => break format!("its stream broke: {}", status.message()),
+                None => break "its stream ended".to_owned(),
+            };
+            let event = match event_of(member, message) {
+                Ok(Some(event)) => event,
+                Ok(None) => continue,
+                Err(why) => break why,
+            };
+            if self.shell.send(Call::Event(event)).await.is_err() {
+                return;
+            }
+        };
+        // The shell may be gone by then; the worker is, too.
+        let _ = self.shell.send(Call::Event(Event::Left(member, why))).await;
+    }
+}
+
+/// A worker's message as an event; an error ends its membership.
+fn event_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Event>, String> {
+    use wire::worker_message::Message;
+    let Some(message) = message.message else {
+        return Ok(None);
+    };
+    Ok(Some(match message {
+        Message::Hello(_) => return Err("it said Hello twice".to_owned()),
+        Message::Heartbeat(_) => Event::Heartbeat(member),
+        Message::Failure(failure) if failure.permanent => Event::FailedForGood(member, failure.message),
+        Message::Failure(failure) => Event::Left(member, failure.message),
+        Message::Ready(ready) => Event::Ready(
+            member,
+            Readiness {
+                base_fingerprint: ready.base_fingerprint,
+                hidden_size: ready.hidden_size as usize,
+                model_parameters: ready.model_parameters,
+                weights: ready.weights,
+                device: ready.device,
+                probe_digest: ready.probe_digest,
+            },
+        ),
+        Message::StepDone(done) => {
+            let digest = StateDigest::from_slice(&done.digest).ok_or("it sent a digest that is not 32 bytes")?;
+            let state = match done.state.is_empty() {
+                true => None,
+                false => Some(State::from_bytes(&done.state).map_err(|error| error.to_string())?),
+            };
+            Event::Reported(
+                member,
+                Report {
+                    generation: done.generation.ok_or("it reported a step of no generation")?.into(),
+                    step: done.step,
+                    loss: done.loss,
+                    digest,
+                    state,
+                    timing: Timing {
+                        compute: Duration::from_micros(done.compute_us),
+                        data_wait: Duration::from_micros(done.data_wait_us),
+                        reduce: Duration::from_micros(done.reduce_us),
+                        peak_rss_mib: done.peak_rss_mib,
+                    },
+                },
+            )
+        }
+    }))
+}

@@ -1,0 +1,172 @@
+//! What a run starts from: fresh projectors, loaded ones, or a checkpoint; and the lock on its folder.
+//! Called once, by [`crate::run`].
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use numalign_checkpoint::{Checkpoint, Identity, RunFolder};
+use numalign_config::{Config, Recipe, Resume};
+use numalign_data::{Domain, Ledger, SampleStream, samples_of};
+use numalign_projector::State;
+
+use crate::error::CoordinatorError;
+
+/// Everything known before the first worker comes.
+pub struct Start {
+    pub folder: RunFolder,
+    /// Held for the life of the run.
+    pub lock: File,
+    pub stream: SampleStream,
+    pub dataset_digest: Option<String>,
+    pub loaded_digest: Option<String>,
+    /// State to continue from or to start with.
+    pub state: Option<State>,
+    /// Fingerprint that the workers' model must have.
+    pub fingerprint: Option<String>,
+    pub ledger: Ledger,
+    pub history: Vec<String>,
+    /// What to tell the user.
+    pub story: Vec<String>,
+}
+
+/// Decides what the run starts from.
+pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
+    let recipe = &config.recipe;
+    let folder = RunFolder::open(&Path::new("chk").join(&config.run.run_id))?;
+    let lock = lock(&folder)?;
+    let stream = match &config.run.dataset_file {
+        Some(path) => SampleStream::from_file(path, recipe)?,
+        None => SampleStream::generated(recipe, Domain::Train)?,
+    };
+    let dataset_digest = stream.content_digest().map(|digest| digest.to_hex().to_string());
+    let loaded = match &config.run.model_path_load {
+        Some(path) => Some((path.clone(), Checkpoint::read(path)?)),
+        None => None,
+    };
+    let mut start = Start {
+        folder,
+        lock,
+        stream,
+        dataset_digest,
+        loaded_digest: loaded.as_ref().map(|(_, checkpoint)| checkpoint.projector_digest()),
+        state: None,
+        fingerprint: None,
+        ledger: Ledger::start(),
+        history: Vec::new(),
+        story: Vec::new(),
+    };
+    if let Some((path, checkpoint)) = &loaded {
+        start.story.push(format!(
+            "projectors from {} (stage {}, step {})",
+            path.display(),
+            checkpoint.identity.recipe.stage,
+            checkpoint.state.step()
+        ));
+        let layout = checkpoint.state.layout();
+        start.state = Some(State::with_parameters(layout, checkpoint.state.parameters().to_vec()));
+        start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
+    }
+    if let Some((path, checkpoint)) = find(config, &mut start)? {
+        continue_from(config, &path, checkpoint, &mut start)?;
+    }
+    Ok(start)
+}
+
+fn lock(folder: &RunFolder) -> Result<File, CoordinatorError> {
+    let path = folder.path().join("lock");
+    let failed = |source| CoordinatorError::Lock { folder: folder.path().to_owned(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(CoordinatorError::Locked { folder: folder.path().to_owned() }),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// The checkpoint to continue from, where the configuration asks for one.
+fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoint)>, CoordinatorError> {
+    if let Some(Resume::File(path)) = &config.run.resume {
+        return Ok(Some((path.clone(), Checkpoint::read(path)?)));
+    }
+    let (newest, skipped) = start.folder.newest_valid()?;
+    for error in &skipped {
+        start.story.push(format!("passed over: {error}"));
+    }
+    if config.run.resume.is_some() {
+        if newest.is_none() {
+            start.story.push("nothing to resume in the run folder: starting fresh".to_owned());
+        }
+        return Ok(newest);
+    }
+    if let Some((_, checkpoint)) = &newest {
+        let (step, total) = (checkpoint.state.step(), checkpoint.identity.recipe.total_steps());
+        if step < total {
+            return Err(CoordinatorError::Unfinished {
+                folder: start.folder.path().to_owned(),
+                step,
+                total,
+                run_id: config.run.run_id.clone(),
+            });
+        }
+        start.story.push(format!("replacing the finished run in {}", start.folder.path().display()));
+    }
+    start.folder.clear()?;
+    Ok(None)
+}
+
+fn continue_from(
+    config: &Config,
+    path: &Path,
+    checkpoint: Checkpoint,
+    start: &mut Start,
+) -> Result<(), CoordinatorError> {
+    let differences = differences(&checkpoint.identity, config, start);
+    if !differences.is_empty() {
+        return Err(CoordinatorError::Differs { path: path.to_owned(), differences: differences.join("\n") });
+    }
+    let Ok(ledger) = Ledger::from_hex(&checkpoint.sample_digest) else {
+        return Err(CoordinatorError::Checkpoint(numalign_checkpoint::CheckpointError::Damaged {
+            path: path.to_owned(),
+            reason: format!("its sample digest is `{}`", checkpoint.sample_digest),
+        }));
+    };
+    start.story.push(format!("continuing {} at step {}", path.display(), checkpoint.state.step()));
+    start.ledger = ledger;
+    start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
+    start.history = checkpoint.history.clone();
+    start.state = Some(checkpoint.state);
+    Ok(())
+}
+
+/// Every setting that determines the result and differs, with both values; `num_epochs` may grow.
+fn differences(stored: &Identity, config: &Config, start: &Start) -> Vec<String> {
+    let mut list = Vec::new();
+    let mut add = |key: &str, was: &str, is: &str| list.push(format!("  {key}: the checkpoint has {was}, the configuration {is}"));
+    for (key, was, is) in stored.recipe.differences(&config.recipe) {
+        if key == "num_epochs" && config.recipe.num_epochs >= stored.recipe.num_epochs {
+            continue;
+        }
+        add(&key, &was, &is);
+    }
+    let show = |digest: &Option<String>| digest.as_ref().map_or("none".to_owned(), |digest| format!("{digest:.16}"));
+    if stored.dataset_digest != start.dataset_digest {
+        add("content of dataset.file", &show(&stored.dataset_digest), &show(&start.dataset_digest));
+    }
+    if stored.loaded_digest != start.loaded_digest {
+        add("projectors of model_path_load", &show(&stored.loaded_digest), &show(&start.loaded_digest));
+    }
+    list
+}
+
+/// Advances `ledger` over the samples of the steps in `from..to`.
+pub fn advance_ledger(ledger: &mut Ledger, stream: &SampleStream, recipe: &Recipe, from: u64, to: u64) {
+    for step in from..to {
+        let mut samples = Vec::with_capacity(recipe.batch_size);
+        for micro_batch in 0..recipe.micro_batches() {
+            for index in samples_of(step, numalign_data::MicroBatchId(micro_batch), recipe) {
+                samples.push(stream.sample(index));
+            }
+        }
+        ledger.advance(step, samples.iter());
+    }
+}

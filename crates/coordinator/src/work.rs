@@ -1,0 +1,139 @@
+//! Which micro-batches may be sent to whom, and how far. Shared by the shell, which sets the plan, and the
+//! work streams of the service, which follow it.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use numalign_config::Recipe;
+use numalign_data::{Input, MicroBatchId, Sample, SampleStream, samples_of};
+use numalign_wire as wire;
+use tokio::sync::Notify;
+
+use crate::machine::{Beginning, Generation, MemberId};
+
+/// The present generation's plan.
+struct Plan {
+    generation: Generation,
+    parts: HashMap<MemberId, Range<usize>>,
+    first_step: u64,
+    /// Work of steps below this may be sent.
+    limit: u64,
+    /// One past the furthest step that was sent to anybody.
+    furthest: u64,
+}
+
+/// The plan and the bell that rings when it changes.
+#[derive(Default)]
+pub struct WorkBoard {
+    plan: Mutex<Option<Plan>>,
+    changed: Notify,
+}
+
+/// What a work stream may do about a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    Send,
+    /// Not now: the generation is coming to rest.
+    Wait,
+    /// The generation is over.
+    Over,
+}
+
+impl WorkBoard {
+    fn lock(&self) -> MutexGuard<'_, Option<Plan>> {
+        // A panic elsewhere leaves the plan as it was; it is only ever replaced whole.
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A generation begins at `first_step`.
+    pub fn begin(&self, beginning: &Beginning, total_steps: u64) {
+        let first_step = beginning.state.step();
+        *self.lock() = Some(Plan {
+            generation: beginning.generation,
+            parts: beginning.ranks.iter().cloned().collect(),
+            first_step,
+            limit: total_steps,
+            furthest: first_step,
+        });
+        self.changed.notify_waiters();
+    }
+
+    /// The generation is over.
+    pub fn end(&self) {
+        *self.lock() = None;
+        self.changed.notify_waiters();
+    }
+
+    /// Sends nothing beyond what some rank already has; answers with that boundary (a number of steps).
+    pub fn quiesce(&self, generation: Generation) -> Option<u64> {
+        let mut plan = self.lock();
+        let plan = plan.as_mut().filter(|plan| plan.generation == generation)?;
+        plan.limit = plan.limit.min(plan.furthest);
+        Some(plan.limit)
+    }
+
+    /// First step and micro-batches of `member` in `generation`, while that is the present one.
+    pub fn part_of(&self, generation: Generation, member: MemberId) -> Option<(u64, Range<usize>)> {
+        let plan = self.lock();
+        let plan = plan.as_ref().filter(|plan| plan.generation == generation)?;
+        plan.parts.get(&member).map(|part| (plan.first_step, part.clone()))
+    }
+
+    /// Asks to send the work of `step`.
+    pub fn claim(&self, generation: Generation, step: u64) -> Claim {
+        let mut plan = self.lock();
+        match plan.as_mut() {
+            Some(plan) if plan.generation == generation => {
+                if step >= plan.limit {
+                    return Claim::Wait;
+                }
+                plan.furthest = plan.furthest.max(step + 1);
+                Claim::Send
+            }
+            _ => Claim::Over,
+        }
+    }
+
+    /// Resolves at the next change of plan.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// One micro-batch as a message.
+pub fn micro_batch(
+    stream: &SampleStream,
+    recipe: &Recipe,
+    generation: Generation,
+    step: u64,
+    micro_batch: usize,
+) -> wire::MicroBatch {
+    let samples = samples_of(step, MicroBatchId(micro_batch), recipe).map(|index| to_wire(stream.sample(index)));
+    wire::MicroBatch {
+        generation: Some(generation.into()),
+        step,
+        micro_batch: micro_batch as u32,
+        samples: samples.collect(),
+    }
+}
+
+fn to_wire(sample: Sample) -> wire::Sample {
+    let input = match sample.input {
+        Input::Number(value) => wire::sample::Input::Number(value),
+        Input::Text(text) => wire::sample::Input::Text(text),
+    };
+    wire::Sample { index: sample.index, input: Some(input), target: sample.target }
+}
+
+impl From<Generation> for wire::Generation {
+    fn from(generation: Generation) -> Self {
+        Self { incarnation: generation.incarnation, number: generation.number }
+    }
+}
+
+impl From<wire::Generation> for Generation {
+    fn from(generation: wire::Generation) -> Self {
+        Self { incarnation: generation.incarnation, number: generation.number }
+    }
+}

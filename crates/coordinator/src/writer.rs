@@ -1,0 +1,50 @@
+//! Writes checkpoints on a thread of its own, beside the training and never in its way.
+//! Started by [`crate::run`], fed by the shell.
+
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use numalign_checkpoint::{Checkpoint, RunFolder};
+
+/// Checkpoints that may wait for a slow disk; they are tens of KB each.
+const MOST_QUEUED: usize = 256;
+
+/// The thread and its queue.
+pub struct Writer {
+    queue: Option<mpsc::SyncSender<(u64, Vec<u8>)>>,
+    thread: Option<JoinHandle<u64>>,
+}
+
+impl Writer {
+    /// Starts the thread; it keeps the newest `keep` files.
+    pub fn start(folder: RunFolder, keep: usize) -> std::io::Result<Self> {
+        let (queue, jobs) = mpsc::sync_channel::<(u64, Vec<u8>)>(MOST_QUEUED);
+        let thread = std::thread::Builder::new().name("checkpoints".to_owned()).spawn(move || {
+            let mut failures = 0;
+            while let Ok((step, bytes)) = jobs.recv() {
+                if let Err(error) = folder.write(step, &bytes, keep) {
+                    failures += 1;
+                    tracing::error!("{error}; training goes on, the previous checkpoint stays ({failures} failed so far)");
+                }
+            }
+            failures
+        })?;
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Queues a checkpoint.
+    pub fn write(&self, checkpoint: &Checkpoint) {
+        if let Some(queue) = &self.queue
+            && queue.try_send((checkpoint.state.step(), checkpoint.to_bytes())).is_err()
+        {
+            let step = checkpoint.state.step();
+            tracing::warn!("the disk is too slow: the checkpoint of step {step} is left out");
+        }
+    }
+
+    /// Waits until everything queued is written; answers with the number of failed writes.
+    pub fn finish(&mut self) -> u64 {
+        self.queue = None;
+        self.thread.take().map_or(0, |thread| thread.join().unwrap_or(1))
+    }
+}

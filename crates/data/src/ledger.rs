@@ -1,0 +1,140 @@
+//! The ledger: a running digest that proves which samples were committed, at which step, in which order.
+//!
+//! The coordinator advances it with each committed step and stores it in the checkpoint; anyone can recompute it
+//! from the sample stream.
+
+use thiserror::Error;
+
+use crate::sample::Sample;
+
+/// Digest after some number of committed steps.
+///
+/// - start: `BLAKE3("numalign sample ledger v1")`
+/// - each step: `BLAKE3(previous (32 bytes) ‖ step (u64 LE) ‖ sample …)`, `step` being the 0-based index of the
+///   update and the samples those of the step in stream order, each as `index (u64 LE) ‖` [`Sample::content_bytes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ledger(blake3::Hash);
+
+/// Why a text is not a ledger digest.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("expected 64 hexadecimal digits, found {text:?}")]
+pub struct LedgerError {
+    pub text: String,
+}
+
+impl Ledger {
+    /// The ledger before the first step.
+    pub fn start() -> Ledger {
+        Ledger(blake3::hash(b"numalign sample ledger v1"))
+    }
+
+    /// Adds the samples of one committed step.
+    pub fn advance<'a>(&mut self, step: u64, samples: impl Iterator<Item = &'a Sample>) {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.0.as_bytes());
+        hasher.update(&step.to_le_bytes());
+        for sample in samples {
+            sample.digest_into(&mut hasher);
+        }
+        self.0 = hasher.finalize();
+    }
+
+    /// The 32 bytes of the digest.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+
+    /// The ledger with this digest.
+    pub fn from_bytes(bytes: [u8; 32]) -> Ledger {
+        Ledger(blake3::Hash::from_bytes(bytes))
+    }
+
+    /// 64 lowercase hexadecimal digits.
+    pub fn to_hex(&self) -> String {
+        self.0.to_hex().to_string()
+    }
+
+    /// The inverse of [`Ledger::to_hex`].
+    ///
+    /// # Errors
+    /// Anything but 64 hexadecimal digits.
+    pub fn from_hex(text: &str) -> Result<Ledger, LedgerError> {
+        match blake3::Hash::from_hex(text) {
+            Ok(hash) => Ok(Ledger(hash)),
+            Err(_) => Err(LedgerError {
+                text: crate::error::excerpt(text, 80),
+            }),
+        }
+    }
+}
+
+impl std::fmt::Display for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.to_hex().as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Input;
+
+    fn samples() -> [Sample; 2] {
+        let text = Sample {
+            index: 1,
+            input: Input::Text("$$2&&".to_string()),
+            target: 2.0,
+        };
+        [
+            Sample {
+                index: 0,
+                input: Input::Number(1.5),
+                target: 1.5,
+            },
+            text,
+        ]
+    }
+
+    fn after(step: u64, samples: &[Sample]) -> Ledger {
+        let mut ledger = Ledger::start();
+        ledger.advance(step, samples.iter());
+        ledger
+    }
+
+    #[test]
+    fn it_is_the_documented_formula() {
+        let mut bytes = blake3::hash(b"numalign sample ledger v1")
+            .as_bytes()
+            .to_vec();
+        bytes.extend(7u64.to_le_bytes());
+        for sample in samples() {
+            bytes.extend(sample.index.to_le_bytes());
+            bytes.extend(sample.content_bytes());
+        }
+        assert_eq!(
+            after(7, &samples()).as_bytes(),
+            blake3::hash(&bytes).as_bytes()
+        );
+    }
+
+    #[test]
+    fn order_step_and_number_of_samples_count() {
+        let [first, second] = samples();
+        let expected = after(0, &samples());
+        assert_ne!(expected, after(1, &samples()));
+        assert_ne!(expected, after(0, &[second, first.clone()]));
+        assert_ne!(expected, after(0, &[first]));
+        assert_ne!(after(0, &[]), Ledger::start());
+    }
+
+    #[test]
+    fn hex_and_bytes_round_trip() {
+        let ledger = after(3, &samples());
+        assert_eq!(Ledger::from_hex(&ledger.to_hex()), Ok(ledger));
+        assert_eq!(Ledger::from_bytes(*ledger.as_bytes()), ledger);
+        assert_eq!(ledger.to_string(), ledger.to_hex());
+        for text in ["", "00", &"g".repeat(64), &"é".repeat(32), &"0".repeat(65)] {
+            assert!(Ledger::from_hex(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Samples and who computes them: the streams of every stage, the marked-number grammar, JSONL files,
+//! the ledger of committed samples and the shard plan. Everything here is pure, except for reading a file.
+//!
+//! The coordinator draws samples from a [`SampleStream`], hands out micro-batches by [`plan`] and keeps the
+//! [`Ledger`]; the worker parses mixed texts with [`grammar`]; the command line writes files with [`jsonl`].
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod error;
+pub mod generate;
+pub mod grammar;
+pub mod grid;
+mod json_line;
+mod json_object;
+pub mod jsonl;
+pub mod ledger;
+pub mod permutation;
+pub mod plan;
+pub mod random;
+pub mod sample;
+pub mod stream;
+pub mod wording;
+
+pub use error::{DataError, LineProblem};
+pub use grammar::{GrammarError, Segment};
+pub use ledger::{Ledger, LedgerError};
+pub use plan::{MicroBatchId, assign, assign_weighted, samples_of};
+pub use random::{Domain, SampleRng};
+pub use sample::{Input, Sample};
+pub use stream::SampleStream;

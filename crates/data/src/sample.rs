@@ -1,0 +1,117 @@
+//! One sample, and the bytes that stand for it in digests. Made by `generate` and `jsonl`, read by everyone.
+
+/// What a model is given.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// A lone number (stage `nn`), in value units.
+    Number(f64),
+    /// A text; in stage `mixed`, its marked numbers become embeddings.
+    Text(String),
+}
+
+/// One input with its target.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// Its place in the stream.
+    pub index: u64,
+    pub input: Input,
+    /// The number to predict, in value units.
+    pub target: f64,
+}
+
+impl Sample {
+    /// The content without the index, in an encoding in which no two contents are equal and none is the beginning
+    /// of another: `0u8 ‖ input bits` or `1u8 ‖ length in bytes ‖ text`, then `target bits`. Lengths and bits are
+    /// `u64`, little-endian.
+    pub fn content_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(17);
+        match &self.input {
+            Input::Number(value) => {
+                bytes.push(0);
+                bytes.extend(value.to_bits().to_le_bytes());
+            }
+            Input::Text(text) => {
+                bytes.push(1);
+                bytes.extend((text.len() as u64).to_le_bytes());
+                bytes.extend(text.as_bytes());
+            }
+        }
+        bytes.extend(self.target.to_bits().to_le_bytes());
+        bytes
+    }
+
+    /// Feeds `index (u64 LE) ‖ content` to `hasher`; the ledger is made of this.
+    pub fn digest_into(&self, hasher: &mut blake3::Hasher) {
+        hasher.update(&self.index.to_le_bytes());
+        hasher.update(&self.content_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(samples: &[Sample]) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for sample in samples {
+            sample.digest_into(&mut hasher);
+        }
+        hasher.finalize()
+    }
+
+    #[test]
+    fn the_encoding_is_fixed() {
+        let number = Sample {
+            index: 2,
+            input: Input::Number(1.0),
+            target: 2.0,
+        };
+        let expected = [0, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 0, 0, 0, 0, 0, 0, 0, 0x40];
+        assert_eq!(number.content_bytes(), expected);
+        let text = Sample {
+            index: 2,
+            input: Input::Text("é".to_string()),
+            target: 0.0,
+        };
+        let expected = [
+            1, 2, 0, 0, 0, 0, 0, 0, 0, 0xc3, 0xa9, 0, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        assert_eq!(text.content_bytes(), expected);
+    }
+
+    #[test]
+    fn every_field_changes_the_digest() {
+        let base = Sample {
+            index: 0,
+            input: Input::Number(1.0),
+            target: 1.0,
+        };
+        let others = [
+            Sample {
+                index: 1,
+                ..base.clone()
+            },
+            Sample {
+                input: Input::Number(2.0),
+                ..base.clone()
+            },
+            Sample {
+                input: Input::Number(-1.0),
+                ..base.clone()
+            },
+            Sample {
+                input: Input::Text("1".to_string()),
+                ..base.clone()
+            },
+            Sample {
+                target: 2.0,
+                ..base.clone()
+            },
+        ];
+        let once = digest(std::slice::from_ref(&base));
+        for other in others {
+            assert_ne!(once, digest(&[other]));
+        }
+        assert_ne!(once, digest(&[base.clone(), base]));
+    }
+}

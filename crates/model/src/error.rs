@@ -1,0 +1,60 @@
+//! Everything that can be wrong with a frozen model: its name, its files, or what it is asked to do.
+
+use std::path::PathBuf;
+
+/// Errors of this crate; each names the file, tensor or value concerned.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {reason}")]
+    Damaged { path: PathBuf, reason: String },
+    #[error("{path}: unsupported model: {reason}")]
+    Unsupported { path: PathBuf, reason: String },
+    #[error("the weights in {path} do not fit its config.json:\n{problems}")]
+    Weights { path: PathBuf, problems: String },
+    #[error("unknown model `{name}`: {reason}")]
+    UnknownModel { name: String, reason: String },
+    #[error("cannot fetch `{name}` from the hub: {reason}")]
+    Hub { name: String, reason: String },
+    #[error("device `{device}` cannot be used: {reason}")]
+    Device { device: String, reason: String },
+    #[error("the model has no tokenizer: {reason}")]
+    Tokenizer { reason: String },
+    #[error("{positions} positions are more than the model's {most}")]
+    TooLong { positions: usize, most: usize },
+    #[error("token id {id} is not in the model's vocabulary of {vocabulary}")]
+    UnknownToken { id: u32, vocabulary: usize },
+    #[error("an input has no positions")]
+    Empty,
+    #[error("embedding {row} of {rows} does not exist")]
+    NoSuchEmbedding { row: usize, rows: usize },
+}
+
+impl ModelError {
+    /// What the person at the keyboard can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            ModelError::UnknownModel { .. } => Some(
+                "model_name is `demo`, `synthetic:small|medium|large|xl[:seed]`, a folder with config.json and \
+                 model.safetensors, or a hub id such as openai-community/gpt2",
+            ),
+            ModelError::Hub { .. } => Some(
+                "download the model on a machine with a network and set HF_HOME or HF_HUB_CACHE to its cache, or give \
+                 model_name the path of a local folder",
+            ),
+            ModelError::Weights { .. } | ModelError::Damaged { .. } => {
+                Some("copy the model folder again from its source; numalign never writes to it")
+            }
+            ModelError::Unsupported { .. } => Some("numalign aligns GPT-2 models (model_type gpt2)"),
+            ModelError::Tokenizer { .. } => Some("put the model's tokenizer.json into its folder"),
+            ModelError::TooLong { .. } => {
+                Some("shorten the text or lower numeric_positions to what the model has positions for")
+            }
+            ModelError::Device { .. } => Some("use --device cpu, or --device auto to take what there is"),
+            ModelError::Read { .. } => Some("check the path and its permissions"),
+            ModelError::UnknownToken { .. } => Some("the tokenizer and the weights are of different models"),
+            ModelError::Empty | ModelError::NoSuchEmbedding { .. } => None,
+        }
+    }
+}

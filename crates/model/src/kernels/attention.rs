@@ -1,0 +1,344 @@
+//! Causal multi-head attention over sequences laid one after another, forward and backward.
+//! Called by the flex operations.
+//!
+//! Shapes: `q, k, v, out: [rows, heads·head_size]`, head `h` in columns `h·head_size..`. A sequence's rows are a
+//! [`Span`]; nothing is padded, so nothing needs a mask. Each (sequence, head) pair is one task and is computed
+//! whole by one thread. Products run over blocks of queries and the keys that those may see.
+//!
+//! Backward recomputes the probabilities instead of storing them (Dao et al., FlashAttention, 2022).
+
+use rayon::prelude::*;
+
+use super::dispatch::{Isa, isa, multiversion};
+use super::matmul::{PANEL, Strided, matmul_serial, pack_panel};
+use super::{lanes, math};
+
+/// Queries of one block.
+const QUERIES: usize = 56;
+
+/// One sequence: rows `keys_from .. keys_from+length` of `k` and `v`, and as many last positions as it has queries:
+/// rows `queries_from .. queries_from+queries` of `q` and `out`. `queries == length`, except in the last block,
+/// where only the read positions matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    pub keys_from: usize,
+    pub length: usize,
+    pub queries_from: usize,
+    pub queries: usize,
+}
+
+/// How the columns are divided and how scores are scaled.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    pub heads: usize,
+    pub head_size: usize,
+    pub scale: f32,
+}
+
+impl Heads {
+    fn width(&self) -> usize {
+        self.heads * self.head_size
+    }
+}
+
+/// `out = softmax(q·kᵀ·scale, causal)·v` per sequence and head.
+pub fn forward(q: &[f32], k: &[f32], v: &[f32], spans: &[Span], heads: Heads, out: &mut [f32]) {
+    let found = isa();
+    let out = Columns::new(out, heads);
+    tasks(spans, heads).into_par_iter().for_each_init(Scratch::default, |scratch, (span, head)| {
+        let part = HeadView { span, head, heads };
+        if span.length == 1 {
+            // Softmax over one key is 1: the result is the value itself.
+            let row = part.rows(v, span.keys_from, 1).data;
+            // SAFETY: this task alone writes this sequence's rows of this head.
+            let target = unsafe { out.row(span.queries_from, head) };
+            target.copy_from_slice(&row[..heads.head_size]);
+            return;
+        }
+        scratch.pack_keys(&part, k, v);
+        let mut from = 0;
+        while from < span.queries {
+            let count = QUERIES.min(span.queries - from);
+            let seen = part.keys_seen(from, count);
+            scratch.probabilities(found, &part, q, from, count, seen);
+            let Scratch { scores, values, block, product, .. } = scratch;
+            product.resize(count * heads.head_size, 0.0);
+            let left = Strided { data: scores, row_stride: span.length, column_stride: 1 };
+            matmul_serial(
+                found, left, count, seen, values, span.length, 0, heads.head_size, false, product,
+                heads.head_size, block,
+            );
+            for (i, row) in product.chunks_exact(heads.head_size).enumerate() {
+                // SAFETY: as above.
+                unsafe { out.row(span.queries_from + from + i, head) }.copy_from_slice(row);
+            }
+            from += count;
+        }
+    });
+}
+
+/// Gradients of `q`, `k` and `v` given the gradient of `out`; all three results are overwritten.
+///
+/// With `P` the probabilities: `dv = Pᵀ·g`, `dS = P ⊙ (g·vᵀ − rowsum(g ⊙ out))`, `dq = dS·k·scale`, `dk = dSᵀ·q·scale`.
+#[allow(clippy::too_many_arguments)]
+pub fn backward(
+    grad_out: &[f32],
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    spans: &[Span],
+    heads: Heads,
+    grad_q: &mut [f32],
+    grad_k: &mut [f32],
+    grad_v: &mut [f32],
+) {
+    let found = isa();
+    let (grad_q, grad_k, grad_v) =
+        (Columns::new(grad_q, heads), Columns::new(grad_k, heads), Columns::new(grad_v, heads));
+    tasks(spans, heads).into_par_iter().for_each_init(Scratch::default, |scratch, (span, head)| {
+        let part = HeadView { span, head, heads };
+        let size = heads.head_size;
+        if span.length == 1 {
+            let row = part.rows(grad_out, span.queries_from, 1).data;
+            // SAFETY: this task alone writes this sequence's rows of this head, here and below.
+            unsafe {
+                grad_v.row(span.keys_from, head).copy_from_slice(&row[..size]);
+                grad_k.row(span.keys_from, head).fill(0.0);
+                grad_q.row(span.queries_from, head).fill(0.0);
+            }
+            return;
+        }
+        scratch.pack_keys(&part, k, v);
+        scratch.pack_for_backward(&part, k, v);
+        let length = span.length;
+        scratch.grad_keys.clear();
+        scratch.grad_keys.resize(length * size, 0.0);
+        scratch.grad_values.clear();
+        scratch.grad_values.resize(length * size, 0.0);
+        let mut from = 0;
+        while from < span.queries {
+            let count = QUERIES.min(span.queries - from);
+            let seen = part.keys_seen(from, count);
+            scratch.probabilities(found, &part, q, from, count, seen);
+            let query_rows = part.rows(q, span.queries_from + from, count);
+            let grad_rows = part.rows(grad_out, span.queries_from + from, count);
+            let Scratch {
+                scores, grad_scores, values_transposed, keys, block, product, queries_panel, grad_panel,
+                grad_keys, grad_values, ..
+            } = scratch;
+            pack_rows(query_rows, count, size, queries_panel);
+            pack_rows(grad_rows, count, size, grad_panel);
+
+            // dv += Pᵀ·g
+            let transposed = Strided { data: scores, row_stride: 1, column_stride: length };
+            matmul_serial(
+                found, transposed, seen, count, grad_panel, count, 0, size, true, grad_values, size, block,
+            );
+            // dS from dP = g·vᵀ
+            grad_scores.resize(count * length, 0.0);
+            matmul_serial(
+                found, grad_rows, count, size, values_transposed, size, 0, seen, false, grad_scores, length,
+                block,
+            );
+            let first_seen = part.keys_seen(from, 1);
+            softmax_backward(found, scores, grad_scores, count, length, first_seen, seen, heads.scale);
+            // dq = dS·k
+            product.resize(count * size, 0.0);
+            let left = Strided { data: grad_scores, row_stride: length, column_stride: 1 };
+            matmul_serial(found, left, count, seen, keys, length, 0, size, false, product, size, block);
+            for (i, row) in product.chunks_exact(size).enumerate() {
+                // SAFETY: as above.
+                unsafe { grad_q.row(span.queries_from + from + i, head) }.copy_from_slice(row);
+            }
+            // dk += dSᵀ·q
+            let transposed = Strided { data: grad_scores, row_stride: 1, column_stride: length };
+            matmul_serial(
+                found, transposed, seen, count, queries_panel, count, 0, size, true, grad_keys, size, block,
+            );
+            from += count;
+        }
+        for i in 0..length {
+            // SAFETY: as above.
+            unsafe {
+                grad_k.row(span.keys_from + i, head).copy_from_slice(&scratch.grad_keys[i * size..][..size]);
+                grad_v.row(span.keys_from + i, head).copy_from_slice(&scratch.grad_values[i * size..][..size]);
+            }
+        }
+    });
+}
+
+fn tasks(spans: &[Span], heads: Heads) -> Vec<(Span, usize)> {
+    let mut list = Vec::with_capacity(spans.len() * heads.heads);
+    for span in spans {
+        for head in 0..heads.heads {
+            list.push((*span, head));
+        }
+    }
+    list
+}
+
+/// One head of one sequence.
+#[derive(Clone, Copy)]
+struct HeadView {
+    span: Span,
+    head: usize,
+    heads: Heads,
+}
+
+impl HeadView {
+    /// Rows `from..from+count` of `x`, this head's columns.
+    fn rows<'a>(&self, x: &'a [f32], from: usize, count: usize) -> Strided<'a> {
+        let width = self.heads.width();
+        let start = from * width + self.head * self.heads.head_size;
+        let end = start + (count - 1) * width + self.heads.head_size;
+        Strided { data: &x[start..end], row_stride: width, column_stride: 1 }
+    }
+
+    /// Keys visible to the last of the queries `from..from+count`.
+    fn keys_seen(&self, from: usize, count: usize) -> usize {
+        self.span.length - self.span.queries + from + count
+    }
+}
+
+/// Buffers that one thread keeps between heads.
+#[derive(Default)]
+struct Scratch {
+    /// `kᵀ` in panels of keys: `[head_size, keys]`.
+    keys_transposed: Vec<f32>,
+    /// `v` in panels of columns: `[keys, head_size]`.
+    values: Vec<f32>,
+    /// `k` in panels of columns: `[keys, head_size]`.
+    keys: Vec<f32>,
+    /// `vᵀ` in panels of keys: `[head_size, keys]`.
+    values_transposed: Vec<f32>,
+    /// Scores, then probabilities, of a block of queries: `[queries, length]`.
+    scores: Vec<f32>,
+    grad_scores: Vec<f32>,
+    queries_panel: Vec<f32>,
+    grad_panel: Vec<f32>,
+    grad_keys: Vec<f32>,
+    grad_values: Vec<f32>,
+    product: Vec<f32>,
+    block: Vec<f32>,
+}
+
+impl Scratch {
+    fn pack_keys(&mut self, part: &HeadView, k: &[f32], v: &[f32]) {
+        let (length, size) = (part.span.length, part.heads.head_size);
+        pack_columns(part.rows(k, part.span.keys_from, length), length, size, &mut self.keys_transposed);
+        pack_rows(part.rows(v, part.span.keys_from, length), length, size, &mut self.values);
+    }
+
+    fn pack_for_backward(&mut self, part: &HeadView, k: &[f32], v: &[f32]) {
+        let (length, size) = (part.span.length, part.heads.head_size);
+        pack_rows(part.rows(k, part.span.keys_from, length), length, size, &mut self.keys);
+        pack_columns(part.rows(v, part.span.keys_from, length), length, size, &mut self.values_transposed);
+    }
+
+    /// Fills `scores [count, length]` with the probabilities of queries `from..from+count`; zero past what a query sees.
+    fn probabilities(&mut self, found: Isa, part: &HeadView, q: &[f32], from: usize, count: usize, seen: usize) {
+        let length = part.span.length;
+        self.scores.resize(count * length, 0.0);
+        let queries = part.rows(q, part.span.queries_from + from, count);
+        let size = part.heads.head_size;
+        matmul_serial(
+            found, queries, count, size, &self.keys_transposed, size, 0, seen, false, &mut self.scores, length,
+            &mut self.block,
+        );
+        let first_seen = part.keys_seen(from, 1);
+        softmax(found, &mut self.scores, count, length, first_seen, seen, part.heads.scale);
+    }
+}
+
+/// Packs `x [rows, size]` as a right-hand side with `rows` as the inner index.
+fn pack_rows(x: Strided<'_>, rows: usize, size: usize, out: &mut Vec<f32>) {
+    out.resize(size.div_ceil(PANEL) * rows * PANEL, 0.0);
+    for (p, panel) in out.chunks_exact_mut(rows * PANEL).enumerate() {
+        pack_panel(x.data, rows, size, x.row_stride, 1, p, panel);
+    }
+}
+
+/// Packs `xᵀ` of `x [rows, size]`, with `size` as the inner index and `rows` as columns.
+fn pack_columns(x: Strided<'_>, rows: usize, size: usize, out: &mut Vec<f32>) {
+    out.resize(rows.div_ceil(PANEL) * size * PANEL, 0.0);
+    for (p, panel) in out.chunks_exact_mut(size * PANEL).enumerate() {
+        pack_panel(x.data, size, rows, 1, x.row_stride, p, panel);
+    }
+}
+
+multiversion! {
+    fn softmax(scores: &mut [f32], count: usize, length: usize, first_seen: usize, seen: usize, scale: f32) => softmax_body
+}
+
+/// Row `i` sees keys `0..first_seen+i`; what lies between that and `seen` becomes zero.
+#[inline(always)]
+fn softmax_body(scores: &mut [f32], count: usize, length: usize, first_seen: usize, seen: usize, scale: f32) {
+    for (i, row) in scores.chunks_exact_mut(length).take(count).enumerate() {
+        let visible = &mut row[..first_seen + i];
+        let mut largest = f32::NEG_INFINITY;
+        for s in visible.iter_mut() {
+            *s *= scale;
+            largest = if *s > largest { *s } else { largest };
+        }
+        for s in visible.iter_mut() {
+            *s = math::exp(*s - largest);
+        }
+        let inverse = 1.0 / lanes::sum(visible);
+        for s in visible.iter_mut() {
+            *s *= inverse;
+        }
+        row[first_seen + i..seen].fill(0.0);
+    }
+}
+
+multiversion! {
+    fn softmax_backward(probabilities: &[f32], grad: &mut [f32], count: usize, length: usize, first_seen: usize, seen: usize, scale: f32) => softmax_backward_body
+}
+
+#[inline(always)]
+fn softmax_backward_body(
+    probabilities: &[f32],
+    grad: &mut [f32],
+    count: usize,
+    length: usize,
+    first_seen: usize,
+    seen: usize,
+    scale: f32,
+) {
+    for (i, (p, g)) in probabilities.chunks_exact(length).zip(grad.chunks_exact_mut(length)).take(count).enumerate() {
+        let visible = first_seen + i;
+        let along = lanes::dot(&p[..visible], &g[..visible]);
+        for (g, p) in g[..visible].iter_mut().zip(&p[..visible]) {
+            *g = p * (*g - along) * scale;
+        }
+        g[visible..seen].fill(0.0);
+    }
+}
+
+/// A `[rows, heads·head_size]` result that tasks write head by head.
+#[derive(Clone, Copy)]
+struct Columns {
+    data: *mut f32,
+    rows: usize,
+    heads: Heads,
+}
+// SAFETY: tasks write disjoint (row, head) cells, and the caller waits for all of them.
+unsafe impl Send for Columns {}
+// SAFETY: as above.
+unsafe impl Sync for Columns {}
+
+impl Columns {
+    fn new(data: &mut [f32], heads: Heads) -> Self {
+        Self { data: data.as_mut_ptr(), rows: data.len() / heads.width().max(1), heads }
+    }
+
+    /// # Safety
+    /// No other live reference to the same row and head.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn row(&self, row: usize, head: usize) -> &mut [f32] {
+        assert!(row < self.rows && head < self.heads.heads, "row {row} of {}", self.rows);
+        let start = row * self.heads.width() + head * self.heads.head_size;
+        // SAFETY: inside the buffer, as asserted; not aliased, by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), self.heads.head_size) }
+    }
+}

@@ -1,0 +1,70 @@
+//! Sums and dot products over a row in one fixed order: 16 partial sums, element `i` in sum `i mod 16`,
+//! folded as a binary tree. Called by the norm, attention and softmax kernels.
+
+/// Partial sums per row. A row's sum has the same bits on every machine because this is a constant.
+pub const LANES: usize = 16;
+
+#[inline(always)]
+fn fold(mut acc: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            acc[i] += acc[i + width];
+        }
+        width /= 2;
+    }
+    acc[0]
+}
+
+/// Sum of `x`.
+#[inline(always)]
+pub fn sum(x: &[f32]) -> f32 {
+    let mut acc = [0.0f32; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..LANES {
+            acc[i] += chunk[i];
+        }
+    }
+    for (a, v) in acc.iter_mut().zip(rest) {
+        *a += v;
+    }
+    fold(acc)
+}
+
+/// `Σ aᵢ·bᵢ`, each partial sum a chain of fused multiply-adds.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut acc = [0.0f32; LANES];
+    let (chunks_a, chunks_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let (rest_a, rest_b) = (chunks_a.remainder(), chunks_b.remainder());
+    for (x, y) in chunks_a.zip(chunks_b) {
+        for i in 0..LANES {
+            acc[i] = x[i].mul_add(y[i], acc[i]);
+        }
+    }
+    for ((s, x), y) in acc.iter_mut().zip(rest_a).zip(rest_b) {
+        *s = x.mul_add(*y, *s);
+    }
+    fold(acc)
+}
+
+/// `Σ (xᵢ − c)²`.
+#[inline(always)]
+pub fn sum_of_squares_about(x: &[f32], c: f32) -> f32 {
+    let mut acc = [0.0f32; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..LANES {
+            let t = chunk[i] - c;
+            acc[i] = t.mul_add(t, acc[i]);
+        }
+    }
+    for (a, v) in acc.iter_mut().zip(rest) {
+        let t = v - c;
+        *a = t.mul_add(t, *a);
+    }
+    fold(acc)
+}

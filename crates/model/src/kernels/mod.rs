@@ -1,0 +1,21 @@
+//! The arithmetic of a frozen language model on the CPU, as plain functions over `f32` slices.
+//!
+//! Called by [`crate::ops`]'s implementation for Burn's `flex` backend, and by nothing else.
+//!
+//! Every function here keeps one rule: **the bits of a row depend on that row alone** — not on how many
+//! rows stand beside it, not on the number of threads, and not on the instruction set. That holds because
+//!
+//! * each element of a matrix product is one chain of fused multiply-adds in ascending order of the inner index,
+//! * each sum over a row is kept in 16 partial sums with a fixed final order ([`lanes::sum`]),
+//! * `exp` and its relatives are polynomials made of multiply-adds ([`math`]), not calls into the platform,
+//! * Rust never contracts or reorders floating-point operations on its own.
+//!
+//! So AVX-512, AVX2 and portable code differ in speed only.
+
+pub mod activation;
+pub mod attention;
+pub mod dispatch;
+pub mod lanes;
+pub mod math;
+pub mod matmul;
+pub mod norm;

@@ -1,0 +1,196 @@
+//! [`FrozenOps`] for Burn's CPU backend `flex`, by this crate's kernels on the tensors' own memory.
+//! Called by the model when a worker runs on the CPU.
+
+use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
+use burn_flex::{Flex, FlexDevice, FlexTensor};
+
+use super::{AttentionGradient, FrozenOps, HostLinear, NormWeights, Normed};
+use crate::kernels::activation::{self, Activation};
+use crate::kernels::attention::{self, Heads};
+use crate::kernels::matmul::{Epilogue, Packed, matmul};
+use crate::kernels::norm;
+use crate::sequences::Sequences;
+
+/// A frozen weight in panels, in the direction of the forward pass and in that of the backward pass.
+pub struct PackedLinear {
+    forward: Packed,
+    backward: Option<Packed>,
+    bias: Option<Vec<f32>>,
+}
+
+impl FrozenOps for Flex {
+    type Linear = PackedLinear;
+
+    const RAGGED: bool = true;
+
+    fn prepare(host: HostLinear<'_>, backward: bool, _device: &FlexDevice) -> PackedLinear {
+        let (from, to) = host.columns;
+        let (k, n, stride) = (host.input, to - from, host.output);
+        let part = &host.weight[from..];
+        PackedLinear {
+            forward: Packed::new(part, k, n, stride, 1),
+            backward: backward.then(|| Packed::new(part, n, k, 1, stride)),
+            bias: host.bias.map(|bias| bias[from..to].to_vec()),
+        }
+    }
+
+    fn project(x: Tensor<Self, 2>, linear: &PackedLinear, residual: Option<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+        product(x, &linear.forward, linear.bias.as_deref(), residual)
+    }
+
+    fn project_backward(g: Tensor<Self, 2>, linear: &PackedLinear, to: Option<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+        let Some(backward) = &linear.backward else {
+            unreachable!("a weight prepared without its transpose was asked for a gradient");
+        };
+        product(g, backward, None, to)
+    }
+
+    fn normalize(x_rd: Tensor<Self, 2>, weights: &NormWeights<Self>) -> (Tensor<Self, 2>, Normed<Self>) {
+        let [rows, d] = x_rd.dims();
+        let x = Host::of(x_rd);
+        let (gamma, beta) = (Host::of(weights.gamma_d.clone()), Host::of(weights.beta_d.clone()));
+        let (mut normed, mut rstd, mut y) = (zeros(rows * d), zeros(rows), zeros(rows * d));
+        norm::forward(x.slice(), gamma.slice(), beta.slice(), weights.eps, &mut normed, &mut rstd, &mut y);
+        (tensor(y, [rows, d]), Normed { normed_rd: tensor(normed, [rows, d]), rstd_r1: tensor(rstd, [rows, 1]) })
+    }
+
+    fn normalize_backward(
+        grad_rd: Tensor<Self, 2>,
+        saved: &Normed<Self>,
+        weights: &NormWeights<Self>,
+        to: Option<Tensor<Self, 2>>,
+    ) -> Tensor<Self, 2> {
+        let [rows, d] = grad_rd.dims();
+        let mut out = to.map_or_else(|| zeros(rows * d), into_vec);
+        norm::backward_add(
+            Host::of(grad_rd).slice(),
+            Host::of(saved.normed_rd.clone()).slice(),
+            Host::of(saved.rstd_r1.clone()).slice(),
+            Host::of(weights.gamma_d.clone()).slice(),
+            &mut out,
+        );
+        tensor(out, [rows, d])
+    }
+
+    fn activate(function: Activation, u_rf: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let shape = u_rf.dims();
+        let mut out = zeros(shape[0] * shape[1]);
+        activation::forward(function, Host::of(u_rf).slice(), &mut out);
+        tensor(out, shape)
+    }
+
+    fn activate_backward(function: Activation, u_rf: Tensor<Self, 2>, grad_rf: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let shape = u_rf.dims();
+        let mut grad = into_vec(grad_rf);
+        activation::backward(function, Host::of(u_rf).slice(), &mut grad);
+        tensor(grad, shape)
+    }
+
+    fn attend(
+        q_rd: Tensor<Self, 2>,
+        k_rd: Tensor<Self, 2>,
+        v_rd: Tensor<Self, 2>,
+        sequences: &Sequences,
+        heads: Heads,
+    ) -> Tensor<Self, 2> {
+        let shape = q_rd.dims();
+        let mut out = zeros(shape[0] * shape[1]);
+        let (q, k, v) = (Host::of(q_rd), Host::of(k_rd), Host::of(v_rd));
+        attention::forward(q.slice(), k.slice(), v.slice(), &sequences.spans(), heads, &mut out);
+        tensor(out, shape)
+    }
+
+    fn attend_backward(
+        grad_rd: Tensor<Self, 2>,
+        q_rd: Tensor<Self, 2>,
+        k_rd: Tensor<Self, 2>,
+        v_rd: Tensor<Self, 2>,
+        sequences: &Sequences,
+        heads: Heads,
+    ) -> AttentionGradient<Self> {
+        let (query_shape, key_shape) = (q_rd.dims(), k_rd.dims());
+        let mut grad_q = zeros(query_shape[0] * query_shape[1]);
+        let mut grad_k = zeros(key_shape[0] * key_shape[1]);
+        let mut grad_v = zeros(key_shape[0] * key_shape[1]);
+        let (grad, q, k, v) = (Host::of(grad_rd), Host::of(q_rd), Host::of(k_rd), Host::of(v_rd));
+        attention::backward(
+            grad.slice(),
+            q.slice(),
+            k.slice(),
+            v.slice(),
+            &sequences.spans(),
+            heads,
+            &mut grad_q,
+            &mut grad_k,
+            &mut grad_v,
+        );
+        AttentionGradient {
+            query_rd: tensor(grad_q, query_shape),
+            key_rd: tensor(grad_k, key_shape),
+            value_rd: tensor(grad_v, key_shape),
+        }
+    }
+
+    fn gather_rows(x_rd: Tensor<Self, 2>, indices: &[usize]) -> Tensor<Self, 2> {
+        let [_, d] = x_rd.dims();
+        let x = Host::of(x_rd);
+        let mut out = Vec::with_capacity(indices.len() * d);
+        for &row in indices {
+            out.extend_from_slice(&x.slice()[row * d..(row + 1) * d]);
+        }
+        tensor(out, [indices.len(), d])
+    }
+
+    fn scatter_rows(x_rd: Tensor<Self, 2>, indices: &[usize], rows: usize) -> Tensor<Self, 2> {
+        let [_, d] = x_rd.dims();
+        let x = Host::of(x_rd);
+        let mut out = zeros(rows * d);
+        for (i, &row) in indices.iter().enumerate() {
+            out[row * d..(row + 1) * d].copy_from_slice(&x.slice()[i * d..(i + 1) * d]);
+        }
+        tensor(out, [rows, d])
+    }
+}
+
+fn product(x: Tensor<Flex, 2>, weight: &Packed, bias: Option<&[f32]>, add: Option<Tensor<Flex, 2>>) -> Tensor<Flex, 2> {
+    let [rows, _] = x.dims();
+    let epilogue = Epilogue { bias, accumulate: add.is_some() };
+    let mut out = add.map_or_else(|| zeros(rows * weight.n()), into_vec);
+    matmul(Host::of(x).slice(), rows, weight, epilogue, &mut out);
+    tensor(out, [rows, weight.n()])
+}
+
+fn zeros(count: usize) -> Vec<f32> {
+    vec![0.0; count]
+}
+
+/// A tensor of `values`, without a copy.
+pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D> {
+    let flex = FlexTensor::from_data(TensorData::new(values, Shape::from(shape)));
+    Tensor::from_primitive(TensorPrimitive::Float(flex))
+}
+
+/// The values of a tensor, without a copy where nobody else holds them.
+fn into_vec(x: Tensor<Flex, 2>) -> Vec<f32> {
+    let data = x.into_primitive().tensor().into_data();
+    match data.into_vec::<f32>() {
+        Ok(values) => values,
+        Err(error) => unreachable!("flex tensors of the model are f32: {error:?}"),
+    }
+}
+
+/// A contiguous `f32` tensor whose memory can be read.
+struct Host(FlexTensor);
+
+impl Host {
+    fn of<const D: usize>(x: Tensor<Flex, D>) -> Self {
+        let primitive = x.into_primitive().tensor();
+        debug_assert_eq!(primitive.dtype(), DType::F32);
+        Self(primitive.to_contiguous())
+    }
+
+    fn slice(&self) -> &[f32] {
+        let count = self.0.layout().shape().num_elements();
+        &self.0.storage::<f32>()[self.0.layout().start_offset()..][..count]
+    }
+}

@@ -1,0 +1,209 @@
+//! The operations of [`super::FrozenOps`] in plain Burn tensors, for backends without kernels of our own.
+//! Called by the CUDA implementation, and by tests as an independent second opinion on `flex`'s.
+//!
+//! Attention here wants sequences of one length: callers pad, or batch by length.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{Bool, Int, Tensor, TensorData, activation as act};
+
+use super::{AttentionGradient, HostLinear, NormWeights, Normed};
+use crate::kernels::activation::Activation;
+use crate::kernels::attention::Heads;
+use crate::sequences::Sequences;
+
+/// A weight `[input, output]` and its bias on the device; the transpose is a view.
+pub struct DenseLinear<B: Backend> {
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 2>>,
+}
+
+/// Moves a weight to `device`.
+pub fn prepare<B: Backend>(host: HostLinear<'_>, device: &B::Device) -> DenseLinear<B> {
+    let (from, to) = host.columns;
+    let width = to - from;
+    let mut part = Vec::with_capacity(host.input * width);
+    for row in host.weight.chunks_exact(host.output) {
+        part.extend_from_slice(&row[from..to]);
+    }
+    DenseLinear {
+        weight: Tensor::from_data(TensorData::new(part, [host.input, width]), device),
+        bias: host.bias.map(|bias| Tensor::from_data(TensorData::new(bias[from..to].to_vec(), [1, width]), device)),
+    }
+}
+
+pub fn linear<B: Backend>(x: Tensor<B, 2>, linear: &DenseLinear<B>, residual: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
+    let mut y = x.matmul(linear.weight.clone());
+    if let Some(bias) = &linear.bias {
+        y = y + bias.clone();
+    }
+    match residual {
+        Some(residual) => y + residual,
+        None => y,
+    }
+}
+
+pub fn linear_backward<B: Backend>(g: Tensor<B, 2>, linear: &DenseLinear<B>, to: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
+    let product = g.matmul(linear.weight.clone().transpose());
+    match to {
+        Some(to) => to + product,
+        None => product,
+    }
+}
+
+pub fn layer_norm<B: Backend>(x_rd: Tensor<B, 2>, weights: &NormWeights<B>) -> (Tensor<B, 2>, Normed<B>) {
+    let mean = x_rd.clone().mean_dim(1);
+    let centred = x_rd - mean;
+    let variance = centred.clone().powi_scalar(2).mean_dim(1);
+    let rstd_r1 = variance.add_scalar(weights.eps).sqrt().recip();
+    let normed_rd = centred * rstd_r1.clone();
+    let y = normed_rd.clone() * weights.gamma_d.clone().unsqueeze() + weights.beta_d.clone().unsqueeze();
+    (y, Normed { normed_rd, rstd_r1 })
+}
+
+pub fn layer_norm_backward<B: Backend>(
+    grad_rd: Tensor<B, 2>,
+    saved: &Normed<B>,
+    weights: &NormWeights<B>,
+    to: Option<Tensor<B, 2>>,
+) -> Tensor<B, 2> {
+    let scaled = grad_rd * weights.gamma_d.clone().unsqueeze();
+    let mean = scaled.clone().mean_dim(1);
+    let along = (scaled.clone() * saved.normed_rd.clone()).mean_dim(1);
+    let grad = (scaled - mean - saved.normed_rd.clone() * along) * saved.rstd_r1.clone();
+    match to {
+        Some(to) => to + grad,
+        None => grad,
+    }
+}
+
+const GELU_SCALE: f32 = 0.797_884_56;
+const GELU_CUBIC: f32 = 0.044_715;
+
+pub fn activation<B: Backend>(function: Activation, u: Tensor<B, 2>) -> Tensor<B, 2> {
+    match function {
+        Activation::GeluErf => act::gelu(u),
+        Activation::GeluTanh => {
+            let inner = (u.clone() + u.clone().powi_scalar(3).mul_scalar(GELU_CUBIC)).mul_scalar(GELU_SCALE);
+            u.mul_scalar(0.5) * inner.tanh().add_scalar(1.0)
+        }
+        Activation::QuickGelu => u.clone() * act::sigmoid(u.mul_scalar(1.702)),
+        Activation::Relu => act::relu(u),
+        Activation::Silu => act::silu(u),
+        Activation::Tanh => u.tanh(),
+    }
+}
+
+pub fn activation_backward<B: Backend>(function: Activation, u: Tensor<B, 2>, grad: Tensor<B, 2>) -> Tensor<B, 2> {
+    let gated = |u: Tensor<B, 2>, sharpness: f32| {
+        let gate = act::sigmoid(u.clone().mul_scalar(sharpness));
+        let slope = u.mul_scalar(sharpness) * gate.clone() * (gate.clone().neg().add_scalar(1.0));
+        gate + slope
+    };
+    let slope = match function {
+        Activation::GeluTanh => {
+            let squared = u.clone().powi_scalar(2);
+            let inner = (u.clone() + u.clone() * squared.clone().mul_scalar(GELU_CUBIC)).mul_scalar(GELU_SCALE);
+            let t = inner.tanh();
+            let inner_slope = squared.mul_scalar(3.0 * GELU_CUBIC).add_scalar(1.0).mul_scalar(GELU_SCALE);
+            let rise = t.clone().powi_scalar(2).neg().add_scalar(1.0) * inner_slope;
+            t.add_scalar(1.0).mul_scalar(0.5) + u.mul_scalar(0.5) * rise
+        }
+        Activation::GeluErf => {
+            let cdf = u.clone().mul_scalar(std::f32::consts::FRAC_1_SQRT_2).erf().add_scalar(1.0).mul_scalar(0.5);
+            let density = u.clone().powi_scalar(2).mul_scalar(-0.5).exp().mul_scalar(0.398_942_3);
+            cdf + u * density
+        }
+        Activation::QuickGelu => gated(u, 1.702),
+        Activation::Silu => gated(u, 1.0),
+        Activation::Relu => u.greater_elem(0.0).float(),
+        Activation::Tanh => u.tanh().powi_scalar(2).neg().add_scalar(1.0),
+    };
+    grad * slope
+}
+
+/// `[rows, heads·size]` as `[batch, heads, positions, size]`.
+fn split_heads<B: Backend>(x: Tensor<B, 2>, batch: usize, heads: Heads) -> Tensor<B, 4> {
+    let [rows, _] = x.dims();
+    x.reshape([batch, rows / batch, heads.heads, heads.head_size]).swap_dims(1, 2)
+}
+
+fn merge_heads<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 2> {
+    let [batch, heads, positions, size] = x.dims();
+    x.swap_dims(1, 2).reshape([batch * positions, heads * size])
+}
+
+fn probabilities<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, scale: f32) -> Tensor<B, 4> {
+    let [_, _, queries, _] = q.dims();
+    let [_, _, keys, _] = k.dims();
+    let scores = q.matmul(k.swap_dims(2, 3)).mul_scalar(scale);
+    if queries == 1 {
+        return act::softmax(scores, 3);
+    }
+    let device = scores.device();
+    let hidden: Tensor<B, 2, Bool> = Tensor::<B, 2, Bool>::tril_mask([queries, keys], 0, &device);
+    act::softmax(scores.mask_fill(hidden.unsqueeze(), f32::NEG_INFINITY), 3)
+}
+
+fn batch_of(sequences: &Sequences) -> usize {
+    assert!(sequences.uniform_length().is_some(), "this backend wants sequences of one length");
+    sequences.count()
+}
+
+pub fn attention<B: Backend>(
+    q: Tensor<B, 2>,
+    k: Tensor<B, 2>,
+    v: Tensor<B, 2>,
+    sequences: &Sequences,
+    heads: Heads,
+) -> Tensor<B, 2> {
+    if sequences.single_positions() {
+        return v;
+    }
+    let batch = batch_of(sequences);
+    let (q, k, v) = (split_heads(q, batch, heads), split_heads(k, batch, heads), split_heads(v, batch, heads));
+    merge_heads(probabilities(q, k, heads.scale).matmul(v))
+}
+
+pub fn attention_backward<B: Backend>(
+    grad: Tensor<B, 2>,
+    q: Tensor<B, 2>,
+    k: Tensor<B, 2>,
+    v: Tensor<B, 2>,
+    sequences: &Sequences,
+    heads: Heads,
+) -> AttentionGradient<B> {
+    if sequences.single_positions() {
+        return AttentionGradient { query_rd: q.zeros_like(), key_rd: k.zeros_like(), value_rd: grad };
+    }
+    let batch = batch_of(sequences);
+    let (q, k, v) = (split_heads(q, batch, heads), split_heads(k, batch, heads), split_heads(v, batch, heads));
+    let grad = split_heads(grad, batch, heads);
+    let p = probabilities(q.clone(), k.clone(), heads.scale);
+    let grad_v = p.clone().swap_dims(2, 3).matmul(grad.clone());
+    let grad_p = grad.matmul(v.swap_dims(2, 3));
+    let along = (grad_p.clone() * p.clone()).sum_dim(3);
+    let grad_s = (p * (grad_p - along)).mul_scalar(heads.scale);
+    AttentionGradient {
+        query_rd: merge_heads(grad_s.clone().matmul(k)),
+        key_rd: merge_heads(grad_s.swap_dims(2, 3).matmul(q)),
+        value_rd: merge_heads(grad_v),
+    }
+}
+
+fn index<B: Backend>(indices: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
+    let indices: Vec<i64> = indices.iter().map(|i| *i as i64).collect();
+    let count = indices.len();
+    Tensor::from_data(TensorData::new(indices, [count]), device)
+}
+
+pub fn gather_rows<B: Backend>(x: Tensor<B, 2>, indices: &[usize]) -> Tensor<B, 2> {
+    let indices = index::<B>(indices, &x.device());
+    x.select(0, indices)
+}
+
+pub fn scatter_rows<B: Backend>(x: Tensor<B, 2>, indices: &[usize], rows: usize) -> Tensor<B, 2> {
+    let [_, d] = x.dims();
+    let device = x.device();
+    let target = index::<B>(indices, &device);
+    Tensor::zeros([rows, d], &device).select_assign(0, target, x, burn::tensor::IndexingUpdateOp::Add)
+}

@@ -1,0 +1,61 @@
+//! GPT-2 shapes with random weights, for tests and benchmarks: `synthetic:<size>[:seed]`.
+//!
+//! The initialisation of `transformers`' GPT-2: normal with deviation 0.02, residual projections divided by
+//! √(2·n_layer), layer norms 1 and 0, biases 0. The numbers are our own: each row of a tensor has its own random
+//! stream, so rows are made in parallel and the result does not depend on how.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, StandardNormal};
+use rayon::prelude::*;
+
+use crate::architecture::Gpt2Config;
+use crate::error::ModelError;
+use crate::weights::TensorSource;
+
+/// A generator of one random model.
+pub struct Synthetic {
+    shapes: Vec<(String, Vec<usize>)>,
+    residual_deviation: f32,
+    seed: u64,
+}
+
+impl Synthetic {
+    /// Weights for `config`; other seeds give other weights.
+    pub fn new(config: &Gpt2Config, seed: u64) -> Self {
+        let residual_deviation = 0.02 / (2.0 * config.n_layer as f32).sqrt();
+        Self { shapes: config.tensors(), residual_deviation, seed }
+    }
+}
+
+impl TensorSource for Synthetic {
+    fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let shape = self.shapes.iter().find(|(known, _)| known == name).map(|(_, shape)| shape.as_slice());
+        let (rows, columns) = match shape {
+            Some([n]) => (1, *n),
+            Some([rows, columns]) => (*rows, *columns),
+            _ => (0, 0),
+        };
+        if name.ends_with(".bias") {
+            return Ok(vec![0.0; columns]);
+        }
+        if name.contains("ln_") {
+            return Ok(vec![1.0; columns]);
+        }
+        let deviation = if name.ends_with("c_proj.weight") { self.residual_deviation } else { 0.02 };
+        let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 synthetic weights");
+        hasher.update(&self.seed.to_le_bytes());
+        hasher.update(name.as_bytes());
+        let key = *hasher.finalize().as_bytes();
+        let mut values = vec![0.0f32; rows * columns];
+        values.par_chunks_mut(columns).enumerate().for_each(|(row, out)| {
+            let mut random = ChaCha8Rng::from_seed(key);
+            random.set_stream(row as u64);
+            for value in out {
+                let normal: f32 = StandardNormal.sample(&mut random);
+                *value = normal * deviation;
+            }
+        });
+        Ok(values)
+    }
+}

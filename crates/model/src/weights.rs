@@ -1,0 +1,262 @@
+//! Where a model's numbers come from: safetensors files (single or sharded), bytes inside this binary, or a
+//! generator. One tensor is held at a time, as `f32`. Called by the loader.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, Metadata};
+
+use crate::architecture::Gpt2Config;
+use crate::error::ModelError;
+
+/// Gives tensors by their name without a prefix, in `f32`, row-major.
+pub trait TensorSource {
+    /// The tensor `name` with its shape; the caller has checked that it exists.
+    fn read(&self, name: &str) -> Result<Vec<f32>, ModelError>;
+}
+
+/// A safetensors header larger than this is refused; the format's own reader draws the same line.
+const MOST_HEADER: u64 = 100_000_000;
+
+/// One tensor's place in a file.
+#[derive(Debug, Clone)]
+struct Place {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    start: u64,
+    bytes: usize,
+}
+
+enum Storage {
+    File { path: PathBuf, file: File },
+    Memory { name: PathBuf, bytes: &'static [u8] },
+}
+
+impl Storage {
+    fn path(&self) -> &Path {
+        match self {
+            Storage::File { path, .. } => path,
+            Storage::Memory { name, .. } => name,
+        }
+    }
+
+    fn read_at(&self, start: u64, out: &mut [u8]) -> Result<(), ModelError> {
+        match self {
+            Storage::File { path, file } => file
+                .read_exact_at(out, start)
+                .map_err(|source| ModelError::Read { path: path.clone(), source }),
+            Storage::Memory { name, bytes } => {
+                let start = start as usize;
+                let part = bytes.get(start..start + out.len()).ok_or_else(|| ModelError::Damaged {
+                    path: name.clone(),
+                    reason: "ends too early".to_owned(),
+                })?;
+                out.copy_from_slice(part);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The tensors of one or several safetensors files.
+pub struct Safetensors {
+    files: Vec<Storage>,
+    places: BTreeMap<String, Place>,
+}
+
+impl Safetensors {
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    pub fn open_folder(folder: &Path) -> Result<Self, ModelError> {
+        let single = folder.join("model.safetensors");
+        if single.exists() {
+            return Self::open_files(vec![single]);
+        }
+        let index = folder.join("model.safetensors.index.json");
+        if index.exists() {
+            return Self::open_sharded(folder, &index);
+        }
+        let reason = if folder.join("pytorch_model.bin").exists() {
+            "only pytorch_model.bin is there; convert it with save_pretrained(safe_serialization=True)"
+        } else {
+            "neither model.safetensors nor model.safetensors.index.json is there"
+        };
+        Err(ModelError::Damaged { path: folder.to_owned(), reason: reason.to_owned() })
+    }
+
+    /// File names (without folder) that a model's index refers to.
+    pub fn shard_names(index: &Path) -> Result<Vec<String>, ModelError> {
+        let damaged = |reason: String| ModelError::Damaged { path: index.to_owned(), reason };
+        let text =
+            std::fs::read_to_string(index).map_err(|source| ModelError::Read { path: index.to_owned(), source })?;
+        let value: serde_json::Value =
+            serde_json::from_str(&text).map_err(|error| damaged(format!("not JSON: {error}")))?;
+        let Some(map) = value.get("weight_map").and_then(|map| map.as_object()) else {
+            return Err(damaged("no weight_map".to_owned()));
+        };
+        let mut names = Vec::new();
+        for (tensor, file) in map {
+            let Some(file) = file.as_str() else {
+                return Err(damaged(format!("weight_map of {tensor} is not a file name")));
+            };
+            if file.is_empty() || file.contains(['/', '\\']) || file == ".." {
+                return Err(damaged(format!("weight_map of {tensor} leaves the folder: {file}")));
+            }
+            if !names.iter().any(|known| known == file) {
+                names.push(file.to_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn open_sharded(folder: &Path, index: &Path) -> Result<Self, ModelError> {
+        let names = Self::shard_names(index)?;
+        Self::open_files(names.iter().map(|name| folder.join(name)).collect())
+    }
+
+    fn open_files(paths: Vec<PathBuf>) -> Result<Self, ModelError> {
+        let mut all = Self { files: Vec::new(), places: BTreeMap::new() };
+        for path in paths {
+            let opened = File::open(&path).and_then(|file| file.metadata().map(|data| (file, data)));
+            let (file, data) = opened.map_err(|source| ModelError::Read { path: path.clone(), source })?;
+            if !data.is_file() {
+                return Err(ModelError::Damaged { path, reason: "not a file".to_owned() });
+            }
+            all.add(Storage::File { path, file }, data.len())?;
+        }
+        Ok(all)
+    }
+
+    /// The tensors of a file compiled into this binary.
+    pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self, ModelError> {
+        let mut all = Self { files: Vec::new(), places: BTreeMap::new() };
+        all.add(Storage::Memory { name: PathBuf::from(name), bytes }, bytes.len() as u64)?;
+        Ok(all)
+    }
+
+    fn add(&mut self, storage: Storage, size: u64) -> Result<(), ModelError> {
+        let path = storage.path().to_owned();
+        let damaged = |reason: String| ModelError::Damaged { path: path.clone(), reason };
+        if size < 8 {
+            return Err(damaged(format!("{size} bytes are no safetensors file")));
+        }
+        let mut length = [0u8; 8];
+        storage.read_at(0, &mut length)?;
+        let length = u64::from_le_bytes(length);
+        if length > MOST_HEADER || length > size - 8 {
+            return Err(damaged(format!("its header claims {length} bytes of a file of {size}")));
+        }
+        let mut header = vec![0u8; 8 + length as usize];
+        storage.read_at(0, &mut header)?;
+        let (_, metadata) = read_header(&header).map_err(damaged)?;
+        let data_start = 8 + length;
+        for (name, info) in metadata.tensors() {
+            let (start, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
+            if end > size - data_start {
+                return Err(damaged(format!("tensor {name} ends at byte {} of {size}", data_start + end)));
+            }
+            let place = Place {
+                file: self.files.len(),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                start: data_start + start,
+                bytes: (end - start) as usize,
+            };
+            let plain = name.strip_prefix("transformer.").unwrap_or(&name).to_owned();
+            if self.places.insert(plain, place).is_some() {
+                return Err(damaged(format!("tensor {name} occurs twice")));
+            }
+        }
+        self.files.push(storage);
+        Ok(())
+    }
+
+    /// Compares what is there with what `config` needs; all differences are reported together, by name and shape.
+    pub fn check(&self, config: &Gpt2Config, path: &Path) -> Result<(), ModelError> {
+        let mut problems = Vec::new();
+        let wanted = config.tensors();
+        for (name, shape) in &wanted {
+            match self.places.get(name) {
+                None => problems.push(format!("  missing: {name} {shape:?}")),
+                Some(place) if place.shape != *shape => {
+                    problems.push(format!("  misshapen: {name} is {:?}, config.json wants {shape:?}", place.shape));
+                }
+                Some(place) if !matches!(place.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
+                    problems.push(format!("  {name} is {:?}; f32, f16 and bf16 can be read", place.dtype));
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, place) in &self.places {
+            if !ignorable(name) && !wanted.iter().any(|(known, _)| known == name) {
+                problems.push(format!("  unexpected: {name} {:?}", place.shape));
+            }
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        const MOST_LINES: usize = 20;
+        let more = problems.len().saturating_sub(MOST_LINES);
+        problems.truncate(MOST_LINES);
+        if more > 0 {
+            problems.push(format!("  and {more} more"));
+        }
+        Err(ModelError::Weights { path: path.to_owned(), problems: problems.join("\n") })
+    }
+}
+
+/// Tensors that other programs store and the hidden state does not need: the tied head, and the causal masks of old files.
+fn ignorable(name: &str) -> bool {
+    name == "lm_head.weight" || name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")
+}
+
+/// The safetensors header in `bytes`, which hold nothing else.
+fn read_header(bytes: &[u8]) -> Result<(usize, Metadata), String> {
+    // `read_metadata` wants the data behind the header too; its parser alone is what is needed here.
+    let text = std::str::from_utf8(&bytes[8..]).map_err(|_| "its header is not UTF-8".to_owned())?;
+    let metadata: Metadata =
+        serde_json::from_str(text.trim_end()).map_err(|error| format!("its header cannot be read: {error}"))?;
+    for (name, info) in metadata.tensors() {
+        let (start, end) = info.data_offsets;
+        let mut count: usize = 1;
+        for size in &info.shape {
+            count = count.checked_mul(*size).ok_or_else(|| format!("the shape of {name} overflows"))?;
+        }
+        let bits = count.checked_mul(info.dtype.bitsize()).ok_or_else(|| format!("the size of {name} overflows"))?;
+        if start > end || (end - start) * 8 != bits {
+            return Err(format!("tensor {name} has {start}..{end} bytes for shape {:?}", info.shape));
+        }
+    }
+    Ok((bytes.len() - 8, metadata))
+}
+
+impl TensorSource for Safetensors {
+    fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let Some(place) = self.places.get(name) else {
+            return Err(ModelError::Damaged { path: PathBuf::new(), reason: format!("no tensor {name}") });
+        };
+        let mut bytes = vec![0u8; place.bytes];
+        self.files[place.file].read_at(place.start, &mut bytes)?;
+        Ok(match place.dtype {
+            Dtype::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            Dtype::BF16 => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        })
+    }
+}
+
+/// Reads a small text file; refuses what is not UTF-8 or larger than `most` bytes.
+pub fn read_text(path: &Path, most: u64) -> Result<String, ModelError> {
+    let read_error = |source| ModelError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(read_error)?;
+    let mut text = String::new();
+    let read = file.take(most + 1).read_to_string(&mut text).map_err(read_error)?;
+    if read as u64 > most {
+        return Err(ModelError::Damaged { path: path.to_owned(), reason: format!("larger than {most} bytes") });
+    }
+    Ok(text)
+}

@@ -1,0 +1,19 @@
+//! The trainable state as plain `f32` on the host: layout, encoders, canonical reduction, Adam, schedule, digest.
+//!
+//! Used by the coordinator (which commits states), the workers (which compute them) and the checkpoint
+//! (which stores them). No tensor library: the state is `3d+1` floats, and every operation on it is a plain loop
+//! in a fixed order, so equal inputs give equal bytes on every machine.
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod adam;
+pub mod encoding;
+pub mod layout;
+pub mod reduction;
+pub mod schedule;
+pub mod state;
+
+pub use encoding::Encoding;
+pub use layout::{Layout, TensorSpec};
+pub use reduction::{RowError, Rows};
+pub use state::{State, StateDigest, StateError, Trained};

@@ -1,0 +1,290 @@
+//! The state that training changes: projectors, Adam moments, step. Every rank holds a copy; equal bytes, equal digest.
+
+use std::fmt;
+use std::ops::Range;
+
+use numalign_config::Recipe;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::adam;
+use crate::layout::Layout;
+use crate::schedule::learning_rate;
+
+/// Which projectors a stage trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trained {
+    pub input: bool,
+    pub output: bool,
+}
+
+impl Trained {
+    /// As the recipe says.
+    pub fn of(recipe: &Recipe) -> Self {
+        Self { input: recipe.train_input_projection, output: recipe.train_output_projection }
+    }
+
+    /// The stretches of the flat vector that train, ascending.
+    pub fn ranges(&self, layout: Layout) -> Vec<Range<usize>> {
+        let mut ranges = Vec::new();
+        if self.input {
+            ranges.push(0..2 * layout.hidden());
+        }
+        if self.output {
+            ranges.push(2 * layout.hidden()..layout.len());
+        }
+        ranges
+    }
+
+    /// Whether the tensor at `range` trains.
+    pub fn covers(&self, layout: Layout, range: &Range<usize>) -> bool {
+        if range.start < 2 * layout.hidden() { self.input } else { self.output }
+    }
+}
+
+/// BLAKE3 of a state's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StateDigest(pub [u8; 32]);
+
+impl StateDigest {
+    /// Digest in a message; none when it is not 32 bytes.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// 64 hexadecimal digits.
+    pub fn to_hex(&self) -> String {
+        blake3::Hash::from_bytes(self.0).to_hex().to_string()
+    }
+}
+
+impl fmt::Display for StateDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_hex()[..16])
+    }
+}
+
+impl fmt::Debug for StateDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Why bytes are not a state, or a gradient does not fit one.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum StateError {
+    #[error("a state of {got} bytes, where hidden size {hidden} needs {want}")]
+    WrongSize { got: usize, want: usize, hidden: usize },
+    #[error("a state of {got} bytes is too short")]
+    TooShort { got: usize },
+    #[error("a gradient of {got} floats for a state of {want}")]
+    WrongGradient { got: usize, want: usize },
+    #[error("the gradient of step {step} is not finite ({value} at {index})")]
+    NotFinite { step: u64, index: usize, value: f32 },
+}
+
+/// Projectors and optimizer after `step` updates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    layout: Layout,
+    step: u64,
+    parameters: Vec<f32>,
+    exp_avg: Vec<f32>,
+    exp_avg_sq: Vec<f32>,
+    /// `β₁ˢᵗᵉᵖ` and `β₂ˢᵗᵉᵖ` as accumulated products: no platform's `pow` decides a bit of them.
+    beta_1_power: f64,
+    beta_2_power: f64,
+}
+
+const HEADER: usize = 8 + 8 + 8 + 8;
+
+impl State {
+    /// Fresh projectors: PyTorch's `Linear` initialisation, uniform in ±1/√(inputs), so ±1 on the input side
+    /// (one input) and ±1/√d on the output side.
+    pub fn initial(hidden: usize, seed: u64) -> Self {
+        let layout = Layout::new(hidden);
+        let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 projector initialisation");
+        hasher.update(&seed.to_le_bytes());
+        let mut random = ChaCha8Rng::from_seed(*hasher.finalize().as_bytes());
+        let output_bound = 1.0 / (hidden as f64).sqrt();
+        let mut parameters = Vec::with_capacity(layout.len());
+        for i in 0..layout.len() {
+            let bound = if i < 2 * hidden { 1.0 } else { output_bound };
+            let unit = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+            parameters.push(((2.0 * unit - 1.0) * bound) as f32);
+        }
+        Self::with_parameters(layout, parameters)
+    }
+
+    /// Given projectors with a fresh optimizer; `parameters` has the layout's length.
+    pub fn with_parameters(layout: Layout, parameters: Vec<f32>) -> Self {
+        let zeros = vec![0.0; layout.len()];
+        Self {
+            layout,
+            step: 0,
+            parameters,
+            exp_avg: zeros.clone(),
+            exp_avg_sq: zeros,
+            beta_1_power: 1.0,
+            beta_2_power: 1.0,
+        }
+    }
+
+    /// A state read back from a checkpoint; the vectors have the layout's length.
+    pub fn restored(layout: Layout, step: u64, parameters: Vec<f32>, exp_avg: Vec<f32>, exp_avg_sq: Vec<f32>) -> Self {
+        let (mut beta_1_power, mut beta_2_power) = (1.0f64, 1.0f64);
+        for _ in 0..step {
+            beta_1_power *= adam::BETA_1;
+            beta_2_power *= adam::BETA_2;
+            if beta_2_power == 0.0 {
+                break;
+            }
+        }
+        Self { layout, step, parameters, exp_avg, exp_avg_sq, beta_1_power, beta_2_power }
+    }
+
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Updates made so far.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// All projector numbers, in the layout's order.
+    pub fn parameters(&self) -> &[f32] {
+        &self.parameters
+    }
+
+    /// First moments.
+    pub fn exp_avg(&self) -> &[f32] {
+        &self.exp_avg
+    }
+
+    /// Second moments.
+    pub fn exp_avg_sq(&self) -> &[f32] {
+        &self.exp_avg_sq
+    }
+
+    /// The embedding `w·x + b` of an encoded scalar, `[d]`.
+    pub fn embed(&self, x: f32) -> Vec<f32> {
+        let weight = &self.parameters[self.layout.input_weight()];
+        let bias = &self.parameters[self.layout.input_bias()];
+        weight.iter().zip(bias).map(|(w, b)| w * x + b).collect()
+    }
+
+    /// The encoded prediction `w·h + b` of a hidden state `[d]`, added up in ascending order.
+    pub fn read_out(&self, hidden: &[f32]) -> f32 {
+        let weight = &self.parameters[self.layout.output_weight()];
+        let mut sum = 0.0f32;
+        for (w, h) in weight.iter().zip(hidden) {
+            sum += w * h;
+        }
+        sum + self.parameters[self.layout.output_bias()]
+    }
+
+    /// One Adam update with the reduced row of this step, `[3d+2]` (the last float is the loss and is not used).
+    pub fn update(&mut self, reduced: &[f32], recipe: &Recipe) -> Result<(), StateError> {
+        if reduced.len() != self.layout.row_len() {
+            return Err(StateError::WrongGradient { got: reduced.len(), want: self.layout.row_len() });
+        }
+        for (index, value) in reduced.iter().enumerate() {
+            if !value.is_finite() {
+                return Err(StateError::NotFinite { step: self.step, index, value: *value });
+            }
+        }
+        let rate = learning_rate(recipe, self.step);
+        self.beta_1_power *= adam::BETA_1;
+        self.beta_2_power *= adam::BETA_2;
+        for range in Trained::of(recipe).ranges(self.layout) {
+            adam::update(
+                &mut self.parameters[range.clone()],
+                &mut self.exp_avg[range.clone()],
+                &mut self.exp_avg_sq[range.clone()],
+                &reduced[range],
+                rate,
+                self.beta_1_power,
+                self.beta_2_power,
+            );
+        }
+        self.step += 1;
+        Ok(())
+    }
+
+    /// Little-endian bytes: step, hidden size, both powers, parameters, first and second moments.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER + 12 * self.layout.len());
+        bytes.extend_from_slice(&self.step.to_le_bytes());
+        bytes.extend_from_slice(&(self.layout.hidden() as u64).to_le_bytes());
+        bytes.extend_from_slice(&self.beta_1_power.to_le_bytes());
+        bytes.extend_from_slice(&self.beta_2_power.to_le_bytes());
+        for values in [&self.parameters, &self.exp_avg, &self.exp_avg_sq] {
+            for value in values {
+                bytes.extend_from_slice(&value.to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    /// Inverse of [`State::to_bytes`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
+        let word = |i: usize| -> Option<[u8; 8]> { bytes.get(8 * i..8 * i + 8)?.try_into().ok() };
+        let (Some(step), Some(hidden), Some(first), Some(second)) = (word(0), word(1), word(2), word(3)) else {
+            return Err(StateError::TooShort { got: bytes.len() });
+        };
+        let hidden = u64::from_le_bytes(hidden) as usize;
+        let want = hidden.checked_mul(3 * 12).and_then(|n| n.checked_add(HEADER + 12)).unwrap_or(usize::MAX);
+        if bytes.len() != want {
+            return Err(StateError::WrongSize { got: bytes.len(), want, hidden });
+        }
+        let layout = Layout::new(hidden);
+        let mut floats = bytes[HEADER..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let mut take = || floats.by_ref().take(layout.len()).collect::<Vec<f32>>();
+        let (parameters, exp_avg, exp_avg_sq) = (take(), take(), take());
+        Ok(Self {
+            layout,
+            step: u64::from_le_bytes(step),
+            parameters,
+            exp_avg,
+            exp_avg_sq,
+            beta_1_power: f64::from_le_bytes(first),
+            beta_2_power: f64::from_le_bytes(second),
+        })
+    }
+
+    /// BLAKE3 of [`State::to_bytes`].
+    pub fn digest(&self) -> StateDigest {
+        StateDigest(*blake3::hash(&self.to_bytes()).as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_round_trip_and_digest() {
+        let mut state = State::initial(5, 7);
+        state.step = 3;
+        let back = State::from_bytes(&state.to_bytes()).unwrap();
+        assert_eq!(back, state);
+        assert_eq!(back.digest(), state.digest());
+        assert!(matches!(State::from_bytes(&state.to_bytes()[..40]), Err(StateError::WrongSize { .. })));
+        assert!(matches!(State::from_bytes(&[1, 2]), Err(StateError::TooShort { .. })));
+        let mut absurd = state.to_bytes();
+        absurd[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(State::from_bytes(&absurd).is_err());
+    }
+
+    #[test]
+    fn initial_values_are_within_pytorch_bounds_and_follow_the_seed() {
+        let state = State::initial(64, 1);
+        let bound = 1.0 / 8.0;
+        assert!(state.parameters[..128].iter().all(|p| p.abs() <= 1.0));
+        assert!(state.parameters[..128].iter().any(|p| p.abs() > 0.5));
+        assert!(state.parameters[128..].iter().all(|p| p.abs() <= bound));
+        assert_ne!(state, State::initial(64, 2));
+        assert_eq!(state, State::initial(64, 1));
+    }
+}

@@ -1,0 +1,109 @@
+//! The one thread that owns the device: loads the model, then computes what it is sent. Used by the session and the
+//! step loop, which talk to it by channels.
+
+use std::sync::Arc;
+
+use numalign_config::{Config, DeviceChoice};
+use numalign_data::Sample;
+use numalign_model::Description;
+use numalign_projector::State;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::engine::Engine;
+use crate::error::WorkerError;
+
+/// Rows asked for.
+struct Job {
+    state: Arc<State>,
+    micro_batches: Vec<(usize, Vec<Sample>)>,
+    reply: oneshot::Sender<Result<Vec<(usize, Vec<f32>)>, WorkerError>>,
+}
+
+/// What is known once the model is loaded and the probe computed.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub description: Description,
+    pub fingerprint: String,
+    pub hidden_size: usize,
+    pub parameters: u64,
+    pub probe_digest: Vec<u8>,
+}
+
+/// The way to the device thread.
+#[derive(Clone)]
+pub struct Device {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Device {
+    /// Starts the thread; the receiver answers when the model is loaded and `probe` computed.
+    #[allow(clippy::type_complexity)]
+    pub fn start(
+        config: Arc<Config>,
+        choice: DeviceChoice,
+        probe: Vec<Sample>,
+    ) -> Result<(Self, oneshot::Receiver<Result<Loaded, WorkerError>>), WorkerError> {
+        let (jobs, mut inbox) = mpsc::channel::<Job>(2);
+        let (loaded, receiver) = oneshot::channel();
+        let body = move || {
+            let mut engine = match load(&config, choice, &probe) {
+                Ok((engine, facts)) => {
+                    // A session that ended in the meantime wants no answer; neither does it send jobs.
+                    let _ = loaded.send(Ok(facts));
+                    engine
+                }
+                Err(error) => {
+                    let _ = loaded.send(Err(error));
+                    return;
+                }
+            };
+            while let Some(job) = inbox.blocking_recv() {
+                if job.reply.is_closed() {
+                    continue;
+                }
+                let rows = engine.rows(&job.state, &job.micro_batches);
+                // A generation that ended in the meantime has no use for the rows.
+                let _ = job.reply.send(rows);
+            }
+        };
+        std::thread::Builder::new()
+            .name("device".to_owned())
+            .spawn(body)
+            .map_err(|error| WorkerError::Device(error.to_string()))?;
+        Ok((Self { jobs }, receiver))
+    }
+
+    /// Gradient rows of micro-batches at `state`.
+    pub async fn rows(
+        &self,
+        state: Arc<State>,
+        micro_batches: Vec<(usize, Vec<Sample>)>,
+    ) -> Result<Vec<(usize, Vec<f32>)>, WorkerError> {
+        let gone = || WorkerError::Device("it panicked; its message is above".to_owned());
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job { state, micro_batches, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+fn load(config: &Config, choice: DeviceChoice, probe: &[Sample]) -> Result<(Engine, Loaded), WorkerError> {
+    let recipe = &config.recipe;
+    let model = numalign_model::load(&recipe.model_name, choice, recipe.train_input_projection)?;
+    let mut facts = Loaded {
+        description: model.description.clone(),
+        fingerprint: model.lm.fingerprint().to_hex().to_string(),
+        hidden_size: model.lm.hidden_size(),
+        parameters: model.lm.parameters(),
+        probe_digest: Vec::new(),
+    };
+    let mut engine = Engine::new(model.lm, recipe.clone());
+    let state = State::initial(facts.hidden_size, 0);
+    let mut hasher = blake3::Hasher::new();
+    for (_, row) in engine.rows(&state, &[(0, probe.to_vec())])? {
+        for value in row {
+            hasher.update(&value.to_le_bytes());
+        }
+    }
+    facts.probe_digest = hasher.finalize().as_bytes().to_vec();
+    Ok((engine, facts))
+}

@@ -1,0 +1,266 @@
+//! From samples to gradient rows and predictions: the one place that knows what each stage does.
+//! Called by the device thread, and by `eval`, `predict`, `hidden` and `bench`.
+//!
+//! A row belongs to one micro-batch. Samples of several micro-batches may pass through the model together, where that
+//! changes no bit; sums over samples are always made here on the host, in sample order.
+
+use numalign_config::{Recipe, Stage};
+use numalign_data::{Input, Sample, Segment, grammar};
+use numalign_model::{FrozenLm, LmInput, Piece, lm::positions};
+use numalign_projector::{Encoding, State};
+
+use crate::error::WorkerError;
+
+/// Positions that pass through the model at once: enough for full speed, and a bound on the memory of activations.
+const MOST_POSITIONS: usize = 2048;
+
+/// A sample as the model takes it: pieces, and the encoded scalar of each external embedding in them.
+struct Prepared {
+    index: u64,
+    /// Rows of external embeddings count from 0 within the sample.
+    pieces: Vec<Piece>,
+    scalars: Vec<f32>,
+    /// Encoded.
+    target: f32,
+}
+
+/// A frozen model with a recipe.
+pub struct Engine {
+    lm: Box<dyn FrozenLm>,
+    recipe: Recipe,
+    encoding: Encoding,
+}
+
+/// What the model read for a batch of samples.
+struct Pass {
+    /// `[samples, d]`
+    hidden: Vec<f32>,
+}
+
+impl Engine {
+    pub fn new(lm: Box<dyn FrozenLm>, recipe: Recipe) -> Self {
+        let encoding = Encoding::of(&recipe);
+        Self { lm, recipe, encoding }
+    }
+
+    pub fn lm(&self) -> &dyn FrozenLm {
+        &*self.lm
+    }
+
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Gradient rows of micro-batches, `[3d+2]` each: gradient of the mean squared error over the global batch
+    /// with respect to every projector number, then the micro-batch's share of the loss.
+    pub fn rows(
+        &mut self,
+        state: &State,
+        micro_batches: &[(usize, Vec<Sample>)],
+    ) -> Result<Vec<(usize, Vec<f32>)>, WorkerError> {
+        let layout = state.layout();
+        let mut rows = Vec::with_capacity(micro_batches.len());
+        // Each entry: place in `rows`, sample.
+        let mut waiting: Vec<(usize, Prepared)> = Vec::new();
+        for (micro_batch, samples) in micro_batches {
+            let place = rows.len();
+            rows.push((*micro_batch, vec![0.0f32; layout.row_len()]));
+            for sample in samples {
+                waiting.push((place, self.prepare(sample)?));
+            }
+            if !self.lm.batches_freely() {
+                self.run_all(state, &mut waiting, &mut rows)?;
+            }
+        }
+        self.run_all(state, &mut waiting, &mut rows)?;
+        Ok(rows)
+    }
+
+    /// Passes all of `waiting` through the model, in order, in passes of bounded size.
+    fn run_all(
+        &mut self,
+        state: &State,
+        waiting: &mut Vec<(usize, Prepared)>,
+        rows: &mut [(usize, Vec<f32>)],
+    ) -> Result<(), WorkerError> {
+        let mut rest = std::mem::take(waiting);
+        while !rest.is_empty() {
+            let count = self.fits(rest.iter().map(|(_, prepared)| prepared));
+            let tail = rest.split_off(count);
+            self.accumulate(state, &rest, rows)?;
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    /// How many of the samples make one pass; at least one.
+    fn fits<'a>(&self, samples: impl Iterator<Item = &'a Prepared>) -> usize {
+        let (mut count, mut total) = (0, 0);
+        for sample in samples {
+            total += positions(&sample.pieces);
+            if count > 0 && total > MOST_POSITIONS {
+                break;
+            }
+            count += 1;
+        }
+        count
+    }
+
+    fn accumulate(
+        &mut self,
+        state: &State,
+        samples: &[(usize, Prepared)],
+        rows: &mut [(usize, Vec<f32>)],
+    ) -> Result<(), WorkerError> {
+        let layout = state.layout();
+        let d = layout.hidden();
+        let keep = self.recipe.train_input_projection;
+        let pass = self.pass(state, samples.iter().map(|(_, prepared)| prepared), keep)?;
+        let inverse_batch = 1.0 / self.recipe.batch_size as f32;
+        let mut slopes = Vec::with_capacity(samples.len());
+        for ((place, prepared), hidden) in samples.iter().zip(pass.hidden.chunks_exact(d)) {
+            let error = state.read_out(hidden) - prepared.target;
+            let slope = 2.0 * inverse_batch * error;
+            slopes.push(slope);
+            let row = &mut rows[*place].1;
+            row[layout.len()] += error * error * inverse_batch;
+            if self.recipe.train_output_projection {
+                for (g, h) in row[layout.output_weight()].iter_mut().zip(hidden) {
+                    *g += slope * h;
+                }
+                row[layout.output_bias()] += slope;
+            }
+        }
+        if !keep {
+            return Ok(());
+        }
+        let weight = &state.parameters()[layout.output_weight()];
+        let mut cotangent = Vec::with_capacity(samples.len() * d);
+        for slope in &slopes {
+            cotangent.extend(weight.iter().map(|w| slope * w));
+        }
+        let grads = self.lm.backward_to_embeddings(&cotangent)?;
+        let mut grads = grads.chunks_exact(d);
+        for (place, prepared) in samples {
+            let row = &mut rows[*place].1;
+            for scalar in &prepared.scalars {
+                let Some(grad) = grads.next() else {
+                    return Err(WorkerError::Protocol("the model returned too few gradients".to_owned()));
+                };
+                for (g, e) in row[layout.input_weight()].iter_mut().zip(grad) {
+                    *g += scalar * e;
+                }
+                for (g, e) in row[layout.input_bias()].iter_mut().zip(grad) {
+                    *g += e;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pass<'a>(
+        &mut self,
+        state: &State,
+        samples: impl Iterator<Item = &'a Prepared>,
+        keep: bool,
+    ) -> Result<Pass, WorkerError> {
+        let mut input = LmInput::default();
+        let mut rows = 0;
+        let mut indices = Vec::new();
+        for sample in samples {
+            let shifted = sample.pieces.iter().map(|piece| match piece {
+                Piece::Tokens(ids) => Piece::Tokens(ids.clone()),
+                Piece::Embedding { row, repeat } => Piece::Embedding { row: rows + row, repeat: *repeat },
+            });
+            input.sequences.push(shifted.collect());
+            for scalar in &sample.scalars {
+                input.embeddings.extend(state.embed(*scalar));
+            }
+            rows += sample.scalars.len();
+            indices.push(sample.index);
+        }
+        let hidden = self.lm.forward(&input, keep)?;
+        Ok(Pass { hidden })
+    }
+
+    /// Encoded predictions of samples, in order.
+    pub fn predict(&mut self, state: &State, samples: &[Sample]) -> Result<Vec<f32>, WorkerError> {
+        let hidden = self.hidden(state, samples)?;
+        Ok(hidden.chunks_exact(state.layout().hidden()).map(|hidden| state.read_out(hidden)).collect())
+    }
+
+    /// Hidden states at the read position, `[samples, d]`.
+    pub fn hidden(&mut self, state: &State, samples: &[Sample]) -> Result<Vec<f32>, WorkerError> {
+        let mut prepared = Vec::with_capacity(samples.len());
+        for sample in samples {
+            prepared.push(self.prepare(sample)?);
+        }
+        let mut hidden = Vec::new();
+        let mut rest = prepared.as_slice();
+        while !rest.is_empty() {
+            let count = self.fits(rest.iter());
+            hidden.extend(self.pass(state, rest[..count].iter(), false)?.hidden);
+            rest = &rest[count..];
+        }
+        Ok(hidden)
+    }
+
+    /// Token ids of a sample's text pieces, in order; numbers have none.
+    pub fn token_ids(&self, sample: &Sample) -> Result<Vec<u32>, WorkerError> {
+        let mut ids = Vec::new();
+        for piece in self.prepare(sample)?.pieces {
+            if let Piece::Tokens(tokens) = piece {
+                ids.extend(tokens);
+            }
+        }
+        Ok(ids)
+    }
+
+    fn prepare(&self, sample: &Sample) -> Result<Prepared, WorkerError> {
+        let index = sample.index;
+        let (mut pieces, mut scalars) = (Vec::new(), Vec::new());
+        match (&sample.input, self.recipe.stage) {
+            (Input::Number(value), _) => {
+                pieces.push(Piece::Embedding { row: 0, repeat: self.recipe.numeric_positions });
+                scalars.push(self.encoding.encode(*value));
+            }
+            (Input::Text(text), Stage::Mixed) => {
+                let segments = grammar::parse(text)
+                    .map_err(|error| WorkerError::BadSample { index, reason: error.to_string() })?;
+                for segment in segments {
+                    match segment {
+                        Segment::Text(text) => pieces.push(Piece::Tokens(self.tokenize(index, text)?)),
+                        Segment::Number(value) => {
+                            pieces.push(Piece::Embedding { row: scalars.len(), repeat: 1 });
+                            scalars.push(self.encoding.encode(value));
+                        }
+                    }
+                }
+            }
+            (Input::Text(text), _) => pieces.push(Piece::Tokens(self.tokenize(index, text)?)),
+        }
+        let length = positions(&pieces);
+        if length == 0 {
+            return Err(WorkerError::BadSample { index, reason: "its text has no tokens".to_owned() });
+        }
+        let most = self.lm.max_positions();
+        if length > most {
+            let source = numalign_model::ModelError::TooLong { positions: length, most };
+            return Err(WorkerError::Sample { index, source });
+        }
+        let target = self.encoding.encode(sample.target);
+        if !target.is_finite() || scalars.iter().any(|scalar| !scalar.is_finite()) {
+            let reason = format!("its values overflow 32-bit floats when encoded (target {})", sample.target);
+            return Err(WorkerError::BadSample { index, reason });
+        }
+        Ok(Prepared { index, pieces, scalars, target })
+    }
+
+    fn tokenize(&self, index: u64, text: &str) -> Result<Vec<u32>, WorkerError> {
+        self.lm.tokenize(text).map_err(|source| WorkerError::Sample { index, source })
+    }
+}

@@ -1,0 +1,46 @@
+//! Why a worker ends without having been told that the run is done.
+
+use numalign_model::ModelError;
+
+/// Errors of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("sample {index}: {source}")]
+    Sample { index: u64, source: ModelError },
+    #[error("sample {index}: {reason}")]
+    BadSample { index: u64, reason: String },
+    #[error("`{url}` is not a coordinator's address: {reason}")]
+    Address { url: String, reason: String },
+    #[error("no coordinator at {url} for {seconds:.0} s: {reason}")]
+    Unreachable { url: String, seconds: f64, reason: String },
+    #[error("the coordinator does not take this worker: {reason}")]
+    Refused { reason: String },
+    #[error("the coordinator ended the run: {reason}")]
+    Aborted { reason: String, hint: String },
+    #[error("the coordinator broke the protocol: {0}")]
+    Protocol(String),
+    #[error("the device thread ended: {0}")]
+    Device(String),
+    #[error("{0}")]
+    State(#[from] numalign_projector::StateError),
+    #[error(transparent)]
+    Collective(#[from] numalign_collective::CollectiveError),
+}
+
+impl WorkerError {
+    /// What the person at the keyboard can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            WorkerError::Model(error) | WorkerError::Sample { source: error, .. } => error.hint().map(str::to_owned),
+            WorkerError::Address { .. } => Some("an address looks like http://127.0.0.1:7400".to_owned()),
+            WorkerError::Unreachable { .. } => {
+                Some("start `numalign coordinator` first, and check host, port and firewall".to_owned())
+            }
+            WorkerError::Refused { .. } => Some("use the same build of numalign on every machine".to_owned()),
+            WorkerError::Aborted { hint, .. } => Some(hint.clone()),
+            _ => None,
+        }
+    }
+}

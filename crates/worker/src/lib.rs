@@ -1,0 +1,20 @@
+//! A worker: joins a coordinator, computes micro-batches with a frozen model, reduces, updates, reports.
+//!
+//! Called by `numalign worker` through [`run`]. [`Engine`], which knows how a sample becomes a gradient row or a
+//! prediction, also serves `eval`, `predict`, `hidden` and `bench`.
+//!
+//! Reading order: [`engine`] (one micro-batch) → [`steps`] (one generation) → [`session`] (a life).
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod device;
+pub mod engine;
+pub mod error;
+pub mod evaluation;
+pub mod memory;
+pub mod session;
+pub mod steps;
+
+pub use engine::Engine;
+pub use error::WorkerError;
+pub use session::{Options, run};

@@ -1,0 +1,379 @@
+//! A worker's life: connects, introduces itself, loads the model, follows generations, and comes back when the
+//! coordinator was lost. The entry point of this crate.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use numalign_collective::{CollectiveError, Grpc};
+use numalign_config::{Config, DeviceChoice};
+use numalign_projector::State;
+use numalign_wire as wire;
+use numalign_wire::coordinator_client::CoordinatorClient;
+use numalign_wire::coordinator_message::Message as FromCoordinator;
+use numalign_wire::worker_message::Message as FromWorker;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::device::{Device, Loaded};
+use crate::error::WorkerError;
+use crate::steps::{Steps, Watermark, samples_of};
+
+/// What the command line gives a worker; everything else comes from the coordinator.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `http://host:port`
+    pub coordinator: String,
+    /// Overrides the run's `device`.
+    pub device: Option<DeviceChoice>,
+}
+
+/// Patience with a coordinator that was never reached, before its configuration is known.
+const FIRST_CONTACT: Duration = Duration::from_secs(30);
+
+/// Largest message accepted.
+const MOST_MESSAGE: usize = 64 << 20;
+
+/// Joins `options.coordinator` and works until the run is done, the worker is refused, or `shutdown` resolves.
+pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
+    let endpoint = endpoint(&options.coordinator)?;
+    let mut worker = Worker { options, endpoint, kept: None };
+    tokio::select! {
+        ended = worker.live() => ended,
+        () = shutdown => Ok(()),
+    }
+}
+
+fn endpoint(url: &str) -> Result<Endpoint, WorkerError> {
+    let wrong = |reason: String| WorkerError::Address { url: url.to_owned(), reason };
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| wrong(error.to_string()))?;
+    if !matches!(endpoint.uri().scheme_str(), Some("http")) {
+        return Err(wrong("it does not begin with http://".to_owned()));
+    }
+    if endpoint.uri().port_u16().is_none() {
+        return Err(wrong("it has no port".to_owned()));
+    }
+    Ok(endpoint
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true))
+}
+
+/// What outlives a lost connection: the model, and the last committed state.
+struct Kept {
+    config: Arc<Config>,
+    config_text: String,
+    device: Device,
+    loaded: Loaded,
+    watermark: Watermark,
+}
+
+struct Worker {
+    options: Options,
+    endpoint: Endpoint,
+    kept: Option<Kept>,
+}
+
+/// How one connection ended.
+enum Ending {
+    Done,
+    Lost(String),
+}
+
+impl Worker {
+    async fn live(&mut self) -> Result<(), WorkerError> {
+        let mut since = Instant::now();
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let connected = Instant::now();
+            let reason = match self.connect_once().await? {
+                Ending::Done => return Ok(()),
+                Ending::Lost(reason) => reason,
+            };
+            // A connection that worked for a while starts the patience anew.
+            if connected.elapsed() > Duration::from_secs(2) {
+                since = Instant::now();
+                pause = Duration::from_millis(50);
+            }
+            let patience = self.kept.as_ref().map_or(FIRST_CONTACT, |kept| kept.config.run.coordinator_wait);
+            if since.elapsed() > patience {
+                return Err(WorkerError::Unreachable {
+                    url: self.options.coordinator.clone(),
+                    seconds: since.elapsed().as_secs_f64(),
+                    reason,
+                });
+            }
+            tracing::info!("no coordinator ({reason}); trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    fn hello(&self) -> wire::Hello {
+        let survivor = self.kept.as_ref().and_then(|kept| {
+            let state = kept.watermark.state()?;
+            Some(wire::Survivor {
+                run_id: kept.config.run.run_id.clone(),
+                config_digest: config_digest(&kept.config),
+                state: state.to_bytes(),
+            })
+        });
+        wire::Hello {
+            protocol: wire::PROTOCOL,
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            survivor,
+        }
+    }
+
+    async fn connect_once(&mut self) -> Result<Ending, WorkerError> {
+        let channel = match self.endpoint.connect().await {
+            Ok(channel) => channel,
+            Err(error) => return Ok(Ending::Lost(chain(&error))),
+        };
+        let client = CoordinatorClient::new(channel)
+            .max_decoding_message_size(MOST_MESSAGE)
+            .max_encoding_message_size(usize::MAX);
+        let (reports, outbound) = mpsc::channel::<wire::WorkerMessage>(64);
+        let hello = wire::WorkerMessage { message: Some(FromWorker::Hello(self.hello())) };
+        if reports.send(hello).await.is_err() {
+            return Ok(Ending::Lost("the connection closed at once".to_owned()));
+        }
+        let mut inbound = match client.clone().control(ReceiverStream::new(outbound)).await {
+            Ok(inbound) => inbound.into_inner(),
+            Err(status) => return refused_or_lost(&status),
+        };
+        let first = match inbound.message().await {
+            Ok(Some(first)) => first.message,
+            Ok(None) => return Ok(Ending::Lost("the coordinator hung up".to_owned())),
+            Err(status) => return refused_or_lost(&status),
+        };
+        let welcome = match first {
+            Some(FromCoordinator::Welcome(welcome)) => welcome,
+            Some(FromCoordinator::Abort(abort)) => return ended_by(abort),
+            _ => return Err(WorkerError::Protocol("its first message is not Welcome".to_owned())),
+        };
+        let mut connection = Connection { client, reports, member: welcome.member, steps: None };
+        let ending = self.follow(&mut connection, welcome, &mut inbound).await;
+        connection.stop_steps();
+        ending
+    }
+
+    async fn follow(
+        &mut self,
+        connection: &mut Connection,
+        welcome: wire::Welcome,
+        inbound: &mut tonic::Streaming<wire::CoordinatorMessage>,
+    ) -> Result<Ending, WorkerError> {
+        let config: Config = serde_json::from_str(&welcome.config)
+            .map_err(|error| WorkerError::Protocol(format!("its configuration cannot be read: {error}")))?;
+        let config = Arc::new(config);
+        let mut heartbeat = tokio::time::interval(config.run.heartbeat);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // A model loaded for another run is of no use.
+        let mut loading: Option<oneshot::Receiver<Result<Loaded, WorkerError>>> = None;
+        let mut device = None;
+        match &self.kept {
+            Some(kept) if kept.config_text == welcome.config => connection.ready(&kept.loaded).await,
+            _ => {
+                self.kept = None;
+                let choice = self.options.device.unwrap_or(config.run.device);
+                let (started, receiver) = Device::start(config.clone(), choice, samples_of(welcome.probe)?)?;
+                device = Some(started);
+                loading = Some(receiver);
+            }
+        }
+        loop {
+            tokio::select! {
+                message = inbound.message() => {
+                    let message = match message {
+                        Ok(Some(message)) => message.message,
+                        Ok(None) => return Ok(Ending::Lost("the coordinator hung up".to_owned())),
+                        Err(status) => return refused_or_lost(&status),
+                    };
+                    match message {
+                        Some(FromCoordinator::Begin(begin)) => self.begin(connection, begin)?,
+                        Some(FromCoordinator::Pause(pause)) => {
+                            tracing::info!("{}", pause.reason);
+                            connection.stop_steps();
+                        }
+                        Some(FromCoordinator::Committed(committed)) => {
+                            if let Some(kept) = &self.kept {
+                                kept.watermark.committed(committed.step);
+                            }
+                        }
+                        Some(FromCoordinator::Done(done)) => {
+                            tracing::info!("done: {}", done.summary);
+                            return Ok(Ending::Done);
+                        }
+                        Some(FromCoordinator::Abort(abort)) => return ended_by(abort),
+                        Some(FromCoordinator::Welcome(_)) | None => {}
+                    }
+                }
+                _ = heartbeat.tick() => connection.send(FromWorker::Heartbeat(wire::Heartbeat {})).await,
+                loaded = wait_for(&mut loading) => {
+                    loading = None;
+                    match loaded {
+                        Ok(loaded) => {
+                            connection.ready(&loaded).await;
+                            if let Some(device) = device.take() {
+                                self.kept = Some(Kept {
+                                    config: config.clone(),
+                                    config_text: welcome.config.clone(),
+                                    device,
+                                    loaded,
+                                    watermark: Watermark::default(),
+                                });
+                            }
+                        }
+                        Err(error) => return connection.give_up(error).await,
+                    }
+                }
+                ended = steps_end(&mut connection.steps) => match ended {
+                    // The generation ended under it, or the connection did: the control stream tells which.
+                    Ok(()) | Err(WorkerError::Collective(CollectiveError::GenerationOver | CollectiveError::Connection { .. })) => {}
+                    Err(error) => return connection.give_up(error).await,
+                },
+            }
+        }
+    }
+
+    fn begin(&mut self, connection: &mut Connection, begin: wire::Begin) -> Result<(), WorkerError> {
+        connection.stop_steps();
+        let (Some(kept), Some(generation)) = (&self.kept, begin.generation) else {
+            return Err(WorkerError::Protocol("a generation began before the model was loaded".to_owned()));
+        };
+        let state = Arc::new(State::from_bytes(&begin.state)?);
+        kept.watermark.restart(state.clone());
+        tracing::info!(
+            "generation {}: rank {} of {}, micro-batches {}..{}, from step {}",
+            generation.number,
+            begin.rank,
+            begin.world,
+            begin.first_micro_batch,
+            begin.end_micro_batch,
+            state.step()
+        );
+        let steps = Steps {
+            config: kept.config.clone(),
+            client: connection.client.clone(),
+            device: kept.device.clone(),
+            collective: Grpc { client: connection.client.clone(), generation, member: connection.member },
+            generation,
+            member: connection.member,
+            rank: begin.rank,
+            part: begin.first_micro_batch as usize..begin.end_micro_batch as usize,
+            state,
+            watermark: kept.watermark.clone(),
+            reports: connection.reports.clone(),
+        };
+        connection.steps = Some(tokio::spawn(steps.run()));
+        Ok(())
+    }
+}
+
+/// BLAKE3 of the settings that determine the result, as the coordinator computes it.
+fn config_digest(config: &Config) -> String {
+    blake3::hash(config.recipe.digest_text().as_bytes()).to_hex().to_string()
+}
+
+struct Connection {
+    client: CoordinatorClient<Channel>,
+    reports: mpsc::Sender<wire::WorkerMessage>,
+    member: u64,
+    steps: Option<JoinHandle<Result<(), WorkerError>>>,
+}
+
+impl Connection {
+    /// A closed channel means a lost connection, which the inbound stream reports.
+    async fn send(&self, message: FromWorker) {
+        let _ = self.reports.send(wire::WorkerMessage { message: Some(message) }).await;
+    }
+
+    async fn ready(&self, loaded: &Loaded) {
+        let ready = wire::Ready {
+            base_fingerprint: loaded.fingerprint.clone(),
+            hidden_size: loaded.hidden_size as u32,
+            model_parameters: loaded.parameters,
+            weights: loaded.description.weights.to_owned(),
+            device: loaded.description.device.clone(),
+            probe_digest: loaded.probe_digest.clone(),
+        };
+        self.send(FromWorker::Ready(ready)).await;
+    }
+
+    /// Tells the coordinator why this worker cannot go on, and ends it.
+    async fn give_up(&self, error: WorkerError) -> Result<Ending, WorkerError> {
+        let hint = error.hint().map_or_else(String::new, |hint| format!(" (hint: {hint})"));
+        let failure = wire::Failure { permanent: true, message: format!("{error}{hint}") };
+        self.send(FromWorker::Failure(failure)).await;
+        // The message must leave before the process does.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Err(error)
+    }
+
+    fn stop_steps(&mut self) {
+        if let Some(steps) = self.steps.take() {
+            steps.abort();
+        }
+    }
+}
+
+/// The loading model's news; never, while nothing loads.
+async fn wait_for(
+    loading: &mut Option<oneshot::Receiver<Result<Loaded, WorkerError>>>,
+) -> Result<Loaded, WorkerError> {
+    match loading {
+        Some(receiver) => receiver
+            .await
+            .unwrap_or_else(|_| Err(WorkerError::Device("it panicked; its message is above".to_owned()))),
+        None => std::future::pending().await,
+    }
+}
+
+/// The end of the generation's task; never, while there is none.
+async fn steps_end(steps: &mut Option<JoinHandle<Result<(), WorkerError>>>) -> Result<(), WorkerError> {
+    let Some(handle) = steps else {
+        return std::future::pending().await;
+    };
+    let ended = handle.await;
+    *steps = None;
+    match ended {
+        Ok(result) => result,
+        Err(error) if error.is_cancelled() => Ok(()),
+        Err(error) => Err(WorkerError::Device(format!("the step loop panicked: {error}"))),
+    }
+}
+
+fn ended_by(abort: wire::Abort) -> Result<Ending, WorkerError> {
+    if abort.permanent {
+        return Err(WorkerError::Aborted { reason: abort.reason, hint: abort.hint });
+    }
+    Ok(Ending::Lost(abort.reason))
+}
+
+/// What another build or a full house says is final; everything else is a lost connection.
+fn refused_or_lost(status: &tonic::Status) -> Result<Ending, WorkerError> {
+    match status.code() {
+        tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument | tonic::Code::Unimplemented => {
+            Err(WorkerError::Refused { reason: status.message().to_owned() })
+        }
+        _ => Ok(Ending::Lost(status.message().to_owned())),
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,181 @@
+//! The steps of one generation: work in, rows, sum, update, report. One task per generation, started and aborted by
+//! the session.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use numalign_collective::Collective;
+use numalign_config::Config;
+use numalign_data::{Input, Sample};
+use numalign_projector::State;
+use numalign_wire as wire;
+use numalign_wire::coordinator_client::CoordinatorClient;
+use numalign_wire::worker_message::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use crate::device::Device;
+use crate::error::WorkerError;
+use crate::memory::peak_rss_mib;
+
+/// States after recent steps. The newest that is known to be committed outlives the coordinator.
+#[derive(Clone, Default)]
+pub struct Watermark {
+    recent: Arc<Mutex<BTreeMap<u64, Arc<State>>>>,
+}
+
+impl Watermark {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<State>>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A generation begins with this committed state.
+    pub fn restart(&self, state: Arc<State>) {
+        let mut recent = self.lock();
+        recent.clear();
+        recent.insert(state.step(), state);
+    }
+
+    /// This rank computed a state that is not committed yet.
+    fn computed(&self, state: Arc<State>) {
+        self.lock().insert(state.step(), state);
+    }
+
+    /// Everything up to `step` is committed: older states are of no use any more.
+    pub fn committed(&self, step: u64) {
+        let mut recent = self.lock();
+        if recent.contains_key(&step) {
+            *recent = recent.split_off(&step);
+        }
+    }
+
+    /// The newest state that is certainly committed.
+    pub fn state(&self) -> Option<Arc<State>> {
+        self.lock().values().next().cloned()
+    }
+}
+
+/// What a generation's task needs.
+pub struct Steps<C> {
+    pub config: Arc<Config>,
+    pub client: CoordinatorClient<Channel>,
+    pub device: Device,
+    pub collective: C,
+    pub generation: wire::Generation,
+    pub member: u64,
+    pub rank: u32,
+    pub part: Range<usize>,
+    pub state: Arc<State>,
+    pub watermark: Watermark,
+    pub reports: mpsc::Sender<wire::WorkerMessage>,
+}
+
+impl<C: Collective> Steps<C> {
+    /// Runs steps until the last one, or until the task is aborted or fails.
+    pub async fn run(mut self) -> Result<(), WorkerError> {
+        let total = self.config.recipe.total_steps();
+        let (credits, mut work) = self.open_work().await?;
+        while self.state.step() < total {
+            let step = self.state.step();
+            let asked = Instant::now();
+            let micro_batches = self.receive(&mut work, step).await?;
+            let data_wait = asked.elapsed();
+            // The stream's end shows itself at the next receive.
+            let _ = credits.try_send(self.credit(1));
+
+            let started = Instant::now();
+            let rows = self.device.rows(self.state.clone(), micro_batches).await?;
+            let compute = started.elapsed();
+
+            let started = Instant::now();
+            let sum = self.collective.all_reduce(step, rows).await?;
+            let reduce = started.elapsed();
+
+            let mut next = self.state.as_ref().clone();
+            next.update(&sum, &self.config.recipe)?;
+            let next = Arc::new(next);
+            self.watermark.computed(next.clone());
+            self.state = next;
+            let done = wire::StepDone {
+                generation: Some(self.generation),
+                step,
+                loss: sum.last().copied().unwrap_or(f32::NAN),
+                digest: self.state.digest().0.to_vec(),
+                state: if self.rank == 0 { self.state.to_bytes() } else { Vec::new() },
+                compute_us: compute.as_micros() as u64,
+                data_wait_us: data_wait.as_micros() as u64,
+                reduce_us: reduce.as_micros() as u64,
+                peak_rss_mib: peak_rss_mib(),
+            };
+            let message = wire::WorkerMessage { message: Some(Message::StepDone(done)) };
+            if self.reports.send(message).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn credit(&self, steps: u32) -> wire::WorkCredit {
+        wire::WorkCredit { generation: Some(self.generation), member: self.member, steps }
+    }
+
+    async fn open_work(
+        &mut self,
+    ) -> Result<(mpsc::Sender<wire::WorkCredit>, Streaming<wire::MicroBatch>), WorkerError> {
+        let ahead = self.config.run.prefetch_steps;
+        let (credits, outbound) = mpsc::channel(ahead as usize + 1);
+        // The channel has room for it.
+        let _ = credits.try_send(self.credit(ahead as u32));
+        let work = self.client.work(ReceiverStream::new(outbound)).await.map_err(|status| connection(&status))?;
+        Ok((credits, work.into_inner()))
+    }
+
+    /// The work of `step`, all micro-batches of this rank.
+    async fn receive(
+        &self,
+        work: &mut Streaming<wire::MicroBatch>,
+        step: u64,
+    ) -> Result<Vec<(usize, Vec<Sample>)>, WorkerError> {
+        let mut micro_batches = Vec::with_capacity(self.part.len());
+        while micro_batches.len() < self.part.len() {
+            let message = work.message().await.map_err(|status| connection(&status))?;
+            let Some(message) = message else {
+                return Err(WorkerError::Collective(numalign_collective::CollectiveError::GenerationOver));
+            };
+            let expected = self.part.start + micro_batches.len();
+            if message.step != step || message.micro_batch as usize != expected {
+                return Err(WorkerError::Protocol(format!(
+                    "work of step {} micro-batch {} came instead of step {step} micro-batch {expected}",
+                    message.step, message.micro_batch
+                )));
+            }
+            micro_batches.push((expected, samples_of(message.samples)?));
+        }
+        Ok(micro_batches)
+    }
+}
+
+fn connection(status: &tonic::Status) -> WorkerError {
+    WorkerError::Collective(numalign_collective::CollectiveError::Connection {
+        step: 0,
+        reason: status.message().to_owned(),
+    })
+}
+
+/// Samples of a message.
+pub fn samples_of(messages: Vec<wire::Sample>) -> Result<Vec<Sample>, WorkerError> {
+    let mut samples = Vec::with_capacity(messages.len());
+    for message in messages {
+        let input = match message.input {
+            Some(wire::sample::Input::Number(value)) => Input::Number(value),
+            Some(wire::sample::Input::Text(text)) => Input::Text(text),
+            None => return Err(WorkerError::Protocol(format!("sample {} has no input", message.index))),
+        };
+        samples.push(Sample { index: message.index, input, target: message.target });
+    }
+    Ok(samples)
+}
