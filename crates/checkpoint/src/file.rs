@@ -132,7 +132,10 @@ impl Checkpoint {
             let entry = serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, data.len()] });
             header.insert(name.clone(), entry);
         }
-        let digest = file_digest(&metadata, tensors.iter().map(|(name, shape, values)| (name.as_str(), shape.as_slice(), *values)));
+        let digest = file_digest(
+            &metadata,
+            tensors.iter().map(|(name, shape, values)| (name.as_str(), shape.as_slice(), *values)),
+        );
         metadata.insert("file_digest".to_owned(), digest);
         header.insert("__metadata__".to_owned(), serde_json::json!(metadata));
         let mut text = serde_json::Value::Object(header).to_string().into_bytes();
@@ -149,7 +152,12 @@ impl Checkpoint {
     /// Reads and verifies a file.
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
         let failed = |source| CheckpointError::Read { path: path.to_owned(), source };
-        let size = std::fs::metadata(path).map_err(failed)?.len();
+        let about = std::fs::metadata(path).map_err(failed)?;
+        if !about.is_file() {
+            // A device or a pipe could be read without end.
+            return Err(CheckpointError::Foreign { path: path.to_owned(), reason: "it is not a file".to_owned() });
+        }
+        let size = about.len();
         if size > MOST_BYTES {
             return Err(CheckpointError::Foreign {
                 path: path.to_owned(),
@@ -167,8 +175,11 @@ impl Checkpoint {
         if bytes.is_empty() {
             return Err(damaged("the file is empty".to_owned()));
         }
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| damaged(format!("not a whole safetensors file ({error})")))?;
-        let Some(mut metadata) = header.metadata().as_ref().map(|map| map.clone().into_iter().collect::<BTreeMap<_, _>>()) else {
+        let (_, header) = SafeTensors::read_metadata(bytes)
+            .map_err(|error| damaged(format!("not a whole safetensors file ({error})")))?;
+        let Some(mut metadata) =
+            header.metadata().as_ref().map(|map| map.clone().into_iter().collect::<BTreeMap<_, _>>())
+        else {
             return Err(foreign("it has no metadata".to_owned()));
         };
         if metadata.get("format").map(String::as_str) != Some(FORMAT) {
@@ -189,9 +200,9 @@ impl Checkpoint {
             return Err(damaged(format!("its content has digest {computed:.16}, its metadata says {stored:.16}")));
         }
         let checkpoint = assemble(&metadata, &tensors).map_err(damaged)?;
-        // What was read must be what would be written: nothing unknown hides in the file.
-        if checkpoint.metadata() != metadata || checkpoint.tensors().len() != tensors.len() {
-            return Err(damaged("its metadata contradict each other".to_owned()));
+        // What was read must be what would be written, to the byte: nothing unknown hides in the file.
+        if checkpoint.to_bytes() != bytes {
+            return Err(damaged("its parts contradict each other".to_owned()));
         }
         Ok(checkpoint)
     }
@@ -222,7 +233,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     let history: Vec<serde_json::Value> =
         serde_json::from_str(&text("history")?).map_err(|error| format!("history cannot be read: {error}"))?;
     let hidden = whole("hidden_size")? as usize;
-    if !tensors.get("input_projection.bias").is_some_and(|(shape, _)| shape == &[hidden]) {
+    if tensors.get("input_projection.bias").is_none_or(|(shape, _)| *shape != [hidden]) {
         return Err(format!("input_projection.bias is missing or not [{hidden}]"));
     }
     let layout = Layout::new(hidden);

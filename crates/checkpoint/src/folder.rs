@@ -17,8 +17,7 @@ pub struct RunFolder {
 impl RunFolder {
     /// Opens the folder, creating it if it is not there.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        std::fs::create_dir_all(path)
-            .map_err(|source| CheckpointError::Write { path: path.to_owned(), source })?;
+        std::fs::create_dir_all(path).map_err(|source| CheckpointError::Write { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned() })
     }
 

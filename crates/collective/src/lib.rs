@@ -31,7 +31,11 @@ pub enum CollectiveError {
 /// Sums the rows of all ranks of one generation.
 pub trait Collective: Send {
     /// The canonical sum `[3d+2]` of all micro-batches of `step`, the same bits on every rank.
-    fn all_reduce(&mut self, step: u64, rows: OwnRows) -> impl Future<Output = Result<Vec<f32>, CollectiveError>> + Send;
+    fn all_reduce(
+        &mut self,
+        step: u64,
+        rows: OwnRows,
+    ) -> impl Future<Output = Result<Vec<f32>, CollectiveError>> + Send;
 }
 
 /// A world of one: this rank has every row.
@@ -76,5 +80,48 @@ impl Collective for Grpc {
             return Err(CollectiveError::GenerationOver);
         }
         Ok(reply.sum.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    /// A world of one never waits, so one poll is enough.
+    fn reduce(local: &mut Local, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
+        let mut future = pin!(local.all_reduce(0, rows));
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => result,
+            Poll::Pending => panic!("a world of one waited"),
+        }
+    }
+
+    #[test]
+    fn local_adds_in_micro_batch_order() {
+        let mut local = Local { micro_batches: 3, row_len: 2 };
+        // In another order 1e8 would swallow the ones.
+        let rows = vec![(2, vec![-1e8, 0.5]), (0, vec![1.0, -0.0]), (1, vec![1e8, -0.0])];
+        let sum = reduce(&mut local, rows.clone()).unwrap();
+        assert_eq!(sum, vec![(1.0f32 + 1e8) - 1e8, 0.5]);
+        let mut canonical = Rows::new(3, 2);
+        for (micro_batch, row) in rows {
+            canonical.insert(micro_batch, row).unwrap();
+        }
+        assert_eq!(sum, canonical.sum().unwrap());
+        assert_ne!(sum[0], (-1e8f32 + 1e8) + 1.0, "the order shows");
+    }
+
+    #[test]
+    fn local_refuses_what_is_not_one_row_per_micro_batch() {
+        let mut local = Local { micro_batches: 2, row_len: 1 };
+        let mut refusal = |rows| reduce(&mut local, rows).unwrap_err().to_string();
+        assert_eq!(refusal(vec![(1, vec![1.0])]), "the row of micro-batch 0 is missing");
+        assert_eq!(refusal(vec![(2, vec![1.0])]), "micro-batch 2 is not one of 2");
+        assert_eq!(refusal(vec![(0, vec![])]), "the row of micro-batch 0 has 0 floats instead of 1");
+        let twice = vec![(0, vec![1.0]), (0, vec![2.0]), (1, vec![1.0])];
+        assert_eq!(refusal(twice), "the row of micro-batch 0 came twice with different bits");
     }
 }

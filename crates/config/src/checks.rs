@@ -17,17 +17,11 @@ pub(crate) fn run_length(
     let (Some(epochs), Some(batches), Some(batch)) = (num_epochs, num_batches, batch_size) else {
         return;
     };
-    let samples = epochs
-        .checked_mul(batches)
-        .and_then(|steps| steps.checked_mul(batch as u64));
+    let samples = epochs.checked_mul(batches).and_then(|steps| steps.checked_mul(batch as u64));
     if samples.is_some_and(|samples| samples <= EXACT) {
         return;
     }
-    let culprit = if epochs >= batches {
-        "num_epochs"
-    } else {
-        "num_batches"
-    };
+    let culprit = if epochs >= batches { "num_epochs" } else { "num_batches" };
     reader.note(
         culprit,
         format!(
@@ -69,23 +63,11 @@ pub(crate) fn value_range(
         return;
     };
     let culprit = reader.likeliest("min_val", "max_val");
-    let other = if culprit == "min_val" {
-        "max_val"
-    } else {
-        "min_val"
-    };
+    let other = if culprit == "min_val" { "max_val" } else { "min_val" };
     if min >= max {
-        let order = if culprit == "min_val" {
-            "below"
-        } else {
-            "above"
-        };
+        let order = if culprit == "min_val" { "below" } else { "above" };
         let message = format!("must be {order} {}", reader.mention(other));
-        reader.note(
-            culprit,
-            message,
-            Some("set min_val and max_val together".to_string()),
-        );
+        reader.note(culprit, message, Some("set min_val and max_val together".to_string()));
         return;
     }
     let range = max - min;
@@ -106,21 +88,12 @@ pub(crate) fn value_range(
 
 /// In the stages with text, at least one number with that many decimals lies in the range, and
 /// all of them are exact.
-fn written_numbers(
-    reader: &mut Reader,
-    stage: Stage,
-    (min, max): (f64, f64),
-    decimals: u32,
-    culprit: &'static str,
-) {
+fn written_numbers(reader: &mut Reader, stage: Stage, (min, max): (f64, f64), decimals: u32, culprit: &'static str) {
     let scale = power_of_ten(decimals);
     if min.abs().max(max.abs()) * scale > EXACT as f64 {
         reader.note(
             culprit,
-            format!(
-                "is too large to be written exactly with {}",
-                reader.mention("decimals")
-            ),
+            format!("is too large to be written exactly with {}", reader.mention("decimals")),
             Some("lower decimals, or narrow min_val and max_val".to_string()),
         );
         return;
@@ -160,19 +133,11 @@ fn has_written_number(min: f64, max: f64, scale: f64) -> bool {
 }
 
 /// Something trains, and only what the stage uses.
-pub(crate) fn trained(
-    reader: &mut Reader,
-    stage: Option<Stage>,
-    input: Option<bool>,
-    output: Option<bool>,
-) {
+pub(crate) fn trained(reader: &mut Reader, stage: Option<Stage>, input: Option<bool>, output: Option<bool>) {
     if stage == Some(Stage::Text) && input == Some(true) {
         reader.note(
             "train_input_projection",
-            format!(
-                "must be false with {}, which does not use the input projector",
-                reader.mention("stage")
-            ),
+            format!("must be false with {}, which does not use the input projector", reader.mention("stage")),
             Some("leave it out, or set it to false".to_string()),
         );
         return;
@@ -193,12 +158,7 @@ pub(crate) fn trained(
 }
 
 /// `min_workers ≤ workers ≤ max_workers`.
-pub(crate) fn worker_counts(
-    reader: &mut Reader,
-    least: Option<usize>,
-    workers: Option<usize>,
-    most: Option<usize>,
-) {
+pub(crate) fn worker_counts(reader: &mut Reader, least: Option<usize>, workers: Option<usize>, most: Option<usize>) {
     if let (Some(least), Some(most)) = (least, most)
         && least > most
     {
@@ -229,11 +189,7 @@ fn not_above(reader: &mut Reader, low: &'static str, high: &'static str) {
 }
 
 /// A worker is not taken for dead between two signs of life.
-pub(crate) fn timeouts(
-    reader: &mut Reader,
-    heartbeat: Option<Duration>,
-    dead_after: Option<Duration>,
-) {
+pub(crate) fn timeouts(reader: &mut Reader, heartbeat: Option<Duration>, dead_after: Option<Duration>) {
     let (Some(heartbeat), Some(dead_after)) = (heartbeat, dead_after) else {
         return;
     };

@@ -3,9 +3,7 @@
 
 use std::fmt;
 
-use crate::types::{
-    CollectiveChoice, DeviceChoice, Loss, Readout, Resume, Solver, Stage, Task, ValueEncoding,
-};
+use crate::types::{CollectiveChoice, DeviceChoice, Loss, Readout, Resume, Solver, Stage, Task, ValueEncoding};
 
 /// A setting with a fixed list of names.
 pub trait Choice: Copy + PartialEq + 'static {

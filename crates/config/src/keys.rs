@@ -51,10 +51,7 @@ impl Key {
 
     /// The environment variable: `NUMALIGN_BATCH_SIZE`, `NUMALIGN_DATASET_FILE`.
     pub fn env_name(&self) -> String {
-        format!(
-            "{ENV_PREFIX}{}",
-            self.name.to_ascii_uppercase().replace('.', "_")
-        )
+        format!("{ENV_PREFIX}{}", self.name.to_ascii_uppercase().replace('.', "_"))
     }
 
     /// The key's value in `config`, as YAML; null where it is not set.
@@ -127,16 +124,8 @@ mod tests {
     #[test]
     fn help_is_one_line_without_a_full_stop() {
         for key in keys() {
-            assert!(
-                !key.help.is_empty() && !key.help.contains('\n'),
-                "{}",
-                key.name
-            );
-            assert!(
-                !key.help.ends_with('.') && key.help.len() <= 100,
-                "{}",
-                key.name
-            );
+            assert!(!key.help.is_empty() && !key.help.contains('\n'), "{}", key.name);
+            assert!(!key.help.ends_with('.') && key.help.len() <= 100, "{}", key.name);
         }
     }
 }

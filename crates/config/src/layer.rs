@@ -52,21 +52,14 @@ pub struct Layer {
 
 impl Layer {
     fn new(origin: Origin) -> Layer {
-        Layer {
-            origin,
-            values: BTreeMap::new(),
-            problems: Vec::new(),
-            unreadable: false,
-        }
+        Layer { origin, values: BTreeMap::new(), problems: Vec::new(), unreadable: false }
     }
 
     /// Reads a YAML file. A file that cannot be read gives a layer that `resolve` refuses.
     pub fn from_yaml_file(path: &Path) -> Layer {
         match read_text(path) {
             Ok(text) => Layer::from_yaml_text(path, &text),
-            Err((message, hint)) => {
-                Layer::new(Origin::File(path.to_path_buf())).refused(message, hint)
-            }
+            Err((message, hint)) => Layer::new(Origin::File(path.to_path_buf())).refused(message, hint),
         }
     }
 
@@ -168,16 +161,14 @@ impl Layer {
             Origin::Environment => "environment".to_string(),
             Origin::Flags => "flags".to_string(),
         };
-        self.problems
-            .push(Problem::of_source(origin, message, hint));
+        self.problems.push(Problem::of_source(origin, message, hint));
         self.unreadable = true;
         self
     }
 
     fn add(&mut self, key: &'static Key, value: Raw) {
         if self.values.contains_key(key.name) {
-            self.problems
-                .push(repeated(self.origin.of_key(key), key.name));
+            self.problems.push(repeated(self.origin.of_key(key), key.name));
             return;
         }
         self.values.insert(key.name, value);
@@ -213,11 +204,7 @@ impl Layer {
             self.add_unknown(&name.to_string());
             return;
         };
-        let is_group = |key: &Key| {
-            key.name
-                .split_once('.')
-                .is_some_and(|(group, _)| group == name)
-        };
+        let is_group = |key: &Key| key.name.split_once('.').is_some_and(|(group, _)| group == name);
         if !keys().iter().any(is_group) {
             self.add_yaml_value(name, value);
             return;
@@ -230,11 +217,7 @@ impl Layer {
                 }
             }
             other => {
-                let members: Vec<&str> = keys()
-                    .iter()
-                    .filter(|key| is_group(key))
-                    .map(|key| key.name)
-                    .collect();
+                let members: Vec<&str> = keys().iter().filter(|key| is_group(key)).map(|key| key.name).collect();
                 self.problems.push(Problem {
                     origin: self.file_name(),
                     key: Some(name.clone()),
@@ -258,8 +241,7 @@ impl Layer {
         let near = nearest(name).map(|key| key.name.to_string());
         let origin = self.file_name();
         let message = "unknown key".to_string();
-        self.problems
-            .push(Problem::of_key(origin, name, message, unknown_hint(near)));
+        self.problems.push(Problem::of_key(origin, name, message, unknown_hint(near)));
     }
 
     fn file_name(&self) -> String {
@@ -280,10 +262,7 @@ fn is_reserved(name: &str) -> bool {
 }
 
 fn nearest_variable(name: &str) -> Option<String> {
-    if let Some(reserved) = RESERVED_ENV
-        .iter()
-        .find(|known| crate::suggest::close(known, name))
-    {
+    if let Some(reserved) = RESERVED_ENV.iter().find(|known| crate::suggest::close(known, name)) {
         return Some(reserved.to_string());
     }
     nearest(name.strip_prefix(ENV_PREFIX).unwrap_or(name)).map(Key::env_name)
@@ -292,34 +271,23 @@ fn nearest_variable(name: &str) -> Option<String> {
 /// Whether the text holds nothing but spaces, comments and document marks.
 fn is_blank(text: &str) -> bool {
     let text = text.trim_start_matches('\u{feff}');
-    text.lines()
-        .map(str::trim)
-        .all(|line| line.is_empty() || line.starts_with('#') || line == "---")
+    text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#') || line == "---")
 }
 
 /// The text of a file, or what is wrong and what to do.
 fn read_text(path: &Path) -> Result<String, (String, &'static str)> {
     if path.is_dir() {
-        return Err((
-            "is a folder, not a file".to_string(),
-            "name a YAML file inside it",
-        ));
+        return Err(("is a folder, not a file".to_string(), "name a YAML file inside it"));
     }
     let cannot_read = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => (
-            "does not exist".to_string(),
-            "check the path; it starts from the current directory",
-        ),
-        _ => (
-            format!("cannot be read: {error}"),
-            "check the permissions of the file",
-        ),
+        std::io::ErrorKind::NotFound => {
+            ("does not exist".to_string(), "check the path; it starts from the current directory")
+        }
+        _ => (format!("cannot be read: {error}"), "check the permissions of the file"),
     };
     let file = std::fs::File::open(path).map_err(cannot_read)?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(cannot_read)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(cannot_read)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         let message = format!("is larger than {MAX_FILE_BYTES} bytes");
         return Err((message, "name a configuration file"));
@@ -328,10 +296,7 @@ fn read_text(path: &Path) -> Result<String, (String, &'static str)> {
         Ok(text) => Ok(text),
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
-            Err((
-                format!("is not UTF-8 text (byte {at})"),
-                "name a YAML file, saved as UTF-8",
-            ))
+            Err((format!("is not UTF-8 text (byte {at})"), "name a YAML file, saved as UTF-8"))
         }
     }
 }

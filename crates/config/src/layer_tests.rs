@@ -5,19 +5,11 @@ fn yaml(text: &str) -> Layer {
 }
 
 fn env(pairs: &[(&str, &str)]) -> Layer {
-    Layer::from_env(
-        pairs
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.to_string())),
-    )
+    Layer::from_env(pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())))
 }
 
 fn lines(layer: &Layer) -> Vec<String> {
-    layer
-        .problems()
-        .iter()
-        .map(|problem| problem.to_string())
-        .collect()
+    layer.problems().iter().map(|problem| problem.to_string()).collect()
 }
 
 #[test]
@@ -25,31 +17,15 @@ fn nested_and_dotted_names_are_the_same_key() {
     let nested = yaml("dataset:\n  file: a.jsonl\n  shuffle: false\n");
     let dotted = yaml("dataset.file: a.jsonl\ndataset.shuffle: false\n");
     assert_eq!(nested.values, dotted.values);
-    assert_eq!(
-        nested.get("dataset.file"),
-        Some(&Raw::Text("a.jsonl".to_string()))
-    );
+    assert_eq!(nested.get("dataset.file"), Some(&Raw::Text("a.jsonl".to_string())));
     assert!(lines(&nested).is_empty() && lines(&dotted).is_empty());
 }
 
 #[test]
 fn files_without_keys_set_nothing() {
-    for text in [
-        "",
-        "\n",
-        "# only a comment\n",
-        "---\n",
-        "{}",
-        "null",
-        "\u{feff}",
-        "dataset:\n",
-    ] {
+    for text in ["", "\n", "# only a comment\n", "---\n", "{}", "null", "\u{feff}", "dataset:\n"] {
         let layer = yaml(text);
-        assert!(
-            layer.values.is_empty() && lines(&layer).is_empty(),
-            "{text:?}: {:?}",
-            lines(&layer)
-        );
+        assert!(layer.values.is_empty() && lines(&layer).is_empty(), "{text:?}: {:?}", lines(&layer));
     }
 }
 
@@ -61,21 +37,12 @@ fn a_byte_order_mark_is_no_part_of_the_first_key() {
 #[test]
 fn repeated_keys_are_problems() {
     let repeated = "is set more than once; hint: keep one of them";
-    assert_eq!(
-        lines(&yaml("lr: 1\nlr: 1\n")),
-        [format!("run.yaml: lr: {repeated}")]
-    );
+    assert_eq!(lines(&yaml("lr: 1\nlr: 1\n")), [format!("run.yaml: lr: {repeated}")]);
     let file = [format!("run.yaml: dataset.file: {repeated}")];
     assert_eq!(lines(&yaml("dataset:\n  file: a\n  file: b\n")), file);
     assert_eq!(lines(&yaml("dataset:\n  file: a\ndataset.file: b\n")), file);
-    assert_eq!(
-        lines(&yaml("dataset: {file: a}\ndataset: {file: a}\n")),
-        file
-    );
-    assert_eq!(
-        lines(&yaml("lr: null\nlr: 1\n")),
-        [format!("run.yaml: lr: {repeated}")]
-    );
+    assert_eq!(lines(&yaml("dataset: {file: a}\ndataset: {file: a}\n")), file);
+    assert_eq!(lines(&yaml("lr: null\nlr: 1\n")), [format!("run.yaml: lr: {repeated}")]);
     let flags = Layer::from_flags([("lr", "1".to_string()), ("lr", "2".to_string())]);
     assert_eq!(lines(&flags), [format!("--lr: lr: {repeated}")]);
 }
@@ -94,20 +61,12 @@ fn unknown_keys_come_with_a_suggestion() {
         ]
     );
     let flags = Layer::from_flags([("batch-siz", "1".to_string())]);
-    assert_eq!(
-        lines(&flags),
-        ["--batch-siz: batch-siz: unknown key; hint: did you mean --batch-size?"]
-    );
+    assert_eq!(lines(&flags), ["--batch-siz: batch-siz: unknown key; hint: did you mean --batch-size?"]);
 }
 
 #[test]
 fn other_top_levels_are_refused() {
-    for (text, kind) in [
-        ("- lr", "a list"),
-        ("lr", "text"),
-        ("3", "a number"),
-        ("true", "true or false"),
-    ] {
+    for (text, kind) in [("- lr", "a list"), ("lr", "text"), ("3", "a number"), ("true", "true or false")] {
         let layer = yaml(text);
         let expected = format!(
             "run.yaml: must be a list of `key: value` lines, not {kind}; hint: begin with a line such as `stage: nn`"
@@ -117,30 +76,17 @@ fn other_top_levels_are_refused() {
     }
     assert_eq!(
         lines(&yaml("dataset: a.jsonl")),
-        [
-            "run.yaml: dataset = a.jsonl: must be a mapping, not text; hint: set dataset.file or dataset.shuffle"
-        ]
+        ["run.yaml: dataset = a.jsonl: must be a mapping, not text; hint: set dataset.file or dataset.shuffle"]
     );
 }
 
 #[test]
 fn broken_yaml_names_the_place() {
-    for text in [
-        "lr: [1",
-        "lr: 1\n\tseed: 2\n",
-        "a: b: c",
-        "lr: *gone",
-        "lr: !unit 3",
-        "a: 1\n---\nb: 2",
-    ] {
+    for text in ["lr: [1", "lr: 1\n\tseed: 2\n", "a: b: c", "lr: *gone", "lr: !unit 3", "a: 1\n---\nb: 2"] {
         let layer = yaml(text);
         let found = lines(&layer);
         assert_eq!(found.len(), 1, "{text:?}");
-        assert!(
-            found[0].starts_with("run.yaml: is not valid YAML: "),
-            "{}",
-            found[0]
-        );
+        assert!(found[0].starts_with("run.yaml: is not valid YAML: "), "{}", found[0]);
         assert!(layer.is_unreadable());
     }
     assert!(lines(&yaml("lr: 1\nseed: [1\n"))[0].contains("line "));
@@ -173,19 +119,11 @@ fn unreadable_files_are_explained() {
     let message = |path: &Path| lines(&Layer::from_yaml_file(path)).join("\n");
     assert!(message(&binary).contains("binary.yaml: is not UTF-8 text (byte 4)"));
     assert!(message(&large).contains("large.yaml: is larger than 65536 bytes"));
-    assert!(
-        message(&folder).contains(": is a folder, not a file; hint: name a YAML file inside it")
-    );
-    assert!(
-        message(&folder.join("none.yaml"))
-            .contains("none.yaml: does not exist; hint: check the path")
-    );
+    assert!(message(&folder).contains(": is a folder, not a file; hint: name a YAML file inside it"));
+    assert!(message(&folder.join("none.yaml")).contains("none.yaml: does not exist; hint: check the path"));
     assert!(message(&good.join("x.yaml")).contains("x.yaml: cannot be read: "));
     assert_eq!(message(&good), "");
-    assert_eq!(
-        Layer::from_yaml_file(&good).get("lr"),
-        Some(&Raw::Float(0.5))
-    );
+    assert_eq!(Layer::from_yaml_file(&good).get("lr"), Some(&Raw::Float(0.5)));
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
@@ -207,11 +145,7 @@ fn variables_are_settings_only_with_the_prefix() {
 
 #[test]
 fn unknown_variables_are_problems_and_their_values_stay_hidden() {
-    let layer = env(&[
-        ("NUMALIGN_TOKN", "secret"),
-        ("NUMALIGN_BATCHSIZE", "8"),
-        ("NUMALIGN_", "1"),
-    ]);
+    let layer = env(&[("NUMALIGN_TOKN", "secret"), ("NUMALIGN_BATCHSIZE", "8"), ("NUMALIGN_", "1")]);
     assert_eq!(
         lines(&layer),
         [
@@ -228,8 +162,5 @@ fn variables_that_are_not_utf8_are_problems() {
     use std::os::unix::ffi::OsStringExt;
     let broken = || OsString::from_vec(vec![0xff]);
     let layer = Layer::from_env_os([("NUMALIGN_LR".into(), broken()), ("OTHER".into(), broken())]);
-    assert_eq!(
-        lines(&layer),
-        ["NUMALIGN_LR: lr: is not UTF-8; hint: set it again with plain text"]
-    );
+    assert_eq!(lines(&layer), ["NUMALIGN_LR: lr: is not UTF-8; hint: set it again with plain text"]);
 }

@@ -19,17 +19,11 @@ pub(crate) struct Fault {
 }
 
 fn fault<T>(message: impl Into<String>) -> Result<T, Fault> {
-    Err(Fault {
-        message: message.into(),
-        hint: None,
-    })
+    Err(Fault { message: message.into(), hint: None })
 }
 
 fn fault_with_hint<T>(message: impl Into<String>, hint: impl Into<String>) -> Result<T, Fault> {
-    Err(Fault {
-        message: message.into(),
-        hint: Some(hint.into()),
-    })
+    Err(Fault { message: message.into(), hint: Some(hint.into()) })
 }
 
 /// `true` or `false`, and nothing else.
@@ -46,9 +40,7 @@ pub(crate) fn boolean(raw: &Raw) -> Result<bool, Fault> {
     };
     match meant.as_str() {
         "true" | "yes" | "on" | "y" | "1" => fault_with_hint("must be true or false", "write true"),
-        "false" | "no" | "off" | "n" | "0" => {
-            fault_with_hint("must be true or false", "write false")
-        }
+        "false" | "no" | "off" | "n" | "0" => fault_with_hint("must be true or false", "write false"),
         _ => fault("must be true or false"),
     }
 }
@@ -76,10 +68,7 @@ pub(crate) fn whole(raw: &Raw, least: u64, most: u64) -> Result<u64, Fault> {
     };
     match u64::try_from(value) {
         Ok(value) if value >= least && value <= most => Ok(value),
-        _ if value > i128::from(u64::MAX) => fault(format!(
-            "must be {allowed}; the largest possible is {}",
-            u64::MAX
-        )),
+        _ if value > i128::from(u64::MAX) => fault(format!("must be {allowed}; the largest possible is {}", u64::MAX)),
         _ => fault(format!("must be {allowed}")),
     }
 }
@@ -112,11 +101,7 @@ pub(crate) fn positive_float(raw: &Raw) -> Result<f64, Fault> {
         return fault("must be above 0");
     }
     if value < f64::from(f32::MIN_POSITIVE) || value > f64::from(f32::MAX) {
-        return fault(format!(
-            "must be from {:e} to {:e}, the range of single precision",
-            f32::MIN_POSITIVE,
-            f32::MAX
-        ));
+        return fault(format!("must be from {:e} to {:e}, the range of single precision", f32::MIN_POSITIVE, f32::MAX));
     }
     Ok(value)
 }
@@ -125,10 +110,7 @@ pub(crate) fn positive_float(raw: &Raw) -> Result<f64, Fault> {
 pub(crate) fn bound(raw: &Raw) -> Result<f64, Fault> {
     let value = float(raw)?;
     if value.abs() > f64::from(f32::MAX) {
-        return fault(format!(
-            "must be from -{0:e} to {0:e}, the range of single precision",
-            f32::MAX
-        ));
+        return fault(format!("must be from -{0:e} to {0:e}, the range of single precision", f32::MAX));
     }
     Ok(value)
 }
@@ -167,10 +149,7 @@ pub(crate) fn file_to_write(raw: &Raw) -> Result<String, Fault> {
     let last = text.rsplit('/').next().unwrap_or("");
     if matches!(last, "" | "." | "..") || path.is_dir() {
         let suggestion = path.join("projectors.safetensors");
-        return fault_with_hint(
-            "must name a file, not a folder",
-            format!("write {}", suggestion.display()),
-        );
+        return fault_with_hint("must name a file, not a folder", format!("write {}", suggestion.display()));
     }
     Ok(text)
 }
@@ -209,11 +188,7 @@ pub(crate) fn tasks(raw: &Raw) -> Result<Vec<Task>, Fault> {
         Raw::List(items) => items.clone(),
         Raw::Text(text) => split_list(text),
         other => {
-            return fault(format!(
-                "must be a list of {}, not {}",
-                names(Task::ALL),
-                other.kind()
-            ));
+            return fault(format!("must be a list of {}, not {}", names(Task::ALL), other.kind()));
         }
     };
     let mut tasks: Vec<Task> = Vec::new();
@@ -221,10 +196,7 @@ pub(crate) fn tasks(raw: &Raw) -> Result<Vec<Task>, Fault> {
         let task = match choice::<Task>(item) {
             Ok(task) => task,
             Err(_) => {
-                return fault(format!(
-                    "must be a list of {}, not of {item}",
-                    names(Task::ALL)
-                ));
+                return fault(format!("must be a list of {}, not of {item}", names(Task::ALL)));
             }
         };
         if tasks.contains(&task) {
@@ -243,17 +215,11 @@ pub(crate) fn tasks(raw: &Raw) -> Result<Vec<Task>, Fault> {
 
 fn split_list(text: &str) -> Vec<Raw> {
     let trimmed = text.trim();
-    let inner = trimmed
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(trimmed);
+    let inner = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(trimmed);
     if inner.trim().is_empty() {
         return Vec::new();
     }
-    inner
-        .split(',')
-        .map(|item| Raw::Text(item.trim().to_string()))
-        .collect()
+    inner.split(',').map(|item| Raw::Text(item.trim().to_string())).collect()
 }
 
 /// A span of time: a number of seconds, or a number with `ms`, `s`, `min` or `h`.
@@ -348,18 +314,13 @@ pub(crate) fn run_id(raw: &Raw) -> Result<String, Fault> {
     let name = text(raw)?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if let Some(wrong) = name.chars().find(|c| !allowed(*c)) {
-        return fault(format!(
-            "must have letters, digits, '.', '_' and '-' only, not {wrong:?}"
-        ));
+        return fault(format!("must have letters, digits, '.', '_' and '-' only, not {wrong:?}"));
     }
     if name.starts_with(['.', '-']) {
         return fault("must not start with '.' or '-'");
     }
     if name.len() > LONGEST_NAME {
-        return fault(format!(
-            "must have at most {LONGEST_NAME} characters, and it has {}",
-            name.len()
-        ));
+        return fault(format!("must have at most {LONGEST_NAME} characters, and it has {}", name.len()));
     }
     Ok(name)
 }

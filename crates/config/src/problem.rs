@@ -24,24 +24,12 @@ pub struct Problem {
 impl Problem {
     /// A problem of a whole source, such as a file that cannot be read.
     pub(crate) fn of_source(origin: String, message: String, hint: &str) -> Problem {
-        Problem {
-            origin,
-            key: None,
-            value: None,
-            message,
-            hint: Some(hint.to_string()),
-        }
+        Problem { origin, key: None, value: None, message, hint: Some(hint.to_string()) }
     }
 
     /// A problem of a key whose value does not matter, such as one that is unknown.
     pub(crate) fn of_key(origin: String, key: &str, message: String, hint: String) -> Problem {
-        Problem {
-            origin,
-            key: Some(key.to_string()),
-            value: None,
-            message,
-            hint: Some(hint),
-        }
+        Problem { origin, key: Some(key.to_string()), value: None, message, hint: Some(hint) }
     }
 }
 
@@ -128,18 +116,12 @@ mod tests {
             message: "must be a number".to_string(),
             hint: None,
         };
-        assert_eq!(
-            problem.to_string(),
-            "run.yaml: lr = a\\nb\\u{1b}: must be a number"
-        );
+        assert_eq!(problem.to_string(), "run.yaml: lr = a\\nb\\u{1b}: must be a number");
     }
 
     #[test]
     fn long_values_are_cut_and_empty_ones_are_visible() {
-        assert_eq!(
-            one_line(&"x".repeat(100), 80),
-            format!("{}…", "x".repeat(80))
-        );
+        assert_eq!(one_line(&"x".repeat(100), 80), format!("{}…", "x".repeat(80)));
         assert_eq!(one_line(&"x".repeat(80), 80), "x".repeat(80));
         assert_eq!(one_line("", 80), "\"\"");
     }
@@ -149,9 +131,6 @@ mod tests {
         let first = Problem::of_source("a".to_string(), "is wrong".to_string(), "mend it");
         let second = Problem::of_key("b".to_string(), "k", "unknown key".to_string(), "no".into());
         let errors = ConfigErrors::new(vec![first, second]);
-        assert_eq!(
-            errors.to_string(),
-            "a: is wrong; hint: mend it\nb: k: unknown key; hint: no"
-        );
+        assert_eq!(errors.to_string(), "a: is wrong; hint: mend it\nb: k: unknown key; hint: no");
     }
 }

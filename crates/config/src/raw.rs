@@ -140,17 +140,13 @@ mod tests {
 
     #[test]
     fn repeated_keys_are_kept() {
-        let Raw::Map(entries) = read("a: 1\na: 2") else {
-            panic!("not a mapping")
-        };
+        let Raw::Map(entries) = read("a: 1\na: 2") else { panic!("not a mapping") };
         assert_eq!(entries.len(), 2);
     }
 
     #[test]
     fn tags_are_refused() {
-        let error = serde_yaml::from_str::<Raw>("!big 3")
-            .unwrap_err()
-            .to_string();
+        let error = serde_yaml::from_str::<Raw>("!big 3").unwrap_err().to_string();
         assert!(error.contains("without a tag"), "{error}");
     }
 }

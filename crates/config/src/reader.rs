@@ -42,11 +42,7 @@ impl Reader {
     }
 
     /// The value of a key that has a default. `None` where it is invalid, which is then noted.
-    pub(crate) fn value<T>(
-        &mut self,
-        name: &'static str,
-        parse: impl Fn(&Raw) -> Result<T, Fault>,
-    ) -> Option<T> {
+    pub(crate) fn value<T>(&mut self, name: &'static str, parse: impl Fn(&Raw) -> Result<T, Fault>) -> Option<T> {
         if let Some(set) = self.set_value(name, &parse) {
             return set;
         }
@@ -87,11 +83,7 @@ impl Reader {
     }
 
     /// `None` where no layer sets the key, `Some(None)` where the value is invalid.
-    fn set_value<T>(
-        &mut self,
-        name: &'static str,
-        parse: impl Fn(&Raw) -> Result<T, Fault>,
-    ) -> Option<Option<T>> {
+    fn set_value<T>(&mut self, name: &'static str, parse: impl Fn(&Raw) -> Result<T, Fault>) -> Option<Option<T>> {
         #[cfg(test)]
         self.asked.push(name);
         let layer = self.strength(name)?;
@@ -128,11 +120,7 @@ impl Reader {
 
     /// Of the keys, the one set by the strongest layer: the likeliest slip. The first of equals.
     pub(crate) fn likeliest(&self, first: &'static str, second: &'static str) -> &'static str {
-        if self.strength(second) > self.strength(first) {
-            second
-        } else {
-            first
-        }
+        if self.strength(second) > self.strength(first) { second } else { first }
     }
 
     /// `max_workers = 64 (default)`: a key as other problems mention it.
@@ -163,25 +151,16 @@ impl Reader {
 
     fn text(&self, name: &str) -> String {
         if let Some(layer) = self.strength(name) {
-            return self.layers[layer]
-                .get(name)
-                .map(Raw::to_string)
-                .unwrap_or_default();
+            return self.layers[layer].get(name).map(Raw::to_string).unwrap_or_default();
         }
         match self.worked_out.get(name) {
             Some(text) => text.clone(),
-            None => key(name)
-                .map(Key::default_text)
-                .unwrap_or_default()
-                .to_string(),
+            None => key(name).map(Key::default_text).unwrap_or_default().to_string(),
         }
     }
 }
 
 /// A key without a fixed default was read as if it had one: a slip in `resolve`, found by its tests.
 fn no_default() -> Fault {
-    Fault {
-        message: "has no default, which is a bug of numalign".to_string(),
-        hint: None,
-    }
+    Fault { message: "has no default, which is a bug of numalign".to_string(), hint: None }
 }

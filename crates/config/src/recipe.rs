@@ -33,10 +33,7 @@ impl Recipe {
             found.push((place, (key, phrase(left), phrase(right))));
         }
         found.sort_by_key(|(place, _)| *place);
-        found
-            .into_iter()
-            .map(|(_, difference)| difference)
-            .collect()
+        found.into_iter().map(|(_, difference)| difference).collect()
     }
 }
 
@@ -100,13 +97,7 @@ mod tests {
     fn floats_come_back_exactly() {
         let mut recipe = recipe();
         // These lose their last bit in a JSON reader that takes short cuts.
-        for lr in [
-            51.24817837550540_4,
-            93.3113703768803,
-            5e-324,
-            0.1 + 0.2,
-            f64::MAX,
-        ] {
+        for lr in [51.24817837550540_4, 93.3113703768803, 5e-324, 0.1 + 0.2, f64::MAX] {
             recipe.lr = lr;
             let back: Recipe = serde_json::from_str(&recipe.digest_text()).unwrap();
             assert_eq!(back.lr.to_bits(), lr.to_bits());
@@ -115,12 +106,8 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_refused() {
-        let text = recipe()
-            .digest_text()
-            .replace("\"seed\":0", "\"seed\":0,\"momentum\":1");
-        let error = serde_json::from_str::<Recipe>(&text)
-            .unwrap_err()
-            .to_string();
+        let text = recipe().digest_text().replace("\"seed\":0", "\"seed\":0,\"momentum\":1");
+        let error = serde_json::from_str::<Recipe>(&text).unwrap_err().to_string();
         assert!(error.contains("momentum"), "{error}");
     }
 
@@ -136,9 +123,7 @@ mod tests {
         other.stage = Stage::Mixed;
         other.lr = 0.01;
         other.mixed_tasks = vec![Task::Min, Task::Count];
-        let row = |key: &str, mine: &str, theirs: &str| {
-            (key.to_string(), mine.to_string(), theirs.to_string())
-        };
+        let row = |key: &str, mine: &str, theirs: &str| (key.to_string(), mine.to_string(), theirs.to_string());
         let expected = vec![
             row("stage", "nn", "mixed"),
             row("lr", "0.003", "0.01"),

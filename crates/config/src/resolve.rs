@@ -73,8 +73,7 @@ fn read_recipe(reader: &mut Reader, stage: Option<Stage>) -> Option<Recipe> {
     let mixed_tasks = reader.value("mixed_tasks", parse::tasks);
     let mixed_max_numbers = reader.value("mixed_max_numbers", |raw| count(raw, 1, 1000));
     let trains_input = stage.map(|stage| stage != Stage::Text);
-    let train_input_projection =
-        reader.value_or("train_input_projection", parse::boolean, trains_input);
+    let train_input_projection = reader.value_or("train_input_projection", parse::boolean, trains_input);
     let train_output_projection = reader.value("train_output_projection", parse::boolean);
     let solver = reader.value("solver", parse::choice);
     let readout = reader.value("readout", parse::choice);
@@ -86,12 +85,7 @@ fn read_recipe(reader: &mut Reader, stage: Option<Stage>) -> Option<Recipe> {
         checks::run_length(reader, num_epochs, num_batches, batch_size);
         checks::micro_batch(reader, batch_size, micro_batch_size);
         checks::value_range(reader, stage, min_val, max_val, decimals);
-        checks::trained(
-            reader,
-            stage,
-            train_input_projection,
-            train_output_projection,
-        );
+        checks::trained(reader, stage, train_input_projection, train_output_projection);
     }
     Some(Recipe {
         stage: stage?,
@@ -121,11 +115,7 @@ fn read_recipe(reader: &mut Reader, stage: Option<Stage>) -> Option<Recipe> {
     })
 }
 
-fn read_run(
-    reader: &mut Reader,
-    stage: Option<Stage>,
-    file: Option<FileStem>,
-) -> Option<RunSettings> {
+fn read_run(reader: &mut Reader, stage: Option<Stage>, file: Option<FileStem>) -> Option<RunSettings> {
     let from_one = |raw: &Raw| parse::whole(raw, 1, EXACT);
     let dataset_file = reader.optional("dataset.file", parse::path);
     let model_path_load = reader.optional("model_path_load", parse::path);
@@ -142,9 +132,7 @@ fn read_run(
     let device = reader.value("device", parse::device);
     let collective = reader.value("collective", parse::choice);
     let deterministic = reader.value("deterministic", parse::boolean);
-    let prefetch_steps = reader.value("prefetch_steps", |raw| {
-        parse::whole(raw, 1, MOST_PREFETCHED)
-    });
+    let prefetch_steps = reader.value("prefetch_steps", |raw| parse::whole(raw, 1, MOST_PREFETCHED));
     let eval_every = reader.value("eval_every", |raw| parse::whole(raw, 0, EXACT));
     let heartbeat = reader.value("heartbeat", parse::positive_duration);
     let dead_after = reader.value("dead_after", parse::positive_duration);
@@ -180,17 +168,9 @@ fn read_run(
 }
 
 /// `run_id` as set, else the file's name without its extension, else the stage's name.
-fn read_run_id(
-    reader: &mut Reader,
-    stage: Option<Stage>,
-    file: Option<FileStem>,
-) -> Option<String> {
+fn read_run_id(reader: &mut Reader, stage: Option<Stage>, file: Option<FileStem>) -> Option<String> {
     let Some((path, stem)) = file else {
-        return reader.value_or(
-            "run_id",
-            parse::run_id,
-            stage.map(|stage| stage.to_string()),
-        );
+        return reader.value_or("run_id", parse::run_id, stage.map(|stage| stage.to_string()));
     };
     if reader.is_set("run_id") {
         return reader.value_or("run_id", parse::run_id, None);

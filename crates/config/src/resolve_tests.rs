@@ -11,11 +11,7 @@ fn file(text: &str) -> Option<Layer> {
 }
 
 fn env(pairs: &[(&str, &str)]) -> Layer {
-    Layer::from_env(
-        pairs
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.to_string())),
-    )
+    Layer::from_env(pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())))
 }
 
 fn flags(pairs: &[(&str, &str)]) -> Layer {
@@ -58,37 +54,17 @@ fn defaults_are_those_of_the_interface() {
     assert_eq!((recipe.batch_size, recipe.micro_batch_size), (8, 8));
     assert_eq!((recipe.lr, recipe.shl), (0.003, true));
     assert_eq!((recipe.lr_step_epochs, recipe.lr_gamma), (10, 0.5));
-    assert_eq!(
-        (recipe.min_val, recipe.max_val, recipe.decimals),
-        (0.0, 100.0, 4)
-    );
-    assert_eq!(
-        (recipe.value_encoding, recipe.numeric_positions),
-        (ValueEncoding::Standard, 1)
-    );
-    assert_eq!(
-        (recipe.mixed_tasks, recipe.mixed_max_numbers),
-        (vec![Task::Min], 10)
-    );
+    assert_eq!((recipe.min_val, recipe.max_val, recipe.decimals), (0.0, 100.0, 4));
+    assert_eq!((recipe.value_encoding, recipe.numeric_positions), (ValueEncoding::Standard, 1));
+    assert_eq!((recipe.mixed_tasks, recipe.mixed_max_numbers), (vec![Task::Min], 10));
     assert!(recipe.train_input_projection && recipe.train_output_projection);
     assert_eq!((recipe.seed, recipe.dataset_shuffle), (0, true));
     let run = config.run;
-    assert_eq!(
-        (run.dataset_file, run.model_path_load, run.resume),
-        (None, None, None)
-    );
+    assert_eq!((run.dataset_file, run.model_path_load, run.resume), (None, None, None));
     assert_eq!(run.model_path_save, Path::new("chk/nn.safetensors"));
     assert_eq!(run.run_id, "nn");
     assert_eq!((run.checkpoint_every, run.keep_checkpoints), (100, 3));
-    assert_eq!(
-        (
-            run.workers,
-            run.min_workers,
-            run.max_workers,
-            run.max_restarts
-        ),
-        (2, 1, 64, 3)
-    );
+    assert_eq!((run.workers, run.min_workers, run.max_workers, run.max_restarts), (2, 1, 64, 3));
     assert_eq!((run.device, run.deterministic), (DeviceChoice::Auto, true));
     assert_eq!((run.prefetch_steps, run.eval_every), (4, 0));
     assert_eq!(run.heartbeat, Duration::from_millis(500));
@@ -104,11 +80,7 @@ fn the_tables_defaults_are_what_is_resolved() {
         match key.default {
             KeyDefault::Value(text) => {
                 let shown = key.show(&config);
-                assert!(
-                    shown == text || shown == format!("{text}.0"),
-                    "{}: {shown}",
-                    key.name
-                );
+                assert!(shown == text || shown == format!("{text}.0"), "{}: {shown}", key.name);
             }
             KeyDefault::Unset => assert_eq!(key.show(&config), "none", "{}", key.name),
             KeyDefault::Worked(_) => {}
@@ -119,11 +91,7 @@ fn the_tables_defaults_are_what_is_resolved() {
 #[test]
 fn later_layers_win() {
     let yaml = "lr: 0.1\nbatch_size: 4\nseed: 1\ndataset:\n  file: a.jsonl\n";
-    let variables = [
-        ("NUMALIGN_LR", "0.2"),
-        ("NUMALIGN_SEED", "2"),
-        ("NUMALIGN_DATASET_FILE", "b"),
-    ];
+    let variables = [("NUMALIGN_LR", "0.2"), ("NUMALIGN_SEED", "2"), ("NUMALIGN_DATASET_FILE", "b")];
     let config = resolve(file(yaml), env(&variables), flags(&[("lr", "0.3")])).unwrap();
     assert_eq!(config.recipe.lr, 0.3);
     assert_eq!(config.recipe.seed, 2);
@@ -144,10 +112,7 @@ fn null_means_not_set() {
     let yaml = "lr: null\nresume: ~\nmodel_path_load:\ndataset:\n  file: null\n  shuffle:\n";
     let config = from_yaml(yaml).unwrap();
     assert_eq!(config.recipe.lr, 0.003);
-    assert_eq!(
-        (config.run.resume, config.run.model_path_load),
-        (None, None)
-    );
+    assert_eq!((config.run.resume, config.run.model_path_load), (None, None));
     assert_eq!(config.run.dataset_file, None);
     assert!(config.recipe.dataset_shuffle);
     let config = resolve(file("lr: null"), env(&[("NUMALIGN_LR", "0.2")]), flags(&[])).unwrap();
@@ -169,17 +134,7 @@ fn some_defaults_follow_the_stage() {
 
 #[test]
 fn the_default_micro_batch_divides_the_batch() {
-    for (batch, micro) in [
-        (1, 1),
-        (3, 3),
-        (7, 7),
-        (8, 8),
-        (9, 3),
-        (10, 5),
-        (11, 1),
-        (12, 6),
-        (32, 8),
-    ] {
+    for (batch, micro) in [(1, 1), (3, 3), (7, 7), (8, 8), (9, 3), (10, 5), (11, 1), (12, 6), (32, 8)] {
         let config = from_flags(&[("batch_size", &batch.to_string())]).unwrap();
         assert_eq!(config.recipe.micro_batch_size, micro, "batch_size {batch}");
     }
@@ -192,14 +147,9 @@ fn the_run_is_named_after_the_file() {
     assert_eq!(config.run.model_path_save, Path::new("chk/run.safetensors"));
     let config = from_yaml("run_id: 2024").unwrap();
     assert_eq!(config.run.run_id, "2024");
-    assert_eq!(
-        config.run.model_path_save,
-        Path::new("chk/2024.safetensors")
-    );
+    assert_eq!(config.run.model_path_save, Path::new("chk/2024.safetensors"));
     let layer = Layer::from_yaml_text(Path::new("my run.yaml"), "lr: 0.1");
-    let error = resolve(Some(layer), env(&[]), flags(&[]))
-        .unwrap_err()
-        .to_string();
+    let error = resolve(Some(layer), env(&[]), flags(&[])).unwrap_err().to_string();
     assert_eq!(
         error,
         "my run.yaml: run_id = my run: comes from the file's name and must have letters, digits, '.', '_' and '-' only, not ' '; hint: set run_id, or rename the file"
@@ -219,17 +169,11 @@ fn typed_values_reach_their_fields() {
         ("dataset.shuffle", "false"),
     ])
     .unwrap();
-    assert_eq!(
-        config.run.resume,
-        Some(Resume::File("chk/a/step-00000100.safetensors".into()))
-    );
+    assert_eq!(config.run.resume, Some(Resume::File("chk/a/step-00000100.safetensors".into())));
     assert_eq!(config.run.device, DeviceChoice::Cuda(Some(2)));
     assert_eq!(config.recipe.mixed_tasks, vec![Task::Min, Task::Count]);
     assert_eq!(config.run.heartbeat, Duration::from_millis(100));
-    assert_eq!(
-        config.run.model_path_save,
-        Path::new("out/final.safetensors")
-    );
+    assert_eq!(config.run.model_path_save, Path::new("out/final.safetensors"));
     assert!(!config.recipe.dataset_shuffle);
 }
 
@@ -238,11 +182,7 @@ fn all_problems_are_reported_at_once_with_their_origins() {
     let yaml = "lr: -1\nbacth_size: 4\nshl: 1\nmicro_batch_size: 3\n";
     let variables = [("NUMALIGN_SEED", "1.5"), ("NUMALIGN_LRR", "2")];
     let errors = resolve(file(yaml), env(&variables), flags(&[("workers", "0")])).unwrap_err();
-    let lines: Vec<String> = errors
-        .problems()
-        .iter()
-        .map(|problem| problem.to_string())
-        .collect();
+    let lines: Vec<String> = errors.problems().iter().map(|problem| problem.to_string()).collect();
     assert_eq!(
         lines,
         [
@@ -279,12 +219,7 @@ fn an_empty_variable_is_an_empty_value() {
 #[test]
 fn an_unreadable_file_hides_follow_on_errors() {
     let missing = || Some(Layer::from_yaml_file(Path::new("no/such.yaml")));
-    let errors = resolve(
-        missing(),
-        env(&[]),
-        flags(&[("max_val", "-5"), ("lr", "x")]),
-    )
-    .unwrap_err();
+    let errors = resolve(missing(), env(&[]), flags(&[("max_val", "-5"), ("lr", "x")])).unwrap_err();
     assert_eq!(
         errors.to_string(),
         "no/such.yaml: does not exist; hint: check the path; it starts from the current directory\n--lr: lr = x: must be a number"
@@ -293,29 +228,12 @@ fn an_unreadable_file_hides_follow_on_errors() {
 
 #[test]
 fn counts_have_bounds() {
-    for key in [
-        "numeric_positions",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "prefetch_steps",
-    ] {
-        assert!(
-            refusal(&[(key, "0")]).contains("must be a whole number from 1 to "),
-            "{key}"
-        );
-        assert!(
-            refusal(&[(key, "99999999999999999999")]).contains("must be a whole number"),
-            "{key}"
-        );
+    for key in ["numeric_positions", "checkpoint_every", "keep_checkpoints", "prefetch_steps"] {
+        assert!(refusal(&[(key, "0")]).contains("must be a whole number from 1 to "), "{key}");
+        assert!(refusal(&[(key, "99999999999999999999")]).contains("must be a whole number"), "{key}");
     }
     assert!(refusal(&[("mixed_max_numbers", "1001")]).contains("from 1 to 1000"));
     assert!(refusal(&[("lr_gamma", "0")]).contains("must be above 0"));
     assert!(from_flags(&[("eval_every", "0"), ("max_restarts", "0")]).is_ok());
-    assert_eq!(
-        from_flags(&[("seed", "18446744073709551615")])
-            .unwrap()
-            .recipe
-            .seed,
-        u64::MAX
-    );
+    assert_eq!(from_flags(&[("seed", "18446744073709551615")]).unwrap().recipe.seed, u64::MAX);
 }

@@ -15,9 +15,7 @@ pub fn to_yaml(config: &Config) -> String {
             top.insert(key.name.into(), value);
             continue;
         };
-        let members = top
-            .entry(group.into())
-            .or_insert_with(|| Value::Mapping(Mapping::new()));
+        let members = top.entry(group.into()).or_insert_with(|| Value::Mapping(Mapping::new()));
         if let Value::Mapping(members) = members {
             members.insert(inner.into(), value);
         }

@@ -22,9 +22,7 @@ pub(crate) fn nearest(written: &str) -> Option<&'static Key> {
         return Some(key);
     }
     // Half of a name, such as `epochs` or `file`.
-    keys()
-        .iter()
-        .find(|key| written.len() >= 3 && key.name.contains(&written))
+    keys().iter().find(|key| written.len() >= 3 && key.name.contains(&written))
 }
 
 /// Whether the two names differ by one slip at most.
@@ -59,8 +57,7 @@ fn distance(left: &str, right: &str) -> usize {
         for j in 1..=right.len() {
             let replaced = rows[i - 1][j - 1] + usize::from(left[i - 1] != right[j - 1]);
             let mut least = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            let swapped =
-                i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1];
+            let swapped = i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1];
             if swapped {
                 least = least.min(rows[i - 2][j - 2] + 1);
             }

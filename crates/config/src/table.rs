@@ -342,11 +342,7 @@ fn resume(config: &Config) -> Value {
 }
 
 fn task_list(config: &Config) -> Value {
-    let names = config
-        .recipe
-        .mixed_tasks
-        .iter()
-        .map(|task| text(task.name()));
+    let names = config.recipe.mixed_tasks.iter().map(|task| text(task.name()));
     Value::Sequence(names.collect())
 }
 

@@ -12,12 +12,7 @@ fn resolve_flags(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
 fn reload(yaml: &str) -> Config {
     let layer = Layer::from_yaml_text(Path::new("shown file.yaml"), yaml);
     let no_flags: [(&str, String); 0] = [];
-    resolve(
-        Some(layer),
-        Layer::from_env([]),
-        Layer::from_flags(no_flags),
-    )
-    .unwrap()
+    resolve(Some(layer), Layer::from_env([]), Layer::from_flags(no_flags)).unwrap()
 }
 
 fn assert_comes_back(config: &Config) {
@@ -30,10 +25,7 @@ fn the_defaults_come_back() {
     let config = resolve_flags(&[]).unwrap();
     assert_comes_back(&config);
     let yaml = to_yaml(&config);
-    assert!(
-        yaml.contains("\ndataset:\n  file: null\n  shuffle: true\n"),
-        "{yaml}"
-    );
+    assert!(yaml.contains("\ndataset:\n  file: null\n  shuffle: true\n"), "{yaml}");
     assert!(yaml.contains("\nmodel_path_load: null\n"), "{yaml}");
     assert!(yaml.contains("\nheartbeat: 0.5s\n"), "{yaml}");
 }
@@ -44,9 +36,7 @@ fn every_key_is_shown_in_the_tables_order() {
     let mut rest = yaml.as_str();
     for key in keys() {
         let name = key.name.rsplit('.').next().unwrap();
-        let at = rest
-            .find(&format!("{name}:"))
-            .unwrap_or_else(|| panic!("{name} is missing"));
+        let at = rest.find(&format!("{name}:")).unwrap_or_else(|| panic!("{name} is missing"));
         rest = &rest[at..];
     }
 }
@@ -83,37 +73,17 @@ fn every_setting_comes_back() {
 
 #[test]
 fn floats_come_back_exactly() {
-    for lr in [
-        "1e-7",
-        "0.1",
-        "1.2e-38",
-        "3.4e38",
-        "1e16",
-        "123456789.123456789",
-        "5e15",
-    ] {
+    for lr in ["1e-7", "0.1", "1.2e-38", "3.4e38", "1e16", "123456789.123456789", "5e15"] {
         assert_comes_back(&resolve_flags(&[("lr", lr)]).unwrap());
     }
-    for min in [
-        "-3.4e37",
-        "-0.0",
-        "-1e-300",
-        "-12345678901234567890",
-        "0.30000000000000004",
-    ] {
+    for min in ["-3.4e37", "-0.0", "-1e-300", "-12345678901234567890", "0.30000000000000004"] {
         assert_comes_back(&resolve_flags(&[("min_val", min), ("max_val", "1.3e37")]).unwrap());
     }
 }
 
 #[test]
 fn times_come_back_exactly() {
-    for time in [
-        "1e-9",
-        "3.000000007",
-        "2591999.999999999",
-        "123456.789012345",
-        "2min",
-    ] {
+    for time in ["1e-9", "3.000000007", "2591999.999999999", "123456.789012345", "2min"] {
         assert_comes_back(&resolve_flags(&[("coordinator_wait", time)]).unwrap());
     }
 }
@@ -168,12 +138,8 @@ fn texts_come_back_whatever_they_look_like() {
         "auto",
     ];
     for text in odd {
-        let config = resolve_flags(&[
-            ("model_name", text),
-            ("dataset.file", text),
-            ("model_path_load", text),
-            ("resume", text),
-        ]);
+        let config =
+            resolve_flags(&[("model_name", text), ("dataset.file", text), ("model_path_load", text), ("resume", text)]);
         assert_comes_back(&config.unwrap());
     }
 }

@@ -30,39 +30,18 @@ fn micro_batches_divide_the_batch() {
         refusal(&[("batch_size", "12"), ("micro_batch_size", "8")]),
         "--micro-batch-size: micro_batch_size = 8: must divide batch_size = 12 (--batch-size); hint: 6 or 4 or 3 would do"
     );
-    assert!(
-        refusal(&[("batch_size", "4"), ("micro_batch_size", "8")]).contains("hint: 4 or 2 or 1")
-    );
+    assert!(refusal(&[("batch_size", "4"), ("micro_batch_size", "8")]).contains("hint: 4 or 2 or 1"));
 }
 
 #[test]
 fn a_run_can_be_counted() {
     let message = refusal(&[("num_epochs", "9007199254740991")]);
-    assert!(
-        message.starts_with("--num-epochs: num_epochs = 9007199254740991: "),
-        "{message}"
-    );
-    assert!(
-        message.contains("at most 9007199254740991 are allowed"),
-        "{message}"
-    );
-    let most = [
-        ("num_epochs", "9007199254740991"),
-        ("num_batches", "1"),
-        ("batch_size", "1"),
-    ];
+    assert!(message.starts_with("--num-epochs: num_epochs = 9007199254740991: "), "{message}");
+    assert!(message.contains("at most 9007199254740991 are allowed"), "{message}");
+    let most = [("num_epochs", "9007199254740991"), ("num_batches", "1"), ("batch_size", "1")];
     assert!(from_flags(&most).is_ok());
-    for key in [
-        "num_epochs",
-        "num_batches",
-        "batch_size",
-        "micro_batch_size",
-        "lr_step_epochs",
-    ] {
-        assert!(
-            refusal(&[(key, "0")]).contains(" = 0: must be a whole number from 1 to "),
-            "{key}"
-        );
+    for key in ["num_epochs", "num_batches", "batch_size", "micro_batch_size", "lr_step_epochs"] {
+        assert!(refusal(&[(key, "0")]).contains(" = 0: must be a whole number from 1 to "), "{key}");
     }
 }
 
@@ -76,9 +55,7 @@ fn ranges_are_ordered_and_finite() {
         refusal(&[("max_val", "-1")]),
         "--max-val: max_val = -1: must be above min_val = 0 (default); hint: set min_val and max_val together"
     );
-    assert!(
-        refusal(&[("min_val", "-3e38"), ("max_val", "3e38")]).contains("gives a range of 6e38")
-    );
+    assert!(refusal(&[("min_val", "-3e38"), ("max_val", "3e38")]).contains("gives a range of 6e38"));
     assert!(refusal(&[("max_val", "1e-40")]).contains("gives a range of 1e-40"));
     assert!(refusal(&[("max_val", "inf")]).contains("must be a finite number"));
     assert!(refusal(&[("min_val", "nan")]).contains("must be a finite number"));
@@ -92,26 +69,17 @@ fn texts_have_numbers_to_write() {
         let mut pairs = narrow.to_vec();
         pairs.push(("stage", stage));
         let message = refusal(&pairs);
-        assert!(
-            message.starts_with("--decimals: decimals = 0: stage "),
-            "{message}"
-        );
+        assert!(message.starts_with("--decimals: decimals = 0: stage "), "{message}");
         assert!(message.contains("min_val = 0.1 (--min-val)"), "{message}");
     }
     let message = refusal(&[("stage", "text"), ("max_val", "1e12")]);
-    assert!(
-        message.contains("exactly with decimals = 4 (default)"),
-        "{message}"
-    );
+    assert!(message.contains("exactly with decimals = 4 (default)"), "{message}");
     assert!(refusal(&[("decimals", "13")]).contains("from 0 to 12"));
 }
 
 #[test]
 fn something_trains() {
-    let nothing = [
-        ("train_input_projection", "false"),
-        ("train_output_projection", "false"),
-    ];
+    let nothing = [("train_input_projection", "false"), ("train_output_projection", "false")];
     assert_eq!(
         refusal(&nothing),
         "--train-output-projection: train_output_projection = false: leaves nothing to train with train_input_projection = false (--train-input-projection); hint: set one of the two to true"
@@ -142,12 +110,7 @@ fn workers_are_ordered() {
         refusal(&[("min_workers", "3")]),
         "--min-workers: min_workers = 3: must not be above workers = 2 (default); hint: raise workers or lower min_workers"
     );
-    assert_eq!(
-        refusal(&[("min_workers", "9"), ("max_workers", "8")])
-            .lines()
-            .count(),
-        1
-    );
+    assert_eq!(refusal(&[("min_workers", "9"), ("max_workers", "8")]).lines().count(), 1);
     assert!(from_flags(&[("min_workers", "4"), ("workers", "4"), ("max_workers", "4")]).is_ok());
 }
 

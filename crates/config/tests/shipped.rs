@@ -12,11 +12,7 @@ fn folder() -> PathBuf {
 fn load(path: &Path) -> Config {
     let no_flags: [(&str, String); 0] = [];
     let layer = Layer::from_yaml_file(path);
-    match resolve(
-        Some(layer),
-        Layer::from_env([]),
-        Layer::from_flags(no_flags),
-    ) {
+    match resolve(Some(layer), Layer::from_env([]), Layer::from_flags(no_flags)) {
         Ok(config) => config,
         Err(errors) => panic!("{errors}"),
     }
@@ -36,17 +32,10 @@ fn every_file_loads_under_its_own_name() {
         }
         found += 1;
         let config = load(&path);
-        assert_eq!(
-            Some(config.run.run_id.as_str()),
-            path.file_stem().unwrap().to_str()
-        );
+        assert_eq!(Some(config.run.run_id.as_str()), path.file_stem().unwrap().to_str());
         let again = Layer::from_yaml_text(&path, &to_yaml(&config));
         let no_flags: [(&str, String); 0] = [];
-        let again = resolve(
-            Some(again),
-            Layer::from_env([]),
-            Layer::from_flags(no_flags),
-        );
+        let again = resolve(Some(again), Layer::from_env([]), Layer::from_flags(no_flags));
         assert_eq!(again.unwrap(), config);
     }
     assert!(found >= 5, "{found} files");
@@ -55,10 +44,7 @@ fn every_file_loads_under_its_own_name() {
 #[test]
 fn the_quickstart_is_small() {
     let config = shipped("quickstart.yaml");
-    assert_eq!(
-        (config.recipe.stage, config.recipe.model_name.as_str()),
-        (Stage::Nn, "demo")
-    );
+    assert_eq!((config.recipe.stage, config.recipe.model_name.as_str()), (Stage::Nn, "demo"));
     assert_eq!(config.run.workers, 2);
     assert!(config.recipe.total_steps() <= 10_000);
     assert!(config.run.coordinator_wait >= Duration::from_secs(5));
@@ -68,14 +54,8 @@ fn the_quickstart_is_small() {
 fn the_real_job_is_on_gpt2() {
     let recipe = shipped("config.yaml").recipe;
     assert_eq!(recipe.model_name, "openai-community/gpt2");
-    assert_eq!(
-        (recipe.num_epochs, recipe.num_batches, recipe.batch_size),
-        (60, 10, 8)
-    );
-    assert_eq!(
-        (recipe.lr, recipe.lr_gamma, recipe.lr_step_epochs),
-        (0.003, 0.5, 10)
-    );
+    assert_eq!((recipe.num_epochs, recipe.num_batches, recipe.batch_size), (60, 10, 8));
+    assert_eq!((recipe.lr, recipe.lr_gamma, recipe.lr_step_epochs), (0.003, 0.5, 10));
     assert_eq!(recipe.value_encoding, ValueEncoding::Standard);
 }
 
@@ -84,10 +64,7 @@ fn the_original_is_kept_for_parity() {
     let recipe = shipped("original.yaml").recipe;
     assert_eq!(recipe.value_encoding, ValueEncoding::Raw);
     assert_eq!((recipe.numeric_positions, recipe.batch_size), (1024, 8));
-    assert_eq!(
-        (recipe.lr, recipe.lr_gamma, recipe.lr_step_epochs),
-        (0.003, 0.1, 10)
-    );
+    assert_eq!((recipe.lr, recipe.lr_gamma, recipe.lr_step_epochs), (0.003, 0.1, 10));
 }
 
 #[test]
@@ -95,12 +72,7 @@ fn the_demo_of_all_stages_fits_every_stage() {
     let path = folder().join("demo-all.yaml");
     for stage in ["nn", "text", "mixed"] {
         let flags = Layer::from_flags([("stage", stage.to_string())]);
-        let config = resolve(
-            Some(Layer::from_yaml_file(&path)),
-            Layer::from_env([]),
-            flags,
-        )
-        .unwrap();
+        let config = resolve(Some(Layer::from_yaml_file(&path)), Layer::from_env([]), flags).unwrap();
         assert_eq!(config.recipe.total_steps(), 1500);
         assert_eq!(config.recipe.mixed_max_numbers, 5);
         assert_eq!(config.recipe.decimals, if stage == "mixed" { 2 } else { 4 });

@@ -18,6 +18,8 @@ pub enum CoordinatorError {
     Lock { folder: PathBuf, source: std::io::Error },
     #[error("{folder} holds an unfinished run at step {step} of {total}")]
     Unfinished { folder: PathBuf, step: u64, total: u64, run_id: String },
+    #[error("no checkpoint in {folder} can be read; the newest: {source}")]
+    Unreadable { folder: PathBuf, source: CheckpointError },
     #[error("{path} cannot be continued with this configuration:\n{differences}")]
     Differs { path: PathBuf, differences: String },
     #[error("{path} belongs to another frozen model: it says {stored:.16}, the workers have {found:.16}")]
@@ -37,16 +39,23 @@ impl CoordinatorError {
     pub fn hint(&self) -> Option<String> {
         match self {
             CoordinatorError::Checkpoint(error) => Some(error.hint().to_owned()),
-            CoordinatorError::Data(_) => Some("every line is {\"input\": …, \"output\": …}; `numalign generate` writes examples".to_owned()),
+            CoordinatorError::Data(_) => {
+                Some("every line is {\"input\": …, \"output\": …}; `numalign generate` writes examples".to_owned())
+            }
             CoordinatorError::Locked { .. } => Some("wait for the other run, or choose another --run-id".to_owned()),
             CoordinatorError::Lock { .. } => Some("check the permissions of chk/".to_owned()),
             CoordinatorError::Unfinished { run_id, .. } => {
                 Some(format!("continue it with --resume auto, or start another with --run-id (not `{run_id}`)"))
             }
+            CoordinatorError::Unreadable { folder, .. } => {
+                Some(format!("choose another --run-id, or remove {} to begin again", folder.display()))
+            }
             CoordinatorError::Differs { .. } => {
                 Some("undo the change, or start a new run with another --run-id; only num_epochs may grow".to_owned())
             }
-            CoordinatorError::OtherBase { .. } => Some("give the run the model its checkpoint was made with".to_owned()),
+            CoordinatorError::OtherBase { .. } => {
+                Some("give the run the model its checkpoint was made with".to_owned())
+            }
             CoordinatorError::Failed { hint, .. } => Some(hint.clone()),
             CoordinatorError::Stopped { run_id, .. } => Some(format!("continue with --run-id {run_id} --resume auto")),
             CoordinatorError::NotAvailable(_) | CoordinatorError::Server(_) => None,

@@ -153,7 +153,7 @@ struct Running {
 #[derive(Debug, Clone, PartialEq)]
 struct Base {
     fingerprint: String,
-    hidden: Option<usize>,
+    /// From the first worker that was ready.
     probe: Option<Vec<u8>>,
 }
 
@@ -165,12 +165,15 @@ pub struct Machine {
     running: Option<Running>,
     generations: u64,
     committed: Option<Arc<State>>,
-    /// Whether `committed` came from a checkpoint or projectors (then its hidden size binds the model).
+    /// From the checkpoint or projectors that `committed` came from, else from the first worker that was ready.
     base: Option<Base>,
     first_ready: Option<Instant>,
     reason: String,
     over: bool,
 }
+
+/// A hidden size beyond this is nonsense, and the state of it would fill the memory.
+const MOST_HIDDEN: usize = 1 << 20;
 
 /// What to do next, in the pure part of the decision.
 #[derive(Debug, Clone, PartialEq)]
@@ -184,11 +187,7 @@ pub enum Decision {
 impl Machine {
     /// `committed` is the state to continue from, where there is one; `fingerprint` the base it belongs to.
     pub fn new(config: Arc<Config>, incarnation: u64, committed: Option<State>, fingerprint: Option<String>) -> Self {
-        let base = fingerprint.map(|fingerprint| Base {
-            fingerprint,
-            hidden: committed.as_ref().map(|state| state.layout().hidden()),
-            probe: None,
-        });
+        let base = fingerprint.map(|fingerprint| Base { fingerprint, probe: None });
         Self {
             config,
             incarnation,
@@ -247,10 +246,16 @@ impl Machine {
             Event::Reported(id, report) => self.reported(now, id, report, &mut effects),
             Event::Heartbeat(id) => self.heard(now, id),
             Event::Left(id, why) => self.left(id, &why, &mut effects),
-            Event::FailedForGood(id, why) => {
+            Event::FailedForGood(id, why) if self.members.contains_key(&id) => {
                 let name = self.name(id);
-                self.fail(format!("{name}: {why}"), "the message above says what the worker could not do", &mut effects);
+                self.fail(
+                    format!("{name}: {why}"),
+                    "another worker of the same kind would fail in the same way",
+                    &mut effects,
+                );
             }
+            // From a worker that was refused or declared dead: the run goes on without it.
+            Event::FailedForGood(..) => {}
             Event::Tick => self.drop_silent(now, &mut effects),
         }
         if !self.over {
@@ -287,6 +292,14 @@ impl Machine {
     fn joined(&mut self, now: Instant, id: MemberId, introduction: Introduction, effects: &mut Vec<Effect>) {
         if self.members.len() >= self.config.run.max_workers {
             let reason = format!("max_workers is {} and as many are connected", self.config.run.max_workers);
+            effects.push(Effect::Dismiss(id, true, reason));
+            return;
+        }
+        if let (Some(state), Some(committed)) = (&introduction.survivor, &self.committed)
+            && state.layout() != committed.layout()
+        {
+            let (its, ours) = (state.layout().hidden(), committed.layout().hidden());
+            let reason = format!("its hidden size is {its}, this run's is {ours}");
             effects.push(Effect::Dismiss(id, true, reason));
             return;
         }
@@ -327,7 +340,8 @@ impl Machine {
 
     fn ready(&mut self, now: Instant, id: MemberId, readiness: Readiness, effects: &mut Vec<Effect>) {
         self.heard(now, id);
-        if !self.members.contains_key(&id) {
+        // Once is enough; a rank that says it again keeps its rank.
+        if self.members.get(&id).is_none_or(|member| member.readiness.is_some()) {
             return;
         }
         if let Err(reason) = self.admissible(&readiness) {
@@ -344,7 +358,6 @@ impl Machine {
             effects.push(Effect::BaseKnown(readiness.clone()));
             self.base = Some(Base {
                 fingerprint: readiness.base_fingerprint.clone(),
-                hidden: Some(readiness.hidden_size),
                 probe: Some(readiness.probe_digest.clone()),
             });
         }
@@ -360,21 +373,23 @@ impl Machine {
     }
 
     fn admissible(&self, readiness: &Readiness) -> Result<(), String> {
-        let Some(base) = &self.base else {
-            return Ok(());
-        };
-        if base.fingerprint != readiness.base_fingerprint {
+        if !(1..=MOST_HIDDEN).contains(&readiness.hidden_size) {
+            return Err(format!("a hidden size of {} is not from 1 to {MOST_HIDDEN}", readiness.hidden_size));
+        }
+        if let Some(base) = &self.base
+            && base.fingerprint != readiness.base_fingerprint
+        {
             return Err(format!(
                 "its frozen model has fingerprint {:.16}, this run's has {:.16}",
                 readiness.base_fingerprint, base.fingerprint
             ));
         }
-        if let Some(hidden) = base.hidden
+        if let Some(hidden) = self.committed.as_ref().map(|state| state.layout().hidden())
             && hidden != readiness.hidden_size
         {
             return Err(format!("its hidden size is {}, this run's is {hidden}", readiness.hidden_size));
         }
-        if let Some(probe) = &base.probe
+        if let Some(probe) = self.base.as_ref().and_then(|base| base.probe.as_ref())
             && *probe != readiness.probe_digest
             && self.config.run.deterministic
         {
@@ -564,6 +579,12 @@ impl Machine {
         let run = &self.config.run;
         let total = self.config.recipe.total_steps();
         if self.committed.is_some() && self.step() >= total {
+            if self.base.is_none() {
+                // Survivors brought the last state, but the result has to say which model it belongs to.
+                let reason =
+                    format!("all {total} steps are committed; waiting for a worker to load the model and name it");
+                return (Decision::Wait, reason);
+            }
             return (Decision::Finish, format!("all {total} steps are committed"));
         }
         let mut ready: Vec<(MemberId, Instant)> = Vec::new();
@@ -582,7 +603,10 @@ impl Machine {
             let room = most.saturating_sub(running.ranks.len());
             let training = format!("training with {} of {} workers", running.ranks.len(), self.members.len());
             if running.quiescing {
-                return (Decision::Wait, format!("{training}; a commit boundary is near, then {} join", ready.len().min(room)));
+                return (
+                    Decision::Wait,
+                    format!("{training}; a commit boundary is near, then {} join", ready.len().min(room)),
+                );
             }
             if room == 0 || ready.is_empty() {
                 return (Decision::Wait, training);

@@ -98,8 +98,15 @@ impl Progress {
         ));
     }
 
-    /// The first generation begins at `step`.
-    pub fn start(&mut self, step: u64) {
+    /// The first generation begins at `step` with these workers: host and device of each, and how many micro-batches it has.
+    pub fn start(&mut self, step: u64, workers: &[(String, usize)]) {
+        for (rank, (place, micro_batches)) in workers.iter().enumerate() {
+            self.say(&format!(
+                "  rank {rank:<5} {place}, {micro_batches} of {} micro-batches",
+                self.config.recipe.micro_batches()
+            ));
+        }
+
         self.epoch = Epoch::new();
         if !std::io::stderr().is_terminal() {
             return;

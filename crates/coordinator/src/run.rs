@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use numalign_checkpoint::write_atomically;
+use numalign_checkpoint::{CheckpointError, write_atomically};
 use numalign_config::{CollectiveChoice, Config};
 use numalign_wire::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
@@ -67,6 +67,7 @@ pub async fn run(
     let shell = Shell {
         config: config.clone(),
         config_text,
+        replaced: start.replaces.then(|| start.folder.clone()),
         machine: Machine::new(config.clone(), incarnation, start.state.clone(), start.fingerprint.clone()),
         incarnation,
         board,
@@ -186,6 +187,10 @@ fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, C
 /// A result that cannot be written is found out before the training, not after it.
 fn check_destination(config: &Config) -> Result<(), CoordinatorError> {
     let path = &config.run.model_path_save;
+    if path.is_dir() {
+        let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
+        return Err(CheckpointError::Write { path: path.clone(), source }.into());
+    }
     let mut probe = path.as_os_str().to_owned();
     probe.push(".probe");
     let probe = std::path::PathBuf::from(probe);

@@ -72,7 +72,8 @@ impl Coordinator for Handle {
         let first = tokio::time::timeout(FIRST_WORD, inbound.next())
             .await
             .map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))?;
-        let Some(wire::worker_message::Message::Hello(hello)) = first.transpose()?.and_then(|first| first.message) else {
+        let Some(wire::worker_message::Message::Hello(hello)) = first.transpose()?.and_then(|first| first.message)
+        else {
             return Err(Status::invalid_argument("the first message must be Hello"));
         };
         let introduction = self.introduction(hello)?;
@@ -84,10 +85,7 @@ impl Coordinator for Handle {
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 
-    async fn work(
-        &self,
-        request: Request<Streaming<wire::WorkCredit>>,
-    ) -> Result<Response<Self::WorkStream>, Status> {
+    async fn work(&self, request: Request<Streaming<wire::WorkCredit>>) -> Result<Response<Self::WorkStream>, Status> {
         let mut credits = request.into_inner();
         let Some(first) = credits.next().await.transpose()? else {
             return Err(Status::invalid_argument("no credit was given"));

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_checkpoint::{Checkpoint, Identity, write_atomically};
+use numalign_checkpoint::{Checkpoint, Identity, RunFolder, write_atomically};
 use numalign_config::Config;
 use numalign_data::{Ledger, SampleStream};
 use numalign_wire as wire;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::error::CoordinatorError;
-use crate::machine::{Activity, Commit, Effect, Event, Generation, Machine, MemberId};
+use crate::machine::{Activity, Beginning, Commit, Effect, Event, Generation, Machine, MemberId};
 use crate::progress::Progress;
 use crate::reduce::Reducer;
 use crate::service::Call;
@@ -37,6 +37,8 @@ type Outbox = mpsc::Sender<Result<wire::CoordinatorMessage, Status>>;
 pub struct Shell {
     pub config: Arc<Config>,
     pub config_text: String,
+    /// A finished run's folder, cleared when this run is about to train.
+    pub replaced: Option<RunFolder>,
     pub machine: Machine,
     pub incarnation: u64,
     pub board: Arc<WorkBoard>,
@@ -146,6 +148,12 @@ impl Shell {
             match effect {
                 Effect::BaseKnown(base) => {
                     self.fingerprint = base.base_fingerprint.clone();
+                    if let Some(folder) = self.replaced.take()
+                        && let Err(error) = folder.clear()
+                    {
+                        self.end_everybody(&error.to_string(), error.hint());
+                        return Some(Err(error.into()));
+                    }
                     self.progress.banner(&base);
                     self.catch_up_ledger();
                 }
@@ -155,7 +163,8 @@ impl Shell {
                     self.reducer.begin(&beginning, self.config.recipe.micro_batches());
                     self.board.begin(&beginning, self.config.recipe.total_steps());
                     if beginning.first {
-                        self.progress.start(beginning.state.step());
+                        let workers = self.places(&beginning);
+                        self.progress.start(beginning.state.step(), &workers);
                     }
                     let state = beginning.state.to_bytes();
                     let world = beginning.ranks.len() as u32;
@@ -171,7 +180,10 @@ impl Shell {
                         self.send(*member, Message::Begin(begin));
                     }
                     let step = beginning.state.step();
-                    tracing::info!("generation {} begins at step {step} with {world} ranks", beginning.generation.number);
+                    tracing::info!(
+                        "generation {} begins at step {step} with {world} ranks",
+                        beginning.generation.number
+                    );
                 }
                 Effect::Pause(members, reason) => {
                     self.board.end();
@@ -213,6 +225,18 @@ impl Shell {
         };
         self.explain();
         Box::pin(self.carry_out(rest)).await
+    }
+
+    /// Host, device and number of micro-batches of each rank.
+    fn places(&self, beginning: &Beginning) -> Vec<(String, usize)> {
+        let mut places = Vec::with_capacity(beginning.ranks.len());
+        for (id, part) in &beginning.ranks {
+            let member = self.machine.members().get(id);
+            let host = member.map_or("?", |member| member.introduction.host.as_str());
+            let device = member.and_then(|member| member.readiness.as_ref()).map_or("?", |ready| ready.device.as_str());
+            places.push((format!("{device} on {host}"), part.len()));
+        }
+        places
     }
 
     fn committed(&mut self, commit: &Commit) {

@@ -25,6 +25,8 @@ pub struct Start {
     pub fingerprint: Option<String>,
     pub ledger: Ledger,
     pub history: Vec<String>,
+    /// The folder holds a finished run, whose checkpoints go once this one is about to train.
+    pub replaces: bool,
     /// What to tell the user.
     pub story: Vec<String>,
 }
@@ -53,6 +55,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         fingerprint: None,
         ledger: Ledger::start(),
         history: Vec::new(),
+        replaces: false,
         story: Vec::new(),
     };
     if let Some((path, checkpoint)) = &loaded {
@@ -110,7 +113,12 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
         }
         start.story.push(format!("replacing the finished run in {}", start.folder.path().display()));
     }
-    start.folder.clear()?;
+    if newest.is_none()
+        && let Some(error) = skipped.into_iter().next()
+    {
+        return Err(CoordinatorError::Unreadable { folder: start.folder.path().to_owned(), source: error });
+    }
+    start.replaces = true;
     Ok(None)
 }
 
@@ -141,7 +149,9 @@ fn continue_from(
 /// Every setting that determines the result and differs, with both values; `num_epochs` may grow.
 fn differences(stored: &Identity, config: &Config, start: &Start) -> Vec<String> {
     let mut list = Vec::new();
-    let mut add = |key: &str, was: &str, is: &str| list.push(format!("  {key}: the checkpoint has {was}, the configuration {is}"));
+    let mut add = |key: &str, was: &str, is: &str| {
+        list.push(format!("  {key}: the checkpoint has {was}, the configuration {is}"))
+    };
     for (key, was, is) in stored.recipe.differences(&config.recipe) {
         if key == "num_epochs" && config.recipe.num_epochs >= stored.recipe.num_epochs {
             continue;

@@ -137,3 +137,98 @@ impl From<wire::Generation> for Generation {
         Self { incarnation: generation.incarnation, number: generation.number }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use numalign_projector::State;
+
+    use super::*;
+
+    const OLD: Generation = Generation { incarnation: 4, number: 1 };
+    const NEW: Generation = Generation { incarnation: 4, number: 2 };
+
+    /// Two ranks, from the first step on.
+    fn beginning(generation: Generation) -> Beginning {
+        let ranks = vec![(MemberId(1), 0..2), (MemberId(2), 2..3)];
+        Beginning { generation, ranks, state: Arc::new(State::initial(2, 0)), first: false }
+    }
+
+    #[test]
+    fn claims_stop_at_the_last_step() {
+        let board = WorkBoard::default();
+        assert_eq!(board.claim(OLD, 0), Claim::Over);
+        board.begin(&beginning(OLD), 3);
+        for step in 0..3 {
+            assert_eq!(board.claim(OLD, step), Claim::Send);
+        }
+        assert_eq!(board.claim(OLD, 3), Claim::Wait);
+    }
+
+    #[test]
+    fn claims_stop_at_the_furthest_step_that_anybody_has() {
+        let board = WorkBoard::default();
+        board.begin(&beginning(OLD), 100);
+        for step in [0, 1, 2, 3, 0] {
+            assert_eq!(board.claim(OLD, step), Claim::Send);
+        }
+        assert_eq!(board.quiesce(OLD), Some(4));
+        assert_eq!(board.claim(OLD, 4), Claim::Wait);
+        // The other rank still gets what the first one has.
+        for step in 1..4 {
+            assert_eq!(board.claim(OLD, step), Claim::Send);
+        }
+        assert_eq!(board.claim(OLD, 4), Claim::Wait);
+        assert_eq!(board.quiesce(OLD), Some(4));
+        board.begin(&beginning(NEW), 100);
+        assert_eq!(board.claim(NEW, 4), Claim::Send);
+    }
+
+    #[test]
+    fn nothing_sent_is_a_boundary_where_the_generation_began() {
+        let board = WorkBoard::default();
+        board.begin(&beginning(OLD), 100);
+        assert_eq!(board.quiesce(OLD), Some(0));
+        assert_eq!(board.claim(OLD, 0), Claim::Wait);
+    }
+
+    #[test]
+    fn other_generations_get_nothing() {
+        let board = WorkBoard::default();
+        board.begin(&beginning(OLD), 100);
+        board.begin(&beginning(NEW), 100);
+        let elsewhere = Generation { incarnation: 5, ..NEW };
+        for stale in [OLD, elsewhere] {
+            assert_eq!(board.claim(stale, 0), Claim::Over);
+            assert_eq!(board.quiesce(stale), None);
+            assert_eq!(board.part_of(stale, MemberId(1)), None);
+        }
+        assert_eq!(board.claim(NEW, 0), Claim::Send, "a stale quiesce changes nothing");
+        assert_eq!(board.part_of(NEW, MemberId(2)), Some((0, 2..3)));
+        assert_eq!(board.part_of(NEW, MemberId(3)), None);
+        board.end();
+        assert_eq!(board.claim(NEW, 1), Claim::Over);
+        assert_eq!(board.part_of(NEW, MemberId(2)), None);
+    }
+
+    #[tokio::test]
+    async fn who_waits_hears_of_every_change() {
+        let board = WorkBoard::default();
+        for change in 0..2 {
+            let waiting = board.changed();
+            tokio::pin!(waiting);
+            // The first poll registers the waiter.
+            tokio::select! {
+                biased;
+                () = &mut waiting => panic!("nothing has changed"),
+                () = std::future::ready(()) => {}
+            }
+            match change {
+                0 => board.begin(&beginning(OLD), 1),
+                _ => board.end(),
+            }
+            waiting.await;
+        }
+    }
+}

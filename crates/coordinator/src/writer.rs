@@ -24,7 +24,9 @@ impl Writer {
             while let Ok((step, bytes)) = jobs.recv() {
                 if let Err(error) = folder.write(step, &bytes, keep) {
                     failures += 1;
-                    tracing::error!("{error}; training goes on, the previous checkpoint stays ({failures} failed so far)");
+                    tracing::error!(
+                        "{error}; training goes on, the previous checkpoint stays ({failures} failed so far)"
+                    );
                 }
             }
             failures

@@ -14,28 +14,15 @@ pub enum DataError {
     #[error(
         "no number with {decimals} decimals lies from min_val {min_val} up to, but not including, max_val {max_val}"
     )]
-    EmptyGrid {
-        min_val: f64,
-        max_val: f64,
-        decimals: u32,
-    },
-    #[error(
-        "numbers from {min_val} to {max_val} with {decimals} decimals have more digits than a 64-bit float holds"
-    )]
-    GridTooFine {
-        min_val: f64,
-        max_val: f64,
-        decimals: u32,
-    },
+    EmptyGrid { min_val: f64, max_val: f64, decimals: u32 },
+    #[error("numbers from {min_val} to {max_val} with {decimals} decimals have more digits than a 64-bit float holds")]
+    GridTooFine { min_val: f64, max_val: f64, decimals: u32 },
     #[error("mixed_tasks is empty: name at least one of min, max, mean, count")]
     NoTasks,
     #[error("mixed_max_numbers is 0: a question holds at least one number")]
     NoNumbers,
     #[error("cannot read {}", path.display())]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     #[error("{} holds no samples", path.display())]
     EmptyFile { path: PathBuf },
     #[error("{}, line {line}: {problem}; the line begins {excerpt:?}", path.display())]
@@ -68,11 +55,7 @@ pub enum LineProblem {
     #[error("duplicate key {key:?}")]
     DuplicateKey { key: &'static str },
     #[error("{key:?} is {found}, expected {expected}")]
-    WrongType {
-        key: &'static str,
-        found: &'static str,
-        expected: &'static str,
-    },
+    WrongType { key: &'static str, found: &'static str, expected: &'static str },
     #[error("{key:?} is {text:?}, expected a decimal number, bare or as $$number&&")]
     NotANumber { key: &'static str, text: String },
     #[error("{key:?} is {text:?}, not finite as a 64-bit float")]

@@ -15,18 +15,9 @@ use crate::wording;
 /// What a stage draws from.
 #[derive(Debug, Clone)]
 enum Kind {
-    Nn {
-        min_val: f64,
-        max_val: f64,
-    },
-    Text {
-        grid: Grid,
-    },
-    Mixed {
-        grid: Grid,
-        tasks: Vec<Task>,
-        max_numbers: u64,
-    },
+    Nn { min_val: f64, max_val: f64 },
+    Text { grid: Grid },
+    Mixed { grid: Grid, tasks: Vec<Task>, max_numbers: u64 },
 }
 
 /// Makes the samples of one stage in one domain.
@@ -41,20 +32,13 @@ impl Generator {
     /// # Errors
     /// Settings that no sample can satisfy: see [`Grid::new`]; in stage `mixed` also no task, or no numbers.
     pub fn new(recipe: &Recipe, domain: Domain) -> Result<Generator, DataError> {
-        let Recipe {
-            min_val,
-            max_val,
-            decimals,
-            ..
-        } = *recipe;
+        let Recipe { min_val, max_val, decimals, .. } = *recipe;
         let kind = match recipe.stage {
             Stage::Nn => {
                 check_range(min_val, max_val)?;
                 Kind::Nn { min_val, max_val }
             }
-            Stage::Text => Kind::Text {
-                grid: Grid::new(min_val, max_val, decimals)?,
-            },
+            Stage::Text => Kind::Text { grid: Grid::new(min_val, max_val, decimals)? },
             Stage::Mixed => {
                 if recipe.mixed_tasks.is_empty() {
                     return Err(DataError::NoTasks);
@@ -69,11 +53,7 @@ impl Generator {
                 }
             }
         };
-        Ok(Generator {
-            seed: recipe.seed,
-            domain,
-            kind,
-        })
+        Ok(Generator { seed: recipe.seed, domain, kind })
     }
 
     /// Sample `index` of the stream.
@@ -81,36 +61,15 @@ impl Generator {
         match &self.kind {
             Kind::Nn { min_val, max_val } => {
                 let value = draw_in_range(*min_val, *max_val, &mut self.rng(Stage::Nn, index));
-                Sample {
-                    index,
-                    input: Input::Number(value),
-                    target: value,
-                }
+                Sample { index, input: Input::Number(value), target: value }
             }
             Kind::Text { grid } => {
                 let value = grid.draw(&mut self.rng(Stage::Text, index));
-                Sample {
-                    index,
-                    input: Input::Text(marked(value, grid.decimals)),
-                    target: value,
-                }
+                Sample { index, input: Input::Text(marked(value, grid.decimals)), target: value }
             }
-            Kind::Mixed {
-                grid,
-                tasks,
-                max_numbers,
-            } => {
-                let (text, target) = draw_question(
-                    grid,
-                    tasks,
-                    *max_numbers,
-                    &mut self.rng(Stage::Mixed, index),
-                );
-                Sample {
-                    index,
-                    input: Input::Text(text),
-                    target,
-                }
+            Kind::Mixed { grid, tasks, max_numbers } => {
+                let (text, target) = draw_question(grid, tasks, *max_numbers, &mut self.rng(Stage::Mixed, index));
+                Sample { index, input: Input::Text(text), target }
             }
         }
     }
@@ -132,12 +91,7 @@ fn draw_in_range(min_val: f64, max_val: f64, rng: &mut SampleRng) -> f64 {
     value.min(max_val.next_down())
 }
 
-fn draw_question(
-    grid: &Grid,
-    tasks: &[Task],
-    max_numbers: u64,
-    rng: &mut SampleRng,
-) -> (String, f64) {
+fn draw_question(grid: &Grid, tasks: &[Task], max_numbers: u64, rng: &mut SampleRng) -> (String, f64) {
     let count = 1 + rng.below(max_numbers);
     let opening = wording::opening(rng.below(wording::openings_for(count)) as usize);
     let separator = *pick(wording::SEPARATORS, rng);
@@ -150,10 +104,7 @@ fn draw_question(
         values.push(value);
         numbers.push(marked(value, grid.decimals));
     }
-    (
-        wording::question(opening, &numbers, separator, ask),
-        answer(task, &values),
-    )
+    (wording::question(opening, &numbers, separator, ask), answer(task, &values))
 }
 
 fn pick<'a, T>(choices: &'a [T], rng: &mut SampleRng) -> &'a T {
@@ -184,9 +135,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn sample(stage: Stage, index: u64) -> Sample {
-        Generator::new(&test_recipe(stage), Domain::Train)
-            .unwrap()
-            .sample(index)
+        Generator::new(&test_recipe(stage), Domain::Train).unwrap().sample(index)
     }
 
     fn text_of(sample: &Sample) -> &str {
@@ -199,10 +148,7 @@ mod tests {
     #[test]
     fn the_samples_never_change() {
         let drawn = [0, 1, 1 << 40].map(|index| sample(Stage::Nn, index).target);
-        assert_eq!(
-            drawn,
-            [72.95061583900235, 97.65147033241924, 52.759085334777964]
-        );
+        assert_eq!(drawn, [72.95061583900235, 97.65147033241924, 52.759085334777964]);
         let drawn = [0, 1, 2].map(|index| text_of(&sample(Stage::Text, index)).to_string());
         assert_eq!(drawn, ["$$14.7406&&", "$$33.442&&", "$$97.9824&&"]);
         let drawn = [0, 1, 2].map(|index| {
@@ -210,23 +156,11 @@ mod tests {
             (text_of(&question).to_string(), question.target)
         });
         let expected = [
-            (
-                "The list of readings holds $$61.82&& and $$88.9&&: which is the minimum?",
-                61.82,
-            ),
-            (
-                "The first sensor logged $$76.59&&: what is the smallest value?",
-                76.59,
-            ),
-            (
-                "The set holds $$59.16&&, $$54.17&&, $$76.55&&: what is the lowest?",
-                54.17,
-            ),
+            ("The list of readings holds $$61.82&& and $$88.9&&: which is the minimum?", 61.82),
+            ("The first sensor logged $$76.59&&: what is the smallest value?", 76.59),
+            ("The set holds $$59.16&&, $$54.17&&, $$76.55&&: what is the lowest?", 54.17),
         ];
-        assert_eq!(
-            drawn,
-            expected.map(|(text, target)| (text.to_string(), target))
-        );
+        assert_eq!(drawn, expected.map(|(text, target)| (text.to_string(), target)));
     }
 
     #[test]
@@ -239,25 +173,14 @@ mod tests {
         for index in 0..5_000 {
             let sample = generator.sample(index);
             let segments = parse(text_of(&sample)).unwrap();
-            let numbers = segments
-                .iter()
-                .filter(|piece| matches!(piece, Segment::Number(_)))
-                .count();
+            let numbers = segments.iter().filter(|piece| matches!(piece, Segment::Number(_))).count();
             counts[numbers] += 1;
             texts.push(text_of(&sample).to_string());
         }
         assert_eq!(counts[0], 0);
-        assert!(
-            counts[1..].iter().all(|count| (400..600).contains(count)),
-            "{counts:?}"
-        );
+        assert!(counts[1..].iter().all(|count| (400..600).contains(count)), "{counts:?}");
         for opening in wording::OPENINGS.iter().chain(wording::PLURAL_OPENINGS) {
-            assert!(
-                texts
-                    .iter()
-                    .any(|text| text.starts_with(&format!("{opening}$$"))),
-                "{opening}"
-            );
+            assert!(texts.iter().any(|text| text.starts_with(&format!("{opening}$$"))), "{opening}");
         }
         for task in recipe.mixed_tasks {
             for ask in wording::asks(task) {
@@ -283,23 +206,14 @@ mod tests {
             for stage in [Stage::Nn, Stage::Text, Stage::Mixed] {
                 recipe.stage = stage;
                 let refused = Generator::new(&recipe, Domain::Train);
-                assert!(
-                    matches!(refused, Err(DataError::BadRange { .. })),
-                    "{min_val} {max_val}"
-                );
+                assert!(matches!(refused, Err(DataError::BadRange { .. })), "{min_val} {max_val}");
             }
         }
         let mut recipe = test_recipe(Stage::Mixed);
         recipe.mixed_max_numbers = 0;
-        assert!(matches!(
-            Generator::new(&recipe, Domain::Train),
-            Err(DataError::NoNumbers)
-        ));
+        assert!(matches!(Generator::new(&recipe, Domain::Train), Err(DataError::NoNumbers)));
         recipe.mixed_tasks.clear();
-        assert!(matches!(
-            Generator::new(&recipe, Domain::Train),
-            Err(DataError::NoTasks)
-        ));
+        assert!(matches!(Generator::new(&recipe, Domain::Train), Err(DataError::NoTasks)));
     }
 
     #[test]

@@ -65,25 +65,16 @@ pub fn parse(text: &str) -> Result<Vec<Segment<'_>>, GrammarError> {
         }
         let after_open = &text[offset + OPEN.len()..];
         let Some(content_len) = after_open.find(CLOSE) else {
-            return Err(GrammarError::Unclosed {
-                offset,
-                piece: excerpt(&text[offset..], SHOWN_CHARS),
-            });
+            return Err(GrammarError::Unclosed { offset, piece: excerpt(&text[offset..], SHOWN_CHARS) });
         };
         let content = &after_open[..content_len];
         match parse_number(content) {
             Ok(value) => segments.push(Segment::Number(value)),
             Err(NumberError::NotDecimal) => {
-                return Err(GrammarError::NotANumber {
-                    offset,
-                    piece: excerpt(content, SHOWN_CHARS),
-                });
+                return Err(GrammarError::NotANumber { offset, piece: excerpt(content, SHOWN_CHARS) });
             }
             Err(NumberError::NotFinite) => {
-                return Err(GrammarError::NotFinite {
-                    offset,
-                    piece: excerpt(content, SHOWN_CHARS),
-                });
+                return Err(GrammarError::NotFinite { offset, piece: excerpt(content, SHOWN_CHARS) });
             }
         }
         position = offset + OPEN.len() + content_len + CLOSE.len();
@@ -115,9 +106,7 @@ pub fn parse_number(text: &str) -> Result<f64, NumberError> {
 /// # Errors
 /// As [`parse_number`].
 pub fn parse_value(text: &str) -> Result<f64, NumberError> {
-    let content = text
-        .strip_prefix(OPEN)
-        .and_then(|rest| rest.strip_suffix(CLOSE));
+    let content = text.strip_prefix(OPEN).and_then(|rest| rest.strip_suffix(CLOSE));
     parse_number(content.unwrap_or(text))
 }
 
@@ -175,10 +164,7 @@ fn skip_sign(bytes: &[u8]) -> &[u8] {
 
 /// What follows one or more digits; `None` where there is no digit.
 fn skip_digits(bytes: &[u8]) -> Option<&[u8]> {
-    let digits = bytes
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
+    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
     if digits == 0 {
         return None;
     }
@@ -198,18 +184,9 @@ mod tests {
         assert_eq!(parse("$$5&&"), Ok(vec![Number(5.0)]));
         assert_eq!(
             parse("Given $$-1.5&& and $$2e-3&&: which?"),
-            Ok(vec![
-                Text("Given "),
-                Number(-1.5),
-                Text(" and "),
-                Number(0.002),
-                Text(": which?")
-            ])
+            Ok(vec![Text("Given "), Number(-1.5), Text(" and "), Number(0.002), Text(": which?")])
         );
-        assert_eq!(
-            parse("$$1&&$$+2&&é"),
-            Ok(vec![Number(1.0), Number(2.0), Text("é")])
-        );
+        assert_eq!(parse("$$1&&$$+2&&é"), Ok(vec![Number(1.0), Number(2.0), Text("é")]));
     }
 
     #[test]
@@ -223,39 +200,25 @@ mod tests {
     #[test]
     fn refuses_what_is_not_a_decimal_number() {
         let pieces = [
-            "", " 1", "1 ", "inf", "nan", "0x10", "1_000", "1,5", ".5", "5.", "1e", "1e+", "--1",
-            "+", "-", "1.2.3", "١", "1 $$2", "$1",
+            "", " 1", "1 ", "inf", "nan", "0x10", "1_000", "1,5", ".5", "5.", "1e", "1e+", "--1", "+", "-", "1.2.3",
+            "١", "1 $$2", "$1",
         ];
         for piece in pieces {
             let text = format!("é $${piece}&& tail");
-            let expected = GrammarError::NotANumber {
-                offset: 3,
-                piece: piece.to_string(),
-            };
+            let expected = GrammarError::NotANumber { offset: 3, piece: piece.to_string() };
             assert_eq!(parse(&text), Err(expected), "{text}");
         }
-        let too_large = GrammarError::NotFinite {
-            offset: 0,
-            piece: "1e999".to_string(),
-        };
+        let too_large = GrammarError::NotFinite { offset: 0, piece: "1e999".to_string() };
         assert_eq!(parse("$$1e999&&"), Err(too_large));
     }
 
     #[test]
     fn names_the_unclosed_mark() {
-        let expected = GrammarError::Unclosed {
-            offset: 7,
-            piece: "$$2 and".to_string(),
-        };
+        let expected = GrammarError::Unclosed { offset: 7, piece: "$$2 and".to_string() };
         assert_eq!(parse("$$1&&, $$2 and"), Err(expected));
-        assert!(matches!(
-            parse("$$"),
-            Err(GrammarError::Unclosed { offset: 0, .. })
-        ));
+        assert!(matches!(parse("$$"), Err(GrammarError::Unclosed { offset: 0, .. })));
         let long = "$$".to_string() + &"é".repeat(1000);
-        let Err(GrammarError::Unclosed { piece, .. }) = parse(&long) else {
-            panic!()
-        };
+        let Err(GrammarError::Unclosed { piece, .. }) = parse(&long) else { panic!() };
         assert!(piece.chars().count() <= SHOWN_CHARS + 1);
     }
 
@@ -282,25 +245,14 @@ mod tests {
     fn a_value_may_be_bare_or_marked() {
         assert_eq!(parse_value("12.5"), Ok(12.5));
         assert_eq!(parse_value("$$12.5&&"), Ok(12.5));
-        for text in [
-            "$$12.5",
-            "12.5&&",
-            "$$&&",
-            "$$1&&$$2&&",
-            " 1",
-            "&&1$$",
-            "$$",
-        ] {
+        for text in ["$$12.5", "12.5&&", "$$&&", "$$1&&$$2&&", " 1", "&&1$$", "$$"] {
             assert_eq!(parse_value(text), Err(NumberError::NotDecimal), "{text}");
         }
     }
 
     #[test]
     fn a_megabyte_of_marks_is_read_in_linear_time() {
-        assert_eq!(
-            parse(&"$$1&&".repeat(200_000)).map(|segments| segments.len()),
-            Ok(200_000)
-        );
+        assert_eq!(parse(&"$$1&&".repeat(200_000)).map(|segments| segments.len()), Ok(200_000));
         assert!(parse(&"$".repeat(1 << 20)).is_err());
         assert!(parse(&"&".repeat(1 << 20)).is_ok());
     }

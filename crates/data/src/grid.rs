@@ -25,11 +25,7 @@ impl Grid {
     /// A range that is empty or not finite, holds no such number, or needs more digits than an `f64` has.
     pub fn new(min_val: f64, max_val: f64, decimals: u32) -> Result<Grid, DataError> {
         check_range(min_val, max_val)?;
-        let too_fine = DataError::GridTooFine {
-            min_val,
-            max_val,
-            decimals,
-        };
+        let too_fine = DataError::GridTooFine { min_val, max_val, decimals };
         if decimals > MOST_DECIMALS {
             return Err(too_fine);
         }
@@ -40,18 +36,9 @@ impl Grid {
         let first = first_index_from(min_val, scale);
         let end = first_index_from(max_val, scale);
         if first >= end {
-            return Err(DataError::EmptyGrid {
-                min_val,
-                max_val,
-                decimals,
-            });
+            return Err(DataError::EmptyGrid { min_val, max_val, decimals });
         }
-        Ok(Grid {
-            first,
-            len: (end - first) as u64,
-            scale,
-            decimals,
-        })
+        Ok(Grid { first, len: (end - first) as u64, scale, decimals })
     }
 
     /// One of the numbers, each equally likely.
@@ -96,21 +83,9 @@ mod tests {
 
     #[test]
     fn refuses_what_no_number_satisfies() {
-        assert!(matches!(
-            Grid::new(0.1, 0.2, 0),
-            Err(DataError::EmptyGrid { .. })
-        ));
-        assert!(matches!(
-            Grid::new(0.0, 1.0, 16),
-            Err(DataError::GridTooFine { .. })
-        ));
-        assert!(matches!(
-            Grid::new(0.0, 1e15, 4),
-            Err(DataError::GridTooFine { .. })
-        ));
-        assert!(matches!(
-            Grid::new(1.0, 1.0, 4),
-            Err(DataError::BadRange { .. })
-        ));
+        assert!(matches!(Grid::new(0.1, 0.2, 0), Err(DataError::EmptyGrid { .. })));
+        assert!(matches!(Grid::new(0.0, 1.0, 16), Err(DataError::GridTooFine { .. })));
+        assert!(matches!(Grid::new(0.0, 1e15, 4), Err(DataError::GridTooFine { .. })));
+        assert!(matches!(Grid::new(1.0, 1.0, 4), Err(DataError::BadRange { .. })));
     }
 }

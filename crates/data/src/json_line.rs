@@ -26,16 +26,12 @@ const SHOWN_CHARS: usize = 60;
 /// What is wrong with the line.
 pub fn parse_line(line: &[u8], stage: Stage) -> Result<Sample, LineProblem> {
     if line.len() > MOST_LINE_BYTES {
-        return Err(LineProblem::TooLong {
-            limit: MOST_LINE_BYTES,
-        });
+        return Err(LineProblem::TooLong { limit: MOST_LINE_BYTES });
     }
     let text = match std::str::from_utf8(line) {
         Ok(text) => text,
         Err(error) => {
-            return Err(LineProblem::InvalidUtf8 {
-                byte: error.valid_up_to(),
-            });
+            return Err(LineProblem::InvalidUtf8 { byte: error.valid_up_to() });
         }
     };
     if text.trim().is_empty() {
@@ -47,11 +43,7 @@ pub fn parse_line(line: &[u8], stage: Stage) -> Result<Sample, LineProblem> {
         Stage::Text => Input::Text(plain_text(input)?),
         Stage::Mixed => Input::Text(marked_text(input)?),
     };
-    Ok(Sample {
-        index: 0,
-        input,
-        target: number("output", output)?,
-    })
+    Ok(Sample { index: 0, input, target: number("output", output)? })
 }
 
 /// The line of a sample, without a line ending: `{"input": …, "output": …}`. A number is written in the fewest
@@ -61,28 +53,18 @@ pub fn write_line(sample: &Sample) -> String {
         Input::Number(value) => serde_json::Value::from(*value),
         Input::Text(text) => serde_json::Value::from(text.as_str()),
     };
-    format!(
-        "{{\"input\": {input}, \"output\": {}}}",
-        serde_json::Value::from(sample.target)
-    )
+    format!("{{\"input\": {input}, \"output\": {}}}", serde_json::Value::from(sample.target))
 }
 
 fn number(key: &'static str, field: Field) -> Result<f64, LineProblem> {
     let text = match field {
         Field::Number(value) if value.is_finite() => return Ok(value),
         Field::Number(value) => {
-            return Err(LineProblem::NotFinite {
-                key,
-                text: value.to_string(),
-            });
+            return Err(LineProblem::NotFinite { key, text: value.to_string() });
         }
         Field::Text(text) => text,
         Field::Other(found) => {
-            return Err(LineProblem::WrongType {
-                key,
-                found,
-                expected: "a number or a string that is a number",
-            });
+            return Err(LineProblem::WrongType { key, found, expected: "a number or a string that is a number" });
         }
     };
     grammar::parse_value(&text).map_err(|error| {
@@ -99,11 +81,7 @@ fn plain_text(field: Field) -> Result<String, LineProblem> {
         Field::Text(text) if text.is_empty() => Err(LineProblem::EmptyText),
         Field::Text(text) => Ok(text),
         Field::Number(_) => number("input", field).map(grammar::shortest_value),
-        Field::Other(found) => Err(LineProblem::WrongType {
-            key: "input",
-            found,
-            expected: "a string or a number",
-        }),
+        Field::Other(found) => Err(LineProblem::WrongType { key: "input", found, expected: "a string or a number" }),
     }
 }
 
@@ -117,11 +95,7 @@ fn marked_text(field: Field) -> Result<String, LineProblem> {
         Field::Number(_) => "a number",
         Field::Other(found) => found,
     };
-    Err(LineProblem::WrongType {
-        key: "input",
-        found,
-        expected: "a string",
-    })
+    Err(LineProblem::WrongType { key: "input", found, expected: "a string" })
 }
 
 #[cfg(test)]
@@ -141,53 +115,16 @@ mod tests {
     fn reads_what_each_stage_takes() {
         let cases = [
             (Stage::Nn, "1.5", "2", Input::Number(1.5), 2.0),
-            (
-                Stage::Nn,
-                "\"1.5\"",
-                "\"$$-2e1&&\"",
-                Input::Number(1.5),
-                -20.0,
-            ),
-            (
-                Stage::Nn,
-                "\"$$3&&\"",
-                "18446744073709551616",
-                Input::Number(3.0),
-                18446744073709551616.0,
-            ),
-            (
-                Stage::Text,
-                "\"$$ any &\"",
-                "\"7\"",
-                Input::Text("$$ any &".into()),
-                7.0,
-            ),
+            (Stage::Nn, "\"1.5\"", "\"$$-2e1&&\"", Input::Number(1.5), -20.0),
+            (Stage::Nn, "\"$$3&&\"", "18446744073709551616", Input::Number(3.0), 18446744073709551616.0),
+            (Stage::Text, "\"$$ any &\"", "\"7\"", Input::Text("$$ any &".into()), 7.0),
             (Stage::Text, "0.10", "0.1", Input::Text("0.1".into()), 0.1),
-            (
-                Stage::Mixed,
-                "\"a $$1&&\\n\"",
-                "1",
-                Input::Text("a $$1&&\n".into()),
-                1.0,
-            ),
-            (
-                Stage::Mixed,
-                "\"none\"",
-                "1",
-                Input::Text("none".into()),
-                1.0,
-            ),
+            (Stage::Mixed, "\"a $$1&&\\n\"", "1", Input::Text("a $$1&&\n".into()), 1.0),
+            (Stage::Mixed, "\"none\"", "1", Input::Text("none".into()), 1.0),
         ];
         for (stage, input, output, expected, target) in cases {
             let sample = parse_line(line(input, output).as_bytes(), stage).unwrap();
-            assert_eq!(
-                sample,
-                Sample {
-                    index: 0,
-                    input: expected,
-                    target
-                }
-            );
+            assert_eq!(sample, Sample { index: 0, input: expected, target });
         }
         let turned = parse_line(b" {\"output\":1,\"input\":2} ", Stage::Nn).unwrap();
         assert_eq!((turned.input, turned.target), (Input::Number(2.0), 1.0));
@@ -196,57 +133,25 @@ mod tests {
     #[test]
     fn says_what_is_wrong_with_a_value() {
         let cases = [
-            (
-                Stage::Nn,
-                line("null", "1"),
-                "\"input\" is null, expected a number or a string that is a number",
-            ),
-            (
-                Stage::Nn,
-                line("[1, [2]]", "1"),
-                "\"input\" is an array, expected a number or a string that is a number",
-            ),
-            (
-                Stage::Nn,
-                line("\" 1\"", "1"),
-                "\"input\" is \" 1\", expected a decimal number, bare or as $$number&&",
-            ),
-            (
-                Stage::Text,
-                line("true", "1"),
-                "\"input\" is a boolean, expected a string or a number",
-            ),
+            (Stage::Nn, line("null", "1"), "\"input\" is null, expected a number or a string that is a number"),
+            (Stage::Nn, line("[1, [2]]", "1"), "\"input\" is an array, expected a number or a string that is a number"),
+            (Stage::Nn, line("\" 1\"", "1"), "\"input\" is \" 1\", expected a decimal number, bare or as $$number&&"),
+            (Stage::Text, line("true", "1"), "\"input\" is a boolean, expected a string or a number"),
             (Stage::Text, line("\"\"", "1"), "\"input\" is an empty text"),
-            (
-                Stage::Mixed,
-                line("5", "1"),
-                "\"input\" is a number, expected a string",
-            ),
-            (
-                Stage::Mixed,
-                line("\"$$5\"", "1"),
-                "\"input\": the `$$` at byte 0 has no closing `&&`: \"$$5\"",
-            ),
+            (Stage::Mixed, line("5", "1"), "\"input\" is a number, expected a string"),
+            (Stage::Mixed, line("\"$$5\"", "1"), "\"input\": the `$$` at byte 0 has no closing `&&`: \"$$5\""),
             (
                 Stage::Nn,
                 line("1", "{\"a\": 1}"),
                 "\"output\" is an object, expected a number or a string that is a number",
             ),
-            (
-                Stage::Nn,
-                line("1", "\"1e999\""),
-                "\"output\" is \"1e999\", not finite as a 64-bit float",
-            ),
+            (Stage::Nn, line("1", "\"1e999\""), "\"output\" is \"1e999\", not finite as a 64-bit float"),
             (
                 Stage::Nn,
                 line("1", "\"nan\""),
                 "\"output\" is \"nan\", expected a decimal number, bare or as $$number&&",
             ),
-            (
-                Stage::Nn,
-                line("1", "1e999"),
-                "bad JSON: number out of range at column 28",
-            ),
+            (Stage::Nn, line("1", "1e999"), "bad JSON: number out of range at column 28"),
         ];
         for (stage, line, expected) in cases {
             assert_eq!(problem(&line, stage).to_string(), expected, "{line}");
@@ -256,17 +161,9 @@ mod tests {
     #[test]
     fn says_what_is_wrong_with_a_line() {
         assert_eq!(problem("  ", Stage::Nn), LineProblem::Blank);
-        assert_eq!(
-            problem(b"{\"input\": \"\xff", Stage::Text),
-            LineProblem::InvalidUtf8 { byte: 11 }
-        );
+        assert_eq!(problem(b"{\"input\": \"\xff", Stage::Text), LineProblem::InvalidUtf8 { byte: 11 });
         let long = line(&format!("\"{}\"", "x".repeat(MOST_LINE_BYTES)), "1");
-        assert_eq!(
-            problem(long, Stage::Text),
-            LineProblem::TooLong {
-                limit: MOST_LINE_BYTES
-            }
-        );
+        assert_eq!(problem(long, Stage::Text), LineProblem::TooLong { limit: MOST_LINE_BYTES });
         assert!(problem("[".repeat(100_000), Stage::Nn).to_string().len() < 200);
     }
 

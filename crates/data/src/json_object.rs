@@ -33,17 +33,13 @@ pub(crate) fn parse(line: &str) -> Result<(Field, Field), LineProblem> {
         }
         Ok(Json::Field(Field::Other(found))) => return Err(LineProblem::NotAnObject { found }),
         Err(error) => {
-            return Err(LineProblem::BadJson {
-                reason: reason(&error),
-            });
+            return Err(LineProblem::BadJson { reason: reason(&error) });
         }
     };
     let mut values = [None, None];
     for (key, field) in entries {
         let Some(place) = KEYS.iter().position(|known| *known == key) else {
-            return Err(LineProblem::UnknownKey {
-                key: excerpt(&key, SHOWN_CHARS),
-            });
+            return Err(LineProblem::UnknownKey { key: excerpt(&key, SHOWN_CHARS) });
         };
         if values[place].replace(field).is_some() {
             return Err(LineProblem::DuplicateKey { key: KEYS[place] });
@@ -143,52 +139,19 @@ mod tests {
     #[test]
     fn says_what_is_wrong() {
         let cases = [
-            (
-                "5",
-                "expected an object with the keys \"input\" and \"output\", found a number",
-            ),
-            (
-                "\"a\"",
-                "expected an object with the keys \"input\" and \"output\", found a string",
-            ),
-            (
-                "[{}]",
-                "expected an object with the keys \"input\" and \"output\", found an array",
-            ),
-            (
-                "null",
-                "expected an object with the keys \"input\" and \"output\", found null",
-            ),
+            ("5", "expected an object with the keys \"input\" and \"output\", found a number"),
+            ("\"a\"", "expected an object with the keys \"input\" and \"output\", found a string"),
+            ("[{}]", "expected an object with the keys \"input\" and \"output\", found an array"),
+            ("null", "expected an object with the keys \"input\" and \"output\", found null"),
             ("{}", "missing key \"input\""),
             ("{\"input\": 1}", "missing key \"output\""),
-            (
-                "{\"input\": 1, \"input\": 1, \"output\": 2}",
-                "duplicate key \"input\"",
-            ),
-            (
-                "{\"input\": 1, \"inp\\u0075t\": 1, \"output\": 2}",
-                "duplicate key \"input\"",
-            ),
-            (
-                "{\"x\": 1}",
-                "unknown key \"x\", expected \"input\" and \"output\"",
-            ),
-            (
-                "{\"input\": 1, \"output\": NaN}",
-                "bad JSON: expected value at column 24",
-            ),
-            (
-                "{\"input\": 1} {}",
-                "bad JSON: trailing characters at column 14",
-            ),
-            (
-                "{\"input\": 1",
-                "bad JSON: EOF while parsing an object at column 11",
-            ),
-            (
-                "{\"input\": \"\\ud800\"}",
-                "bad JSON: unexpected end of hex escape at column 18",
-            ),
+            ("{\"input\": 1, \"input\": 1, \"output\": 2}", "duplicate key \"input\""),
+            ("{\"input\": 1, \"inp\\u0075t\": 1, \"output\": 2}", "duplicate key \"input\""),
+            ("{\"x\": 1}", "unknown key \"x\", expected \"input\" and \"output\""),
+            ("{\"input\": 1, \"output\": NaN}", "bad JSON: expected value at column 24"),
+            ("{\"input\": 1} {}", "bad JSON: trailing characters at column 14"),
+            ("{\"input\": 1", "bad JSON: EOF while parsing an object at column 11"),
+            ("{\"input\": \"\\ud800\"}", "bad JSON: unexpected end of hex escape at column 18"),
         ];
         for (line, expected) in cases {
             assert_eq!(parse(line).unwrap_err().to_string(), expected, "{line}");

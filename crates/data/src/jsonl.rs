@@ -34,10 +34,7 @@ pub struct FileSamples {
 
 impl FileSamples {
     /// Samples in the file.
-    #[allow(
-        clippy::len_without_is_empty,
-        reason = "a file without samples is refused"
-    )]
+    #[allow(clippy::len_without_is_empty, reason = "a file without samples is refused")]
     pub fn len(&self) -> usize {
         self.targets.len()
     }
@@ -47,19 +44,11 @@ impl FileSamples {
         let input = match self.numbers.get(line) {
             Some(value) => Input::Number(*value),
             None => {
-                let start = if line == 0 {
-                    0
-                } else {
-                    self.text_ends[line - 1]
-                };
+                let start = if line == 0 { 0 } else { self.text_ends[line - 1] };
                 Input::Text(self.texts[start..self.text_ends[line]].to_string())
             }
         };
-        Sample {
-            index,
-            input,
-            target: self.targets[line],
-        }
+        Sample { index, input, target: self.targets[line] }
     }
 
     /// BLAKE3 over [`Sample::content_bytes`] of every line in file order: what the file says, however it is
@@ -85,10 +74,7 @@ impl FileSamples {
 /// # Errors
 /// A file that cannot be read or holds nothing, or the first bad line, with its number and what is wrong with it.
 pub fn read_file(path: &Path, stage: Stage) -> Result<FileSamples, DataError> {
-    let io_error = |source| DataError::Io {
-        path: path.to_path_buf(),
-        source,
-    };
+    let io_error = |source| DataError::Io { path: path.to_path_buf(), source };
     let file = File::open(path).map_err(io_error)?;
     read_lines(BufReader::new(file), path, stage)
 }
@@ -97,15 +83,8 @@ pub fn read_file(path: &Path, stage: Stage) -> Result<FileSamples, DataError> {
 ///
 /// # Errors
 /// As [`read_file`].
-pub fn read_lines(
-    mut reader: impl BufRead,
-    path: &Path,
-    stage: Stage,
-) -> Result<FileSamples, DataError> {
-    let io_error = |source| DataError::Io {
-        path: path.to_path_buf(),
-        source,
-    };
+pub fn read_lines(mut reader: impl BufRead, path: &Path, stage: Stage) -> Result<FileSamples, DataError> {
+    let io_error = |source| DataError::Io { path: path.to_path_buf(), source };
     let mut samples = FileSamples {
         numbers: Vec::new(),
         texts: String::new(),
@@ -135,9 +114,7 @@ pub fn read_lines(
         samples.push(sample);
     }
     if samples.targets.is_empty() {
-        return Err(DataError::EmptyFile {
-            path: path.to_path_buf(),
-        });
+        return Err(DataError::EmptyFile { path: path.to_path_buf() });
     }
     samples.digest = hasher.finalize();
     Ok(samples)
@@ -185,8 +162,7 @@ mod tests {
     fn a_bad_line_is_named_with_file_and_number() {
         let content = format!("{}\n{{\"input\": 1}}\n", line("1", "1"));
         let message = read(content, Stage::Nn).unwrap_err().to_string();
-        let expected =
-            "data.jsonl, line 2: missing key \"output\"; the line begins \"{\\\"input\\\": 1}\"";
+        let expected = "data.jsonl, line 2: missing key \"output\"; the line begins \"{\\\"input\\\": 1}\"";
         assert_eq!(message, expected);
     }
 
@@ -202,11 +178,7 @@ mod tests {
         ];
         for variant in variants {
             let other = read(&variant, Stage::Nn).unwrap();
-            assert_eq!(
-                (other.len(), other.digest()),
-                (2, plain.digest()),
-                "{variant}"
-            );
+            assert_eq!((other.len(), other.digest()), (2, plain.digest()), "{variant}");
         }
         let swapped = read(format!("{second}\n{first}\n"), Stage::Nn).unwrap();
         assert_ne!(swapped.digest(), plain.digest());
@@ -215,55 +187,30 @@ mod tests {
     #[test]
     fn refuses_blank_lines_and_files_without_samples() {
         let sample = line("1", "2");
-        let cases = [
-            (format!("{sample}\n\n"), 2),
-            (format!("{sample}\n \t\r\n{sample}\n"), 2),
-            ("\n".into(), 1),
-        ];
+        let cases = [(format!("{sample}\n\n"), 2), (format!("{sample}\n \t\r\n{sample}\n"), 2), ("\n".into(), 1)];
         for (content, number) in cases {
-            let Err(DataError::BadLine { line, problem, .. }) = read(&content, Stage::Nn) else {
-                panic!()
-            };
+            let Err(DataError::BadLine { line, problem, .. }) = read(&content, Stage::Nn) else { panic!() };
             assert_eq!((line, problem), (number, LineProblem::Blank));
         }
         for content in ["", "\u{feff}"] {
-            assert!(matches!(
-                read(content, Stage::Nn),
-                Err(DataError::EmptyFile { .. })
-            ));
+            assert!(matches!(read(content, Stage::Nn), Err(DataError::EmptyFile { .. })));
         }
         let missing = read_file(Path::new("/no/such/file"), Stage::Nn);
         assert!(matches!(missing, Err(DataError::Io { .. })));
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            read_file(folder.path(), Stage::Nn),
-            Err(DataError::Io { .. })
-        ));
+        assert!(matches!(read_file(folder.path(), Stage::Nn), Err(DataError::Io { .. })));
     }
 
     #[test]
     fn the_line_limit_is_exact_and_an_endless_line_is_not_read() {
         let overhead = line("\"\"", "1").len();
-        let longest = line(
-            &format!("\"{}\"", "x".repeat(MOST_LINE_BYTES - overhead)),
-            "1",
-        );
+        let longest = line(&format!("\"{}\"", "x".repeat(MOST_LINE_BYTES - overhead)), "1");
         let samples = read(format!("\u{feff}{longest}\r\n{longest}\n"), Stage::Text).unwrap();
         assert_eq!(samples.len(), 2);
         let endless = BufReader::new(std::io::repeat(b'x'));
         let refused = read_lines(endless, Path::new("data.jsonl"), Stage::Text);
-        let Err(DataError::BadLine {
-            problem, excerpt, ..
-        }) = refused
-        else {
-            panic!()
-        };
-        assert_eq!(
-            problem,
-            LineProblem::TooLong {
-                limit: MOST_LINE_BYTES
-            }
-        );
+        let Err(DataError::BadLine { problem, excerpt, .. }) = refused else { panic!() };
+        assert_eq!(problem, LineProblem::TooLong { limit: MOST_LINE_BYTES });
         assert!(excerpt.chars().count() <= SHOWN_CHARS + 1);
     }
 
@@ -272,10 +219,7 @@ mod tests {
         for stage in [Stage::Nn, Stage::Text, Stage::Mixed] {
             let generator = Generator::new(&test_recipe(stage), Domain::Train).unwrap();
             let written: Vec<Sample> = (0..200).map(|index| generator.sample(index)).collect();
-            let content: String = written
-                .iter()
-                .map(|sample| write_line(sample) + "\n")
-                .collect();
+            let content: String = written.iter().map(|sample| write_line(sample) + "\n").collect();
             let samples = read(content, stage).unwrap();
             for (place, sample) in written.into_iter().enumerate() {
                 assert_eq!(samples.sample(place, sample.index), sample);

@@ -61,9 +61,7 @@ impl Ledger {
     pub fn from_hex(text: &str) -> Result<Ledger, LedgerError> {
         match blake3::Hash::from_hex(text) {
             Ok(hash) => Ok(Ledger(hash)),
-            Err(_) => Err(LedgerError {
-                text: crate::error::excerpt(text, 80),
-            }),
+            Err(_) => Err(LedgerError { text: crate::error::excerpt(text, 80) }),
         }
     }
 }
@@ -80,19 +78,8 @@ mod tests {
     use crate::sample::Input;
 
     fn samples() -> [Sample; 2] {
-        let text = Sample {
-            index: 1,
-            input: Input::Text("$$2&&".to_string()),
-            target: 2.0,
-        };
-        [
-            Sample {
-                index: 0,
-                input: Input::Number(1.5),
-                target: 1.5,
-            },
-            text,
-        ]
+        let text = Sample { index: 1, input: Input::Text("$$2&&".to_string()), target: 2.0 };
+        [Sample { index: 0, input: Input::Number(1.5), target: 1.5 }, text]
     }
 
     fn after(step: u64, samples: &[Sample]) -> Ledger {
@@ -103,18 +90,13 @@ mod tests {
 
     #[test]
     fn it_is_the_documented_formula() {
-        let mut bytes = blake3::hash(b"numalign sample ledger v1")
-            .as_bytes()
-            .to_vec();
+        let mut bytes = blake3::hash(b"numalign sample ledger v1").as_bytes().to_vec();
         bytes.extend(7u64.to_le_bytes());
         for sample in samples() {
             bytes.extend(sample.index.to_le_bytes());
             bytes.extend(sample.content_bytes());
         }
-        assert_eq!(
-            after(7, &samples()).as_bytes(),
-            blake3::hash(&bytes).as_bytes()
-        );
+        assert_eq!(after(7, &samples()).as_bytes(), blake3::hash(&bytes).as_bytes());
     }
 
     #[test]

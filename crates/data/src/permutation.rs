@@ -33,11 +33,7 @@ impl Permutation {
             *key = u64::from_le_bytes(bytes);
         }
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
-        Permutation {
-            len,
-            half_bits: bits.div_ceil(2).max(1),
-            round_keys,
-        }
+        Permutation { len, half_bits: bits.div_ceil(2).max(1), round_keys }
     }
 
     /// Where `position`, below `len`, goes.
@@ -79,18 +75,13 @@ mod tests {
 
     fn order(seed: u64, pass: u64, len: u64) -> Vec<u64> {
         let permutation = Permutation::new(seed, pass, len);
-        (0..len)
-            .map(|position| permutation.apply(position))
-            .collect()
+        (0..len).map(|position| permutation.apply(position)).collect()
     }
 
     #[test]
     fn the_shuffle_never_changes() {
         assert_eq!(order(0, 0, 10), [1, 8, 0, 9, 7, 4, 6, 2, 5, 3]);
-        assert_eq!(
-            Permutation::new(1, 2, u64::MAX).apply(3),
-            11_428_987_234_714_529_920
-        );
+        assert_eq!(Permutation::new(1, 2, u64::MAX).apply(3), 11_428_987_234_714_529_920);
     }
 
     #[test]
@@ -106,10 +97,7 @@ mod tests {
             *counts.entry(order(5, pass, 3)).or_insert(0) += 1;
         }
         assert_eq!(counts.len(), 6);
-        assert!(
-            counts.values().all(|count| (850..1150).contains(count)),
-            "{counts:?}"
-        );
+        assert!(counts.values().all(|count| (850..1150).contains(count)), "{counts:?}");
     }
 
     proptest! {

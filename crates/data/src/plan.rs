@@ -20,9 +20,7 @@ impl std::fmt::Display for MicroBatchId {
 pub fn samples_of(step: u64, micro_batch: MicroBatchId, recipe: &Recipe) -> Range<u64> {
     let micro_batch_size = recipe.micro_batch_size as u64;
     let into_step = (micro_batch.0 as u64).saturating_mul(micro_batch_size);
-    let start = step
-        .saturating_mul(recipe.batch_size as u64)
-        .saturating_add(into_step);
+    let start = step.saturating_mul(recipe.batch_size as u64).saturating_add(into_step);
     start..start.saturating_add(micro_batch_size)
 }
 
@@ -79,11 +77,7 @@ fn relative_speeds(speeds: &[f64]) -> Vec<f64> {
     }
     let unknown = if usable > 0.0 { sum / usable } else { 1.0 };
     let relative = |speed: &f64| {
-        if is_usable(speed) {
-            speed / fastest
-        } else {
-            unknown
-        }
+        if is_usable(speed) { speed / fastest } else { unknown }
     };
     speeds.iter().map(relative).collect()
 }
@@ -156,18 +150,9 @@ mod tests {
         assert_eq!(sizes(&assign_weighted(4, &[1000.0, 1.0, 1.0])), [2, 1, 1]);
         assert_eq!(sizes(&assign_weighted(1, &[1.0, 5.0])), [0, 1]);
         // Unknown speeds count as the mean of the known ones.
-        assert_eq!(
-            sizes(&assign_weighted(8, &[3.0, f64::NAN, 1.0, 0.0])),
-            [3, 2, 1, 2]
-        );
+        assert_eq!(sizes(&assign_weighted(8, &[3.0, f64::NAN, 1.0, 0.0])), [3, 2, 1, 2]);
         assert_eq!(sizes(&assign_weighted(4, &[f64::INFINITY, -1.0])), [2, 2]);
-        assert_eq!(
-            sizes(&assign_weighted(
-                6,
-                &[f64::MAX, f64::MAX, f64::MIN_POSITIVE]
-            )),
-            [3, 2, 1]
-        );
+        assert_eq!(sizes(&assign_weighted(6, &[f64::MAX, f64::MAX, f64::MIN_POSITIVE])), [3, 2, 1]);
         assert!(assign_weighted(4, &[]).is_empty());
     }
 

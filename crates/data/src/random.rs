@@ -100,10 +100,7 @@ mod tests {
     fn the_stream_never_changes() {
         let mut rng = SampleRng::new(7, Domain::Train, "nn", 3);
         let drawn = [rng.bits(), rng.bits(), rng.below(1000)];
-        assert_eq!(
-            drawn,
-            [8_161_494_183_709_444_645, 12_499_129_732_279_740_245, 968]
-        );
+        assert_eq!(drawn, [8_161_494_183_709_444_645, 12_499_129_732_279_740_245, 968]);
         assert_eq!(rng.uniform().to_bits(), 0x3fe2_b65a_5335_2fcd);
         let mut other = SampleRng::new(u64::MAX, Domain::Init, "", u64::MAX);
         assert_eq!(other.bits(), 12_870_162_606_248_177_399);
@@ -111,13 +108,7 @@ mod tests {
 
     #[test]
     fn every_coordinate_names_another_stream() {
-        let domains = [
-            Domain::Train,
-            Domain::Eval,
-            Domain::Solve,
-            Domain::Probe,
-            Domain::Init,
-        ];
+        let domains = [Domain::Train, Domain::Eval, Domain::Solve, Domain::Probe, Domain::Init];
         let mut first_words = Vec::new();
         for domain in domains {
             for seed in [0, 1] {

@@ -61,52 +61,23 @@ mod tests {
 
     #[test]
     fn the_encoding_is_fixed() {
-        let number = Sample {
-            index: 2,
-            input: Input::Number(1.0),
-            target: 2.0,
-        };
+        let number = Sample { index: 2, input: Input::Number(1.0), target: 2.0 };
         let expected = [0, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 0, 0, 0, 0, 0, 0, 0, 0x40];
         assert_eq!(number.content_bytes(), expected);
-        let text = Sample {
-            index: 2,
-            input: Input::Text("é".to_string()),
-            target: 0.0,
-        };
-        let expected = [
-            1, 2, 0, 0, 0, 0, 0, 0, 0, 0xc3, 0xa9, 0, 0, 0, 0, 0, 0, 0, 0,
-        ];
+        let text = Sample { index: 2, input: Input::Text("é".to_string()), target: 0.0 };
+        let expected = [1, 2, 0, 0, 0, 0, 0, 0, 0, 0xc3, 0xa9, 0, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(text.content_bytes(), expected);
     }
 
     #[test]
     fn every_field_changes_the_digest() {
-        let base = Sample {
-            index: 0,
-            input: Input::Number(1.0),
-            target: 1.0,
-        };
+        let base = Sample { index: 0, input: Input::Number(1.0), target: 1.0 };
         let others = [
-            Sample {
-                index: 1,
-                ..base.clone()
-            },
-            Sample {
-                input: Input::Number(2.0),
-                ..base.clone()
-            },
-            Sample {
-                input: Input::Number(-1.0),
-                ..base.clone()
-            },
-            Sample {
-                input: Input::Text("1".to_string()),
-                ..base.clone()
-            },
-            Sample {
-                target: 2.0,
-                ..base.clone()
-            },
+            Sample { index: 1, ..base.clone() },
+            Sample { input: Input::Number(2.0), ..base.clone() },
+            Sample { input: Input::Number(-1.0), ..base.clone() },
+            Sample { input: Input::Text("1".to_string()), ..base.clone() },
+            Sample { target: 2.0, ..base.clone() },
         ];
         let once = digest(std::slice::from_ref(&base));
         for other in others {

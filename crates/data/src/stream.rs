@@ -38,9 +38,7 @@ impl SampleStream {
     /// Settings that no sample can satisfy.
     pub fn generated(recipe: &Recipe, domain: Domain) -> Result<SampleStream, DataError> {
         let generator = Generator::new(recipe, domain)?;
-        Ok(SampleStream {
-            source: Source::Generated(generator),
-        })
+        Ok(SampleStream { source: Source::Generated(generator) })
     }
 
     /// The samples of a JSONL file, read into memory. The stream starts over at the end of the file; with
@@ -51,22 +49,14 @@ impl SampleStream {
     pub fn from_file(path: &Path, recipe: &Recipe) -> Result<SampleStream, DataError> {
         let samples = Arc::new(jsonl::read_file(path, recipe.stage)?);
         let shuffle_seed = recipe.dataset_shuffle.then_some(recipe.seed);
-        Ok(SampleStream {
-            source: Source::File {
-                samples,
-                shuffle_seed,
-            },
-        })
+        Ok(SampleStream { source: Source::File { samples, shuffle_seed } })
     }
 
     /// Sample `index`.
     pub fn sample(&self, index: u64) -> Sample {
         match &self.source {
             Source::Generated(generator) => generator.sample(index),
-            Source::File {
-                samples,
-                shuffle_seed,
-            } => {
+            Source::File { samples, shuffle_seed } => {
                 // A file that was read holds at least one sample.
                 let len = samples.len() as u64;
                 let (pass, position) = (index / len, index % len);
@@ -137,9 +127,7 @@ mod tests {
     /// A file whose line `i` holds the value `i`.
     fn numbered_file(len: usize) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let lines: Vec<String> = (0..len)
-            .map(|i| format!("{{\"input\": {i}, \"output\": {i}}}\n"))
-            .collect();
+        let lines: Vec<String> = (0..len).map(|i| format!("{{\"input\": {i}, \"output\": {i}}}\n")).collect();
         std::fs::write(file.path(), lines.concat()).unwrap();
         file
     }
@@ -148,34 +136,20 @@ mod tests {
     fn domains_seeds_and_stages_differ() {
         for stage in [Stage::Nn, Stage::Text, Stage::Mixed] {
             let recipe = test_recipe(stage);
-            let draw = |recipe: &Recipe, domain| {
-                SampleStream::generated(recipe, domain).unwrap().sample(5)
-            };
+            let draw = |recipe: &Recipe, domain| SampleStream::generated(recipe, domain).unwrap().sample(5);
             let train = draw(&recipe, Domain::Train);
             assert_eq!(train, draw(&recipe, Domain::Train));
             for domain in [Domain::Eval, Domain::Solve, Domain::Probe, Domain::Init] {
                 assert_ne!(train, draw(&recipe, domain));
             }
-            assert_ne!(
-                train,
-                draw(
-                    &Recipe {
-                        seed: 1,
-                        ..recipe.clone()
-                    },
-                    Domain::Train
-                )
-            );
+            assert_ne!(train, draw(&Recipe { seed: 1, ..recipe.clone() }, Domain::Train));
         }
     }
 
     #[test]
     fn a_file_wraps_around_in_file_order() {
         let file = numbered_file(3);
-        let recipe = Recipe {
-            dataset_shuffle: false,
-            ..test_recipe(Stage::Nn)
-        };
+        let recipe = Recipe { dataset_shuffle: false, ..test_recipe(Stage::Nn) };
         let stream = SampleStream::from_file(file.path(), &recipe).unwrap();
         let targets: Vec<f64> = (0..7).map(|index| stream.sample(index).target).collect();
         assert_eq!(targets, [0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 0.0]);
@@ -191,10 +165,7 @@ mod tests {
         let shuffled = SampleStream::from_file(file.path(), &recipe).unwrap();
         assert!(shuffled.content_digest().is_some());
         let generated = SampleStream::generated(&recipe, Domain::Train).unwrap();
-        assert_eq!(
-            (generated.content_digest(), generated.file_len()),
-            (None, None)
-        );
+        assert_eq!((generated.content_digest(), generated.file_len()), (None, None));
     }
 
     proptest! {

@@ -53,12 +53,8 @@ pub const OPENINGS: &[&str] = &[
 ];
 
 /// Openings that announce several numbers; used for lists of two or more.
-pub const PLURAL_OPENINGS: &[&str] = &[
-    "Take the readings ",
-    "Here are the amounts ",
-    "Here are the readings ",
-    "Take the amounts ",
-];
+pub const PLURAL_OPENINGS: &[&str] =
+    &["Take the readings ", "Here are the amounts ", "Here are the readings ", "Take the amounts "];
 
 /// What stands between two numbers.
 pub const SEPARATORS: &[&str] = &[" and ", ", "];
@@ -153,11 +149,7 @@ pub fn asks(task: Task) -> &'static [&'static str] {
 
 /// Openings that suit a list of `numbers` numbers.
 pub fn openings_for(numbers: u64) -> u64 {
-    let plural = if numbers > 1 {
-        PLURAL_OPENINGS.len()
-    } else {
-        0
-    };
+    let plural = if numbers > 1 { PLURAL_OPENINGS.len() } else { 0 };
     (OPENINGS.len() + plural) as u64
 }
 
@@ -208,16 +200,9 @@ mod tests {
             "Given ",
         ];
         for lead in corpus {
-            assert!(
-                OPENINGS.contains(&lead) || PLURAL_OPENINGS.contains(&lead),
-                "{lead}"
-            );
+            assert!(OPENINGS.contains(&lead) || PLURAL_OPENINGS.contains(&lead), "{lead}");
         }
-        for ask in [
-            "which is the smallest?",
-            "find the minimum.",
-            "what is the lowest value?",
-        ] {
+        for ask in ["which is the smallest?", "find the minimum.", "what is the lowest value?"] {
             assert!(asks(Task::Min).contains(&ask), "{ask}");
         }
     }
@@ -241,15 +226,9 @@ mod tests {
 
     fn check(text: &str, lead: &str, ask: &str, list: &[f64]) {
         assert!(!text.contains("  "), "{text}");
-        assert!(
-            text.is_ascii() && text.starts_with(|c: char| c.is_ascii_uppercase()),
-            "{text}"
-        );
+        assert!(text.is_ascii() && text.starts_with(|c: char| c.is_ascii_uppercase()), "{text}");
         assert!(text.starts_with(lead) && text.ends_with(ask), "{text}");
-        assert!(
-            text.ends_with(['?', '.']) && ask.starts_with(|c: char| c.is_ascii_lowercase()),
-            "{text}"
-        );
+        assert!(text.ends_with(['?', '.']) && ask.starts_with(|c: char| c.is_ascii_lowercase()), "{text}");
         let segments = parse(text).unwrap();
         let mut numbers = Vec::new();
         for segment in &segments {
@@ -259,9 +238,6 @@ mod tests {
         }
         assert_eq!(numbers, list, "{text}");
         assert_eq!(segments[0], Segment::Text(lead));
-        assert_eq!(
-            segments.last(),
-            Some(&Segment::Text(&format!("{BEFORE_ASK}{ask}")))
-        );
+        assert_eq!(segments.last(), Some(&Segment::Text(&format!("{BEFORE_ASK}{ask}"))));
     }
 }

@@ -117,11 +117,8 @@ impl Gpt2Config {
             scale_attn_weights: fields.flag("scale_attn_weights", true)?,
             scale_attn_by_inverse_layer_idx: fields.flag("scale_attn_by_inverse_layer_idx", false)?,
         };
-        if config.n_embd % config.n_head != 0 {
-            return Err(unsupported(format!(
-                "n_embd {} is not a multiple of n_head {}",
-                config.n_embd, config.n_head
-            )));
+        if !config.n_embd.is_multiple_of(config.n_head) {
+            return Err(unsupported(format!("n_embd {} is not a multiple of n_head {}", config.n_embd, config.n_head)));
         }
         if !(config.layer_norm_epsilon > 0.0 && config.layer_norm_epsilon.is_finite()) {
             return Err(unsupported(format!("layer_norm_epsilon {} is not positive", config.layer_norm_epsilon)));

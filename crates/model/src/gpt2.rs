@@ -51,6 +51,15 @@ struct Saved<B: Backend> {
     rows_of_embedding: Vec<Vec<usize>>,
 }
 
+/// The input of the first block.
+struct Embedded {
+    /// `[r, d]`
+    x: Vec<f32>,
+    sequences: Sequences,
+    /// For each external embedding, the rows it fills, ascending.
+    rows_of_embedding: Vec<Vec<usize>>,
+}
+
 /// A frozen GPT-2 on one device.
 pub struct Gpt2<B: FrozenOps> {
     config: Gpt2Config,
@@ -135,19 +144,15 @@ impl<B: FrozenOps> Gpt2<B> {
             let dense = |loader: &mut Loader<'_>, name: &str, input: usize, output: usize| {
                 let weight = loader.read(&format!("h.{layer}.{name}.weight"))?;
                 let bias = loader.read(&format!("h.{layer}.{name}.bias"))?;
-                let host =
-                    HostLinear { weight: &weight, input, output, columns: (0, output), bias: Some(&bias) };
+                let host = HostLinear { weight: &weight, input, output, columns: (0, output), bias: Some(&bias) };
                 Ok::<_, ModelError>(B::prepare(host, backward, &device))
             };
             let output = dense(&mut loader, "attn.c_proj", d, d)?;
             let norm_2 = loader.norm(&format!("h.{layer}.ln_2"), config.layer_norm_epsilon, &device)?;
             let expand = dense(&mut loader, "mlp.c_fc", d, f)?;
             let contract = dense(&mut loader, "mlp.c_proj", f, d)?;
-            let heads = Heads {
-                heads: config.n_head,
-                head_size: config.head_size(),
-                scale: config.attention_scale(layer),
-            };
+            let heads =
+                Heads { heads: config.n_head, head_size: config.head_size(), scale: config.attention_scale(layer) };
             blocks.push(Block { norm_1, query, key, value, output, norm_2, expand, contract, heads });
         }
         let norm_f = loader.norm("ln_f", config.layer_norm_epsilon, &device)?;
@@ -177,8 +182,8 @@ impl<B: FrozenOps> Gpt2<B> {
             .ok_or(ModelError::UnknownToken { id, vocabulary: self.config.vocab_size })
     }
 
-    /// Token and external embeddings plus positions, `[r, d]`, and how the rows divide.
-    fn embed(&self, input: &LmInput) -> Result<(Vec<f32>, Sequences, Vec<Vec<usize>>), ModelError> {
+    /// Token and external embeddings plus positions.
+    fn embed(&self, input: &LmInput) -> Result<Embedded, ModelError> {
         let d = self.config.n_embd;
         let rows_given = input.embeddings.len() / d;
         let mut lengths = Vec::with_capacity(input.sequences.len());
@@ -218,7 +223,7 @@ impl<B: FrozenOps> Gpt2<B> {
         if lengths.is_empty() {
             return Err(ModelError::Empty);
         }
-        Ok((x, Sequences::all(lengths), rows_of_embedding))
+        Ok(Embedded { x, sequences: Sequences::all(lengths), rows_of_embedding })
     }
 
     fn push_row(&self, x: &mut Vec<f32>, embedding: &[f32], position: usize) {
@@ -278,8 +283,7 @@ impl<B: FrozenOps> Gpt2<B> {
             return B::normalize_backward(grad_h, &saved.norm_1, &block.norm_1, Some(grad_rd));
         };
         if !last {
-            let grad =
-                B::attend_backward(grad_attended, query, key_rd, saved.value_rd, sequences, block.heads);
+            let grad = B::attend_backward(grad_attended, query, key_rd, saved.value_rd, sequences, block.heads);
             let grad_h = B::project_backward(grad.query_rd, &block.query, None);
             let grad_h = B::project_backward(grad.key_rd, &block.key, Some(grad_h));
             let grad_h = B::project_backward(grad.value_rd, &block.value, Some(grad_h));
@@ -339,7 +343,7 @@ impl<B: FrozenOps> FrozenLm for Gpt2<B> {
 
     fn forward(&mut self, input: &LmInput, keep: bool) -> Result<Vec<f32>, ModelError> {
         self.saved = None;
-        let (x, sequences, rows_of_embedding) = self.embed(input)?;
+        let Embedded { x, sequences, rows_of_embedding } = self.embed(input)?;
         let x_rd = Tensor::from_data(TensorData::new(x, [sequences.rows(), self.config.n_embd]), &self.device);
         let (hidden_bd, blocks, norm_f) = self.run(x_rd, &sequences, keep);
         if keep {

@@ -4,77 +4,11 @@ use burn::backend::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 
 use super::*;
-use crate::ops::{AttentionGradient, generic};
+use crate::ops::generic;
 use crate::synthetic::Synthetic;
 
-/// Forward operations in plain Burn tensors, so that autodiff can follow them; it brings its own backward.
-impl FrozenOps for Autodiff<Flex> {
-    type Linear = generic::DenseLinear<Self>;
-
-    const RAGGED: bool = false;
-
-    fn prepare(host: HostLinear<'_>, _backward: bool, device: &Self::Device) -> Self::Linear {
-        generic::prepare(host, device)
-    }
-
-    fn project(x: Tensor<Self, 2>, linear: &Self::Linear, residual: Option<Tensor<Self, 2>>) -> Tensor<Self, 2> {
-        generic::linear(x, linear, residual)
-    }
-
-    fn project_backward(g: Tensor<Self, 2>, linear: &Self::Linear, to: Option<Tensor<Self, 2>>) -> Tensor<Self, 2> {
-        generic::linear_backward(g, linear, to)
-    }
-
-    fn normalize(x_rd: Tensor<Self, 2>, weights: &NormWeights<Self>) -> (Tensor<Self, 2>, Normed<Self>) {
-        generic::layer_norm(x_rd, weights)
-    }
-
-    fn normalize_backward(
-        grad_rd: Tensor<Self, 2>,
-        saved: &Normed<Self>,
-        weights: &NormWeights<Self>,
-        to: Option<Tensor<Self, 2>>,
-    ) -> Tensor<Self, 2> {
-        generic::layer_norm_backward(grad_rd, saved, weights, to)
-    }
-
-    fn activate(function: Activation, u_rf: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        generic::activation(function, u_rf)
-    }
-
-    fn activate_backward(function: Activation, u_rf: Tensor<Self, 2>, grad_rf: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        generic::activation_backward(function, u_rf, grad_rf)
-    }
-
-    fn attend(
-        q_rd: Tensor<Self, 2>,
-        k_rd: Tensor<Self, 2>,
-        v_rd: Tensor<Self, 2>,
-        sequences: &Sequences,
-        heads: Heads,
-    ) -> Tensor<Self, 2> {
-        generic::attention(q_rd, k_rd, v_rd, sequences, heads)
-    }
-
-    fn attend_backward(
-        grad_rd: Tensor<Self, 2>,
-        q_rd: Tensor<Self, 2>,
-        k_rd: Tensor<Self, 2>,
-        v_rd: Tensor<Self, 2>,
-        sequences: &Sequences,
-        heads: Heads,
-    ) -> AttentionGradient<Self> {
-        generic::attention_backward(grad_rd, q_rd, k_rd, v_rd, sequences, heads)
-    }
-
-    fn gather_rows(x_rd: Tensor<Self, 2>, indices: &[usize]) -> Tensor<Self, 2> {
-        generic::gather_rows(x_rd, indices)
-    }
-
-    fn scatter_rows(x_rd: Tensor<Self, 2>, indices: &[usize], rows: usize) -> Tensor<Self, 2> {
-        generic::scatter_rows(x_rd, indices, rows)
-    }
-}
+// Operations in plain Burn tensors, so that autodiff can follow them.
+generic::frozen_ops!(Autodiff<Flex>);
 
 fn small_config(activation: Activation) -> Gpt2Config {
     Gpt2Config {
@@ -155,7 +89,7 @@ fn kernels_and_hand_written_backward_agree_with_autodiff() {
             let cotangent: Vec<f32> = (0..count * d).map(|i| (i as f32 * 0.7).cos()).collect();
             let grad = ours.backward_to_embeddings(&cotangent).unwrap();
 
-            let (x, sequences, _) = oracle.embed(&batch).unwrap();
+            let Embedded { x, sequences, .. } = oracle.embed(&batch).unwrap();
             let device = FlexDevice;
             let x: Tensor<Autodiff<Flex>, 2> =
                 Tensor::from_data(TensorData::new(x, [count * length, d]), &device).require_grad();

@@ -1,13 +1,16 @@
 //! Hub ids: the local Hugging Face cache first, then the hub itself where that is allowed.
 //! Called by the loader only.
 //!
-//! Honours `HF_HUB_CACHE`, `HF_HOME`, `HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_TOKEN`, with the meaning
-//! that `huggingface_hub` gives them.
+//! Honours `HF_HUB_CACHE`, `HF_HOME`, `HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_DOWNLOAD_TIMEOUT`, with the
+//! meaning that `huggingface_hub` gives them.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use crate::error::ModelError;
 use crate::weights::Safetensors;
@@ -80,52 +83,160 @@ fn complete(folder: &Path) -> bool {
     }
 }
 
+/// Fetches on a thread of its own, since the client would wait for a silent server without end.
 fn fetch(cache: &Path, id: &str) -> Result<PathBuf, ModelError> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| ModelError::Hub {
-        name: id.to_owned(),
-        reason: format!("{what}: {error}"),
-    };
-    let mut builder = ApiBuilder::from_cache(Cache::new(cache.to_owned())).with_progress(false).with_retries(2);
-    if let Ok(endpoint) = std::env::var("HF_ENDPOINT")
-        && !endpoint.is_empty()
-    {
-        builder = builder.with_endpoint(endpoint);
+    let hub_error = |reason: String| ModelError::Hub { name: id.to_owned(), reason };
+    let failed = |what: &str, error: &dyn std::fmt::Display| hub_error(format!("{what}: {error}"));
+    // The client puts links into the cache and wants to know where they are.
+    let cache = std::path::absolute(cache).map_err(|error| failed("the cache", &error))?;
+    let mut builder = ApiBuilder::from_cache(Cache::new(cache.clone())).with_progress(false).with_retries(2);
+    if let Some(endpoint) = text("HF_ENDPOINT") {
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
     }
-    if let Ok(token) = std::env::var("HF_TOKEN")
-        && !token.is_empty()
-    {
+    if let Some(token) = text("HF_TOKEN") {
         builder = builder.with_token(Some(token));
     }
+    let patience = match text("HF_HUB_DOWNLOAD_TIMEOUT") {
+        None => PATIENCE,
+        Some(seconds) => seconds
+            .parse()
+            .ok()
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .ok_or_else(|| hub_error(format!("HF_HUB_DOWNLOAD_TIMEOUT is `{seconds}`, not a number of seconds")))?,
+    };
     let api = builder.build().map_err(|error| failed("the hub client does not start", &error))?;
-    let repository = api.repo(Repo::new(id.to_owned(), RepoType::Model));
+    let repo = Repo::new(id.to_owned(), RepoType::Model);
     tracing::info!("fetching {id} into {}", cache.display());
-
-    let config = repository.get("config.json").map_err(|error| failed("config.json", &error))?;
-    // A folder without a tokenizer is fine for numbers.
-    if let Err(error) = repository.get("tokenizer.json") {
-        tracing::warn!("{id} has no tokenizer.json ({error})");
-    }
-    get_weights(&repository).map_err(|(file, error)| failed(&file, &error))?;
-    match config.parent() {
-        Some(folder) => Ok(folder.to_owned()),
-        None => Err(failed("config.json", &"it lies in no folder")),
+    let pulse = Pulse::default();
+    let fetcher = Fetcher { files: api.repo(repo.clone()), cached: Cache::new(cache).repo(repo), pulse: pulse.clone() };
+    let (sender, answer) = mpsc::channel();
+    let thread = std::thread::Builder::new().name("hub".to_owned());
+    // Nobody listens any more when the patience is over.
+    let started = thread.spawn(move || drop(sender.send(fetcher.fetch())));
+    started.map_err(|error| failed("no thread", &error))?;
+    let (mut seen, mut since) = (pulse.count(), Instant::now());
+    loop {
+        match answer.recv_timeout(Duration::from_millis(100)) {
+            Ok(fetched) => return fetched.map_err(hub_error),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(hub_error("the hub client panicked".to_owned())),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+        }
+        if pulse.count() != seen {
+            (seen, since) = (pulse.count(), Instant::now());
+        }
+        if since.elapsed() > patience {
+            return Err(hub_error(format!("the server has said nothing for {:.0} s", patience.as_secs_f64())));
+        }
     }
 }
 
-fn get_weights(repository: &ApiRepo) -> Result<(), (String, ApiError)> {
-    let single = "model.safetensors".to_owned();
-    let Err(error) = repository.get(&single) else {
-        return Ok(());
-    };
-    let name = "model.safetensors.index.json";
-    // The error of the usual file is the one to show when there is no index either.
-    let Ok(index) = repository.get(name) else {
-        return Err((single, error));
-    };
-    for shard in Safetensors::shard_names(&index).unwrap_or_default() {
-        repository.get(&shard).map_err(|error| (shard.clone(), error))?;
+/// An environment variable that is set and not blank.
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+/// How long a server may be silent, unless `HF_HUB_DOWNLOAD_TIMEOUT` says otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Counts signs of life of a download.
+#[derive(Clone, Default)]
+struct Pulse(Arc<AtomicU64>);
+
+impl Pulse {
+    fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
-    Ok(())
+
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl hf_hub::api::Progress for Pulse {
+    fn init(&mut self, _: usize, _: &str) {
+        self.beat();
+    }
+
+    fn update(&mut self, _: usize) {
+        self.beat();
+    }
+
+    fn finish(&mut self) {
+        self.beat();
+    }
+}
+
+/// Fetches the files of one model into the cache.
+struct Fetcher {
+    files: ApiRepo,
+    cached: CacheRepo,
+    pulse: Pulse,
+}
+
+impl Fetcher {
+    /// The folder of the complete snapshot; the weights come last, so that nothing incomplete looks complete.
+    fn fetch(&self) -> Result<PathBuf, String> {
+        let config = self.get("config.json").map_err(|error| reason("config.json", &error))?;
+        match self.get("tokenizer.json") {
+            Ok(_) => {}
+            // A folder without a tokenizer is fine for numbers.
+            Err(error) if status(&error) == Some(404) => tracing::warn!("the model has no tokenizer.json"),
+            Err(error) => return Err(reason("tokenizer.json", &error)),
+        }
+        self.get_weights()?;
+        match config.parent() {
+            Some(folder) => Ok(folder.to_owned()),
+            None => Err("config.json lies in no folder".to_owned()),
+        }
+    }
+
+    fn get_weights(&self) -> Result<(), String> {
+        let single = "model.safetensors";
+        let error = match self.get(single) {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        // The error of the usual file is the one to show when there is no index either.
+        let Ok(index) = self.get("model.safetensors.index.json") else {
+            return Err(reason(single, &error));
+        };
+        for shard in Safetensors::shard_names(&index).map_err(|error| error.to_string())? {
+            self.get(&shard).map_err(|error| reason(&shard, &error))?;
+        }
+        Ok(())
+    }
+
+    /// One file; where another process is fetching it, its result.
+    fn get(&self, name: &str) -> Result<PathBuf, ApiError> {
+        loop {
+            self.pulse.beat();
+            if let Some(path) = self.cached.get(name) {
+                return Ok(path);
+            }
+            match self.files.download_with_progress(name, self.pulse.clone()) {
+                // The client has waited some seconds for the lock.
+                Err(ApiError::LockAcquisition(_)) => tracing::info!("another process is fetching {name}"),
+                other => return other,
+            }
+        }
+    }
+}
+
+/// The HTTP status of a refusal.
+fn status(error: &ApiError) -> Option<u16> {
+    match error {
+        // The client's own error type is not within reach, but its text is fixed.
+        ApiError::RequestError(error) => error.to_string().strip_prefix("http status: ")?.parse().ok(),
+        _ => None,
+    }
+}
+
+fn reason(file: &str, error: &ApiError) -> String {
+    match status(error) {
+        Some(401 | 403) => format!("{file}: {error}; there is no such model, or HF_TOKEN does not open it"),
+        Some(404) => format!("{file}: {error}; there is no such model, or it has no such file"),
+        _ => format!("{file}: {error}"),
+    }
 }
 
 #[cfg(test)]

@@ -50,10 +50,7 @@ pub fn load(name: &str, device: DeviceChoice, backward: bool) -> Result<FrozenMo
     };
     let parts = parts(&parsed)?;
     let lm = place(parts, &device, backward)?;
-    Ok(FrozenModel {
-        lm,
-        description: Description { name: name.to_owned(), weights, device: device.to_string() },
-    })
+    Ok(FrozenModel { lm, description: Description { name: name.to_owned(), weights, device: device.to_string() } })
 }
 
 /// What [`load`] would load, without its weights: for checks and banners.

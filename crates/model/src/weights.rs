@@ -46,15 +46,14 @@ impl Storage {
 
     fn read_at(&self, start: u64, out: &mut [u8]) -> Result<(), ModelError> {
         match self {
-            Storage::File { path, file } => file
-                .read_exact_at(out, start)
-                .map_err(|source| ModelError::Read { path: path.clone(), source }),
+            Storage::File { path, file } => {
+                file.read_exact_at(out, start).map_err(|source| ModelError::Read { path: path.clone(), source })
+            }
             Storage::Memory { name, bytes } => {
                 let start = start as usize;
-                let part = bytes.get(start..start + out.len()).ok_or_else(|| ModelError::Damaged {
-                    path: name.clone(),
-                    reason: "ends too early".to_owned(),
-                })?;
+                let part = bytes
+                    .get(start..start + out.len())
+                    .ok_or_else(|| ModelError::Damaged { path: name.clone(), reason: "ends too early".to_owned() })?;
                 out.copy_from_slice(part);
                 Ok(())
             }

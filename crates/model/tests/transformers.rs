@@ -72,9 +72,7 @@ fn demo_model() {
     let d = lm.hidden_size();
     for entry in reference["values"].as_array().unwrap() {
         let x = (entry["value"].as_f64().unwrap() - 50.0) / 28.867_513_459_481_287;
-        let embeddings = (0..d)
-            .map(|i| (0.3 * (i as f64).sin() * x + 0.05 * (i as f64).cos()) as f32)
-            .collect();
+        let embeddings = (0..d).map(|i| (0.3 * (i as f64).sin() * x + 0.05 * (i as f64).cos()) as f32).collect();
         let input = LmInput { sequences: vec![vec![Piece::Embedding { row: 0, repeat: 1 }]], embeddings };
         let hidden = lm.forward(&input, false).unwrap();
         assert_close("demo value", &hidden, &floats(&entry["hidden_last"]));

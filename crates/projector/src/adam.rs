@@ -1,7 +1,8 @@
 //! One Adam update on a stretch of the flat state. Called by [`crate::State::update`] only.
 //!
 //! Kingma and Ba, 2015, with PyTorch's order of operations (`torch.optim.Adam`, single-tensor path, β 0.9 and 0.999,
-//! ε 1e-8, bias-corrected), so that equal gradients give PyTorch's numbers.
+//! ε 1e-8, bias-corrected), so that equal gradients give PyTorch's bits. Its CPU kernels fuse multiply and add in both
+//! moments; a fused operation rounds once, so every machine computes the same.
 
 /// β₁ of the first moment.
 pub const BETA_1: f64 = 0.9;
@@ -25,8 +26,8 @@ pub fn update(
     let (weight_1, weight_2) = ((1.0 - BETA_1) as f32, (1.0 - BETA_2) as f32);
     let (beta_2, epsilon) = (BETA_2 as f32, EPSILON as f32);
     for (((p, m), v), g) in parameters.iter_mut().zip(exp_avg).zip(exp_avg_sq).zip(gradient) {
-        *m += weight_1 * (g - *m);
-        *v = *v * beta_2 + weight_2 * g * g;
+        *m = weight_1.mul_add(g - *m, *m);
+        *v = (weight_2 * g).mul_add(*g, *v * beta_2);
         let denominator = v.sqrt() / correction + epsilon;
         *p += step_size * *m / denominator;
     }

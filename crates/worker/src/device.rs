@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use numalign_collective::OwnRows;
 use numalign_config::{Config, DeviceChoice};
 use numalign_data::Sample;
 use numalign_model::Description;
@@ -16,7 +17,7 @@ use crate::error::WorkerError;
 struct Job {
     state: Arc<State>,
     micro_batches: Vec<(usize, Vec<Sample>)>,
-    reply: oneshot::Sender<Result<Vec<(usize, Vec<f32>)>, WorkerError>>,
+    reply: oneshot::Sender<Result<OwnRows, WorkerError>>,
 }
 
 /// What is known once the model is loaded and the probe computed.
@@ -78,7 +79,7 @@ impl Device {
         &self,
         state: Arc<State>,
         micro_batches: Vec<(usize, Vec<Sample>)>,
-    ) -> Result<Vec<(usize, Vec<f32>)>, WorkerError> {
+    ) -> Result<OwnRows, WorkerError> {
         let gone = || WorkerError::Device("it panicked; its message is above".to_owned());
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Job { state, micro_batches, reply }).await.map_err(|_| gone())?;

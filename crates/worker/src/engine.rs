@@ -4,6 +4,7 @@
 //! A row belongs to one micro-batch. Samples of several micro-batches may pass through the model together, where that
 //! changes no bit; sums over samples are always made here on the host, in sample order.
 
+use numalign_collective::OwnRows;
 use numalign_config::{Recipe, Stage};
 use numalign_data::{Input, Sample, Segment, grammar};
 use numalign_model::{FrozenLm, LmInput, Piece, lm::positions};
@@ -57,11 +58,7 @@ impl Engine {
 
     /// Gradient rows of micro-batches, `[3d+2]` each: gradient of the mean squared error over the global batch
     /// with respect to every projector number, then the micro-batch's share of the loss.
-    pub fn rows(
-        &mut self,
-        state: &State,
-        micro_batches: &[(usize, Vec<Sample>)],
-    ) -> Result<Vec<(usize, Vec<f32>)>, WorkerError> {
+    pub fn rows(&mut self, state: &State, micro_batches: &[(usize, Vec<Sample>)]) -> Result<OwnRows, WorkerError> {
         let layout = state.layout();
         let mut rows = Vec::with_capacity(micro_batches.len());
         // Each entry: place in `rows`, sample.
@@ -99,10 +96,13 @@ impl Engine {
 
     /// How many of the samples make one pass; at least one.
     fn fits<'a>(&self, samples: impl Iterator<Item = &'a Prepared>) -> usize {
-        let (mut count, mut total) = (0, 0);
+        let (mut count, mut total, mut first) = (0, 0, 0);
         for sample in samples {
-            total += positions(&sample.pieces);
-            if count > 0 && total > MOST_POSITIONS {
+            let length = positions(&sample.pieces);
+            total += length;
+            if count == 0 {
+                first = length;
+            } else if total > MOST_POSITIONS || (length != first && !self.lm.batches_freely()) {
                 break;
             }
             count += 1;

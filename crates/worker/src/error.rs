@@ -1,6 +1,7 @@
 //! Why a worker ends without having been told that the run is done.
 
 use numalign_model::ModelError;
+use numalign_projector::StateError;
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +25,7 @@ pub enum WorkerError {
     #[error("the device thread ended: {0}")]
     Device(String),
     #[error("{0}")]
-    State(#[from] numalign_projector::StateError),
+    State(#[from] StateError),
     #[error(transparent)]
     Collective(#[from] numalign_collective::CollectiveError),
 }
@@ -40,6 +41,10 @@ impl WorkerError {
             }
             WorkerError::Refused { .. } => Some("use the same build of numalign on every machine".to_owned()),
             WorkerError::Aborted { hint, .. } => Some(hint.clone()),
+            WorkerError::BadSample { .. } => Some("mend that sample; a marked number looks like $$12.5&&".to_owned()),
+            WorkerError::State(StateError::NotFinite { .. }) => {
+                Some("the training diverged: lower lr, or look for extreme values in the dataset".to_owned())
+            }
             _ => None,
         }
     }

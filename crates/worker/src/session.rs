@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use numalign_collective::{CollectiveError, Grpc};
@@ -21,6 +22,9 @@ use crate::device::{Device, Loaded};
 use crate::error::WorkerError;
 use crate::steps::{Steps, Watermark, samples_of};
 
+/// This process's present rank, −1 while it has none; log lines carry it.
+pub static RANK: AtomicI64 = AtomicI64::new(-1);
+
 /// What the command line gives a worker; everything else comes from the coordinator.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -28,10 +32,12 @@ pub struct Options {
     pub coordinator: String,
     /// Overrides the run's `device`.
     pub device: Option<DeviceChoice>,
+    /// Patience with a coordinator that was never reached, before its configuration is known.
+    pub first_contact: Duration,
 }
 
-/// Patience with a coordinator that was never reached, before its configuration is known.
-const FIRST_CONTACT: Duration = Duration::from_secs(30);
+/// An attempt to connect is given this long even when the patience is nearly over.
+const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Largest message accepted.
 const MOST_MESSAGE: usize = 64 << 20;
@@ -39,7 +45,7 @@ const MOST_MESSAGE: usize = 64 << 20;
 /// Joins `options.coordinator` and works until the run is done, the worker is refused, or `shutdown` resolves.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
     let endpoint = endpoint(&options.coordinator)?;
-    let mut worker = Worker { options, endpoint, kept: None };
+    let mut worker = Worker { options, endpoint, kept: None, welcomed: false };
     tokio::select! {
         ended = worker.live() => ended,
         () = shutdown => Ok(()),
@@ -76,6 +82,8 @@ struct Worker {
     options: Options,
     endpoint: Endpoint,
     kept: Option<Kept>,
+    /// The latest connection reached a coordinator, not only something that listens.
+    welcomed: bool,
 }
 
 /// How one connection ended.
@@ -90,16 +98,17 @@ impl Worker {
         let mut pause = Duration::from_millis(50);
         loop {
             let connected = Instant::now();
-            let reason = match self.connect_once().await? {
+            let patience = self.patience();
+            let reason = match self.connect_once(patience.saturating_sub(since.elapsed())).await? {
                 Ending::Done => return Ok(()),
                 Ending::Lost(reason) => reason,
             };
             // A connection that worked for a while starts the patience anew.
-            if connected.elapsed() > Duration::from_secs(2) {
+            if self.welcomed && connected.elapsed() > Duration::from_secs(2) {
                 since = Instant::now();
                 pause = Duration::from_millis(50);
             }
-            let patience = self.kept.as_ref().map_or(FIRST_CONTACT, |kept| kept.config.run.coordinator_wait);
+            let patience = self.patience();
             if since.elapsed() > patience {
                 return Err(WorkerError::Unreachable {
                     url: self.options.coordinator.clone(),
@@ -111,6 +120,10 @@ impl Worker {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
         }
+    }
+
+    fn patience(&self) -> Duration {
+        self.kept.as_ref().map_or(self.options.first_contact, |kept| kept.config.run.coordinator_wait)
     }
 
     fn hello(&self) -> wire::Hello {
@@ -131,10 +144,28 @@ impl Worker {
         }
     }
 
-    async fn connect_once(&mut self) -> Result<Ending, WorkerError> {
+    /// One connection, from Hello to its end; something that listens gets `patience` to say Welcome.
+    async fn connect_once(&mut self, patience: Duration) -> Result<Ending, WorkerError> {
+        self.welcomed = false;
+        let met = match tokio::time::timeout(patience.max(LEAST_PATIENCE), self.meet()).await {
+            Ok(met) => met?,
+            Err(_) => return Ok(Ending::Lost("it accepts connections and says nothing".to_owned())),
+        };
+        let Met { mut connection, welcome, mut inbound } = match met {
+            Ok(met) => met,
+            Err(ending) => return Ok(ending),
+        };
+        self.welcomed = true;
+        let ending = self.follow(&mut connection, welcome, &mut inbound).await;
+        connection.stop_steps();
+        ending
+    }
+
+    /// Connects and says Hello; the connection with the Welcome, or how it ended before.
+    async fn meet(&self) -> Result<Result<Met, Ending>, WorkerError> {
         let channel = match self.endpoint.connect().await {
             Ok(channel) => channel,
-            Err(error) => return Ok(Ending::Lost(chain(&error))),
+            Err(error) => return Ok(Err(Ending::Lost(chain(&error)))),
         };
         let client = CoordinatorClient::new(channel)
             .max_decoding_message_size(MOST_MESSAGE)
@@ -142,26 +173,24 @@ impl Worker {
         let (reports, outbound) = mpsc::channel::<wire::WorkerMessage>(64);
         let hello = wire::WorkerMessage { message: Some(FromWorker::Hello(self.hello())) };
         if reports.send(hello).await.is_err() {
-            return Ok(Ending::Lost("the connection closed at once".to_owned()));
+            return Ok(Err(Ending::Lost("the connection closed at once".to_owned())));
         }
         let mut inbound = match client.clone().control(ReceiverStream::new(outbound)).await {
             Ok(inbound) => inbound.into_inner(),
-            Err(status) => return refused_or_lost(&status),
+            Err(status) => return refused_or_lost(&status).map(Err),
         };
         let first = match inbound.message().await {
             Ok(Some(first)) => first.message,
-            Ok(None) => return Ok(Ending::Lost("the coordinator hung up".to_owned())),
-            Err(status) => return refused_or_lost(&status),
+            Ok(None) => return Ok(Err(Ending::Lost("the coordinator hung up".to_owned()))),
+            Err(status) => return refused_or_lost(&status).map(Err),
         };
         let welcome = match first {
             Some(FromCoordinator::Welcome(welcome)) => welcome,
-            Some(FromCoordinator::Abort(abort)) => return ended_by(abort),
+            Some(FromCoordinator::Abort(abort)) => return ended_by(abort).map(Err),
             _ => return Err(WorkerError::Protocol("its first message is not Welcome".to_owned())),
         };
-        let mut connection = Connection { client, reports, member: welcome.member, steps: None };
-        let ending = self.follow(&mut connection, welcome, &mut inbound).await;
-        connection.stop_steps();
-        ending
+        let connection = Connection { client, reports, member: welcome.member, steps: None };
+        Ok(Ok(Met { connection, welcome, inbound }))
     }
 
     async fn follow(
@@ -250,6 +279,7 @@ impl Worker {
         };
         let state = Arc::new(State::from_bytes(&begin.state)?);
         kept.watermark.restart(state.clone());
+        RANK.store(i64::from(begin.rank), Ordering::Relaxed);
         tracing::info!(
             "generation {}: rank {} of {}, micro-batches {}..{}, from step {}",
             generation.number,
@@ -275,6 +305,13 @@ impl Worker {
         connection.steps = Some(tokio::spawn(steps.run()));
         Ok(())
     }
+}
+
+/// A coordinator that was reached.
+struct Met {
+    connection: Connection,
+    welcome: wire::Welcome,
+    inbound: tonic::Streaming<wire::CoordinatorMessage>,
 }
 
 /// BLAKE3 of the settings that determine the result, as the coordinator computes it.
@@ -310,7 +347,9 @@ impl Connection {
     /// Tells the coordinator why this worker cannot go on, and ends it.
     async fn give_up(&self, error: WorkerError) -> Result<Ending, WorkerError> {
         let hint = error.hint().map_or_else(String::new, |hint| format!(" (hint: {hint})"));
-        let failure = wire::Failure { permanent: true, message: format!("{error}{hint}") };
+        // Another process may fare better after a panic; a wrong model or bad data stay what they are.
+        let permanent = !matches!(error, WorkerError::Device(_));
+        let failure = wire::Failure { permanent, message: format!("{error}{hint}") };
         self.send(FromWorker::Failure(failure)).await;
         // The message must leave before the process does.
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -325,13 +364,11 @@ impl Connection {
 }
 
 /// The loading model's news; never, while nothing loads.
-async fn wait_for(
-    loading: &mut Option<oneshot::Receiver<Result<Loaded, WorkerError>>>,
-) -> Result<Loaded, WorkerError> {
+async fn wait_for(loading: &mut Option<oneshot::Receiver<Result<Loaded, WorkerError>>>) -> Result<Loaded, WorkerError> {
     match loading {
-        Some(receiver) => receiver
-            .await
-            .unwrap_or_else(|_| Err(WorkerError::Device("it panicked; its message is above".to_owned()))),
+        Some(receiver) => {
+            receiver.await.unwrap_or_else(|_| Err(WorkerError::Device("it panicked; its message is above".to_owned())))
+        }
         None => std::future::pending().await,
     }
 }

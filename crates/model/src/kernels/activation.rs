@@ -27,37 +27,33 @@ pub enum Activation {
 const TASK: usize = 1 << 14;
 
 /// √(2/π)
-const GELU_SCALE: f32 = 0.797_884_56;
+const GELU_SCALE: f32 = 0.797_884_6;
 const GELU_CUBIC: f32 = 0.044_715;
 
 /// `u ↦ f(u)` into `out`.
 pub fn forward(function: Activation, u: &[f32], out: &mut [f32]) {
     let found = isa();
-    u.par_chunks(TASK)
-        .zip(out.par_chunks_mut(TASK))
-        .for_each(|(u, out)| match function {
-            Activation::GeluTanh => gelu_tanh_forward(found, u, out),
-            Activation::GeluErf => gelu_erf_forward(u, out),
-            Activation::QuickGelu => quick_gelu_forward(found, u, out),
-            Activation::Relu => relu_forward(u, out),
-            Activation::Silu => silu_forward(found, u, out),
-            Activation::Tanh => tanh_forward(found, u, out),
-        });
+    u.par_chunks(TASK).zip(out.par_chunks_mut(TASK)).for_each(|(u, out)| match function {
+        Activation::GeluTanh => gelu_tanh_forward(found, u, out),
+        Activation::GeluErf => gelu_erf_forward(u, out),
+        Activation::QuickGelu => quick_gelu_forward(found, u, out),
+        Activation::Relu => relu_forward(u, out),
+        Activation::Silu => silu_forward(found, u, out),
+        Activation::Tanh => tanh_forward(found, u, out),
+    });
 }
 
 /// `grad ← grad · f′(u)` in place.
 pub fn backward(function: Activation, u: &[f32], grad: &mut [f32]) {
     let found = isa();
-    u.par_chunks(TASK)
-        .zip(grad.par_chunks_mut(TASK))
-        .for_each(|(u, grad)| match function {
-            Activation::GeluTanh => gelu_tanh_backward(found, u, grad),
-            Activation::GeluErf => gelu_erf_backward(u, grad),
-            Activation::QuickGelu => quick_gelu_backward(found, u, grad),
-            Activation::Relu => relu_backward(u, grad),
-            Activation::Silu => silu_backward(found, u, grad),
-            Activation::Tanh => tanh_backward(found, u, grad),
-        });
+    u.par_chunks(TASK).zip(grad.par_chunks_mut(TASK)).for_each(|(u, grad)| match function {
+        Activation::GeluTanh => gelu_tanh_backward(found, u, grad),
+        Activation::GeluErf => gelu_erf_backward(u, grad),
+        Activation::QuickGelu => quick_gelu_backward(found, u, grad),
+        Activation::Relu => relu_backward(u, grad),
+        Activation::Silu => silu_backward(found, u, grad),
+        Activation::Tanh => tanh_backward(found, u, grad),
+    });
 }
 
 // 0.5·(1 + tanh z) = σ(2z), so the tanh approximation of GELU is u·σ(2z) with z = √(2/π)·(u + 0.044715·u³).

@@ -65,8 +65,18 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], spans: &[Span], heads: Heads, ou
             product.resize(count * heads.head_size, 0.0);
             let left = Strided { data: scores, row_stride: span.length, column_stride: 1 };
             matmul_serial(
-                found, left, count, seen, values, span.length, 0, heads.head_size, false, product,
-                heads.head_size, block,
+                found,
+                left,
+                count,
+                seen,
+                values,
+                span.length,
+                0,
+                heads.head_size,
+                false,
+                product,
+                heads.head_size,
+                block,
             );
             for (i, row) in product.chunks_exact(heads.head_size).enumerate() {
                 // SAFETY: as above.
@@ -123,21 +133,38 @@ pub fn backward(
             let query_rows = part.rows(q, span.queries_from + from, count);
             let grad_rows = part.rows(grad_out, span.queries_from + from, count);
             let Scratch {
-                scores, grad_scores, values_transposed, keys, block, product, queries_panel, grad_panel,
-                grad_keys, grad_values, ..
+                scores,
+                grad_scores,
+                values_transposed,
+                keys,
+                block,
+                product,
+                queries_panel,
+                grad_panel,
+                grad_keys,
+                grad_values,
+                ..
             } = scratch;
             pack_rows(query_rows, count, size, queries_panel);
             pack_rows(grad_rows, count, size, grad_panel);
 
             // dv += Pᵀ·g
             let transposed = Strided { data: scores, row_stride: 1, column_stride: length };
-            matmul_serial(
-                found, transposed, seen, count, grad_panel, count, 0, size, true, grad_values, size, block,
-            );
+            matmul_serial(found, transposed, seen, count, grad_panel, count, 0, size, true, grad_values, size, block);
             // dS from dP = g·vᵀ
             grad_scores.resize(count * length, 0.0);
             matmul_serial(
-                found, grad_rows, count, size, values_transposed, size, 0, seen, false, grad_scores, length,
+                found,
+                grad_rows,
+                count,
+                size,
+                values_transposed,
+                size,
+                0,
+                seen,
+                false,
+                grad_scores,
+                length,
                 block,
             );
             let first_seen = part.keys_seen(from, 1);
@@ -152,9 +179,7 @@ pub fn backward(
             }
             // dk += dSᵀ·q
             let transposed = Strided { data: grad_scores, row_stride: 1, column_stride: length };
-            matmul_serial(
-                found, transposed, seen, count, queries_panel, count, 0, size, true, grad_keys, size, block,
-            );
+            matmul_serial(found, transposed, seen, count, queries_panel, count, 0, size, true, grad_keys, size, block);
             from += count;
         }
         for i in 0..length {
@@ -242,7 +267,17 @@ impl Scratch {
         let queries = part.rows(q, part.span.queries_from + from, count);
         let size = part.heads.head_size;
         matmul_serial(
-            found, queries, count, size, &self.keys_transposed, size, 0, seen, false, &mut self.scores, length,
+            found,
+            queries,
+            count,
+            size,
+            &self.keys_transposed,
+            size,
+            0,
+            seen,
+            false,
+            &mut self.scores,
+            length,
             &mut self.block,
         );
         let first_seen = part.keys_seen(from, 1);

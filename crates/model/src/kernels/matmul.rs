@@ -57,15 +57,7 @@ impl Packed {
 }
 
 /// Writes panel `p` of `b` into `panel [k, PANEL]`; columns past `n` become zero.
-pub fn pack_panel(
-    b: &[f32],
-    k: usize,
-    n: usize,
-    row_stride: usize,
-    column_stride: usize,
-    p: usize,
-    panel: &mut [f32],
-) {
+pub fn pack_panel(b: &[f32], k: usize, n: usize, row_stride: usize, column_stride: usize, p: usize, panel: &mut [f32]) {
     let first = p * PANEL;
     let width = PANEL.min(n - first);
     for (i, row) in panel.chunks_exact_mut(PANEL).enumerate().take(k) {
@@ -155,9 +147,7 @@ pub fn matmul_with(found: Isa, a: &[f32], m: usize, b: &Packed, epilogue: Epilog
     if parallel {
         // One contiguous run of panels per thread, so that each thread streams through memory.
         let tasks = rayon::current_num_threads().min(panels);
-        (0..tasks)
-            .into_par_iter()
-            .for_each(|t| (panels * t / tasks..panels * (t + 1) / tasks).for_each(run));
+        (0..tasks).into_par_iter().for_each(|t| (panels * t / tasks..panels * (t + 1) / tasks).for_each(run));
     } else {
         (0..panels).for_each(run);
     }
@@ -198,14 +188,7 @@ pub fn matmul_serial(
     for block in 0..blocks.count {
         let rows = blocks.range(block);
         scratch.resize(rows.len() * k, 0.0);
-        pack_block(
-            &a.data[rows.start * a.row_stride..],
-            rows.len(),
-            k,
-            a.row_stride,
-            a.column_stride,
-            scratch,
-        );
+        pack_block(&a.data[rows.start * a.row_stride..], rows.len(), k, a.row_stride, a.column_stride, scratch);
         for p in 0..n.div_ceil(PANEL) {
             let first = p * PANEL;
             let tile = Tile {
@@ -360,7 +343,12 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f")]
-    unsafe fn tile_avx512<const R: usize>(k: usize, mut a: *const f32, mut b: *const f32, sums: &mut [[f32; PANEL]; 14]) {
+    unsafe fn tile_avx512<const R: usize>(
+        k: usize,
+        mut a: *const f32,
+        mut b: *const f32,
+        sums: &mut [[f32; PANEL]; 14],
+    ) {
         // SAFETY: the loop reads `k·R` floats of `a` and `k·PANEL` of `b`; prefetching past the end is harmless.
         unsafe {
             let mut acc = [[_mm512_setzero_ps(); 2]; R];

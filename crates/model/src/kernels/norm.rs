@@ -12,15 +12,7 @@ const ROWS_PER_TASK: usize = 16;
 
 /// Normalises each of the rows of `x [rows, d]` into `normed` (`x̂`), writes `1/√(var+eps)` to `rstd [rows]`
 /// and `γ·x̂ + β` to `y`.
-pub fn forward(
-    x: &[f32],
-    gamma: &[f32],
-    beta: &[f32],
-    eps: f32,
-    normed: &mut [f32],
-    rstd: &mut [f32],
-    y: &mut [f32],
-) {
+pub fn forward(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, normed: &mut [f32], rstd: &mut [f32], y: &mut [f32]) {
     let d = gamma.len();
     let task = ROWS_PER_TASK * d;
     let found = isa();
@@ -47,11 +39,8 @@ fn rows_forward_body(
 ) {
     let d = gamma.len();
     let width = d as f32;
-    for (((x, normed), rstd), y) in x
-        .chunks_exact(d)
-        .zip(normed.chunks_exact_mut(d))
-        .zip(rstd.iter_mut())
-        .zip(y.chunks_exact_mut(d))
+    for (((x, normed), rstd), y) in
+        x.chunks_exact(d).zip(normed.chunks_exact_mut(d)).zip(rstd.iter_mut()).zip(y.chunks_exact_mut(d))
     {
         let mean = lanes::sum(x) / width;
         let variance = lanes::sum_of_squares_about(x, mean) / width;
@@ -77,9 +66,7 @@ pub fn backward_add(grad_y: &[f32], normed: &[f32], rstd: &[f32], gamma: &[f32],
         .zip(normed.par_chunks(task))
         .zip(rstd.par_chunks(ROWS_PER_TASK))
         .zip(grad_x.par_chunks_mut(task))
-        .for_each(|(((grad_y, normed), rstd), grad_x)| {
-            rows_backward(found, grad_y, normed, rstd, gamma, grad_x)
-        });
+        .for_each(|(((grad_y, normed), rstd), grad_x)| rows_backward(found, grad_y, normed, rstd, gamma, grad_x));
 }
 
 multiversion! {
@@ -91,11 +78,8 @@ fn rows_backward_body(grad_y: &[f32], normed: &[f32], rstd: &[f32], gamma: &[f32
     let d = gamma.len();
     let width = d as f32;
     let mut scaled = vec![0.0f32; d];
-    for (((grad_y, normed), rstd), grad_x) in grad_y
-        .chunks_exact(d)
-        .zip(normed.chunks_exact(d))
-        .zip(rstd)
-        .zip(grad_x.chunks_exact_mut(d))
+    for (((grad_y, normed), rstd), grad_x) in
+        grad_y.chunks_exact(d).zip(normed.chunks_exact(d)).zip(rstd).zip(grad_x.chunks_exact_mut(d))
     {
         for i in 0..d {
             scaled[i] = grad_y[i] * gamma[i];

@@ -76,7 +76,7 @@ pub fn layer_norm_backward<B: Backend>(
     }
 }
 
-const GELU_SCALE: f32 = 0.797_884_56;
+const GELU_SCALE: f32 = 0.797_884_6;
 const GELU_CUBIC: f32 = 0.044_715;
 
 pub fn activation<B: Backend>(function: Activation, u: Tensor<B, 2>) -> Tensor<B, 2> {
@@ -207,3 +207,101 @@ pub fn scatter_rows<B: Backend>(x: Tensor<B, 2>, indices: &[usize], rows: usize)
     let target = index::<B>(indices, &device);
     Tensor::zeros([rows, d], &device).select_assign(0, target, x, burn::tensor::IndexingUpdateOp::Add)
 }
+
+/// Implements [`super::FrozenOps`] for a backend by the functions of this module.
+#[cfg(any(test, feature = "cuda"))]
+macro_rules! frozen_ops {
+    ($backend:ty) => {
+        impl $crate::ops::FrozenOps for $backend {
+            type Linear = $crate::ops::generic::DenseLinear<Self>;
+
+            const RAGGED: bool = false;
+
+            fn prepare(host: $crate::ops::HostLinear<'_>, _backward: bool, device: &Self::Device) -> Self::Linear {
+                $crate::ops::generic::prepare(host, device)
+            }
+
+            fn project(
+                x: burn::tensor::Tensor<Self, 2>,
+                linear: &Self::Linear,
+                residual: Option<burn::tensor::Tensor<Self, 2>>,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::linear(x, linear, residual)
+            }
+
+            fn project_backward(
+                g: burn::tensor::Tensor<Self, 2>,
+                linear: &Self::Linear,
+                to: Option<burn::tensor::Tensor<Self, 2>>,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::linear_backward(g, linear, to)
+            }
+
+            fn normalize(
+                x_rd: burn::tensor::Tensor<Self, 2>,
+                weights: &$crate::ops::NormWeights<Self>,
+            ) -> (burn::tensor::Tensor<Self, 2>, $crate::ops::Normed<Self>) {
+                $crate::ops::generic::layer_norm(x_rd, weights)
+            }
+
+            fn normalize_backward(
+                grad_rd: burn::tensor::Tensor<Self, 2>,
+                saved: &$crate::ops::Normed<Self>,
+                weights: &$crate::ops::NormWeights<Self>,
+                to: Option<burn::tensor::Tensor<Self, 2>>,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::layer_norm_backward(grad_rd, saved, weights, to)
+            }
+
+            fn activate(
+                function: $crate::kernels::activation::Activation,
+                u_rf: burn::tensor::Tensor<Self, 2>,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::activation(function, u_rf)
+            }
+
+            fn activate_backward(
+                function: $crate::kernels::activation::Activation,
+                u_rf: burn::tensor::Tensor<Self, 2>,
+                grad_rf: burn::tensor::Tensor<Self, 2>,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::activation_backward(function, u_rf, grad_rf)
+            }
+
+            fn attend(
+                q_rd: burn::tensor::Tensor<Self, 2>,
+                k_rd: burn::tensor::Tensor<Self, 2>,
+                v_rd: burn::tensor::Tensor<Self, 2>,
+                sequences: &$crate::sequences::Sequences,
+                heads: $crate::kernels::attention::Heads,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::attention(q_rd, k_rd, v_rd, sequences, heads)
+            }
+
+            fn attend_backward(
+                grad_rd: burn::tensor::Tensor<Self, 2>,
+                q_rd: burn::tensor::Tensor<Self, 2>,
+                k_rd: burn::tensor::Tensor<Self, 2>,
+                v_rd: burn::tensor::Tensor<Self, 2>,
+                sequences: &$crate::sequences::Sequences,
+                heads: $crate::kernels::attention::Heads,
+            ) -> $crate::ops::AttentionGradient<Self> {
+                $crate::ops::generic::attention_backward(grad_rd, q_rd, k_rd, v_rd, sequences, heads)
+            }
+
+            fn gather_rows(x_rd: burn::tensor::Tensor<Self, 2>, indices: &[usize]) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::gather_rows(x_rd, indices)
+            }
+
+            fn scatter_rows(
+                x_rd: burn::tensor::Tensor<Self, 2>,
+                indices: &[usize],
+                rows: usize,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::scatter_rows(x_rd, indices, rows)
+            }
+        }
+    };
+}
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) use frozen_ops;

@@ -1,0 +1,217 @@
+//! The command line: commands by hand, one flag per configuration key from the keys' own table.
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use numalign_config::keys;
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+Environment: NUMALIGN_<KEY> sets a configuration key, NUMALIGN_LOG filters the log (such as info).";
+
+/// The whole command line.
+pub fn command() -> Command {
+    Command::new("numalign")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Teaches a frozen language model to read and write numbers, on many workers, to the same bytes")
+        .after_help(AFTER_HELP)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(with_keys(
+            Command::new("launch")
+                .about("Runs a coordinator and its workers on this machine, then evaluates the result")
+                .after_help(
+                    "`all` chains nn, text and mixed, each starting from the last one's projectors; every stage is a run \
+                     of its own, <run-id>-<stage>, saved beside model_path_save.",
+                )
+                .arg(stage_argument(&["nn", "text", "mixed", "all"]))
+                .arg(config_argument())
+                .arg(flag("no-eval", "Do not evaluate the result at the end"))
+                .arg(json_flag()),
+        ))
+        .subcommand(with_keys(
+            Command::new("coordinator")
+                .about("Runs the coordinator alone: for workers on several machines")
+                .arg(stage_argument(&["nn", "text", "mixed"]))
+                .arg(config_argument())
+                .arg(option("listen", "ADDR", "Address to listen on, such as 0.0.0.0:7400").required(true)),
+        ))
+        .subcommand(
+            Command::new("worker")
+                .about("Runs one worker; it gets its whole configuration from the coordinator")
+                .after_help(
+                    "Without --coordinator, MASTER_ADDR and MASTER_PORT name it. With device cuda, LOCAL_RANK chooses the GPU. \
+                     NUMALIGN_COORDINATOR_WAIT is the patience with a coordinator that was never reached (30s).",
+                )
+                .arg(option("coordinator", "URL", "The coordinator, such as http://10.0.0.1:7400"))
+                .arg(option("device", "DEVICE", "auto, cpu, cuda or cuda:N; the run's own setting by default")),
+        )
+        .subcommand(with_keys(
+            Command::new("generate")
+                .about("Writes a stage's dataset as JSONL")
+                .arg(stage_argument(&["nn", "text", "mixed"]).required(true))
+                .arg(config_argument())
+                .arg(option("count", "N", "Samples to write").required(true).value_parser(value_parser!(u64)))
+                .arg(option("out", "FILE", "File to write; - for standard output").required(true)),
+        ))
+        .subcommand(
+            Command::new("eval")
+                .about("Evaluates a checkpoint on a held-out stream, beside the constant predictor")
+                .after_help(
+                    "Percentages are of the value range. The relative error divides by the target, but never by less than \
+                     1 % of the range. The baseline always answers the median target.",
+                )
+                .arg(option("checkpoint", "FILE", "Checkpoint to evaluate").required(true))
+                .arg(option("count", "N", "Held-out samples").default_value("1000").value_parser(value_parser!(u64).range(1..=100_000_000)))
+                .arg(option("seed", "S", "Seed of the held-out stream; the run's by default").value_parser(value_parser!(u64)))
+                .arg(option("dataset", "FILE", "Evaluate on this JSONL file instead, from its first line"))
+                .arg(model_argument())
+                .arg(device_argument())
+                .arg(json_flag()),
+        )
+        .subcommand(
+            Command::new("predict")
+                .about("Reads numbers, texts, or texts with $$…&& and answers with numbers")
+                .after_help("A bare number given to a text or mixed checkpoint is marked first: 12.5 becomes $$12.5&&.")
+                .arg(option("checkpoint", "FILE", "Checkpoint to use").required(true))
+                .arg(
+                    Arg::new("input")
+                        .value_name("INPUT")
+                        .help("A number or a text, as the checkpoint's stage wants")
+                        .required(true)
+                        .num_args(1..)
+                        .allow_negative_numbers(true),
+                )
+                .arg(model_argument())
+                .arg(device_argument())
+                .arg(json_flag()),
+        )
+        .subcommand(
+            Command::new("inspect")
+                .about("Shows everything a checkpoint says")
+                .arg(Arg::new("file").value_name("FILE").help("Checkpoint").required(true))
+                .arg(json_flag()),
+        )
+        .subcommand(
+            Command::new("hidden")
+                .about("Shows token ids and the frozen model's hidden state at the read position")
+                .arg(model_argument())
+                .arg(option("text", "TEXT", "Tokenise this text").allow_hyphen_values(true))
+                .arg(option("ids", "IDS", "Token ids, separated by commas, instead of a text"))
+                .arg(option("checkpoint", "FILE", "Projectors for --value and --mixed"))
+                .arg(option("value", "X", "One number, projected").allow_hyphen_values(true).value_parser(value_parser!(f64)))
+                .arg(option("mixed", "TEXT", "A text whose $$…&& are projected").allow_hyphen_values(true))
+                .arg(device_argument())
+                .arg(json_flag()),
+        )
+        .subcommand(
+            Command::new("bench").about("Measures").subcommand_required(true).subcommand(
+                Command::new("step")
+                    .about("Stage nn's forward, backward and update, without a network")
+                    .arg(option("model", "MODEL", "Frozen model").default_value("synthetic:small"))
+                    .arg(count_option("batch", "Samples of a step", "8"))
+                    .arg(count_option("positions", "Positions that a number fills", "1"))
+                    .arg(count_option("steps", "Steps to measure", "20"))
+                    .arg(device_argument())
+                    .arg(json_flag()),
+            ),
+        )
+        .subcommand(
+            Command::new("config")
+                .about("Checks or shows a configuration")
+                .subcommand_required(true)
+                .subcommand(with_keys(
+                    Command::new("check").about("Validates a configuration file").arg(file_argument()),
+                ))
+                .subcommand(with_keys(
+                    Command::new("show").about("Prints the resolved configuration as YAML").arg(file_argument()),
+                )),
+        )
+}
+
+fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+fn count_option(name: &'static str, help: &'static str, default: &'static str) -> Arg {
+    option(name, "N", help).default_value(default).value_parser(value_parser!(u64).range(1..=1 << 24))
+}
+
+fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
+}
+
+fn json_flag() -> Arg {
+    flag("json", "Print one JSON object on standard output and nothing else")
+}
+
+fn config_argument() -> Arg {
+    option("config", "FILE", "Configuration file (YAML)")
+}
+
+fn model_argument() -> Arg {
+    option(
+        "model",
+        "MODEL",
+        "Frozen model: demo, synthetic:<size>[:seed], a folder or a hub id; the checkpoint's by default",
+    )
+}
+
+fn device_argument() -> Arg {
+    option("device", "DEVICE", "auto, cpu, cuda or cuda:N").default_value("auto")
+}
+
+fn file_argument() -> Arg {
+    Arg::new("file").value_name("FILE").help("Configuration file (YAML)").required(true)
+}
+
+fn stage_argument(stages: &[&'static str]) -> Arg {
+    Arg::new("stage-name")
+        .value_name("STAGE")
+        .help("Stage; the configuration's by default")
+        .value_parser(clap::builder::PossibleValuesParser::new(stages))
+}
+
+/// Identifier of a key's flag among clap's arguments, apart from a command's own.
+fn key_id(name: &str) -> String {
+    format!("key:{name}")
+}
+
+fn with_keys(command: Command) -> Command {
+    let mut command = command;
+    for key in keys() {
+        let mut arg = Arg::new(key_id(key.name))
+            .long(key.flag())
+            .value_name(key.value_name)
+            .help(format!("{} [default: {}]", key.help, key.default_text()))
+            .help_heading("Configuration keys")
+            .allow_hyphen_values(true);
+        if let Some(alias) = key.flag_alias() {
+            arg = arg.alias(alias);
+        }
+        command = command.arg(arg);
+    }
+    command
+}
+
+/// Keys given as flags, with their values.
+pub fn key_flags(matches: &ArgMatches) -> Vec<(String, String)> {
+    let mut given = Vec::new();
+    for key in keys() {
+        if let Some(value) = matches.get_one::<String>(&key_id(key.name)) {
+            given.push((key.name.to_owned(), value.clone()));
+        }
+    }
+    given
+}
+
+/// A text argument of a command.
+pub fn text<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a str> {
+    matches.get_one::<String>(name).map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::command().debug_assert();
+    }
+}

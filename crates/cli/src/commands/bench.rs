@@ -1,0 +1,86 @@
+//! `numalign bench step`: stage nn's forward, backward and update in this process, without a network.
+
+use std::time::Instant;
+
+use clap::ArgMatches;
+use numalign_config::{Layer, resolve};
+use numalign_data::{Domain, MicroBatchId, SampleStream, samples_of};
+use numalign_projector::{Rows, State};
+use numalign_worker::Engine;
+use numalign_worker::memory::peak_rss_mib;
+
+use crate::args::text;
+use crate::failure::Failure;
+use crate::settings;
+
+/// Steps before the measured ones, unless one takes longer than this many seconds.
+const WARM_UP: u64 = 3;
+const LONG_STEP: f64 = 3.0;
+
+pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let (_, matches) = matches.subcommand().ok_or_else(|| Failure::usage("bench what?"))?;
+    let count = |name: &str| *matches.get_one::<u64>(name).unwrap_or(&1);
+    let model = text(matches, "model").unwrap_or("synthetic:small");
+    let steps = count("steps");
+    let flags = [
+        ("model_name", model.to_owned()),
+        ("batch_size", count("batch").to_string()),
+        ("numeric_positions", count("positions").to_string()),
+        ("run_id", "bench".to_owned()),
+    ];
+    let config = resolve(
+        None,
+        Layer::from_env(Vec::new()),
+        Layer::from_flags(flags.map(|(key, value)| (key.to_owned(), value))),
+    )
+    .map_err(Failure::usage)?;
+    let recipe = config.recipe;
+    let device = settings::device(matches)?.unwrap_or(numalign_config::DeviceChoice::Auto);
+    let loaded = numalign_model::load(model, device, true)?;
+    let description = loaded.description.clone();
+    let mut state = State::initial(loaded.lm.hidden_size(), recipe.seed);
+    let mut engine = Engine::new(loaded.lm, recipe.clone());
+    let stream = SampleStream::generated(&recipe, Domain::Train)?;
+
+    let mut step = || -> Result<f64, Failure> {
+        let started = Instant::now();
+        let mut work = Vec::with_capacity(recipe.micro_batches());
+        for micro_batch in 0..recipe.micro_batches() {
+            let indices = samples_of(state.step(), MicroBatchId(micro_batch), &recipe);
+            work.push((micro_batch, indices.map(|index| stream.sample(index)).collect()));
+        }
+        let mut rows = Rows::new(recipe.micro_batches(), state.layout().row_len());
+        for (micro_batch, row) in engine.rows(&state, &work)? {
+            rows.insert(micro_batch, row).map_err(|error| Failure::new(error.to_string()))?;
+        }
+        let sum = rows.sum().map_err(|error| Failure::new(error.to_string()))?;
+        state.update(&sum, &recipe).map_err(|error| Failure::new(error.to_string()))?;
+        Ok(started.elapsed().as_secs_f64())
+    };
+    for _ in 0..WARM_UP {
+        if step()? > LONG_STEP {
+            break;
+        }
+    }
+    let mut seconds = Vec::new();
+    for _ in 0..steps {
+        seconds.push(step()?);
+    }
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let samples_per_s = recipe.batch_size as f64 / median;
+    let peak = peak_rss_mib();
+    if matches.get_flag("json") {
+        println!(
+            "{}",
+            serde_json::json!({ "ms_per_step": median * 1e3, "samples_per_s": samples_per_s, "peak_rss_mib": peak })
+        );
+        return Ok(());
+    }
+    println!(
+        "{} on {}: {} samples × {} positions",
+        description.name, description.device, recipe.batch_size, recipe.numeric_positions
+    );
+    println!("  {:.2} ms/step (median of {steps}), {samples_per_s:.1} samples/s, peak {peak} MiB", median * 1e3);
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! `numalign config check|show`: validates a file, with environment and flags on top, and shows the result.
+
+use clap::ArgMatches;
+
+use crate::args::text;
+use crate::failure::Failure;
+use crate::settings;
+
+pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let (name, matches) = matches.subcommand().ok_or_else(|| Failure::usage("check or show?"))?;
+    let file = text(matches, "file");
+    let config = settings::load(matches, file, None)?;
+    if name == "show" {
+        print!("{}", numalign_config::to_yaml(&config));
+    } else {
+        eprintln!("{} is valid", file.unwrap_or_default());
+    }
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! `numalign coordinator`: the coordinator alone, or the one that `launch` started.
+
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use clap::ArgMatches;
+use numalign_config::Config;
+
+use crate::args::text;
+use crate::failure::Failure;
+use crate::supervisor::CONFIG_VARIABLE;
+use crate::{logging, settings, supervisor};
+
+pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    supervisor::child::die_with_parent()?;
+    logging::start("info", false);
+    let config = match std::env::var(CONFIG_VARIABLE) {
+        Ok(text) => serde_json::from_str(&text).map_err(|error| Failure::new(format!("{CONFIG_VARIABLE}: {error}")))?,
+        Err(_) => settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?,
+    };
+    let listen = text(matches, "listen").unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(serve(config, listen));
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: Config, listen: &str) -> Result<(), Failure> {
+    let listener = match listen.strip_prefix("fd:") {
+        Some(number) => inherited(number)?,
+        None => std::net::TcpListener::bind(listen).map_err(|error| {
+            let message = format!("cannot listen on {listen}: {error}");
+            match error.kind() {
+                std::io::ErrorKind::InvalidInput => {
+                    Failure::usage(message).with_hint("an address is HOST:PORT, such as 127.0.0.1:7400")
+                }
+                std::io::ErrorKind::AddrInUse => {
+                    Failure::new(message).with_hint("another program uses the port: end it, or choose another port")
+                }
+                _ => Failure::new(message).with_hint("use an address of this machine, such as 0.0.0.0:7400"),
+            }
+        })?,
+    };
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    if !listen.starts_with("fd:") {
+        eprintln!(
+            "listening on {address}; start workers with: numalign worker --coordinator http://HOST:{}",
+            address.port()
+        );
+    }
+    let shutdown = supervisor::child::shutdown_signal()?;
+    numalign_coordinator::run(config, listener, shutdown).await?;
+    Ok(())
+}
+
+/// A listening socket that `launch` opened, so that it outlives a coordinator.
+fn inherited(number: &str) -> Result<std::net::TcpListener, Failure> {
+    let wrong = || Failure::usage(format!("fd:{number} is not a listening socket of this process"));
+    let number: RawFd = number.parse().map_err(|_| wrong())?;
+    if number <= 2 || !supervisor::child::is_launched() {
+        return Err(wrong());
+    }
+    // SAFETY: borrowed for this call only, which finds out whether the descriptor is open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC).map_err(|_| wrong())?;
+    // SAFETY: it is open, and `launch` named it: it is the parent's gift, and nobody else here uses it.
+    let socket = unsafe { OwnedFd::from_raw_fd(number) };
+    Ok(std::net::TcpListener::from(socket))
+}

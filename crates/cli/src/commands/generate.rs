@@ -1,0 +1,47 @@
+//! `numalign generate`: writes a stage's training stream as JSONL, the very samples a run would use.
+
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use clap::ArgMatches;
+use numalign_data::{Domain, SampleStream, jsonl};
+
+use crate::args::text;
+use crate::failure::Failure;
+use crate::settings;
+
+pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let config = settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?;
+    let count = *matches.get_one::<u64>("count").unwrap_or(&0);
+    let out = text(matches, "out").unwrap_or("-");
+    let stream = SampleStream::generated(&config.recipe, Domain::Train)?;
+    if out == "-" {
+        return write(&stream, count, &mut std::io::stdout().lock())
+            .map_err(|error| Failure::new(format!("standard output: {error}")));
+    }
+    let path = Path::new(out);
+    let failed = |error: std::io::Error| {
+        Failure::new(format!("cannot write {out}: {error}"))
+            .with_hint("check the folder, its permissions and free space")
+    };
+    // The file appears whole or not at all.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() {
+        return Err(failed(std::io::Error::other("it is a folder")));
+    }
+    let mut file = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(failed)?;
+    write(&stream, count, &mut BufWriter::new(file.as_file_mut())).map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    eprintln!("wrote {count} samples of stage {} to {out}", config.recipe.stage);
+    Ok(())
+}
+
+fn write(stream: &SampleStream, count: u64, out: &mut dyn Write) -> std::io::Result<()> {
+    for index in 0..count {
+        writeln!(out, "{}", jsonl::write_line(&stream.sample(index)))?;
+    }
+    out.flush()
+}

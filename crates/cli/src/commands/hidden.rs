@@ -1,0 +1,91 @@
+//! `numalign hidden`: token ids and the hidden state at the read position, for comparison with other implementations.
+
+use std::path::Path;
+
+use clap::ArgMatches;
+use numalign_checkpoint::Checkpoint;
+use numalign_config::{DeviceChoice, Stage};
+use numalign_data::{Input, Sample};
+use numalign_model::{LmInput, Piece};
+use numalign_worker::Engine;
+
+use super::eval::engine_of;
+use crate::args::text;
+use crate::failure::Failure;
+use crate::settings;
+
+pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
+    let value = matches.get_one::<f64>("value").copied();
+    let given = [
+        text(matches, "text").is_some(),
+        text(matches, "ids").is_some(),
+        value.is_some(),
+        text(matches, "mixed").is_some(),
+    ];
+    if given.iter().filter(|given| **given).count() != 1 {
+        return Err(Failure::usage("give exactly one of --text, --ids, --value and --mixed"));
+    }
+    let projected = match (value, text(matches, "mixed")) {
+        (Some(value), _) => Some((Stage::Nn, Input::Number(value))),
+        (None, Some(text)) => Some((Stage::Mixed, Input::Text(text.to_owned()))),
+        (None, None) => None,
+    };
+    let (ids, hidden) = match projected {
+        Some((stage, input)) => of_projected(matches, device, stage, input)?,
+        None => of_tokens(matches, device)?,
+    };
+    if matches.get_flag("json") {
+        println!("{}", serde_json::json!({ "ids": ids, "hidden": hidden }));
+        return Ok(());
+    }
+    println!("ids {ids:?}");
+    for value in hidden {
+        println!("{value}");
+    }
+    Ok(())
+}
+
+fn of_tokens(matches: &ArgMatches, device: DeviceChoice) -> Result<(Vec<u32>, Vec<f32>), Failure> {
+    let Some(name) = text(matches, "model") else {
+        return Err(Failure::usage("--model is missing").with_hint("for example --model demo"));
+    };
+    let mut lm = numalign_model::load(name, device, false)?.lm;
+    let ids = match text(matches, "ids") {
+        Some(list) => parse_ids(list)?,
+        None => lm.tokenize(text(matches, "text").unwrap_or_default())?,
+    };
+    if ids.is_empty() {
+        return Err(Failure::usage("the text has no tokens"));
+    }
+    let input = LmInput { sequences: vec![vec![Piece::Tokens(ids.clone())]], embeddings: Vec::new() };
+    let hidden = lm.forward(&input, false)?;
+    Ok((ids, hidden))
+}
+
+fn parse_ids(list: &str) -> Result<Vec<u32>, Failure> {
+    let mut ids = Vec::new();
+    for part in list.split(',') {
+        ids.push(part.trim().parse().map_err(|_| Failure::usage(format!("`{part}` is not a token id")))?);
+    }
+    Ok(ids)
+}
+
+fn of_projected(
+    matches: &ArgMatches,
+    device: DeviceChoice,
+    stage: Stage,
+    input: Input,
+) -> Result<(Vec<u32>, Vec<f32>), Failure> {
+    let Some(path) = text(matches, "checkpoint").map(Path::new) else {
+        return Err(Failure::usage("--value and --mixed need --checkpoint").with_hint("the projectors come from it"));
+    };
+    let mut checkpoint = Checkpoint::read(path)?;
+    // The question decides how its text is read, whatever stage the projectors were trained in.
+    checkpoint.identity.recipe.stage = stage;
+    let mut engine: Engine = engine_of(&checkpoint, path, text(matches, "model"), device)?;
+    let sample = Sample { index: 0, input, target: 0.0 };
+    let ids = engine.token_ids(&sample)?;
+    let hidden = engine.hidden(&checkpoint.state, &[sample])?;
+    Ok((ids, hidden))
+}

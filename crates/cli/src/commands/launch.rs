@@ -1,0 +1,105 @@
+//! `numalign launch`: coordinator and workers on this machine, then the evaluation of the result.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use clap::ArgMatches;
+use numalign_checkpoint::Checkpoint;
+use numalign_config::Config;
+use numalign_data::{Domain, SampleStream};
+use numalign_model::locate::ModelName;
+use numalign_worker::evaluation::Metrics;
+
+use super::eval::{engine_of, evaluate, print};
+use crate::args::text;
+use crate::failure::Failure;
+use crate::supervisor::{Supervisor, count_signals};
+use crate::{logging, settings};
+
+/// Held-out samples of the evaluation at the end.
+const SAMPLES: u64 = 1000;
+
+pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    logging::start("info", false);
+    let file = text(matches, "config");
+    let stage = text(matches, "stage-name");
+    let signals = count_signals()?;
+    if stage == Some("all") {
+        return all(matches, file, &signals);
+    }
+    let config = settings::load(matches, file, stage)?;
+    train(&config, &signals)?;
+    match finish(matches, &config)? {
+        Some(metrics) => print(&metrics, matches.get_flag("json")),
+        None => Ok(()),
+    }
+}
+
+/// nn, then text, then mixed, each from the last one's projectors.
+fn all(matches: &ArgMatches, file: Option<&str>, signals: &Arc<AtomicUsize>) -> Result<(), Failure> {
+    let mut whole = settings::load(matches, file, None)?;
+    if file.is_none() && whole.run.run_id == whole.recipe.stage.to_string() {
+        // Nobody named the run: it is not one stage's.
+        whole = settings::load_with(matches, file, None, &[("run_id", "all".to_owned())])?;
+    }
+    let save = whole.run.model_path_save.clone();
+    let mut configs: Vec<Config> = Vec::new();
+    // Every stage's configuration is checked before the first one trains.
+    for stage in ["nn", "text", "mixed"] {
+        let mut more = vec![
+            ("run_id", format!("{}-{stage}", whole.run.run_id)),
+            ("model_path_save", beside(&save, stage).display().to_string()),
+        ];
+        if let Some(last) = configs.last() {
+            more.push(("model_path_load", last.run.model_path_save.display().to_string()));
+        }
+        configs.push(settings::load_with(matches, file, Some(stage), &more)?);
+    }
+    let json = matches.get_flag("json");
+    let mut results = serde_json::Map::new();
+    for config in &configs {
+        eprintln!("stage {}", config.recipe.stage);
+        train(config, signals)?;
+        match finish(matches, config)? {
+            Some(metrics) if json => {
+                results.insert(config.recipe.stage.to_string(), serde_json::json!(metrics));
+            }
+            Some(metrics) => print(&metrics, false)?,
+            None => {}
+        }
+    }
+    if !results.is_empty() {
+        println!("{}", serde_json::Value::Object(results));
+    }
+    if let Some(last) = configs.last() {
+        let bytes = std::fs::read(&last.run.model_path_save)?;
+        numalign_checkpoint::write_atomically(&save, &bytes)?;
+        eprintln!("wrote {}", save.display());
+    }
+    Ok(())
+}
+
+/// `chk/run.safetensors` → `chk/run-nn.safetensors`
+fn beside(path: &Path, stage: &str) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().map_or_else(String::new, |extension| format!(".{}", extension.to_string_lossy()));
+    path.with_file_name(format!("{stem}-{stage}{extension}"))
+}
+
+fn train(config: &Config, signals: &Arc<AtomicUsize>) -> Result<(), Failure> {
+    // A name that means nothing is found out before any process starts.
+    ModelName::parse(&config.recipe.model_name)?;
+    Supervisor::start(config.clone(), signals.clone())?.wait()
+}
+
+fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Metrics>, Failure> {
+    if matches.get_flag("no-eval") {
+        return Ok(None);
+    }
+    let path = &config.run.model_path_save;
+    let checkpoint = Checkpoint::read(path)?;
+    let mut engine = engine_of(&checkpoint, path, None, config.run.device)?;
+    let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
+    evaluate(&mut engine, &checkpoint, &stream, SAMPLES).map(Some)
+}

@@ -1,0 +1,67 @@
+//! `numalign worker`: one worker process.
+
+use clap::ArgMatches;
+use numalign_config::DeviceChoice;
+use numalign_worker::{Options, WorkerError};
+
+use crate::args::text;
+use crate::failure::Failure;
+use crate::{logging, settings, supervisor};
+
+pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    supervisor::child::die_with_parent()?;
+    logging::start("info", true);
+    let coordinator = match text(matches, "coordinator") {
+        Some(url) => url.to_owned(),
+        None => from_environment()?,
+    };
+    let device = match settings::device(matches)? {
+        Some(DeviceChoice::Cuda(None)) => Some(DeviceChoice::Cuda(local_rank()?)),
+        other => other,
+    };
+    let first_contact = settings::coordinator_wait()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(async {
+        let shutdown = supervisor::child::shutdown_signal()?;
+        numalign_worker::run(Options { coordinator, device, first_contact }, shutdown).await.map_err(failure_of)
+    });
+    // The device thread may be in the middle of a step; the process does not wait for it.
+    runtime.shutdown_background();
+    result
+}
+
+/// Under `launch` the coordinator's words are on the same terminal: what it knows is not said twice.
+fn failure_of(error: WorkerError) -> Failure {
+    let known = matches!(
+        error,
+        WorkerError::Model(_)
+            | WorkerError::Sample { .. }
+            | WorkerError::BadSample { .. }
+            | WorkerError::Aborted { .. }
+    );
+    if known && supervisor::child::is_launched() {
+        tracing::debug!("{error}");
+        return Failure::silent(1);
+    }
+    error.into()
+}
+
+fn from_environment() -> Result<String, Failure> {
+    let missing = || {
+        Failure::usage("no coordinator is given")
+            .with_hint("use --coordinator http://HOST:PORT, or set MASTER_ADDR and MASTER_PORT")
+    };
+    let host = std::env::var("MASTER_ADDR").map_err(|_| missing())?;
+    let port = std::env::var("MASTER_PORT").map_err(|_| missing())?;
+    Ok(format!("http://{host}:{port}"))
+}
+
+fn local_rank() -> Result<Option<usize>, Failure> {
+    match std::env::var("LOCAL_RANK") {
+        Ok(text) => match text.parse() {
+            Ok(rank) => Ok(Some(rank)),
+            Err(_) => Err(Failure::usage(format!("LOCAL_RANK is `{text}`, not a number"))),
+        },
+        Err(_) => Ok(None),
+    }
+}

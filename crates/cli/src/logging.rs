@@ -1,0 +1,52 @@
+//! Logs on stderr, filtered by `NUMALIGN_LOG` (such as `info` or `numalign_worker=debug`). Workers' lines carry their rank.
+
+use std::io::Write;
+use std::sync::atomic::Ordering;
+
+use numalign_worker::session::RANK;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Starts logging; `default` is the level where `NUMALIGN_LOG` says nothing.
+pub fn start(default: &str, worker: bool) {
+    let filter = match std::env::var("NUMALIGN_LOG") {
+        Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).unwrap_or_else(|error| {
+            eprintln!("NUMALIGN_LOG={text} is not understood ({error}); using {default}");
+            EnvFilter::new(default)
+        }),
+        _ => EnvFilter::new(default),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(false).without_time();
+    // A second start (in tests) changes nothing.
+    let _ =
+        if worker { builder.with_writer(Ranked).try_init() } else { builder.with_writer(std::io::stderr).try_init() };
+}
+
+/// Puts `[rank 3]`, or `[worker 4711]` before there is a rank, in front of each line.
+struct Ranked;
+
+struct RankedWriter;
+
+impl<'a> MakeWriter<'a> for Ranked {
+    type Writer = RankedWriter;
+
+    fn make_writer(&'a self) -> RankedWriter {
+        RankedWriter
+    }
+}
+
+impl Write for RankedWriter {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let mut text = match RANK.load(Ordering::Relaxed) {
+            rank if rank >= 0 => format!("[rank {rank}] ").into_bytes(),
+            _ => format!("[worker {}] ", std::process::id()).into_bytes(),
+        };
+        text.extend_from_slice(line);
+        std::io::stderr().write_all(&text)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}

@@ -1,0 +1,64 @@
+//! What a process that `launch` started does about its parent and about signals. Called first by `worker` and `coordinator`.
+
+use std::future::Future;
+
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::PARENT_VARIABLE;
+use crate::failure::Failure;
+
+/// The parent's process id, when `launch` started this process.
+fn parent() -> Option<i32> {
+    std::env::var(PARENT_VARIABLE).ok()?.parse().ok()
+}
+
+/// Whether `launch` started this process.
+pub fn is_launched() -> bool {
+    parent().is_some()
+}
+
+/// Asks the kernel to kill this process when its parent ends, whatever ends it.
+pub fn die_with_parent() -> Result<(), Failure> {
+    let Some(parent) = parent() else {
+        return Ok(());
+    };
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(std::io::Error::from)?;
+    // The parent may have ended before the line above.
+    if getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
+        return Err(Failure::new("the launcher ended before this process began"));
+    }
+    Ok(())
+}
+
+/// Resolves at SIGTERM, and at SIGINT unless `launch` started this process: it ends its children itself.
+/// A second signal ends the process at once.
+pub fn shutdown_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let launched = parent().is_some();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let mut sender = Some(sender);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {
+                    if launched {
+                        continue;
+                    }
+                }
+            }
+            match sender.take() {
+                // Nobody listens when the run is ending anyway.
+                Some(first) => drop(first.send(())),
+                None => std::process::exit(1),
+            }
+        }
+    });
+    Ok(async move {
+        if receiver.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
+}

@@ -1,0 +1,186 @@
+//! The promise: the same bytes in the final checkpoint, whatever the number of workers, whoever was killed, whenever
+//! the run was resumed. Real processes, real sockets, real `kill -9`.
+
+mod common;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{Folder, Output};
+use rustix::process::{Pid, Signal, kill_process};
+
+const SHORT: &str = "--num-epochs 4 --num-batches 10 --batch-size 20 --micro-batch-size 4 --mixed-max-numbers 4 \
+                     --checkpoint-every 7 --keep-checkpoints 100 --lr 0.01";
+
+/// Long enough that something can be killed in the middle.
+const LONG: &str = "--num-epochs 60 --num-batches 20 --checkpoint-every 10 --batch-size 20 --micro-batch-size 4";
+
+fn arguments<'a>(stage: &'a str, settings: &'a str, more: &'a str) -> Vec<&'a str> {
+    let mut list = vec!["launch", stage, "--no-eval"];
+    list.extend(settings.split_whitespace());
+    list.extend(more.split_whitespace());
+    list
+}
+
+fn succeed(folder: &Folder, stage: &str, settings: &str, more: &str) -> Output {
+    let output = folder.run(&arguments(stage, settings, more));
+    assert!(output.status.success(), "{stage} {more}: {}", output.stderr);
+    output
+}
+
+fn bytes(folder: &Folder, run: &str) -> Vec<u8> {
+    let path = folder.path().join(format!("chk/{run}.safetensors"));
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn long_reference(folder: &Folder) -> Vec<u8> {
+    succeed(folder, "nn", LONG, "--run-id reference");
+    bytes(folder, "reference")
+}
+
+#[test]
+fn any_number_of_workers_gives_the_same_bytes() {
+    let folder = Folder::new();
+    for stage in ["nn", "text", "mixed"] {
+        let mut first: Option<Vec<u8>> = None;
+        for workers in [1, 2, 3, 5, 6] {
+            let run = format!("{stage}-{workers}");
+            succeed(&folder, stage, SHORT, &format!("--workers {workers} --run-id {run}"));
+            let result = bytes(&folder, &run);
+            match &first {
+                None => first = Some(result),
+                Some(first) => assert!(*first == result, "stage {stage} with {workers} workers"),
+            }
+        }
+    }
+}
+
+#[test]
+fn resuming_after_any_checkpoint_gives_the_same_bytes() {
+    let folder = Folder::new();
+    succeed(&folder, "nn", SHORT, "--run-id whole");
+    let whole = bytes(&folder, "whole");
+    let last = std::fs::read(folder.path().join("chk/whole/step-00000040.safetensors")).unwrap();
+    assert!(whole == last, "the final file is the state after the last step");
+    for step in [7, 21, 35] {
+        let run = format!("from-{step}");
+        let from = format!("chk/whole/step-{step:08}.safetensors");
+        succeed(&folder, "nn", SHORT, &format!("--workers 3 --run-id {run} --resume {from}"));
+        assert!(bytes(&folder, &run) == whole, "resumed at step {step}");
+    }
+    // A run of fewer epochs, made longer, is the longer run.
+    succeed(&folder, "nn", SHORT.replace("epochs 4", "epochs 2").as_str(), "--run-id grown");
+    succeed(&folder, "nn", SHORT, "--run-id grown --resume auto");
+    assert!(bytes(&folder, "grown") == whole, "num_epochs grown on resume");
+}
+
+/// Processes whose parent is `parent` and whose command line, arguments joined by blanks, holds `word`.
+fn children(parent: u32, word: &str) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let ppid = after_name.split_whitespace().nth(1).and_then(|field| field.parse::<u32>().ok());
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default().replace('\0', " ");
+        if ppid == Some(parent) && line.contains(word) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+fn kill(pid: i32, signal: Signal) {
+    // It may have ended in the meantime.
+    let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < until, "waited a minute for {what}");
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+fn newest_step(folder: &Path) -> u64 {
+    let mut newest = 0;
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(step) = name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(".safetensors")) {
+            newest = newest.max(step.parse().unwrap_or(0));
+        }
+    }
+    newest
+}
+
+#[test]
+fn killed_and_hung_processes_change_no_byte() {
+    let folder = Folder::new();
+    let reference = long_reference(&folder);
+    for (victim, signal, times) in [
+        ("worker --coordinator", Signal::KILL, 3),
+        ("worker --coordinator", Signal::STOP, 1),
+        ("coordinator --listen", Signal::KILL, 2),
+    ] {
+        let run = format!("{}-{}", &victim[..6], signal.as_raw());
+        let mut launcher = folder.spawn(&arguments("nn", LONG, &format!("--run-id {run}")));
+        let chk = folder.path().join("chk").join(&run);
+        for time in 0..times {
+            wait_for("a checkpoint", || newest_step(&chk) >= 20 + 250 * time);
+            let mut pids = Vec::new();
+            wait_for("a victim", || {
+                pids = children(launcher.id(), victim);
+                !pids.is_empty()
+            });
+            kill(pids[0], signal);
+        }
+        let output = launcher.wait();
+        assert!(output.status.success(), "{run}: {}", output.stderr);
+        assert!(bytes(&folder, &run) == reference, "{run}");
+    }
+}
+
+#[test]
+fn a_killed_launcher_leaves_no_child_and_its_run_goes_on_to_the_same_bytes() {
+    let folder = Folder::new();
+    let reference = long_reference(&folder);
+    let launcher = folder.spawn(&arguments("nn", LONG, "--run-id cut"));
+    let chk = folder.path().join("chk/cut");
+    wait_for("a checkpoint", || newest_step(&chk) >= 50);
+    let pids = children(launcher.id(), "numalign");
+    assert_eq!(pids.len(), 3, "a coordinator and two workers");
+    kill(launcher.id() as i32, Signal::KILL);
+    wait_for("the children's end", || pids.iter().all(|pid| !Path::new(&format!("/proc/{pid}/exe")).exists()));
+    drop(launcher);
+
+    let plain = folder.run(&arguments("nn", LONG, "--run-id cut"));
+    assert_eq!(plain.status.code(), Some(1), "an unfinished run is not overwritten");
+    assert!(plain.stderr.contains("--resume auto") && plain.stderr.contains("--run-id"), "{}", plain.stderr);
+    succeed(&folder, "nn", LONG, "--run-id cut --resume auto");
+    assert!(bytes(&folder, "cut") == reference);
+    let again = succeed(&folder, "nn", LONG, "--run-id cut --resume auto");
+    assert!(again.stderr.contains("finished"), "{}", again.stderr);
+    assert!(bytes(&folder, "cut") == reference);
+}
+
+#[test]
+fn an_interrupted_run_stops_within_five_seconds_with_a_checkpoint() {
+    let folder = Folder::new();
+    let reference = long_reference(&folder);
+    let mut launcher = folder.spawn(&arguments("nn", LONG, "--run-id stopped"));
+    let chk = folder.path().join("chk/stopped");
+    wait_for("a checkpoint", || newest_step(&chk) >= 50);
+    let since = Instant::now();
+    kill(launcher.id() as i32, Signal::INT);
+    let output = launcher.wait();
+    assert!(since.elapsed() < Duration::from_secs(5), "it took {:?}", since.elapsed());
+    assert_eq!(output.status.code(), Some(1), "{}", output.stderr);
+    assert!(output.stderr.contains("stopped at step"), "{}", output.stderr);
+    succeed(&folder, "nn", LONG, "--run-id stopped --resume auto --workers 5");
+    assert!(bytes(&folder, "stopped") == reference);
+}
