@@ -11,6 +11,7 @@ use numalign_model::{FrozenLm, LmInput, Piece, lm::positions};
 use numalign_projector::{Encoding, State};
 
 use crate::error::WorkerError;
+use crate::memory::keep_freed_memory;
 
 /// Positions that pass through the model at once: enough for full speed, and a bound on the memory of activations.
 const MOST_POSITIONS: usize = 2048;
@@ -40,6 +41,7 @@ struct Pass {
 
 impl Engine {
     pub fn new(lm: Box<dyn FrozenLm>, recipe: Recipe) -> Self {
+        keep_freed_memory();
         let encoding = Encoding::of(&recipe);
         Self { lm, recipe, encoding }
     }

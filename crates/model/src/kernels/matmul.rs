@@ -16,6 +16,9 @@ use super::dispatch::{Isa, isa};
 /// Columns of a panel.
 pub const PANEL: usize = 32;
 
+/// Rows of the largest tile.
+const MOST_ROWS: usize = 14;
+
 /// Products below this many multiply-adds are done by one thread.
 const PARALLEL_FROM: usize = 1 << 18;
 
@@ -121,12 +124,13 @@ pub fn matmul_with(found: Isa, a: &[f32], m: usize, b: &Packed, epilogue: Epilog
     }
 
     let panels = n.div_ceil(PANEL);
+    let groups = blocks.groups(k);
     let c = Shared(c.as_mut_ptr());
-    let run = |p: usize| {
+    let run = |group: &std::ops::Range<usize>, p: usize| {
         let panel = &b.panels[p * k * PANEL..(p + 1) * k * PANEL];
         let first = p * PANEL;
         let width = PANEL.min(n - first);
-        for block in 0..blocks.count {
+        for block in group.clone() {
             let rows = blocks.range(block);
             let tile = Tile {
                 rows: rows.len(),
@@ -147,9 +151,15 @@ pub fn matmul_with(found: Isa, a: &[f32], m: usize, b: &Packed, epilogue: Epilog
     if parallel {
         // One contiguous run of panels per thread, so that each thread streams through memory.
         let tasks = rayon::current_num_threads().min(panels);
-        (0..tasks).into_par_iter().for_each(|t| (panels * t / tasks..panels * (t + 1) / tasks).for_each(run));
+        (0..tasks).into_par_iter().for_each(|t| {
+            for group in &groups {
+                (panels * t / tasks..panels * (t + 1) / tasks).for_each(|p| run(group, p));
+            }
+        });
     } else {
-        (0..panels).for_each(run);
+        for group in &groups {
+            (0..panels).for_each(|p| run(group, p));
+        }
     }
 }
 
@@ -210,10 +220,24 @@ pub fn matmul_serial(
 
 /// Copies `rows` rows of `a` into `out [k, rows]`.
 fn pack_block(a: &[f32], rows: usize, k: usize, row_stride: usize, column_stride: usize, out: &mut [f32]) {
-    for i in 0..rows {
-        let row = &a[i * row_stride..];
-        for j in 0..k {
-            out[j * rows + i] = row[j * column_stride];
+    if column_stride != 1 {
+        for (j, column) in out.chunks_exact_mut(rows).enumerate().take(k) {
+            for (i, value) in column.iter_mut().enumerate() {
+                *value = a[i * row_stride + j * column_stride];
+            }
+        }
+        return;
+    }
+    // A few columns at a time: reads stay within a cache line of each row, writes are contiguous.
+    const COLUMNS: usize = 16;
+    for (chunk, columns) in out[..rows * k].chunks_mut(rows * COLUMNS).enumerate() {
+        let first = chunk * COLUMNS;
+        let count = columns.len() / rows;
+        for i in 0..rows {
+            let row = &a[i * row_stride + first..][..count];
+            for (j, value) in row.iter().enumerate() {
+                columns[j * rows + i] = *value;
+            }
         }
     }
 }
@@ -228,12 +252,25 @@ impl Blocks {
     fn new(found: Isa, rows: usize) -> Self {
         let most = match found {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => 14,
+            Isa::Avx512 => MOST_ROWS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => 3,
             Isa::Portable => 4,
         };
         Self { rows, count: rows.div_ceil(most) }
+    }
+
+    /// Runs of blocks whose packed rows stay in a core's cache while all panels pass by. Where `k` is so large that a
+    /// panel alone fills the cache, the rows pass by instead.
+    fn groups(&self, k: usize) -> Vec<std::ops::Range<usize>> {
+        const CACHE: usize = 512 << 10;
+        let row_bytes = k * size_of::<f32>();
+        if row_bytes * PANEL > CACHE / 2 || self.count == 0 {
+            return std::iter::once(0..self.count).collect();
+        }
+        let block_rows = self.rows.div_ceil(self.count);
+        let per_group = (CACHE / (row_bytes * block_rows).max(1)).max(1);
+        (0..self.count).step_by(per_group).map(|first| first..(first + per_group).min(self.count)).collect()
     }
 
     fn range(&self, block: usize) -> std::ops::Range<usize> {
@@ -273,22 +310,30 @@ impl Tile {
     /// `a` holds `k·rows`, `b` holds `k·PANEL`, `bias` holds `width` floats, and `c` is valid for
     /// `rows` rows of `width` floats, `ldc` apart. The CPU supports `found`.
     unsafe fn run(&self, found: Isa) {
-        let mut sums = [[0.0f32; PANEL]; 14];
+        // Not cleared: the product writes the rows it is asked for, and clearing 14 would cost as much as a short product.
+        let mut buffer = std::mem::MaybeUninit::<[[f32; PANEL]; MOST_ROWS]>::uninit();
+        let sums = buffer.as_mut_ptr().cast::<[f32; PANEL]>();
         // SAFETY: the caller's.
         unsafe {
             match found {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => x86::product_avx512(self.rows, self.k, self.a, self.b, &mut sums),
+                Isa::Avx512 => x86::product_avx512(self.rows, self.k, self.a, self.b, sums),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => x86::product_avx2(self.rows, self.k, self.a, self.b, &mut sums),
-                Isa::Portable => product_portable(self.rows, self.k, self.a, self.b, &mut sums),
+                Isa::Avx2 => x86::product_avx2(self.rows, self.k, self.a, self.b, sums),
+                Isa::Portable => product_portable(self.rows, self.k, self.a, self.b, sums),
             }
-            for (i, sum) in sums[..self.rows].iter_mut().enumerate() {
+            let sums = std::slice::from_raw_parts_mut(sums, self.rows);
+            for (i, sum) in sums.iter_mut().enumerate() {
                 if let Some(bias) = self.bias {
                     let bias = std::slice::from_raw_parts(bias, self.width);
                     for (s, b) in sum.iter_mut().zip(bias) {
                         *s += b;
                     }
+                }
+                if self.width == PANEL && !self.accumulate {
+                    // A whole panel's row moves in registers; a slice copy of unknown length would be a call.
+                    self.c.add(i * self.ldc).cast::<[f32; PANEL]>().write_unaligned(*sum);
+                    continue;
                 }
                 let out = std::slice::from_raw_parts_mut(self.c.add(i * self.ldc), self.width);
                 if self.accumulate {
@@ -305,9 +350,14 @@ impl Tile {
 
 /// # Safety
 /// As [`Tile::run`]; `rows` is at most 4.
-unsafe fn product_portable(rows: usize, k: usize, a: *const f32, b: *const f32, sums: &mut [[f32; PANEL]; 14]) {
+unsafe fn product_portable(rows: usize, k: usize, a: *const f32, b: *const f32, sums: *mut [f32; PANEL]) {
     // SAFETY: the caller's sizes.
     let (a, b) = unsafe { (std::slice::from_raw_parts(a, rows * k), std::slice::from_raw_parts(b, k * PANEL)) };
+    // SAFETY: the caller's buffer has room for `rows` rows; they are cleared before they are read.
+    let sums = unsafe {
+        std::ptr::write_bytes(sums, 0, rows);
+        std::slice::from_raw_parts_mut(sums, rows)
+    };
     for (column, row) in a.chunks_exact(rows).zip(b.chunks_exact(PANEL)) {
         for (sum, value) in sums.iter_mut().zip(column) {
             for (s, r) in sum.iter_mut().zip(row) {
@@ -337,18 +387,13 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn product_avx512(rows: usize, k: usize, a: *const f32, b: *const f32, sums: &mut [[f32; PANEL]; 14]) {
+    pub unsafe fn product_avx512(rows: usize, k: usize, a: *const f32, b: *const f32, sums: *mut [f32; PANEL]) {
         // SAFETY: the caller's sizes.
         unsafe { by_rows!(rows, tile_avx512, (k, a, b, sums), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]) }
     }
 
     #[target_feature(enable = "avx512f")]
-    unsafe fn tile_avx512<const R: usize>(
-        k: usize,
-        mut a: *const f32,
-        mut b: *const f32,
-        sums: &mut [[f32; PANEL]; 14],
-    ) {
+    unsafe fn tile_avx512<const R: usize>(k: usize, mut a: *const f32, mut b: *const f32, sums: *mut [f32; PANEL]) {
         // SAFETY: the loop reads `k·R` floats of `a` and `k·PANEL` of `b`; prefetching past the end is harmless.
         unsafe {
             let mut acc = [[_mm512_setzero_ps(); 2]; R];
@@ -365,21 +410,22 @@ mod x86 {
                 a = a.add(R);
                 b = b.add(PANEL);
             }
-            for (acc, sum) in acc.iter().zip(sums) {
-                _mm512_storeu_ps(sum.as_mut_ptr(), acc[0]);
-                _mm512_storeu_ps(sum.as_mut_ptr().add(16), acc[1]);
+            for (i, acc) in acc.iter().enumerate() {
+                let sum = sums.add(i).cast::<f32>();
+                _mm512_storeu_ps(sum, acc[0]);
+                _mm512_storeu_ps(sum.add(16), acc[1]);
             }
         }
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn product_avx2(rows: usize, k: usize, a: *const f32, b: *const f32, sums: &mut [[f32; PANEL]; 14]) {
+    pub unsafe fn product_avx2(rows: usize, k: usize, a: *const f32, b: *const f32, sums: *mut [f32; PANEL]) {
         // SAFETY: the caller's sizes.
         unsafe { by_rows!(rows, tile_avx2, (k, a, b, sums), [1 2 3]) }
     }
 
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile_avx2<const R: usize>(k: usize, mut a: *const f32, mut b: *const f32, sums: &mut [[f32; PANEL]; 14]) {
+    unsafe fn tile_avx2<const R: usize>(k: usize, mut a: *const f32, mut b: *const f32, sums: *mut [f32; PANEL]) {
         // SAFETY: as in `tile_avx512`.
         unsafe {
             let mut acc = [[_mm256_setzero_ps(); 4]; R];
@@ -401,9 +447,10 @@ mod x86 {
                 a = a.add(R);
                 b = b.add(PANEL);
             }
-            for (acc, sum) in acc.iter().zip(sums) {
+            for (i, acc) in acc.iter().enumerate() {
+                let sum = sums.add(i).cast::<f32>();
                 for (j, acc) in acc.iter().enumerate() {
-                    _mm256_storeu_ps(sum.as_mut_ptr().add(8 * j), *acc);
+                    _mm256_storeu_ps(sum.add(8 * j), *acc);
                 }
             }
         }
