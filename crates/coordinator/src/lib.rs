@@ -8,7 +8,10 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod error;
+pub mod failures;
+pub mod heard;
 pub mod machine;
+pub mod outbox;
 pub mod progress;
 pub mod reduce;
 pub mod run;

@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use numalign_config::{Config, DeviceChoice, Resume};
-use numalign_wire::StatusRequest;
-use numalign_wire::coordinator_client::CoordinatorClient;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::connect;
 use crate::failure::Failure;
 
 pub mod child;
@@ -21,6 +20,9 @@ pub mod child;
 pub const PARENT_VARIABLE: &str = "NUMALIGN_INTERNAL_PARENT";
 /// Where a launched coordinator finds its configuration, as JSON.
 pub const CONFIG_VARIABLE: &str = "NUMALIGN_INTERNAL_CONFIG";
+
+/// Where a launched worker finds how often it was started before.
+pub const RESTARTS_VARIABLE: &str = "NUMALIGN_INTERNAL_RESTARTS";
 
 /// How often children are looked at.
 const POLL: Duration = Duration::from_millis(20);
@@ -50,6 +52,7 @@ struct Worker {
     child: Option<Child>,
     /// Restarts since the last progress.
     restarts: u32,
+    restarts_in_all: u32,
     /// Committed step at the last restart.
     step_then: u64,
     start_at: Option<Instant>,
@@ -78,13 +81,20 @@ impl Supervisor {
         let listener = TcpListener::bind("127.0.0.1:0")
             .map_err(|error| Failure::new(format!("cannot listen on loopback: {error}")))?;
         let address = listener.local_addr()?;
-        let coordinator = spawn_coordinator(&config, &listener)?;
+        let coordinator = spawn_coordinator(&config, &listener, |_| {})?;
+        eprintln!("coordinator on http://{address} (see it with: numalign status --coordinator http://{address})");
         let count = config.run.workers;
         let mut supervisor =
             Self { config, listener, address, coordinator, coordinator_restarts: 0, workers: Vec::new(), signals };
         for _ in 0..count {
-            let child = supervisor.spawn_worker()?;
-            supervisor.workers.push(Worker { child: Some(child), restarts: 0, step_then: 0, start_at: None });
+            let child = supervisor.spawn_worker(0)?;
+            supervisor.workers.push(Worker {
+                child: Some(child),
+                restarts: 0,
+                restarts_in_all: 0,
+                step_then: 0,
+                start_at: None,
+            });
         }
         Ok(supervisor)
     }
@@ -124,7 +134,7 @@ impl Supervisor {
                 }
                 eprintln!("the coordinator was killed ({status}); starting it again");
                 self.config.run.resume = Some(Resume::Auto);
-                self.coordinator = spawn_coordinator(&self.config, &self.listener)?;
+                self.coordinator = spawn_coordinator(&self.config, &self.listener, |_| {})?;
                 Ok(None)
             }
         }
@@ -134,7 +144,7 @@ impl Supervisor {
         for index in 0..self.workers.len() {
             let now = Instant::now();
             if self.workers[index].start_at.is_some_and(|at| now >= at) {
-                let child = self.spawn_worker()?;
+                let child = self.spawn_worker(self.workers[index].restarts_in_all)?;
                 let worker = &mut self.workers[index];
                 (worker.child, worker.start_at) = (Some(child), None);
             }
@@ -164,6 +174,7 @@ impl Supervisor {
                 continue;
             }
             worker.restarts += 1;
+            worker.restarts_in_all += 1;
             worker.step_then = step.unwrap_or(worker.step_then);
             let pause = (Duration::from_millis(100) * 2u32.saturating_pow(worker.restarts - 1)).min(MOST_PAUSE);
             worker.start_at = Some(now + pause);
@@ -231,8 +242,9 @@ impl Supervisor {
         }
     }
 
-    fn spawn_worker(&self) -> Result<Child, Failure> {
+    fn spawn_worker(&self, restarts: u32) -> Result<Child, Failure> {
         let mut command = Command::new(executable()?);
+        command.env(RESTARTS_VARIABLE, restarts.to_string());
         command.arg("worker").arg("--coordinator").arg(format!("http://{}", self.address));
         match self.config.run.device {
             DeviceChoice::Auto => {}
@@ -245,22 +257,27 @@ impl Supervisor {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             command.env("RAYON_NUM_THREADS", (cores / self.config.run.workers).max(1).to_string());
         }
-        spawn(command)
+        spawn(command, |_| {})
     }
 }
 
-fn spawn_coordinator(config: &Config, listener: &TcpListener) -> Result<Child, Failure> {
+/// Starts a coordinator on `listener`, which stays open here; `adjust` has the last word on the command.
+pub fn spawn_coordinator(
+    config: &Config,
+    listener: &TcpListener,
+    adjust: impl FnOnce(&mut Command),
+) -> Result<Child, Failure> {
     let text = serde_json::to_string(config).map_err(|error| Failure::new(error.to_string()))?;
     let mut command = Command::new(executable()?);
     command.arg("coordinator").arg("--listen").arg(format!("fd:{}", listener.as_raw_fd())).env(CONFIG_VARIABLE, text);
     // The coordinator inherits the socket; workers do not.
     rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty()).map_err(std::io::Error::from)?;
-    let child = spawn(command);
+    let child = spawn(command, adjust);
     rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
     child
 }
 
-fn spawn(mut command: Command) -> Result<Child, Failure> {
+fn spawn(mut command: Command, adjust: impl FnOnce(&mut Command)) -> Result<Child, Failure> {
     use std::io::IsTerminal;
     command.env(PARENT_VARIABLE, std::process::id().to_string()).stdin(Stdio::null());
     if std::env::var_os("NUMALIGN_LOG").is_none() {
@@ -269,6 +286,7 @@ fn spawn(mut command: Command) -> Result<Child, Failure> {
     }
     // Standard output is for results alone.
     command.stdout(std::io::stderr());
+    adjust(&mut command);
     command.spawn().map_err(|error| Failure::new(format!("cannot start a process: {error}")))
 }
 
@@ -286,9 +304,6 @@ fn terminate(child: &Child) {
 /// The run's committed step, asked of the coordinator; none when it does not answer within a second.
 fn committed_step(address: SocketAddr) -> Option<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    let ask = async {
-        let mut client = CoordinatorClient::connect(format!("http://{address}")).await.ok()?;
-        Some(client.status(StatusRequest {}).await.ok()?.into_inner().step)
-    };
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(1), ask).await.ok()? })
+    let status = runtime.block_on(connect::status(&format!("http://{address}"), Duration::from_secs(1)));
+    status.ok().map(|status| status.step)
 }
