@@ -81,7 +81,8 @@ fn verify_refuses_a_run_that_took_other_samples() {
     assert!(output.stderr.contains("damaged"), "{output}");
 
     // Another frozen model than the run's, and one that is not there.
-    let output = folder.run(&["verify", "chk/nn.safetensors", "--model", "synthetic:small"]);
+    folder.copy_fixture("small-f32", "other-model");
+    let output = folder.run(&["verify", "chk/nn.safetensors", "--model", "other-model"]);
     assert_eq!(output.status.code(), Some(1), "{output}");
     assert!(output.stderr.contains("fingerprint"), "{output}");
     let mut elsewhere = numalign_checkpoint::Checkpoint::read(&path).expect("a checkpoint");
@@ -153,10 +154,10 @@ fn address(said: &str) -> String {
 #[test]
 fn status_tells_of_workers_failures_and_recoveries() {
     let folder = Folder::new();
-    let mut list = vec!["launch", "nn", "--no-eval", "--run-id", "watched", "--num-epochs", "200", "--workers", "2"];
+    let mut list = vec!["launch", "nn", "--no-eval", "--run-id", "watched", "--num-epochs", "120", "--workers", "2"];
     list.extend(["--num-batches", "50", "--batch-size", "16", "--micro-batch-size", "4"]);
     let mut launcher = folder.spawn(&list);
-    launcher.wait_for_stderr("epoch    1/200");
+    launcher.wait_for_stderr("epoch    1/120");
     let url = address(&launcher.stderr());
     let status = || json(&folder.run(&["status", "--coordinator", &url, "--json"]));
     let before = status();
