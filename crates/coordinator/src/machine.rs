@@ -145,7 +145,7 @@ pub struct Member {
 struct Running {
     generation: Generation,
     ranks: Vec<(MemberId, Range<usize>)>,
-    /// Reports of the steps after the committed one, in step order; one slot per rank.
+    /// Reports of the steps after the committed one, in step order: one slot per rank, none before the step's first report.
     pending: VecDeque<Vec<Option<Report>>>,
     /// True once work was stopped for a join.
     quiescing: bool,
@@ -426,7 +426,10 @@ impl Machine {
             return;
         }
         while running.pending.len() <= place {
-            running.pending.push_back(vec![None; running.ranks.len()]);
+            running.pending.push_back(Vec::new());
+        }
+        if running.pending[place].is_empty() {
+            running.pending[place] = vec![None; running.ranks.len()];
         }
         running.pending[place][rank] = Some(report);
         self.commit_what_is_complete(effects);
@@ -434,7 +437,10 @@ impl Machine {
 
     fn commit_what_is_complete(&mut self, effects: &mut Vec<Effect>) {
         while let Some(running) = &mut self.running {
-            let complete = running.pending.front().is_some_and(|reports| reports.iter().all(Option::is_some));
+            let complete = running
+                .pending
+                .front()
+                .is_some_and(|reports| !reports.is_empty() && reports.iter().all(Option::is_some));
             if !complete {
                 return;
             }
