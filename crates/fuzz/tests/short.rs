@@ -4,7 +4,7 @@ use numalign_fuzz::campaign::{answer, run, seeds};
 use numalign_fuzz::targets::ALL;
 
 /// Executions of each target: a few seconds in all.
-const EXECUTIONS: u64 = 4000;
+const EXECUTIONS: u64 = 2000;
 
 #[test]
 fn the_seeds_and_a_short_campaign_panic_nowhere() {
