@@ -23,6 +23,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let shutdown = supervisor::child::shutdown_signal()?;
+        let _passes = supervisor::child::checkpoint_signal()?;
         numalign_worker::run(Options { coordinator, device, first_contact }, shutdown).await.map_err(failure_of)
     });
     // The device thread may be in the middle of a step; the process does not wait for it.
