@@ -191,10 +191,7 @@ impl Supervisor {
     fn coordinator_ended(&mut self, status: ExitStatus) -> Result<Option<Result<(), Failure>>, Failure> {
         match status.code() {
             Some(0) => {
-                self.record.end(Instant::now());
-                for line in self.record.table() {
-                    eprintln!("{line}");
-                }
+                self.tell_of_chaos();
                 self.wait_for_workers();
                 Ok(Some(Ok(())))
             }
@@ -357,13 +354,24 @@ impl Supervisor {
         }
     }
 
+    /// The run is complete, and with it every recovery.
+    fn tell_of_chaos(&mut self) {
+        self.record.end(Instant::now());
+        for line in self.record.table() {
+            eprintln!("{line}");
+        }
+    }
+
     /// The last worker is gone for good: the coordinator may know why, in better words.
     fn nobody_left(&mut self) -> Result<(), Failure> {
         let until = Instant::now() + Duration::from_secs(2);
         while Instant::now() < until {
             if let Some(status) = self.coordinator.try_wait()? {
                 return match status.code() {
-                    Some(0) => Ok(()),
+                    Some(0) => {
+                        self.tell_of_chaos();
+                        Ok(())
+                    }
                     code => Err(Failure::silent(code.unwrap_or(1).clamp(1, 255) as u8)),
                 };
             }
