@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 mod args;
 mod commands;
+mod connect;
 mod failure;
+mod limits;
 mod logging;
 mod settings;
 mod supervisor;

@@ -72,8 +72,7 @@ fn a_slow_worker_gets_less_and_the_bytes_stay() {
     let whole = reference(&folder);
     let output = succeed(&folder, "nn", SETTINGS, "--run-id slow --workers 2 --chaos slow=8");
     assert!(output.stderr.contains("the faster get more"), "{}", output.stderr);
-    let last =
-        output.stderr.lines().filter(|line| line.contains("rank 0 of 2, micro-batches")).next_back().unwrap_or("");
+    let last = output.stderr.lines().rfind(|line| line.contains("rank 0 of 2, micro-batches")).unwrap_or("");
     let four_and_one = ["0..4", "0..1"].iter().any(|part| last.contains(part));
     assert!(four_and_one, "one of the two keeps one of five micro-batches: {}", output.stderr);
     assert!(bytes(&folder, "slow") == whole);

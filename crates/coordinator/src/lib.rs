@@ -9,7 +9,10 @@
 
 pub mod audit;
 pub mod error;
+pub mod failures;
+pub mod heard;
 pub mod machine;
+pub mod outbox;
 pub mod progress;
 pub mod reduce;
 pub mod run;

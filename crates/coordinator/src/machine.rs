@@ -31,6 +31,8 @@ pub struct Generation {
 pub struct Introduction {
     pub host: String,
     pub pid: u32,
+    /// How often a worker was started in this one's place before.
+    pub restarts: u32,
     /// The last committed state it holds, when it outlived another coordinator of this run.
     pub survivor: Option<State>,
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use numalign_checkpoint::{CheckpointError, write_atomically};
 use numalign_config::{CollectiveChoice, Config};
@@ -15,6 +15,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
 use crate::error::CoordinatorError;
+use crate::failures::FailureLog;
+use crate::heard::Unheard;
 use crate::machine::Machine;
 use crate::progress::Progress;
 use crate::reduce::Reducer;
@@ -85,7 +87,10 @@ pub async fn run(
         history: start.history.clone(),
         outboxes: HashMap::new(),
         boundary: None,
-        failures: Vec::new(),
+        failures: FailureLog::default(),
+        unheard: Unheard::default(),
+        unreachable: Vec::new(),
+        started: Instant::now(),
         last_reason: String::new(),
     };
 

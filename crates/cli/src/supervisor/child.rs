@@ -7,7 +7,7 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::PARENT_VARIABLE;
+use super::{PARENT_VARIABLE, RESTARTS_VARIABLE};
 use crate::failure::Failure;
 
 /// The parent's process id, when `launch` started this process.
@@ -18,6 +18,11 @@ fn parent() -> Option<i32> {
 /// Whether `launch` started this process.
 pub fn is_launched() -> bool {
     parent().is_some()
+}
+
+/// How often `launch` has started a worker in this one's place before.
+pub fn restarts() -> u32 {
+    std::env::var(RESTARTS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// Asks the kernel to kill this process when its parent ends, whatever ends it.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use numalign_wire::coordinator_client::CoordinatorClient;
 use numalign_wire::{StatusReply, StatusRequest};
 use tokio::runtime::Runtime;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
+use crate::connect;
 use crate::failure::Failure;
 
 /// A coordinator that does not answer in this time is busy or gone.
@@ -23,10 +24,8 @@ impl Watch {
     /// For the coordinator at `address`, which need not listen yet.
     pub fn new(address: SocketAddr) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| Failure::new(format!("{address} is not an address: {error}")))?;
-        let channel = runtime.block_on(async { endpoint.connect_timeout(PATIENCE).connect_lazy() });
-        Ok(Self { runtime, client: CoordinatorClient::new(channel) })
+        let client = runtime.block_on(async { connect::lazy_client(&format!("http://{address}")) })?;
+        Ok(Self { runtime, client })
     }
 
     /// The run's status; none when the coordinator does not answer.
