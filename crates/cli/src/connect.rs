@@ -1,4 +1,4 @@
-//! How the commands that only ask or simulate reach a coordinator. Used by `status`, by `launch` and by `worker` (the
+//! How the commands that only ask or simulate reach a coordinator. Used by `status`, by `launch`'s supervisor and by `worker` (the
 //! address in the environment); the worker's own connection is in `numalign_worker::session`.
 
 use std::time::Duration;
@@ -17,6 +17,11 @@ const MOST_STATUS: usize = 64 << 20;
 pub async fn client(url: &str) -> Result<CoordinatorClient<Channel>, Failure> {
     let channel = endpoint(url)?.connect().await.map_err(|error| silent(url, &chain(&error)))?;
     Ok(CoordinatorClient::new(channel).max_decoding_message_size(MOST_STATUS))
+}
+
+/// A client that connects when it is first used, and again when the connection broke. Needs the runtime's context.
+pub fn lazy_client(url: &str) -> Result<CoordinatorClient<Channel>, Failure> {
+    Ok(CoordinatorClient::new(endpoint(url)?.connect_lazy()).max_decoding_message_size(MOST_STATUS))
 }
 
 /// What the coordinator at `url` says about its run, within `limit`.

@@ -10,7 +10,7 @@ use numalign_checkpoint::{CheckpointError, write_atomically};
 use numalign_config::{CollectiveChoice, Config};
 use numalign_wire::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
@@ -32,11 +32,13 @@ const MOST_MESSAGE: usize = 256 << 20;
 /// Time that workers get to read the last messages before the server goes.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Runs `config` on `listener` until every step is committed, the run fails, or `shutdown` resolves.
+/// Runs `config` on `listener` until every step is committed, the run fails, or `shutdown` resolves. Each time
+/// `checkpoint_wanted` is notified, the committed state is written to the run's folder.
 pub async fn run(
     config: Config,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
+    checkpoint_wanted: Arc<Notify>,
 ) -> Result<Outcome, CoordinatorError> {
     check_available(&config)?;
     let config = Arc::new(config);
@@ -106,7 +108,7 @@ pub async fn run(
             let _ = stopped.await;
         });
     let mut server = tokio::spawn(server);
-    let shell = shell.run(inbox, shutdown);
+    let shell = shell.run(inbox, shutdown, checkpoint_wanted);
     tokio::pin!(shell);
     let outcome = tokio::select! {
         outcome = &mut shell => outcome,

@@ -11,7 +11,7 @@ use numalign_config::Config;
 use numalign_data::{Ledger, SampleStream};
 use numalign_wire as wire;
 use numalign_wire::coordinator_message::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::error::CoordinatorError;
 use crate::failures::FailureLog;
@@ -63,6 +63,10 @@ pub struct Shell {
     pub last_reason: String,
 }
 
+/// How long the disk may take for the last checkpoint: of a run that was told to stop, and of one that is complete.
+const WHEN_STOPPED: Duration = Duration::from_secs(3);
+const AT_THE_END: Duration = Duration::from_secs(600);
+
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -72,6 +76,7 @@ impl Shell {
         mut self,
         mut calls: mpsc::Receiver<Call>,
         shutdown: impl Future<Output = ()>,
+        checkpoint_wanted: Arc<Notify>,
     ) -> Result<Outcome, CoordinatorError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -83,6 +88,10 @@ impl Shell {
                     None => return Err(CoordinatorError::Server("no more calls can come".to_owned())),
                 },
                 _ = tick.tick() => self.tick(),
+                () = checkpoint_wanted.notified() => {
+                    self.write_checkpoint();
+                    Vec::new()
+                }
                 () = &mut shutdown => return Err(self.stop()),
             };
             self.explain();
@@ -254,7 +263,7 @@ impl Shell {
                 Effect::Finished => return Some(self.finish().await),
                 Effect::Failed(reason, hint) => {
                     self.end_everybody(&reason, hint);
-                    self.settle();
+                    self.settle(WHEN_STOPPED);
                     return Some(Err(CoordinatorError::Failed { reason, hint: hint.to_owned() }));
                 }
             }
@@ -332,7 +341,7 @@ impl Shell {
     async fn finish(&mut self) -> Result<Outcome, CoordinatorError> {
         self.progress.finish();
         let step = self.machine.committed().map_or(0, |state| state.step());
-        self.settle();
+        self.settle(AT_THE_END);
         let Some(checkpoint) = self.checkpoint() else {
             return Err(CoordinatorError::Server("the run ended without a state".to_owned()));
         };
@@ -354,16 +363,28 @@ impl Shell {
         Ok(Outcome { step, already: false })
     }
 
-    /// Writes a checkpoint of the committed state into the run's folder and waits for the disk.
-    fn settle(&mut self) {
-        self.progress.finish();
+    /// Queues a checkpoint of the committed state for the run's folder.
+    fn write_checkpoint(&mut self) {
         self.catch_up_ledger();
         if let Some(checkpoint) = self.checkpoint()
             && checkpoint.state.step() > 0
         {
+            tracing::info!("writing a checkpoint of step {}", checkpoint.state.step());
             self.writer.write(&checkpoint);
         }
-        let failed = self.writer.finish();
+    }
+
+    /// Writes a checkpoint of the committed state and waits for the disk, for so long at most.
+    fn settle(&mut self, patience: Duration) {
+        self.progress.finish();
+        self.write_checkpoint();
+        if !self.writer.finish(patience) {
+            self.progress.say(&format!(
+                "the disk has not taken the last checkpoint in {:.1} s; the one before is valid",
+                patience.as_secs_f64()
+            ));
+        }
+        let failed = self.writer.failed();
         if failed > 0 {
             tracing::error!("{failed} checkpoints could not be written");
         }
@@ -371,7 +392,7 @@ impl Shell {
 
     fn stop(&mut self) -> CoordinatorError {
         self.end_everybody("the run was stopped", "start it again with --resume auto");
-        self.settle();
+        self.settle(WHEN_STOPPED);
         CoordinatorError::Stopped {
             step: self.machine.committed().map_or(0, |state| state.step()),
             total: self.config.recipe.total_steps(),
@@ -439,6 +460,7 @@ impl Shell {
             loss: self.progress.loss,
             workers,
             collective: "grpc".to_owned(),
+            refused_pids: self.machine.refused_pids().collect(),
             failures,
             failures_total: self.failures.total(),
             recoveries_total: self.failures.recoveries(),

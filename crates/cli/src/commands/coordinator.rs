@@ -51,7 +51,8 @@ async fn serve(config: Config, listen: &str) -> Result<(), Failure> {
         );
     }
     let shutdown = supervisor::child::shutdown_signal()?;
-    numalign_coordinator::run(config, listener, shutdown).await?;
+    let checkpoint_wanted = supervisor::child::checkpoint_signal()?;
+    numalign_coordinator::run(config, listener, shutdown, checkpoint_wanted).await?;
     Ok(())
 }
 

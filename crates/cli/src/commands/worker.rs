@@ -26,6 +26,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let shutdown = supervisor::child::shutdown_signal()?;
+        let _passes = supervisor::child::checkpoint_signal()?;
         let restarts = supervisor::child::restarts();
         let options = Options { coordinator, device, first_contact, restarts, simulated: None };
         numalign_worker::run(options, shutdown).await.map_err(failure_of)
