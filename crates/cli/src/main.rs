@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+mod access;
 mod args;
 mod commands;
 mod failure;

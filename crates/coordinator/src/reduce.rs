@@ -2,6 +2,7 @@
 //! Called by the service; the shell begins and ends generations.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numalign_projector::{RowError, Rows};
@@ -24,10 +25,23 @@ struct Current {
     row_len: usize,
 }
 
+/// Steps that may be unfinished at once. Ranks wait for each other's rows, so they are never far apart; more is nonsense.
+const MOST_OPEN_STEPS: usize = 256;
+
+/// Largest request while no generation has told the size of a row: none of them can be of use.
+const LARGEST_BEFORE: usize = 64 << 10;
+
 /// Rows of the present generation's steps. Dropping a generation cancels everybody who waits in it.
-#[derive(Default)]
 pub struct Reducer {
     current: Mutex<Option<Current>>,
+    /// Bytes of a request with every row of a step, as the latest generation has them.
+    largest: AtomicUsize,
+}
+
+impl Default for Reducer {
+    fn default() -> Self {
+        Self { current: Mutex::default(), largest: AtomicUsize::new(LARGEST_BEFORE) }
+    }
 }
 
 /// What became of a contribution.
@@ -46,13 +60,20 @@ impl Reducer {
 
     /// A generation begins; what an earlier one left is dropped.
     pub fn begin(&self, beginning: &Beginning, micro_batches: usize) {
+        let row_len = beginning.state.layout().row_len();
+        self.largest.store(request_bytes(micro_batches, row_len), Ordering::Relaxed);
         *self.lock() = Some(Current {
             generation: beginning.generation,
             members: beginning.ranks.iter().map(|(id, _)| *id).collect(),
             steps: BTreeMap::new(),
             micro_batches,
-            row_len: beginning.state.layout().row_len(),
+            row_len,
         });
+    }
+
+    /// The largest request, in bytes, that can be legitimate: every row of a step from one worker.
+    pub fn largest_contribution(&self) -> usize {
+        self.largest.load(Ordering::Relaxed)
     }
 
     /// The generation is over.
@@ -75,6 +96,9 @@ impl Reducer {
             return Ok(Contribution::Stale);
         };
         let (micro_batches, row_len) = (current.micro_batches, current.row_len);
+        if current.steps.len() >= MOST_OPEN_STEPS && !current.steps.contains_key(&step) {
+            return Ok(Contribution::Stale);
+        }
         let entry = current.steps.entry(step).or_insert_with(|| StepRows {
             rows: Rows::new(micro_batches, row_len),
             waiting: Vec::new(),
@@ -109,6 +133,11 @@ impl Reducer {
         let (step, entry) = current.as_ref()?.steps.iter().find(|(_, entry)| entry.sum.is_none())?;
         Some((*step, entry.rows.missing()))
     }
+}
+
+/// Bytes of a `ReduceRequest` with `rows` rows of `row_len` floats: 32 for each row's tags and index, a page for the rest.
+fn request_bytes(rows: usize, row_len: usize) -> usize {
+    rows.saturating_mul(row_len.saturating_mul(4).saturating_add(32)).saturating_add(4096)
 }
 
 #[cfg(test)]
@@ -234,5 +263,33 @@ mod tests {
         assert_eq!(refusal(vec![(0, vec![1.0])]), Some(RowError::WrongLength { micro_batch: 0, got: 1, want: 5 }));
         later(reducer.contribute(OLD, A, 0, vec![row(0)]).unwrap());
         assert_eq!(refusal(vec![(0, row(1).1)]), Some(RowError::Conflict { micro_batch: 0 }));
+    }
+
+    #[test]
+    fn the_largest_request_holds_every_row_of_a_step_and_little_more() {
+        use prost::Message;
+        let reducer = Reducer::default();
+        assert_eq!(reducer.largest_contribution(), LARGEST_BEFORE);
+        begin(&reducer, OLD);
+        let row = |index| numalign_wire::Row { micro_batch: index, values: vec![0; 5 * 4] };
+        let generation = Some(OLD.into());
+        let rows = (0..3).map(row).collect();
+        let request = numalign_wire::ReduceRequest { generation, member: u64::MAX, step: u64::MAX, rows };
+        assert!(request.encoded_len() <= reducer.largest_contribution());
+        assert!(reducer.largest_contribution() <= 2 * 4096);
+        reducer.end();
+        assert!(request.encoded_len() <= reducer.largest_contribution(), "late requests are still read");
+    }
+
+    #[test]
+    fn steps_without_end_do_not_grow_the_memory() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        let mut waiting = Vec::new();
+        for step in 0..MOST_OPEN_STEPS as u64 {
+            waiting.push(later(reducer.contribute(OLD, B, step, vec![row(2)]).unwrap()));
+        }
+        assert!(matches!(reducer.contribute(OLD, B, 1 << 40, vec![row(2)]), Ok(Contribution::Stale)));
+        sum(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
     }
 }

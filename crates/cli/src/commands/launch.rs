@@ -15,7 +15,7 @@ use super::eval::{engine_of, evaluate, print};
 use crate::args::text;
 use crate::failure::Failure;
 use crate::supervisor::{Supervisor, count_signals};
-use crate::{logging, settings};
+use crate::{access, logging, settings};
 
 /// Held-out samples of the evaluation at the end.
 const SAMPLES: u64 = 1000;
@@ -29,7 +29,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         return all(matches, file, &signals);
     }
     let config = settings::load(matches, file, stage)?;
-    train(&config, &signals)?;
+    train(matches, &config, &signals)?;
     match finish(matches, &config)? {
         Some(metrics) => print(&metrics, matches.get_flag("json")),
         None => Ok(()),
@@ -60,7 +60,7 @@ fn all(matches: &ArgMatches, file: Option<&str>, signals: &Arc<AtomicUsize>) -> 
     let mut results = serde_json::Map::new();
     for config in &configs {
         eprintln!("stage {}", config.recipe.stage);
-        train(config, signals)?;
+        train(matches, config, signals)?;
         match finish(matches, config)? {
             Some(metrics) if json => {
                 results.insert(config.recipe.stage.to_string(), serde_json::json!(metrics));
@@ -87,10 +87,11 @@ fn beside(path: &Path, stage: &str) -> PathBuf {
     path.with_file_name(format!("{stem}-{stage}{extension}"))
 }
 
-fn train(config: &Config, signals: &Arc<AtomicUsize>) -> Result<(), Failure> {
+fn train(matches: &ArgMatches, config: &Config, signals: &Arc<AtomicUsize>) -> Result<(), Failure> {
+    let token = access::token(matches)?;
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
-    Supervisor::start(config.clone(), signals.clone())?.wait()
+    Supervisor::start(config.clone(), token, signals.clone())?.wait()
 }
 
 fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Metrics>, Failure> {

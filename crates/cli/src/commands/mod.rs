@@ -5,6 +5,7 @@ use clap::ArgMatches;
 use crate::failure::Failure;
 
 mod bench;
+mod cert;
 mod config;
 mod coordinator;
 mod eval;
@@ -21,6 +22,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("launch", matches)) => launch::run(matches),
         Some(("coordinator", matches)) => coordinator::run(matches),
         Some(("worker", matches)) => worker::run(matches),
+        Some(("cert", matches)) => cert::run(matches),
         Some(("generate", matches)) => generate::run(matches),
         Some(("eval", matches)) => eval::run(matches),
         Some(("predict", matches)) => predict::run(matches),

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use numalign_access::{ClientAccess, Token};
 use numalign_config::{Config, DeviceChoice, Resume};
 use numalign_wire::StatusRequest;
-use numalign_wire::coordinator_client::CoordinatorClient;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::access::TOKEN_VARIABLE;
 use crate::failure::Failure;
 
 pub mod child;
@@ -58,6 +59,8 @@ struct Worker {
 /// One run's processes.
 pub struct Supervisor {
     config: Config,
+    /// Every process of the run has it; none on its command line.
+    token: Option<Token>,
     listener: TcpListener,
     address: SocketAddr,
     coordinator: Child,
@@ -74,14 +77,22 @@ impl Drop for Supervisor {
 
 impl Supervisor {
     /// Starts the coordinator and `config.run.workers` workers.
-    pub fn start(config: Config, signals: Arc<AtomicUsize>) -> Result<Self, Failure> {
+    pub fn start(config: Config, token: Option<Token>, signals: Arc<AtomicUsize>) -> Result<Self, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0")
             .map_err(|error| Failure::new(format!("cannot listen on loopback: {error}")))?;
         let address = listener.local_addr()?;
-        let coordinator = spawn_coordinator(&config, &listener)?;
+        let coordinator = spawn_coordinator(&config, token.as_ref(), &listener)?;
         let count = config.run.workers;
-        let mut supervisor =
-            Self { config, listener, address, coordinator, coordinator_restarts: 0, workers: Vec::new(), signals };
+        let mut supervisor = Self {
+            config,
+            token,
+            listener,
+            address,
+            coordinator,
+            coordinator_restarts: 0,
+            workers: Vec::new(),
+            signals,
+        };
         for _ in 0..count {
             let child = supervisor.spawn_worker()?;
             supervisor.workers.push(Worker { child: Some(child), restarts: 0, step_then: 0, start_at: None });
@@ -124,7 +135,7 @@ impl Supervisor {
                 }
                 eprintln!("the coordinator was killed ({status}); starting it again");
                 self.config.run.resume = Some(Resume::Auto);
-                self.coordinator = spawn_coordinator(&self.config, &self.listener)?;
+                self.coordinator = spawn_coordinator(&self.config, self.token.as_ref(), &self.listener)?;
                 Ok(None)
             }
         }
@@ -150,7 +161,7 @@ impl Supervisor {
             if status.success() {
                 continue;
             }
-            let step = committed_step(self.address);
+            let step = committed_step(self.address, self.token.clone());
             let worker = &mut self.workers[index];
             if step.is_some_and(|step| step > worker.step_then) {
                 worker.restarts = 0;
@@ -245,23 +256,26 @@ impl Supervisor {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             command.env("RAYON_NUM_THREADS", (cores / self.config.run.workers).max(1).to_string());
         }
-        spawn(command)
+        spawn(command, self.token.as_ref())
     }
 }
 
-fn spawn_coordinator(config: &Config, listener: &TcpListener) -> Result<Child, Failure> {
+fn spawn_coordinator(config: &Config, token: Option<&Token>, listener: &TcpListener) -> Result<Child, Failure> {
     let text = serde_json::to_string(config).map_err(|error| Failure::new(error.to_string()))?;
     let mut command = Command::new(executable()?);
     command.arg("coordinator").arg("--listen").arg(format!("fd:{}", listener.as_raw_fd())).env(CONFIG_VARIABLE, text);
     // The coordinator inherits the socket; workers do not.
     rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty()).map_err(std::io::Error::from)?;
-    let child = spawn(command);
+    let child = spawn(command, token);
     rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
     child
 }
 
-fn spawn(mut command: Command) -> Result<Child, Failure> {
+fn spawn(mut command: Command, token: Option<&Token>) -> Result<Child, Failure> {
     use std::io::IsTerminal;
+    if let Some(token) = token {
+        command.env(TOKEN_VARIABLE, token.reveal());
+    }
     command.env(PARENT_VARIABLE, std::process::id().to_string()).stdin(Stdio::null());
     if std::env::var_os("NUMALIGN_LOG").is_none() {
         // Log lines would tear a progress bar.
@@ -284,10 +298,12 @@ fn terminate(child: &Child) {
 }
 
 /// The run's committed step, asked of the coordinator; none when it does not answer within a second.
-fn committed_step(address: SocketAddr) -> Option<u64> {
+fn committed_step(address: SocketAddr, token: Option<Token>) -> Option<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let ask = async {
-        let mut client = CoordinatorClient::connect(format!("http://{address}")).await.ok()?;
+        let access = ClientAccess { token, tls: None };
+        let endpoint = access.endpoint(&format!("http://{address}")).ok()?;
+        let mut client = access.connect(&endpoint).await.ok()?;
         Some(client.status(StatusRequest {}).await.ok()?.into_inner().step)
     };
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(1), ask).await.ok()? })
