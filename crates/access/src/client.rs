@@ -86,8 +86,17 @@ impl ClientAccess {
     /// One attempt to connect; the coordinator has not spoken yet when it succeeds.
     pub async fn connect(&self, endpoint: &Endpoint) -> Result<Client, Unconnected> {
         let channel = endpoint.connect().await.map_err(|error| self.unconnected(&error))?;
+        Ok(self.client(channel))
+    }
+
+    /// A client that connects with its first call, and again when the connection broke. Needs a runtime around it.
+    pub fn connect_lazily(&self, endpoint: &Endpoint) -> Client {
+        self.client(endpoint.connect_lazy())
+    }
+
+    fn client(&self, channel: Channel) -> Client {
         let header = self.token.as_ref().and_then(Token::header);
-        Ok(CoordinatorClient::with_interceptor(channel, Credentials { header }))
+        CoordinatorClient::with_interceptor(channel, Credentials { header })
     }
 
     /// What a failed attempt means.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use numalign_config::Recipe;
+use numalign_config::{LoadedProjections, Recipe};
 use numalign_projector::{Encoding, Layout, State, Trained};
 use safetensors::{Dtype, SafeTensors};
 
@@ -52,6 +52,23 @@ impl Checkpoint {
     pub fn projector_digest(&self) -> String {
         let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 projectors");
         for value in self.state.parameters() {
+            hasher.update(&value.to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// What `loaded_digest` of a run records that starts from these projectors: [`Checkpoint::projector_digest`], or a
+    /// digest of the part that is taken.
+    pub fn loaded_digest(&self, which: LoadedProjections) -> String {
+        let layout = self.state.layout();
+        let (name, taken) = match which {
+            LoadedProjections::Both => return self.projector_digest(),
+            LoadedProjections::Input => ("input", 0..2 * layout.hidden()),
+            LoadedProjections::Output => ("output", 2 * layout.hidden()..layout.len()),
+        };
+        let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 part of the projectors");
+        hasher.update(name.as_bytes());
+        for value in &self.state.parameters()[taken] {
             hasher.update(&value.to_le_bytes());
         }
         hasher.finalize().to_hex().to_string()

@@ -28,6 +28,10 @@ pub fn command() -> Command {
                 .arg(config_argument())
                 .arg(flag("no-eval", "Do not evaluate the result at the end"))
                 .arg(token_argument())
+                .arg(
+                    option("chaos", "SPEC", "Faults on purpose, from a seed: the result has the same bytes")
+                        .long_help(crate::supervisor::chaos::SYNTAX),
+                )
                 .arg(json_flag()),
         ))
         .subcommand(with_keys(server_arguments(

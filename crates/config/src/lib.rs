@@ -26,3 +26,8 @@ pub use problem::{ConfigErrors, Problem};
 pub use resolve::resolve;
 pub use show::to_yaml;
 pub use types::*;
+
+/// A span of time as settings have it: a number of seconds, or one with `ms`, `s`, `min` or `h`; else why not, in words.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    parse::duration(&raw::Raw::Text(text.to_owned())).map_err(|fault| fault.message)
+}

@@ -289,12 +289,11 @@ impl Guarded {
 
     /// An error once the connection was cut; else the task is woken when it is.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match &mut self.cut {
-            Some(cut) => match Pin::new(cut).poll(context) {
+        if let Some(cut) = &mut self.cut {
+            match Pin::new(cut).poll(context) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(_) => self.cut = None,
-            },
-            None => {}
+            }
         }
         Err(was_cut())
     }

@@ -136,8 +136,13 @@ impl Coordinator for Handle {
                     }
                     Claim::Send => {}
                 }
-                for index in part.clone() {
-                    let message = micro_batch(&service.stream, &service.config.recipe, generation, step, index);
+                let audited = match service.config.run.deterministic {
+                    true => service.board.audited_by(generation, member, step, service.config.run.audit_every),
+                    false => None,
+                };
+                for index in audited.into_iter().chain(part.clone()) {
+                    let mut message = micro_batch(&service.stream, &service.config.recipe, generation, step, index);
+                    message.audit = !part.contains(&index);
                     if sender.send(Ok(message)).await.is_err() {
                         return;
                     }
@@ -259,6 +264,11 @@ fn event_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Eve
         ),
         Message::StepDone(done) => {
             let digest = StateDigest::from_slice(&done.digest).ok_or("it sent a digest that is not 32 bytes")?;
+            let mut rows = Vec::with_capacity(done.rows.len());
+            for row in done.rows {
+                let digest = row.digest.try_into().map_err(|_| "it sent a row digest that is not 32 bytes")?;
+                rows.push((row.micro_batch as usize, digest));
+            }
             let state = match done.state.is_empty() {
                 true => None,
                 false => Some(State::from_bytes(&done.state).map_err(|error| error.to_string())?),
@@ -271,6 +281,7 @@ fn event_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Eve
                     loss: done.loss,
                     digest,
                     state,
+                    rows,
                     timing: Timing {
                         compute: Duration::from_micros(done.compute_us),
                         data_wait: Duration::from_micros(done.data_wait_us),

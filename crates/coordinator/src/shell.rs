@@ -381,6 +381,7 @@ impl Shell {
             workers,
             failures: self.failures.clone(),
             collective: "grpc".to_owned(),
+            refused_pids: self.machine.refused_pids().collect(),
         }
     }
 }

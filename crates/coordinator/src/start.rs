@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder};
-use numalign_config::{Config, Recipe, Resume};
+use numalign_config::{Config, LoadedProjections, Recipe, Resume};
 use numalign_data::{Domain, Ledger, SampleStream, samples_of};
 use numalign_projector::State;
 
@@ -50,7 +50,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         lock,
         stream,
         dataset_digest,
-        loaded_digest: loaded.as_ref().map(|(_, checkpoint)| checkpoint.projector_digest()),
+        loaded_digest: loaded.as_ref().map(|(_, checkpoint)| checkpoint.loaded_digest(config.run.load_projections)),
         state: None,
         fingerprint: None,
         ledger: Ledger::start(),
@@ -60,13 +60,17 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
     };
     if let Some((path, checkpoint)) = &loaded {
         start.story.push(format!(
-            "projectors from {} (stage {}, step {})",
+            "{} from {} (stage {}, step {})",
+            match config.run.load_projections {
+                LoadedProjections::Both => "projectors",
+                LoadedProjections::Input => "input projector",
+                LoadedProjections::Output => "output projector",
+            },
             path.display(),
             checkpoint.identity.recipe.stage,
             checkpoint.state.step()
         ));
-        let layout = checkpoint.state.layout();
-        start.state = Some(State::with_parameters(layout, checkpoint.state.parameters().to_vec()));
+        start.state = Some(State::starting_from(&checkpoint.state, config.run.load_projections, recipe.seed));
         start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
     }
     if let Some((path, checkpoint)) = find(config, &mut start)? {
@@ -91,6 +95,12 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
     if let Some(Resume::File(path)) = &config.run.resume {
         return Ok(Some((path.clone(), Checkpoint::read(path)?)));
     }
+    if start.folder.is_replaced() {
+        // A coordinator of this run was killed before it trained: the checkpoints are the earlier run's.
+        start.story.push(format!("replacing the finished run in {}", start.folder.path().display()));
+        start.replaces = true;
+        return Ok(None);
+    }
     let (newest, skipped) = start.folder.newest_valid()?;
     for error in &skipped {
         start.story.push(format!("passed over: {error}"));
@@ -112,6 +122,7 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
             });
         }
         start.story.push(format!("replacing the finished run in {}", start.folder.path().display()));
+        start.folder.mark_replaced()?;
     }
     if newest.is_none()
         && let Some(error) = skipped.into_iter().next()

@@ -11,6 +11,7 @@ pub mod device;
 pub mod engine;
 pub mod error;
 pub mod evaluation;
+pub mod fault;
 pub mod memory;
 pub mod session;
 pub mod steps;
