@@ -44,9 +44,23 @@ impl GateLimits {
 
     /// File descriptors that all of this may need, with some for files and the runtime.
     pub fn descriptors(&self) -> u64 {
-        (self.unknown + self.known + 64) as u64
+        (self.unknown + self.known) as u64 + RESERVED
+    }
+
+    /// The same within `descriptors` file descriptors, so that no number of connections keeps a checkpoint from being
+    /// opened.
+    pub fn within(self, descriptors: u64) -> Self {
+        if self.descriptors() <= descriptors {
+            return self;
+        }
+        let spare = descriptors.saturating_sub(RESERVED) as usize;
+        let unknown = self.unknown.min(spare / 4).max(1);
+        Self { unknown, known: self.known.min(spare.saturating_sub(unknown)).max(1), ..self }
     }
 }
+
+/// Descriptors for checkpoints, the log, the runtime, and connections on their way in or out.
+const RESERVED: u64 = 48;
 
 /// A connection's number, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -441,6 +455,17 @@ mod tests {
     use super::*;
 
     const FEW: GateLimits = GateLimits { unknown: 3, known: 2, first_call: Duration::from_secs(10) };
+
+    #[test]
+    fn the_limits_fit_into_the_descriptors_there_are() {
+        let wanted = GateLimits::for_workers(64);
+        assert_eq!(wanted.within(1024).unknown, wanted.unknown);
+        for descriptors in [64, 100, 200, 400] {
+            let limits = wanted.within(descriptors);
+            assert!(limits.descriptors() <= descriptors, "{descriptors}: {limits:?}");
+            assert!(limits.unknown >= 1 && limits.known > limits.unknown, "{descriptors}: {limits:?}");
+        }
+    }
 
     #[test]
     fn the_oldest_unknown_connection_makes_room() {

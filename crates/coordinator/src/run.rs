@@ -100,8 +100,7 @@ pub async fn run(
     reporter.set_serving::<CoordinatorServer<Handle>>().await;
     let (stop_server, stopped) = oneshot::channel::<()>();
     let limits = GateLimits::for_workers(config.run.max_workers);
-    raise_descriptor_limit(limits.descriptors());
-    let gate = Gate::new(limits, access.tls);
+    let gate = Gate::new(limits.within(descriptors(limits.descriptors())), access.tls);
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -137,20 +136,21 @@ pub async fn run(
     outcome
 }
 
-/// Raises the soft limit on open files where it would not do, as far as the hard one lets it.
-fn raise_descriptor_limit(needed: u64) {
+/// Descriptors that there may be: the soft limit on open files, raised to `needed` as far as the hard one lets it.
+fn descriptors(needed: u64) -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= needed) {
-        return;
+    let before = limit.current.unwrap_or(u64::MAX);
+    if before >= needed {
+        return before;
     }
-    limit.current = Some(limit.maximum.map_or(needed, |maximum| maximum.min(needed)));
-    let enough = limit.current == Some(needed);
-    if setrlimit(Resource::Nofile, limit).is_err() || !enough {
-        tracing::warn!(
-            "{needed} connections and files may be needed, but the limit on open files is lower (ulimit -n)"
-        );
+    let wanted = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
+    limit.current = Some(wanted);
+    let reached = if setrlimit(Resource::Nofile, limit).is_ok() { wanted } else { before };
+    if reached < needed {
+        tracing::warn!("the limit on open files is {reached} (ulimit -n): fewer workers than max_workers find room");
     }
+    reached
 }
 
 impl Start {
