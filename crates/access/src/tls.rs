@@ -210,15 +210,29 @@ pub fn certificate_words(error: &CertificateError) -> String {
             "it is not valid yet; look at both clocks".to_owned()
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
-            format!("it is not for {} but for {}", expected.to_str(), presented.join(", "))
+            let names: Vec<&str> = presented.iter().map(|name| bare_name(name)).collect();
+            format!("it is not for {} but for {}", expected.to_str(), names.join(", "))
         }
         other => other.to_string(),
     }
 }
 
+/// `DnsName("host")` and `IpAddress(10.0.0.1)`, as the library shows them, without the kind.
+fn bare_name(shown: &str) -> &str {
+    let inner = shown.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(shown).trim_matches('"')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_shown_as_people_write_them() {
+        assert_eq!(bare_name("DnsName(\"a.test\")"), "a.test");
+        assert_eq!(bare_name("IpAddress(10.0.0.1)"), "10.0.0.1");
+        assert_eq!(bare_name("a.test"), "a.test");
+    }
 
     /// A CA, a certificate of it, the certificate's key, and another key; as PEM files in a folder.
     fn files(folder: &Path) -> TlsFiles {

@@ -202,7 +202,7 @@ fn every_call_but_the_health_services_needs_the_token() {
 
         use tonic_health::pb::health_client::HealthClient;
         use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
-        let mut health = HealthClient::connect(url.clone()).await.unwrap();
+        let mut health = HealthClient::new(Channel::from_shared(url.clone()).unwrap().connect().await.unwrap());
         let service = "numalign.v1.Coordinator".to_owned();
         let reply = health.check(HealthCheckRequest { service }).await.unwrap().into_inner();
         assert_eq!(reply.status(), ServingStatus::Serving);
@@ -244,8 +244,9 @@ fn nobody_speaks_for_a_member_of_another_connection() {
 fn launch_hands_the_token_to_its_processes_out_of_sight() {
     let folder = Folder::new();
     folder.write("token", SECRET);
-    let long = ["launch", "nn", "--no-eval", "--workers", "2", "--num-epochs", "40", "--token-file", "token"];
-    let mut launch = folder.spawn(&long);
+    let settings = ["--workers", "2", "--num-epochs", "40", "--micro-batch-size", "4"];
+    let plain = words(&[&["launch", "nn", "--no-eval"], &settings]);
+    let mut launch = folder.spawn(&words(&[&plain, &["--token-file", "token"]]));
     launch.wait_for_stderr("rank 1");
     let mut seen = 0;
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -263,7 +264,7 @@ fn launch_hands_the_token_to_its_processes_out_of_sight() {
     succeed("launch", &output);
     assert!(!output.stderr.contains(SECRET), "{output}");
     // A token changes no byte.
-    succeed("launch without", &folder.run(&words(&[&long[..7], &["--run-id", "without"]])));
+    succeed("launch without", &folder.run(&words(&[&plain, &["--run-id", "without"]])));
     assert!(folder.read("chk/nn.safetensors") == folder.read("chk/without.safetensors"));
 }
 
