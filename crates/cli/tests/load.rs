@@ -65,6 +65,7 @@ fn coordinator(folder: &Folder, workers: usize, steps: u64) -> (Child, String) {
 async fn simulated(url: String) {
     let options = Options {
         coordinator: url,
+        access: numalign_access::ClientAccess::default(),
         device: None,
         first_contact: Duration::from_secs(60),
         restarts: 0,
