@@ -11,9 +11,12 @@
 pub mod audit;
 pub mod complaints;
 pub mod error;
+pub mod failures;
 pub mod gate;
 pub mod guard;
+pub mod heard;
 pub mod machine;
+pub mod outbox;
 pub mod progress;
 pub mod reduce;
 pub mod run;

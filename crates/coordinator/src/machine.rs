@@ -31,6 +31,8 @@ pub struct Generation {
 pub struct Introduction {
     pub host: String,
     pub pid: u32,
+    /// How often a worker was started in this one's place before.
+    pub restarts: u32,
     /// The last committed state it holds, when it outlived another coordinator of this run.
     pub survivor: Option<State>,
 }
@@ -183,6 +185,8 @@ pub struct Machine {
     /// From the checkpoint or projectors that `committed` came from, else from the first worker that was ready.
     base: Option<Base>,
     first_ready: Option<Instant>,
+    /// A worker came that outlived another coordinator of this run: the run goes on, it does not begin.
+    goes_on: bool,
     /// Host and device of workers that computed wrong numbers.
     excluded: Vec<(String, String)>,
     /// Processes that were told not to come back, the latest last.
@@ -224,6 +228,7 @@ impl Machine {
             committed: committed.map(Arc::new),
             base,
             first_ready: None,
+            goes_on: false,
             excluded: Vec::new(),
             refused_pids: VecDeque::new(),
             reason: "starting".to_owned(),
@@ -352,6 +357,7 @@ impl Machine {
             self.fail(reason, "compare the machines; one of them computed or stored other numbers", effects);
             return;
         }
+        self.goes_on |= introduction.survivor.is_some();
         let member = Member {
             introduction,
             readiness: None,
@@ -780,7 +786,9 @@ impl Machine {
             return (Decision::Wait, reason);
         };
         let waited = now.saturating_duration_since(first_ready);
-        if loading == 0 && ready.len() >= run.min_workers && waited >= run.coordinator_wait {
+        // Those that outlived the last coordinator come back within a second; what is missing now may never come.
+        let patience = if self.goes_on { run.dead_after.min(run.coordinator_wait) } else { run.coordinator_wait };
+        if loading == 0 && ready.len() >= run.min_workers && waited >= patience {
             let reason = format!("{} of {wanted} workers came in {:.0} s", ready.len(), waited.as_secs_f64());
             return (Decision::Begin(members), reason);
         }

@@ -4,20 +4,22 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use numalign_access::ServerAccess;
 use numalign_checkpoint::{CheckpointError, write_atomically};
 use numalign_config::{CollectiveChoice, Config};
 use numalign_wire::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use crate::error::CoordinatorError;
+use crate::failures::FailureLog;
 use crate::gate::{Gate, GateLimits};
 use crate::guard::{Bounded, Guard, Homes};
+use crate::heard::Unheard;
 use crate::machine::Machine;
 use crate::progress::Progress;
 use crate::reduce::Reducer;
@@ -37,12 +39,13 @@ const WINDOW: u32 = 1 << 20;
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Runs `config` on `listener` until every step is committed, the run fails, or `shutdown` resolves. `access` says what is
-/// demanded of whoever connects.
+/// demanded of whoever connects. Each time `checkpoint_wanted` is notified, the committed state is written to the run's folder.
 pub async fn run(
     config: Config,
     listener: TcpListener,
     access: ServerAccess,
     shutdown: impl Future<Output = ()>,
+    checkpoint_wanted: Arc<Notify>,
 ) -> Result<Outcome, CoordinatorError> {
     check_available(&config)?;
     let config = Arc::new(config);
@@ -92,15 +95,17 @@ pub async fn run(
         history: start.history.clone(),
         outboxes: HashMap::new(),
         boundary: None,
-        failures: Vec::new(),
+        failures: FailureLog::default(),
+        unheard: Unheard::default(),
+        unreachable: Vec::new(),
+        started: Instant::now(),
         last_reason: String::new(),
     };
 
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<CoordinatorServer<Handle>>().await;
     let (stop_server, stopped) = oneshot::channel::<()>();
-    let limits = GateLimits::for_workers(config.run.max_workers);
-    let gate = Gate::new(limits.within(descriptors(limits.descriptors())), access.tls);
+    let gate = Gate::new(gate_limits(&config), access.tls);
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -114,7 +119,7 @@ pub async fn run(
             let _ = stopped.await;
         });
     let mut server = tokio::spawn(server);
-    let shell = shell.run(inbox, shutdown);
+    let shell = shell.run(inbox, shutdown, checkpoint_wanted);
     tokio::pin!(shell);
     let outcome = tokio::select! {
         outcome = &mut shell => outcome,
@@ -136,21 +141,16 @@ pub async fn run(
     outcome
 }
 
-/// Descriptors that there may be: the soft limit on open files, raised to `needed` as far as the hard one lets it.
-fn descriptors(needed: u64) -> u64 {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    let before = limit.current.unwrap_or(u64::MAX);
-    if before >= needed {
-        return before;
+/// The limits that this process's limit on open files leaves.
+fn gate_limits(config: &Config) -> GateLimits {
+    let wanted = GateLimits::for_workers(config.run.max_workers);
+    match rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        Some(files) if files < wanted.descriptors() => {
+            tracing::warn!("the limit on open files is {files} (ulimit -n): fewer workers than max_workers find room");
+            wanted.within(files)
+        }
+        _ => wanted,
     }
-    let wanted = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
-    limit.current = Some(wanted);
-    let reached = if setrlimit(Resource::Nofile, limit).is_ok() { wanted } else { before };
-    if reached < needed {
-        tracing::warn!("the limit on open files is {reached} (ulimit -n): fewer workers than max_workers find room");
-    }
-    reached
 }
 
 impl Start {

@@ -19,11 +19,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::complaints::clipped;
 use crate::guard::Homes;
 use crate::machine::{Event, Introduction, MemberId, Readiness, Report, Timing};
+use crate::outbox::{Outbox, outbox};
 use crate::reduce::{Contribution, Reducer};
 use crate::work::{Claim, WorkBoard, micro_batch};
-
-/// Control messages that may wait for a worker that does not read; beyond that it counts as dead.
-pub const MOST_UNREAD: usize = 256;
 
 /// A stream that says nothing for this long is closed.
 const FIRST_WORD: Duration = Duration::from_secs(10);
@@ -35,8 +33,10 @@ const MOST_MESSAGE: usize = 4096;
 /// What the service sends to the shell.
 pub enum Call {
     /// A worker connected, with the way to talk to it.
-    Connected(MemberId, Introduction, mpsc::Sender<Result<wire::CoordinatorMessage, Status>>),
+    Connected(MemberId, Introduction, Outbox),
     Event(Event),
+    /// A heartbeat, with the number of the newest generation that the member knows.
+    Heartbeat(MemberId, u64),
     Status(oneshot::Sender<wire::StatusReply>),
 }
 
@@ -87,11 +87,11 @@ impl Coordinator for Handle {
         let introduction = self.introduction(hello)?;
         let member = MemberId(self.next_member.fetch_add(1, Ordering::Relaxed));
         self.homes.settle(member, connection);
-        let (outbound, messages) = mpsc::channel(MOST_UNREAD);
-        self.tell(Call::Connected(member, introduction, outbound)).await?;
+        let (outbox, messages) = outbox();
+        self.tell(Call::Connected(member, introduction, outbox)).await?;
         let service = self.0.clone();
         tokio::spawn(async move { service.listen(member, inbound).await });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn work(&self, request: Request<Streaming<wire::WorkCredit>>) -> Result<Response<Self::WorkStream>, Status> {
@@ -212,7 +212,8 @@ impl Service {
                 .map_err(|error| Status::invalid_argument(format!("the survivor's state: {error}")))?;
             survivor = Some(state);
         }
-        Ok(Introduction { host: clipped(&hello.host, MOST_NAME), pid: hello.pid, survivor })
+        let host = clipped(&hello.host, MOST_NAME);
+        Ok(Introduction { host, pid: hello.pid, restarts: hello.restarts, survivor })
     }
 
     /// Reads a worker's messages until its stream ends.
@@ -223,12 +224,12 @@ impl Service {
                 Some(Err(status)) => break format!("its stream broke: {}", status.message()),
                 None => break "its stream ended".to_owned(),
             };
-            let event = match event_of(member, message) {
-                Ok(Some(event)) => event,
+            let call = match call_of(member, message) {
+                Ok(Some(call)) => call,
                 Ok(None) => continue,
                 Err(why) => break why,
             };
-            if self.shell.send(Call::Event(event)).await.is_err() {
+            if self.shell.send(call).await.is_err() {
                 return;
             }
         };
@@ -238,15 +239,15 @@ impl Service {
     }
 }
 
-/// A worker's message as an event; an error ends its membership.
-fn event_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Event>, String> {
+/// A worker's message as a call; an error ends its membership.
+fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call>, String> {
     use wire::worker_message::Message;
     let Some(message) = message.message else {
         return Ok(None);
     };
-    Ok(Some(match message {
+    Ok(Some(Call::Event(match message {
         Message::Hello(_) => return Err("it said Hello twice".to_owned()),
-        Message::Heartbeat(_) => Event::Heartbeat(member),
+        Message::Heartbeat(heartbeat) => return Ok(Some(Call::Heartbeat(member, heartbeat.generation))),
         Message::Failure(failure) if failure.permanent => {
             Event::FailedForGood(member, clipped(&failure.message, MOST_MESSAGE))
         }
@@ -291,5 +292,5 @@ fn event_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Eve
                 },
             )
         }
-    }))
+    })))
 }

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder};
-use numalign_config::{Config, LoadedProjections, Recipe, Resume};
-use numalign_data::{Domain, Ledger, SampleStream, samples_of};
+use numalign_config::{Config, LoadedProjections, Resume};
+use numalign_data::{Domain, Ledger, SampleStream};
 use numalign_projector::State;
 
 use crate::error::CoordinatorError;
@@ -177,17 +177,4 @@ fn differences(stored: &Identity, config: &Config, start: &Start) -> Vec<String>
         add("projectors of model_path_load", &show(&stored.loaded_digest), &show(&start.loaded_digest));
     }
     list
-}
-
-/// Advances `ledger` over the samples of the steps in `from..to`.
-pub fn advance_ledger(ledger: &mut Ledger, stream: &SampleStream, recipe: &Recipe, from: u64, to: u64) {
-    for step in from..to {
-        let mut samples = Vec::with_capacity(recipe.batch_size);
-        for micro_batch in 0..recipe.micro_batches() {
-            for index in samples_of(step, numalign_data::MicroBatchId(micro_batch), recipe) {
-                samples.push(stream.sample(index));
-            }
-        }
-        ledger.advance(step, samples.iter());
-    }
 }

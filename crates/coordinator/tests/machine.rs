@@ -69,7 +69,7 @@ fn correct_states(config: &Config) -> Vec<State> {
 }
 
 fn introduction(survivor: Option<State>) -> Introduction {
-    Introduction { host: "host".to_owned(), pid: 7, survivor }
+    Introduction { host: "host".to_owned(), pid: 7, restarts: 0, survivor }
 }
 
 fn readiness() -> Readiness {

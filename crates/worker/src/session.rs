@@ -14,13 +14,14 @@ use numalign_projector::State;
 use numalign_wire as wire;
 use numalign_wire::coordinator_message::Message as FromCoordinator;
 use numalign_wire::worker_message::Message as FromWorker;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
-use crate::device::{Device, Loaded};
+use crate::device::{Device, Loaded, Loading};
 use crate::error::WorkerError;
+use crate::simulated::Simulated;
 use crate::steps::{Steps, Watermark, samples_of};
 
 /// This process's present rank, −1 while it has none; log lines carry it.
@@ -37,13 +38,14 @@ pub struct Options {
     pub device: Option<DeviceChoice>,
     /// Patience with a coordinator that was never reached, before its configuration is known.
     pub first_contact: Duration,
+    /// How often a worker was started in this one's place before.
+    pub restarts: u32,
+    /// Rows without a model, for benchmarks and tests of the coordinator; none for real work.
+    pub simulated: Option<Simulated>,
 }
 
 /// An attempt to connect is given this long even when the patience is nearly over.
 const LEAST_PATIENCE: Duration = Duration::from_millis(500);
-
-/// Largest message accepted.
-const MOST_MESSAGE: usize = 64 << 20;
 
 /// Joins `options.coordinator` and works until the run is done, the worker is refused, or `shutdown` resolves.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
@@ -127,6 +129,7 @@ impl Worker {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             pid: std::process::id(),
             survivor,
+            restarts: self.options.restarts,
         }
     }
 
@@ -155,7 +158,6 @@ impl Worker {
             Err(Unconnected::Lost(reason)) => return Ok(Err(Ending::Lost(reason))),
             Err(Unconnected::Refused(refusal)) => return Err(refusal.into()),
         };
-        let client = client.max_decoding_message_size(MOST_MESSAGE).max_encoding_message_size(usize::MAX);
         let (reports, outbound) = mpsc::channel::<wire::WorkerMessage>(64);
         let hello = wire::WorkerMessage { message: Some(FromWorker::Hello(self.hello())) };
         if reports.send(hello).await.is_err() {
@@ -175,7 +177,7 @@ impl Worker {
             Some(FromCoordinator::Abort(abort)) => return ended_by(abort).map(Err),
             _ => return Err(WorkerError::Protocol("its first message is not Welcome".to_owned())),
         };
-        let connection = Connection { client, reports, member: welcome.member, steps: None };
+        let connection = Connection { client, reports, member: welcome.member, generation: 0, steps: None };
         Ok(Ok(Met { connection, welcome, inbound }))
     }
 
@@ -191,14 +193,19 @@ impl Worker {
         let mut heartbeat = tokio::time::interval(config.run.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // A model loaded for another run is of no use.
-        let mut loading: Option<oneshot::Receiver<Result<Loaded, WorkerError>>> = None;
+        let mut loading: Option<Loading> = None;
         let mut device = None;
         match &self.kept {
             Some(kept) if kept.config_text == welcome.config => connection.ready(&kept.loaded).await,
             _ => {
                 self.kept = None;
-                let choice = self.options.device.unwrap_or(config.run.device);
-                let (started, receiver) = Device::start(config.clone(), choice, samples_of(welcome.probe)?)?;
+                let (started, receiver) = match &self.options.simulated {
+                    Some(simulated) => simulated.start(),
+                    None => {
+                        let choice = self.options.device.unwrap_or(config.run.device);
+                        Device::start(config.clone(), choice, samples_of(welcome.probe)?)?
+                    }
+                };
                 device = Some(started);
                 loading = Some(receiver);
             }
@@ -230,7 +237,7 @@ impl Worker {
                         Some(FromCoordinator::Welcome(_)) | None => {}
                     }
                 }
-                _ = heartbeat.tick() => connection.send(FromWorker::Heartbeat(wire::Heartbeat {})).await,
+                _ = heartbeat.tick() => connection.send(FromWorker::Heartbeat(wire::Heartbeat { generation: connection.generation })).await,
                 loaded = wait_for(&mut loading) => {
                     loading = None;
                     match loaded {
@@ -260,6 +267,7 @@ impl Worker {
 
     fn begin(&mut self, connection: &mut Connection, begin: wire::Begin) -> Result<(), WorkerError> {
         connection.stop_steps();
+        connection.generation = begin.generation.map_or(0, |generation| generation.number);
         let (Some(kept), Some(generation)) = (&self.kept, begin.generation) else {
             return Err(WorkerError::Protocol("a generation began before the model was loaded".to_owned()));
         };
@@ -309,6 +317,8 @@ struct Connection {
     client: Client,
     reports: mpsc::Sender<wire::WorkerMessage>,
     member: u64,
+    /// Number of the newest generation that was begun here.
+    generation: u64,
     steps: Option<JoinHandle<Result<(), WorkerError>>>,
 }
 
@@ -350,7 +360,7 @@ impl Connection {
 }
 
 /// The loading model's news; never, while nothing loads.
-async fn wait_for(loading: &mut Option<oneshot::Receiver<Result<Loaded, WorkerError>>>) -> Result<Loaded, WorkerError> {
+async fn wait_for(loading: &mut Option<Loading>) -> Result<Loaded, WorkerError> {
     match loading {
         Some(receiver) => {
             receiver.await.unwrap_or_else(|_| Err(WorkerError::Device("it panicked; its message is above".to_owned())))

@@ -9,7 +9,7 @@ use numalign_config::Config;
 use crate::args::text;
 use crate::failure::Failure;
 use crate::supervisor::CONFIG_VARIABLE;
-use crate::{access, logging, settings, supervisor};
+use crate::{access, limits, logging, settings, supervisor};
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     supervisor::child::die_with_parent()?;
@@ -20,6 +20,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     };
     let access = access::server(matches)?;
     let insecure = matches.get_flag("insecure");
+    limits::open_files(0)?;
     let listen = text(matches, "listen").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(serve(config, listen, access, insecure));
@@ -56,7 +57,8 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
         );
     }
     let shutdown = supervisor::child::shutdown_signal()?;
-    numalign_coordinator::run(config, listener, access, shutdown).await?;
+    let checkpoint_wanted = supervisor::child::checkpoint_signal()?;
+    numalign_coordinator::run(config, listener, access, shutdown, checkpoint_wanted).await?;
     Ok(())
 }
 

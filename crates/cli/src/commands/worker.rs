@@ -6,7 +6,7 @@ use numalign_worker::{Options, WorkerError};
 
 use crate::args::text;
 use crate::failure::Failure;
-use crate::{access, logging, settings, supervisor};
+use crate::{access, connect, logging, settings, supervisor};
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     supervisor::child::die_with_parent()?;
@@ -14,7 +14,10 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let access = access::client(matches)?;
     let coordinator = match text(matches, "coordinator") {
         Some(url) => url.to_owned(),
-        None => from_environment(if access.tls.is_some() { "https" } else { "http" })?,
+        None => connect::from_environment(&access)?.ok_or_else(|| {
+            Failure::usage("no coordinator is given")
+                .with_hint("use --coordinator http://HOST:PORT, or set MASTER_ADDR and MASTER_PORT")
+        })?,
     };
     let device = match settings::device(matches)? {
         Some(DeviceChoice::Cuda(None)) => Some(DeviceChoice::Cuda(local_rank()?)),
@@ -24,7 +27,10 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let shutdown = supervisor::child::shutdown_signal()?;
-        numalign_worker::run(Options { coordinator, access, device, first_contact }, shutdown).await.map_err(failure_of)
+        let _passes = supervisor::child::checkpoint_signal()?;
+        let restarts = supervisor::child::restarts();
+        let options = Options { coordinator, access, device, first_contact, restarts, simulated: None };
+        numalign_worker::run(options, shutdown).await.map_err(failure_of)
     });
     // The device thread may be in the middle of a step; the process does not wait for it.
     runtime.shutdown_background();
@@ -45,16 +51,6 @@ fn failure_of(error: WorkerError) -> Failure {
         return Failure::silent(1);
     }
     error.into()
-}
-
-fn from_environment(scheme: &str) -> Result<String, Failure> {
-    let missing = || {
-        Failure::usage("no coordinator is given")
-            .with_hint("use --coordinator http://HOST:PORT, or set MASTER_ADDR and MASTER_PORT")
-    };
-    let host = std::env::var("MASTER_ADDR").map_err(|_| missing())?;
-    let port = std::env::var("MASTER_PORT").map_err(|_| missing())?;
-    Ok(format!("{scheme}://{host}:{port}"))
 }
 
 fn local_rank() -> Result<Option<usize>, Failure> {

@@ -28,6 +28,9 @@ pub const PARENT_VARIABLE: &str = "NUMALIGN_INTERNAL_PARENT";
 /// Where a launched coordinator finds its configuration, as JSON.
 pub const CONFIG_VARIABLE: &str = "NUMALIGN_INTERNAL_CONFIG";
 
+/// Where a launched worker finds how often it was started before.
+pub const RESTARTS_VARIABLE: &str = "NUMALIGN_INTERNAL_RESTARTS";
+
 /// How often children are looked at.
 const POLL: Duration = Duration::from_millis(20);
 /// Time that children get to end by themselves.
@@ -78,6 +81,8 @@ pub fn count_signals() -> Result<Arc<Signals>, Failure> {
 #[derive(Debug, Default)]
 struct Restarts {
     count: u32,
+    /// Ever.
+    in_all: u32,
     /// Committed step at the last one.
     step_then: u64,
 }
@@ -93,6 +98,7 @@ impl Restarts {
             return false;
         }
         self.count += 1;
+        self.in_all += 1;
         true
     }
 
@@ -151,7 +157,8 @@ impl Supervisor {
         let listener = TcpListener::bind("127.0.0.1:0")
             .map_err(|error| Failure::new(format!("cannot listen on loopback: {error}")))?;
         let address = listener.local_addr()?;
-        let coordinator = spawn_coordinator(&config, token.as_ref(), &listener)?;
+        let coordinator = spawn_coordinator(&config, &listener, |command| give(command, token.as_ref()))?;
+        eprintln!("coordinator on http://{address} (see it with: numalign status --coordinator http://{address})");
         let count = config.run.workers;
         let mut supervisor = Self {
             config,
@@ -202,10 +209,7 @@ impl Supervisor {
     fn coordinator_ended(&mut self, status: ExitStatus) -> Result<Option<Result<(), Failure>>, Failure> {
         match status.code() {
             Some(0) => {
-                self.record.end(Instant::now());
-                for line in self.record.table() {
-                    eprintln!("{line}");
-                }
+                self.tell_of_chaos();
                 self.wait_for_workers();
                 Ok(Some(Ok(())))
             }
@@ -218,7 +222,8 @@ impl Supervisor {
                 }
                 eprintln!("the coordinator was killed ({status}); starting it again");
                 self.config.run.resume = Some(Resume::Auto);
-                self.coordinator = spawn_coordinator(&self.config, self.token.as_ref(), &self.listener)?;
+                let token = self.token.as_ref();
+                self.coordinator = spawn_coordinator(&self.config, &self.listener, |command| give(command, token))?;
                 Ok(None)
             }
         }
@@ -368,13 +373,24 @@ impl Supervisor {
         }
     }
 
+    /// The run is complete, and with it every recovery.
+    fn tell_of_chaos(&mut self) {
+        self.record.end(Instant::now());
+        for line in self.record.table() {
+            eprintln!("{line}");
+        }
+    }
+
     /// The last worker is gone for good: the coordinator may know why, in better words.
     fn nobody_left(&mut self) -> Result<(), Failure> {
         let until = Instant::now() + Duration::from_secs(2);
         while Instant::now() < until {
             if let Some(status) = self.coordinator.try_wait()? {
                 return match status.code() {
-                    Some(0) => Ok(()),
+                    Some(0) => {
+                        self.tell_of_chaos();
+                        Ok(())
+                    }
                     code => Err(Failure::silent(code.unwrap_or(1).clamp(1, 255) as u8)),
                 };
             }
@@ -429,6 +445,8 @@ impl Supervisor {
 
     fn spawn_worker(&self, index: usize) -> Result<Child, Failure> {
         let mut command = Command::new(executable()?);
+        let restarts = self.workers.get(index).map_or(0, |worker| worker.restarts.in_all);
+        command.env(RESTARTS_VARIABLE, restarts.to_string());
         if let Some(faults) = self.chaos.as_ref().and_then(|chaos| chaos.worker_faults.as_ref())
             && index == FAULTY
         {
@@ -446,26 +464,35 @@ impl Supervisor {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             command.env("RAYON_NUM_THREADS", (cores / self.config.run.workers).max(1).to_string());
         }
-        spawn(command, self.token.as_ref())
+        spawn(command, |command| give(command, self.token.as_ref()))
     }
 }
 
-fn spawn_coordinator(config: &Config, token: Option<&Token>, listener: &TcpListener) -> Result<Child, Failure> {
+/// Hands the token on: in the environment, which other users cannot read.
+fn give(command: &mut Command, token: Option<&Token>) {
+    if let Some(token) = token {
+        command.env(TOKEN_VARIABLE, token.reveal());
+    }
+}
+
+/// Starts a coordinator on `listener`, which stays open here; `adjust` has the last word on the command.
+pub fn spawn_coordinator(
+    config: &Config,
+    listener: &TcpListener,
+    adjust: impl FnOnce(&mut Command),
+) -> Result<Child, Failure> {
     let text = serde_json::to_string(config).map_err(|error| Failure::new(error.to_string()))?;
     let mut command = Command::new(executable()?);
     command.arg("coordinator").arg("--listen").arg(format!("fd:{}", listener.as_raw_fd())).env(CONFIG_VARIABLE, text);
     // The coordinator inherits the socket; workers do not.
     rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty()).map_err(std::io::Error::from)?;
-    let child = spawn(command, token);
+    let child = spawn(command, adjust);
     rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
     child
 }
 
-fn spawn(mut command: Command, token: Option<&Token>) -> Result<Child, Failure> {
+fn spawn(mut command: Command, adjust: impl FnOnce(&mut Command)) -> Result<Child, Failure> {
     use std::io::IsTerminal;
-    if let Some(token) = token {
-        command.env(TOKEN_VARIABLE, token.reveal());
-    }
     command.env(PARENT_VARIABLE, std::process::id().to_string()).stdin(Stdio::null());
     if std::env::var_os("NUMALIGN_LOG").is_none() {
         // Log lines would tear a progress bar.
@@ -473,6 +500,7 @@ fn spawn(mut command: Command, token: Option<&Token>) -> Result<Child, Failure> 
     }
     // Standard output is for results alone.
     command.stdout(std::io::stderr());
+    adjust(&mut command);
     command.spawn().map_err(|error| Failure::new(format!("cannot start a process: {error}")))
 }
 

@@ -7,6 +7,7 @@ use numalign_access::{Client, ClientAccess, Token};
 use numalign_wire::{StatusReply, StatusRequest};
 use tokio::runtime::Runtime;
 
+use crate::connect;
 use crate::failure::Failure;
 
 /// A coordinator that does not answer in this time is busy or gone.
@@ -23,8 +24,7 @@ impl Watch {
     pub fn new(address: SocketAddr, token: Option<Token>) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let access = ClientAccess { token, tls: None };
-        let endpoint = access.endpoint(&format!("http://{address}"))?.connect_timeout(PATIENCE);
-        let client = runtime.block_on(async { access.connect_lazily(&endpoint) });
+        let client = runtime.block_on(async { connect::lazy_client(&format!("http://{address}"), &access) })?;
         Ok(Self { runtime, client })
     }
 
