@@ -23,6 +23,9 @@ pub type Client = CoordinatorClient<InterceptedService<Channel, Credentials>>;
 /// Metadata key under which a refusing coordinator says what to do.
 pub const HINT: &str = "numalign-hint";
 
+/// Largest message taken from a coordinator: a state, or the status of many workers, with room to spare.
+const MOST_MESSAGE: usize = 64 << 20;
+
 const TOKEN_HINT: &str = "give the coordinator and every worker the same token: NUMALIGN_TOKEN or --token-file FILE";
 
 /// Puts the token into each call's metadata.
@@ -97,6 +100,8 @@ impl ClientAccess {
     fn client(&self, channel: Channel) -> Client {
         let header = self.token.as_ref().and_then(Token::header);
         CoordinatorClient::with_interceptor(channel, Credentials { header })
+            .max_decoding_message_size(MOST_MESSAGE)
+            .max_encoding_message_size(usize::MAX)
     }
 
     /// What a failed attempt means.

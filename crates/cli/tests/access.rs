@@ -570,7 +570,8 @@ fn ten_thousand_connections_that_say_nothing_harm_no_run() {
             check("no token", &worker(&folder, &url, &[], &wait), FAILED, &["no join token"]);
         }
     }
-    assert!(most < 400, "{most} descriptors");
+    // 256 and one per worker of max_workers unknown, a few on their way out, and the process's own.
+    assert!(most < 256 + 64 + 80, "{most} descriptors");
     // All but the few that are within their time are closed from the other side; soon those are, too.
     let until = Instant::now() + Duration::from_secs(60);
     loop {

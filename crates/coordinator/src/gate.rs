@@ -37,9 +37,10 @@ pub struct GateLimits {
 }
 
 impl GateLimits {
-    /// Room for every worker twice (a lost connection lingers while its worker comes back) and for some who only ask.
+    /// Room for every worker to knock at once and to be known twice (a lost connection lingers while its worker comes
+    /// back), and for some who only ask.
     pub fn for_workers(max_workers: usize) -> Self {
-        Self { unknown: 256, known: 2 * max_workers + 64, first_call: Duration::from_secs(10) }
+        Self { unknown: 256 + max_workers, known: 2 * max_workers + 64, first_call: Duration::from_secs(10) }
     }
 
     /// File descriptors that all of this may need, with some for files and the runtime.
@@ -62,6 +63,9 @@ impl GateLimits {
 /// Descriptors for checkpoints, the log, the runtime, and connections on their way in or out.
 const RESERVED: u64 = 48;
 
+/// Cut connections that may be open still when the next one is accepted.
+const MOST_LINGERING: usize = 16;
+
 /// A connection's number, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
@@ -76,6 +80,8 @@ struct Table {
     /// In the order in which they came.
     unknown: BTreeMap<ConnectionId, (Instant, Cut)>,
     known: HashMap<ConnectionId, Cut>,
+    /// Sockets that are open, those too that were cut and are about to close.
+    open: usize,
 }
 
 impl Table {
@@ -86,6 +92,7 @@ impl Table {
         }
         let id = ConnectionId(self.next);
         self.next += 1;
+        self.open += 1;
         let (cut, receiver) = oneshot::channel();
         self.unknown.insert(id, (now, cut));
         (id, receiver)
@@ -110,7 +117,14 @@ impl Table {
         true
     }
 
+    /// Sockets that were cut but are still open.
+    fn lingering(&self) -> usize {
+        self.open.saturating_sub(self.unknown.len() + self.known.len())
+    }
+
+    /// Its socket is closed.
     fn leave(&mut self, id: ConnectionId) {
+        self.open = self.open.saturating_sub(1);
         self.unknown.remove(&id);
         self.known.remove(&id);
     }
@@ -153,6 +167,17 @@ impl Gate {
         ReceiverStream::new(connections)
     }
 
+    /// Waits until the sockets of cut connections are closed but for a few, so that their number is bounded too: a cut
+    /// connection's task has to run once for that.
+    async fn let_cut_ones_go(&self) {
+        for _ in 0..100 {
+            if self.lock().lingering() <= MOST_LINGERING {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     fn enter(self: &Arc<Self>, tcp: TcpStream, address: SocketAddr) -> Guarded {
         // Small messages must not wait for each other; a socket that cannot do it works all the same.
         let _ = tcp.set_nodelay(true);
@@ -171,6 +196,7 @@ async fn accept(gate: Arc<Gate>, listener: TcpListener, ready: mpsc::Sender<io::
                 Ok((tcp, address)) => {
                     let connection = gate.enter(tcp, address);
                     tokio::spawn(greet(gate.clone(), connection, ready.clone()));
+                    gate.let_cut_ones_go().await;
                 }
                 Err(error) => {
                     // Out of descriptors, mostly: the one that waits longest without a word makes room.

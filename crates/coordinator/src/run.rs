@@ -106,8 +106,7 @@ pub async fn run(
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<CoordinatorServer<Handle>>().await;
     let (stop_server, stopped) = oneshot::channel::<()>();
-    let limits = GateLimits::for_workers(config.run.max_workers);
-    let gate = Gate::new(limits.within(descriptors(limits.descriptors())), access.tls);
+    let gate = Gate::new(gate_limits(&config), access.tls);
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -143,21 +142,16 @@ pub async fn run(
     outcome
 }
 
-/// Descriptors that there may be: the soft limit on open files, raised to `needed` as far as the hard one lets it.
-fn descriptors(needed: u64) -> u64 {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    let before = limit.current.unwrap_or(u64::MAX);
-    if before >= needed {
-        return before;
+/// The limits that this process's limit on open files leaves.
+fn gate_limits(config: &Config) -> GateLimits {
+    let wanted = GateLimits::for_workers(config.run.max_workers);
+    match rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        Some(files) if files < wanted.descriptors() => {
+            tracing::warn!("the limit on open files is {files} (ulimit -n): fewer workers than max_workers find room");
+            wanted.within(files)
+        }
+        _ => wanted,
     }
-    let wanted = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
-    limit.current = Some(wanted);
-    let reached = if setrlimit(Resource::Nofile, limit).is_ok() { wanted } else { before };
-    if reached < needed {
-        tracing::warn!("the limit on open files is {reached} (ulimit -n): fewer workers than max_workers find room");
-    }
-    reached
 }
 
 impl Start {

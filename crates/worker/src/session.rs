@@ -47,9 +47,6 @@ pub struct Options {
 /// An attempt to connect is given this long even when the patience is nearly over.
 const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Largest message accepted.
-const MOST_MESSAGE: usize = 64 << 20;
-
 /// Joins `options.coordinator` and works until the run is done, the worker is refused, or `shutdown` resolves.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
     let endpoint = options.access.endpoint(&options.coordinator)?;
@@ -161,7 +158,6 @@ impl Worker {
             Err(Unconnected::Lost(reason)) => return Ok(Err(Ending::Lost(reason))),
             Err(Unconnected::Refused(refusal)) => return Err(refusal.into()),
         };
-        let client = client.max_decoding_message_size(MOST_MESSAGE).max_encoding_message_size(usize::MAX);
         let (reports, outbound) = mpsc::channel::<wire::WorkerMessage>(64);
         let hello = wire::WorkerMessage { message: Some(FromWorker::Hello(self.hello())) };
         if reports.send(hello).await.is_err() {
