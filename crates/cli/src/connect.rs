@@ -8,13 +8,10 @@ use numalign_wire::StatusRequest;
 
 use crate::failure::Failure;
 
-/// A status may name many workers and failures.
-const MOST_STATUS: usize = 64 << 20;
-
 /// A client that connects when it is first used, and again when the connection broke. Needs the runtime's context.
 pub fn lazy_client(access: &ClientAccess, url: &str) -> Result<Client, Failure> {
     let endpoint = access.endpoint(url)?;
-    Ok(access.connect_lazily(&endpoint).max_decoding_message_size(MOST_STATUS))
+    Ok(access.connect_lazily(&endpoint))
 }
 
 /// What the coordinator at `url` says about its run, within `limit`.
@@ -22,7 +19,7 @@ pub async fn status(access: &ClientAccess, url: &str, limit: Duration) -> Result
     let ask = async {
         let endpoint = access.endpoint(url)?;
         let mut client = match access.connect(&endpoint).await {
-            Ok(client) => client.max_decoding_message_size(MOST_STATUS),
+            Ok(client) => client,
             Err(Unconnected::Lost(reason)) => return Err(silent(url, &reason)),
             Err(Unconnected::Refused(error)) => return Err(error.into()),
         };

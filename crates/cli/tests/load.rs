@@ -66,7 +66,6 @@ async fn simulated(url: String) {
     let options = Options {
         access: numalign_access::ClientAccess::default(),
         coordinator: url,
-        access: numalign_access::ClientAccess::default(),
         device: None,
         first_contact: Duration::from_secs(60),
         restarts: 0,
