@@ -1,5 +1,5 @@
 //! A frozen decoder of any family over [`FrozenOps`]: embeddings, a stack of blocks, the final norm, and what is read.
-//! Built by [`crate::gpt2::load`]; implements [`FrozenLm`].
+//! Built by [`crate::gpt2::load`] and [`crate::llama::load`]; implements [`FrozenLm`].
 //!
 //! No head: only hidden states are wanted. Where the last positions alone are read, the last block computes queries and
 //! the feed-forward part for these only. The backward pass is written by hand and yields the gradients of the external
@@ -15,7 +15,7 @@ use crate::error::ModelError;
 use crate::kernels::vocabulary;
 use crate::lm::{FrozenLm, LmInput, Piece, positions};
 use crate::norms::{NormGradients, NormParameter, NormSums};
-use crate::ops::{FrozenOps, NormWeights, Normed, to_host};
+use crate::ops::{FrozenOps, NormWeights, Normed, RotaryTable, to_host};
 use crate::read::ReadPlan;
 use crate::sequences::Sequences;
 use crate::tokenizer::Tokenizer;
@@ -30,6 +30,8 @@ pub struct Parts<B: FrozenOps> {
     pub token_table: Vec<f32>,
     /// `[max_positions, d]`, where positions are learnt.
     pub position_table: Option<Vec<f32>>,
+    /// Radians per position of each pair of a head's numbers, where positions are rotary.
+    pub rotary_frequencies: Option<Vec<f32>>,
     pub blocks: Vec<Block<B>>,
     pub norm_f: NormWeights<B>,
     /// Whether the model's own head is its token table.
@@ -66,12 +68,14 @@ struct Embedded {
 pub struct Decoder<B: FrozenOps> {
     parts: Parts<B>,
     device: B::Device,
+    /// As many positions as the longest sequence so far needed.
+    rotary: Option<RotaryTable<B>>,
     saved: Option<Saved<B>>,
 }
 
 impl<B: FrozenOps> Decoder<B> {
     pub fn new(parts: Parts<B>, device: B::Device) -> Self {
-        Self { parts, device, saved: None }
+        Self { parts, device, rotary: None, saved: None }
     }
 
     fn token_row(&self, id: u32) -> Result<&[f32], ModelError> {
@@ -138,6 +142,17 @@ impl<B: FrozenOps> Decoder<B> {
         }
     }
 
+    /// Makes the table of rotary angles long enough.
+    fn extend_rotary(&mut self, longest: usize) {
+        let Some(frequencies) = &self.parts.rotary_frequencies else {
+            return;
+        };
+        if self.rotary.as_ref().is_none_or(|table| table.positions() < longest) {
+            let positions = longest.next_power_of_two().min(self.parts.max_positions);
+            self.rotary = Some(RotaryTable::new(frequencies, positions, &self.device));
+        }
+    }
+
     /// The forward pass on the device; `x_rd` are the embeddings.
     #[allow(clippy::type_complexity)]
     fn run(
@@ -151,7 +166,7 @@ impl<B: FrozenOps> Decoder<B> {
         let mut kept = Vec::with_capacity(if keep { plan.layers } else { 0 });
         for (layer, block) in self.parts.blocks.iter().take(plan.layers).enumerate() {
             let rows = self.rows(sequences, plan, layer);
-            let (next, saved) = block.forward(x_rd, rows, keep);
+            let (next, saved) = block.forward(x_rd, &rows, keep);
             x_rd = next;
             kept.extend(saved);
         }
@@ -162,8 +177,9 @@ impl<B: FrozenOps> Decoder<B> {
         (hidden, kept, Some(norm_f))
     }
 
-    fn rows<'a>(&self, sequences: &'a Sequences, plan: &ReadPlan, layer: usize) -> Rows<'a> {
-        Rows { sequences, last_only: plan.last_only() && layer + 1 == plan.layers }
+    fn rows<'a>(&'a self, sequences: &'a Sequences, plan: &ReadPlan, layer: usize) -> Rows<'a, B> {
+        let last_only = plan.last_only() && layer + 1 == plan.layers;
+        Rows { sequences, last_only, rotary: self.rotary.as_ref() }
     }
 
     /// Every norm in the order of the forward pass.
@@ -206,6 +222,7 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         self.saved = None;
         let d = self.parts.hidden_size;
         let Embedded { x, sequences, rows_of_embedding, external } = self.embed(input)?;
+        self.extend_rotary(sequences.lengths().iter().copied().max().unwrap_or(0));
         let plan = ReadPlan::new(input.read, self.layers(), sequences.lengths(), &external)?;
         let rows = sequences.rows();
         let x_rd = Tensor::from_data(TensorData::new(x, [rows, d]), &self.device);
@@ -242,7 +259,7 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         norms_at = self.parts.blocks.iter().take(plan.layers).map(Block::norm_numbers).sum();
         for (layer, (block, kept)) in self.parts.blocks.iter().zip(blocks).enumerate().rev() {
             norms_at -= block.norm_numbers();
-            grad_rd = block.backward(kept, grad_rd, self.rows(&sequences, &plan, layer), norms_at, &mut sums)?;
+            grad_rd = block.backward(kept, grad_rd, &self.rows(&sequences, &plan, layer), norms_at, &mut sums)?;
         }
         let grad = to_host(grad_rd)?;
         let mut totals = vec![0.0f32; rows_of_embedding.len() * d];
@@ -308,6 +325,9 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
     }
 }
 
+#[cfg(test)]
+#[path = "llama_oracle.rs"]
+mod llama_oracle;
 #[cfg(test)]
 #[path = "decoder_oracle.rs"]
 mod oracle;

@@ -54,7 +54,9 @@ impl ModelError {
             ModelError::Weights { .. } | ModelError::Damaged { .. } => {
                 Some("copy the model folder again from its source; numalign never writes to it")
             }
-            ModelError::Unsupported { .. } => Some("numalign aligns GPT-2 models (model_type gpt2)"),
+            ModelError::Unsupported { .. } => {
+                Some("numalign aligns GPT-2 and Llama-style models (model_type gpt2, llama, mistral, qwen2, qwen3)")
+            }
             ModelError::Tokenizer { .. } => Some("put the model's tokenizer.json into its folder"),
             ModelError::TooLong { .. } => {
                 Some("shorten the text or lower numeric_positions to what the model has positions for")

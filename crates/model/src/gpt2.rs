@@ -3,13 +3,13 @@
 //! As in `transformers.GPT2Model`: pre-norm blocks, learnt positions, `Conv1D` weights stored `[input, output]`, and one
 //! fused weight for query, key and value.
 
-use crate::architecture::Gpt2Config;
+use crate::architecture::{Gpt2Config, numbers};
 use crate::block::Block;
 use crate::decoder::{Decoder, Parts};
 use crate::error::ModelError;
 use crate::kernels::attention::Heads;
 use crate::loading::Loader;
-use crate::ops::{FrozenOps, HostLinear};
+use crate::ops::{FrozenOps, HostLinear, Stored};
 use crate::tokenizer::Tokenizer;
 use crate::weights::TensorSource;
 
@@ -38,9 +38,10 @@ pub fn load<B: FrozenOps>(
         position_table: Some(position_table),
         blocks,
         norm_f,
+        rotary_frequencies: None,
         tied_head: true,
         fingerprint: loader.fingerprint(),
-        parameters: config.parameters(),
+        parameters: numbers(&config.tensors()),
         backward,
     };
     Ok(Decoder::new(parts, device))
@@ -58,23 +59,33 @@ fn block<B: FrozenOps>(
     let weight = loader.read(&format!("h.{layer}.attn.c_attn.weight"))?;
     let bias = loader.read(&format!("h.{layer}.attn.c_attn.bias"))?;
     let part = |from: usize| {
-        let columns = (from, from + d);
-        let host = HostLinear { weight: &weight, input: d, output: 3 * d, columns, bias: Some(&bias) };
+        let outputs = (from, from + d);
+        let stored = Stored::InputOutput;
+        let host = HostLinear { weight: &weight, stored, input: d, output: 3 * d, outputs, bias: Some(&bias) };
         B::prepare(host, backward, device)
     };
     let (query, key, value) = (part(0), part(d), part(2 * d));
     drop((weight, bias));
     let dense = |loader: &mut Loader<'_>, name: &str, input: usize, output: usize| {
-        let weight = loader.read(&format!("h.{layer}.{name}.weight"))?;
-        let bias = loader.read(&format!("h.{layer}.{name}.bias"))?;
-        let host = HostLinear { weight: &weight, input, output, columns: (0, output), bias: Some(&bias) };
-        Ok::<_, ModelError>(B::prepare(host, backward, device))
+        loader.dense::<B>(&format!("h.{layer}.{name}"), (input, output), Stored::InputOutput, true, backward, device)
     };
     let output = dense(loader, "attn.c_proj", d, d)?;
     let norm_2 = loader.layer_norm(&format!("h.{layer}.ln_2"), config.layer_norm_epsilon, device)?;
     let expand = dense(loader, "mlp.c_fc", d, f)?;
     let contract = dense(loader, "mlp.c_proj", f, d)?;
-    let heads = Heads { heads: config.n_head, head_size: config.head_size(), scale: config.attention_scale(layer) };
-    let activation = config.activation;
-    Ok(Block { norm_1, query, key, value, output, norm_2, expand, contract, heads, activation })
+    let scale = config.attention_scale(layer);
+    Ok(Block {
+        norm_1,
+        query,
+        key,
+        value,
+        head_norms: None,
+        output,
+        norm_2,
+        gate: None,
+        expand,
+        contract,
+        heads: Heads { heads: config.n_head, kv_heads: config.n_head, head_size: config.head_size(), scale },
+        activation: config.activation,
+    })
 }

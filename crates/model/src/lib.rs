@@ -1,8 +1,8 @@
 //! Frozen language models in Burn: loading Hugging Face folders, tokenising, the forward pass, and the
 //! gradient of the embeddings. Used by the worker and by the command line; the coordinator never imports it.
 //!
-//! Reading order: [`lm`] (the interface) → [`decoder`] → [`block`] → [`ops`] → [`kernels`]; [`load`] and [`gpt2`] for how
-//! a model gets here.
+//! Reading order: [`lm`] (the interface) → [`decoder`] → [`block`] → [`ops`] → [`kernels`]; [`load`], [`gpt2`] and
+//! [`llama`] for how a model gets here.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
@@ -15,6 +15,7 @@ pub mod error;
 pub mod gpt2;
 pub mod hub;
 pub mod kernels;
+pub mod llama;
 pub mod lm;
 pub mod load;
 mod loading;

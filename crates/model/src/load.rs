@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use burn_flex::{Flex, FlexDevice};
 use numalign_config::DeviceChoice;
 
-use crate::architecture::Gpt2Config;
+use crate::architecture::{Architecture, Gpt2Config};
+use crate::decoder::Decoder;
 use crate::error::ModelError;
-use crate::gpt2;
-use crate::hub;
 use crate::lm::FrozenLm;
 use crate::locate::ModelName;
+use crate::ops::FrozenOps;
 use crate::synthetic::Synthetic;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Safetensors, TensorSource, read_text};
+use crate::{gpt2, hub, llama};
 
 const DEMO_CONFIG: &str = include_str!("../assets/demo-gpt2/config.json");
 const DEMO_TOKENIZER: &[u8] = include_bytes!("../assets/demo-gpt2/tokenizer.json");
@@ -54,12 +55,12 @@ pub fn load(name: &str, device: DeviceChoice, backward: bool) -> Result<FrozenMo
 }
 
 /// What [`load`] would load, without its weights: for checks and banners.
-pub fn configuration(name: &str) -> Result<Gpt2Config, ModelError> {
-    Ok(parts(&ModelName::parse(name)?)?.config)
+pub fn configuration(name: &str) -> Result<Architecture, ModelError> {
+    Ok(parts(&ModelName::parse(name)?)?.architecture)
 }
 
 struct Parts {
-    config: Gpt2Config,
+    architecture: Architecture,
     source: Box<dyn TensorSource>,
     tokenizer: Tokenizer,
 }
@@ -68,11 +69,11 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
     match name {
         ModelName::Demo => {
             let path = Path::new("embedded demo model");
-            let config = Gpt2Config::parse(path, DEMO_CONFIG)?;
+            let architecture = Architecture::parse(path, DEMO_CONFIG)?;
             let source = Safetensors::embedded("embedded demo model", DEMO_WEIGHTS)?;
-            source.check(&config, path)?;
+            source.check(&architecture.tensors(), path)?;
             let tokenizer = Tokenizer::from_json(path, DEMO_TOKENIZER)?;
-            Ok(Parts { config, source: Box::new(source), tokenizer })
+            Ok(Parts { architecture, source: Box::new(source), tokenizer })
         }
         ModelName::Synthetic { size, seed } => {
             let Some(config) = Gpt2Config::named(size) else {
@@ -80,7 +81,7 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
             };
             let source = Synthetic::new(&config, *seed);
             let tokenizer = Tokenizer::gpt2(config.vocab_size);
-            Ok(Parts { config, source: Box::new(source), tokenizer })
+            Ok(Parts { architecture: Architecture::Gpt2(config), source: Box::new(source), tokenizer })
         }
         ModelName::Folder(folder) => folder_parts(folder),
         ModelName::Hub(id) => folder_parts(&hub::folder_of(id)?),
@@ -89,16 +90,18 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
 
 fn folder_parts(folder: &Path) -> Result<Parts, ModelError> {
     let path: PathBuf = folder.join("config.json");
-    let config = Gpt2Config::parse(&path, &read_text(&path, MOST_CONFIG)?)?;
+    let architecture = Architecture::parse(&path, &read_text(&path, MOST_CONFIG)?)?;
     let source = Safetensors::open_folder(folder)?;
-    source.check(&config, folder)?;
+    source.check(&architecture.tensors(), folder)?;
     let path = folder.join("tokenizer.json");
     let tokenizer = if path.exists() {
         Tokenizer::from_json(&path, read_text(&path, MOST_TOKENIZER)?.as_bytes())?
-    } else {
+    } else if let Architecture::Gpt2(config) = &architecture {
         Tokenizer::gpt2(config.vocab_size)
+    } else {
+        Tokenizer::Missing("the folder has no tokenizer.json".to_owned())
     };
-    Ok(Parts { config, source: Box::new(source), tokenizer })
+    Ok(Parts { architecture, source: Box::new(source), tokenizer })
 }
 
 /// A device that exists.
@@ -161,16 +164,17 @@ fn cuda_device(index: Option<usize>) -> Result<Device, ModelError> {
 }
 
 fn place(parts: Parts, device: &Device, backward: bool) -> Result<Box<dyn FrozenLm>, ModelError> {
-    let Parts { config, source, tokenizer } = parts;
     Ok(match device {
-        Device::Cpu => Box::new(gpt2::load::<Flex>(config, &*source, tokenizer, FlexDevice, backward)?),
+        Device::Cpu => Box::new(decoder::<Flex>(parts, FlexDevice, backward)?),
         #[cfg(feature = "cuda")]
-        Device::Cuda(index) => Box::new(gpt2::load::<crate::cuda::Cuda>(
-            config,
-            &*source,
-            tokenizer,
-            crate::cuda::device(*index),
-            backward,
-        )?),
+        Device::Cuda(index) => Box::new(decoder::<crate::cuda::Cuda>(parts, crate::cuda::device(*index), backward)?),
     })
+}
+
+fn decoder<B: FrozenOps>(parts: Parts, device: B::Device, backward: bool) -> Result<Decoder<B>, ModelError> {
+    let Parts { architecture, source, tokenizer } = parts;
+    match architecture {
+        Architecture::Gpt2(config) => gpt2::load(config, &*source, tokenizer, device, backward),
+        Architecture::Llama(config) => llama::load(config, &*source, tokenizer, device, backward),
+    }
 }

@@ -5,7 +5,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
 use crate::error::ModelError;
-use crate::ops::NormWeights;
+use crate::ops::{FrozenOps, HostLinear, NormWeights, Stored};
 use crate::weights::TensorSource;
 
 /// Tensors in the order of the family's list; the fingerprint depends on that order.
@@ -54,6 +54,36 @@ impl<'a> Loader<'a> {
             beta_d: Some(Tensor::from_data(TensorData::new(beta, [width]), device)),
             eps,
         })
+    }
+
+    /// `name.weight` of an RMS norm.
+    pub fn rms_norm<B: Backend>(
+        &mut self,
+        name: &str,
+        eps: f32,
+        device: &B::Device,
+    ) -> Result<NormWeights<B>, ModelError> {
+        let gamma = self.read(&format!("{name}.weight"))?;
+        let width = gamma.len();
+        let gamma_d = Tensor::from_data(TensorData::new(gamma, [width]), device);
+        Ok(NormWeights { name: name.to_owned(), gamma_d, beta_d: None, eps })
+    }
+
+    /// `name.weight`, of `(input, output)` numbers, and `name.bias` where there is one.
+    pub fn dense<B: FrozenOps>(
+        &mut self,
+        name: &str,
+        (input, output): (usize, usize),
+        stored: Stored,
+        has_bias: bool,
+        backward: bool,
+        device: &B::Device,
+    ) -> Result<B::Linear, ModelError> {
+        let weight = self.read(&format!("{name}.weight"))?;
+        let bias = if has_bias { Some(self.read(&format!("{name}.bias"))?) } else { None };
+        let outputs = (0, output);
+        let host = HostLinear { weight: &weight, stored, input, output, outputs, bias: bias.as_deref() };
+        Ok(B::prepare(host, backward, device))
     }
 
     /// The base fingerprint of all that was read.

@@ -35,6 +35,15 @@ impl Sequences {
         rows
     }
 
+    /// Position of each query within its sequence.
+    pub fn query_positions(&self) -> Vec<usize> {
+        let mut positions = Vec::with_capacity(self.rows());
+        for length in &self.lengths {
+            positions.extend(if self.last_only { length - 1..*length } else { 0..*length });
+        }
+        positions
+    }
+
     /// How many sequences there are.
     pub fn count(&self) -> usize {
         self.lengths.len()

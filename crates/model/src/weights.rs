@@ -1,7 +1,7 @@
 //! Where a model's numbers come from: safetensors files (single or sharded), bytes inside this binary, or a
 //! generator. One tensor is held at a time, as `f32`. Called by the loader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata};
 
-use crate::architecture::Gpt2Config;
+use crate::architecture::TensorList;
 use crate::error::ModelError;
 
 /// Gives tensors by their name without a prefix, in `f32`, row-major.
@@ -165,7 +165,8 @@ impl Safetensors {
                 start: data_start + start,
                 bytes: (end - start) as usize,
             };
-            let plain = name.strip_prefix("transformer.").unwrap_or(&name).to_owned();
+            let plain = name.strip_prefix("transformer.").or_else(|| name.strip_prefix("model.")).unwrap_or(&name);
+            let plain = plain.to_owned();
             if self.places.insert(plain, place).is_some() {
                 return Err(damaged(format!("tensor {name} occurs twice")));
             }
@@ -174,11 +175,11 @@ impl Safetensors {
         Ok(())
     }
 
-    /// Compares what is there with what `config` needs; all differences are reported together, by name and shape.
-    pub fn check(&self, config: &Gpt2Config, path: &Path) -> Result<(), ModelError> {
+    /// Compares what is there with what the configuration needs; all differences are reported together, by name and shape.
+    pub fn check(&self, wanted: &TensorList, path: &Path) -> Result<(), ModelError> {
         let mut problems = Vec::new();
-        let wanted = config.tensors();
-        for (name, shape) in &wanted {
+        let known: HashSet<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
+        for (name, shape) in wanted {
             match self.places.get(name) {
                 None => problems.push(format!("  missing: {name} {shape:?}")),
                 Some(place) if place.shape != *shape => {
@@ -191,7 +192,7 @@ impl Safetensors {
             }
         }
         for (name, place) in &self.places {
-            if !ignorable(name) && !wanted.iter().any(|(known, _)| known == name) {
+            if !ignorable(name) && !known.contains(name.as_str()) {
                 problems.push(format!("  unexpected: {name} {:?}", place.shape));
             }
         }
@@ -208,9 +209,11 @@ impl Safetensors {
     }
 }
 
-/// Tensors that other programs store and the hidden state does not need: the tied head, and the causal masks of old files.
+/// Tensors that other programs store and the hidden state does not need: the head, the causal masks of old GPT-2 files,
+/// and the rotary frequencies of old Llama files.
 fn ignorable(name: &str) -> bool {
-    name == "lm_head.weight" || name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")
+    const ENDS: [&str; 3] = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
+    name == "lm_head.weight" || ENDS.iter().any(|end| name.ends_with(end))
 }
 
 /// The safetensors header in `bytes`, which hold nothing else.

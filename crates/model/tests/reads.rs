@@ -1,5 +1,5 @@
 //! Read-outs by position and layer, and the gradients of embeddings and layer norms, against `transformers`
-//! (`fixtures/make_reads.py`).
+//! (`fixtures/make_reads.py`), in every folder that has a `reads.json`.
 
 use std::path::Path;
 
@@ -22,8 +22,18 @@ fn assert_close(label: &str, got: &[f32], want: &[f32]) {
 
 #[test]
 fn reads_and_norm_gradients() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/small-f32");
-    let reference: Value = serde_json::from_str(&std::fs::read_to_string(folder.join("reads.json")).unwrap()).unwrap();
+    let mut folders = 0;
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")).unwrap() {
+        let folder = entry.unwrap().path();
+        if let Ok(text) = std::fs::read_to_string(folder.join("reads.json")) {
+            check_folder(&folder, &serde_json::from_str(&text).unwrap());
+            folders += 1;
+        }
+    }
+    assert!(folders >= 7, "only {folders} folders");
+}
+
+fn check_folder(folder: &Path, reference: &Value) {
     let mut lm = load(folder.to_str().unwrap(), DeviceChoice::Cpu, true).unwrap().lm;
     let d = lm.hidden_size();
     let embeddings = floats(&reference["embeddings"]);
@@ -40,7 +50,7 @@ fn reads_and_norm_gradients() {
     assert_eq!(parameters.iter().map(|parameter| parameter.name.as_str()).collect::<Vec<_>>(), names);
     let cotangent: Vec<f32> = (0..d).map(|i| (i as f64).cos() as f32).collect();
     let cases = reference["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 9);
+    assert_eq!(cases.len(), 3 * lm.layers());
     for case in cases {
         let at = match case["at"].as_str().unwrap() {
             "last" => ReadAt::Last,
@@ -48,7 +58,7 @@ fn reads_and_norm_gradients() {
             _ => ReadAt::Embeddings,
         };
         let layer = case["layer"].as_u64().map(|layer| layer as usize);
-        let label = format!("{at:?}, layer {layer:?}");
+        let label = format!("{}: {at:?}, layer {layer:?}", folder.display());
         let read = Read { at, layer };
         let input = LmInput { sequences: vec![sequence.clone()], embeddings: embeddings.clone(), read };
         let hidden = lm.forward(&input, true).unwrap();

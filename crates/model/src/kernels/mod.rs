@@ -19,4 +19,5 @@ pub mod lanes;
 pub mod math;
 pub mod matmul;
 pub mod norm;
+pub mod rotary;
 pub mod vocabulary;

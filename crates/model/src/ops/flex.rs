@@ -4,11 +4,11 @@
 use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
 use burn_flex::{Flex, FlexDevice, FlexTensor};
 
-use super::{AttentionGradient, FrozenOps, HostLinear, NormWeights, Normed};
+use super::{AttentionGradient, FrozenOps, HostLinear, NormWeights, Normed, RotaryTable, Stored};
 use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{self, Heads};
 use crate::kernels::matmul::{Epilogue, Packed, matmul};
-use crate::kernels::norm;
+use crate::kernels::{norm, rotary};
 use crate::sequences::Sequences;
 
 /// A frozen weight in panels, in the direction of the forward pass and in that of the backward pass.
@@ -24,12 +24,15 @@ impl FrozenOps for Flex {
     const RAGGED: bool = true;
 
     fn prepare(host: HostLinear<'_>, backward: bool, _device: &FlexDevice) -> PackedLinear {
-        let (from, to) = host.columns;
-        let (k, n, stride) = (host.input, to - from, host.output);
-        let part = &host.weight[from..];
+        let (from, to) = host.outputs;
+        let (k, n) = (host.input, to - from);
+        let (part, rows, columns) = match host.stored {
+            Stored::InputOutput => (&host.weight[from..], host.output, 1),
+            Stored::OutputInput => (&host.weight[from * k..], 1, k),
+        };
         PackedLinear {
-            forward: Packed::new(part, k, n, stride, 1),
-            backward: backward.then(|| Packed::new(part, n, k, 1, stride)),
+            forward: Packed::new(part, k, n, rows, columns),
+            backward: backward.then(|| Packed::new(part, n, k, columns, rows)),
             bias: host.bias.map(|bias| bias[from..to].to_vec()),
         }
     }
@@ -86,6 +89,40 @@ impl FrozenOps for Flex {
         let mut grad = into_vec(grad_rf);
         activation::backward(function, Host::of(u_rf).slice(), &mut grad);
         tensor(grad, shape)
+    }
+
+    fn rotate(
+        x_rd: Tensor<Self, 2>,
+        table: &RotaryTable<Self>,
+        positions: &[usize],
+        head_size: usize,
+        inverse: bool,
+    ) -> Tensor<Self, 2> {
+        let shape = x_rd.dims();
+        let mut x = into_vec(x_rd);
+        let (cos, sin) = (Host::of(table.cos.clone()), Host::of(table.sin.clone()));
+        rotary::turn(&mut x, shape[1], head_size, positions, cos.slice(), sin.slice(), inverse);
+        tensor(x, shape)
+    }
+
+    fn spread_values(v_rd: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2> {
+        if heads.group() == 1 {
+            return v_rd;
+        }
+        let [rows, _] = v_rd.dims();
+        let mut out = zeros(rows * heads.width());
+        attention::spread_values(Host::of(v_rd).slice(), heads, &mut out);
+        tensor(out, [rows, heads.width()])
+    }
+
+    fn gather_values(grad_rd: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2> {
+        if heads.group() == 1 {
+            return grad_rd;
+        }
+        let [rows, _] = grad_rd.dims();
+        let mut out = zeros(rows * heads.kv_width());
+        attention::gather_values(Host::of(grad_rd).slice(), heads, &mut out);
+        tensor(out, [rows, heads.kv_width()])
     }
 
     fn attend(

@@ -6,7 +6,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor, TensorData, activation as act};
 
-use super::{AttentionGradient, HostLinear, NormWeights, Normed};
+use super::{AttentionGradient, HostLinear, NormWeights, Normed, RotaryTable, Stored};
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Heads;
 use crate::sequences::Sequences;
@@ -19,14 +19,23 @@ pub struct DenseLinear<B: Backend> {
 
 /// Moves a weight to `device`.
 pub fn prepare<B: Backend>(host: HostLinear<'_>, device: &B::Device) -> DenseLinear<B> {
-    let (from, to) = host.columns;
+    let (from, to) = host.outputs;
     let width = to - from;
-    let mut part = Vec::with_capacity(host.input * width);
-    for row in host.weight.chunks_exact(host.output) {
-        part.extend_from_slice(&row[from..to]);
-    }
+    let weight = match host.stored {
+        Stored::InputOutput => {
+            let mut part = Vec::with_capacity(host.input * width);
+            for row in host.weight.chunks_exact(host.output) {
+                part.extend_from_slice(&row[from..to]);
+            }
+            Tensor::from_data(TensorData::new(part, [host.input, width]), device)
+        }
+        Stored::OutputInput => {
+            let part = host.weight[from * host.input..to * host.input].to_vec();
+            Tensor::<B, 2>::from_data(TensorData::new(part, [width, host.input]), device).transpose()
+        }
+    };
     DenseLinear {
-        weight: Tensor::from_data(TensorData::new(part, [host.input, width]), device),
+        weight,
         bias: host.bias.map(|bias| Tensor::from_data(TensorData::new(bias[from..to].to_vec(), [1, width]), device)),
     }
 }
@@ -131,9 +140,59 @@ pub fn activation_backward<B: Backend>(function: Activation, u: Tensor<B, 2>, gr
 }
 
 /// `[rows, heads·size]` as `[batch, heads, positions, size]`.
-fn split_heads<B: Backend>(x: Tensor<B, 2>, batch: usize, heads: Heads) -> Tensor<B, 4> {
-    let [rows, _] = x.dims();
-    x.reshape([batch, rows / batch, heads.heads, heads.head_size]).swap_dims(1, 2)
+fn split_heads<B: Backend>(x: Tensor<B, 2>, batch: usize, heads: usize) -> Tensor<B, 4> {
+    let [rows, width] = x.dims();
+    x.reshape([batch, rows / batch, heads, width / heads]).swap_dims(1, 2)
+}
+
+/// Keys or values of each query head, `[batch, heads, positions, size]`.
+fn split_kv<B: Backend>(x: Tensor<B, 2>, batch: usize, heads: Heads) -> Tensor<B, 4> {
+    let x = split_heads(x, batch, heads.kv_heads);
+    if heads.group() == 1 {
+        return x;
+    }
+    let [_, kv, positions, size] = x.dims();
+    let each = x.reshape([batch, kv, 1, positions, size]).repeat_dim(2, heads.group());
+    each.reshape([batch, heads.heads, positions, size])
+}
+
+/// The gradient of [`split_kv`].
+fn merge_kv<B: Backend>(x: Tensor<B, 4>, heads: Heads) -> Tensor<B, 2> {
+    let [batch, _, positions, size] = x.dims();
+    let groups = x.reshape([batch, heads.kv_heads, heads.group(), positions, size]);
+    merge_heads(groups.sum_dim(2).reshape([batch, heads.kv_heads, positions, size]))
+}
+
+pub fn spread_values<B: Backend>(v: Tensor<B, 2>, heads: Heads) -> Tensor<B, 2> {
+    let [rows, _] = v.dims();
+    let each = v.reshape([rows, heads.kv_heads, 1, heads.head_size]).repeat_dim(2, heads.group());
+    each.reshape([rows, heads.width()])
+}
+
+pub fn gather_values<B: Backend>(grad: Tensor<B, 2>, heads: Heads) -> Tensor<B, 2> {
+    let [rows, _] = grad.dims();
+    let groups = grad.reshape([rows, heads.kv_heads, heads.group(), heads.head_size]);
+    groups.sum_dim(2).reshape([rows, heads.kv_width()])
+}
+
+pub fn rotate<B: Backend>(
+    x: Tensor<B, 2>,
+    table: &RotaryTable<B>,
+    positions: &[usize],
+    head_size: usize,
+    inverse: bool,
+) -> Tensor<B, 2> {
+    let [rows, width] = x.dims();
+    let half = head_size / 2;
+    let indices = index::<B>(positions, &x.device());
+    let of_rows = |table: &Tensor<B, 2>| table.clone().select(0, indices.clone()).reshape([rows, 1, half]);
+    let (cos, sin) = (of_rows(&table.cos), of_rows(&table.sin));
+    let sin = if inverse { sin.neg() } else { sin };
+    let x = x.reshape([rows, width / head_size, head_size]);
+    let (a, b) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
+    let first = a.clone() * cos.clone() - b.clone() * sin.clone();
+    let second = b * cos + a * sin;
+    Tensor::cat(vec![first, second], 2).reshape([rows, width])
 }
 
 fn merge_heads<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 2> {
@@ -166,10 +225,10 @@ pub fn attention<B: Backend>(
     heads: Heads,
 ) -> Tensor<B, 2> {
     if sequences.single_positions() {
-        return v;
+        return spread_values(v, heads);
     }
     let batch = batch_of(sequences);
-    let (q, k, v) = (split_heads(q, batch, heads), split_heads(k, batch, heads), split_heads(v, batch, heads));
+    let (q, k, v) = (split_heads(q, batch, heads.heads), split_kv(k, batch, heads), split_kv(v, batch, heads));
     merge_heads(probabilities(q, k, heads.scale).matmul(v))
 }
 
@@ -182,11 +241,15 @@ pub fn attention_backward<B: Backend>(
     heads: Heads,
 ) -> AttentionGradient<B> {
     if sequences.single_positions() {
-        return AttentionGradient { query_rd: q.zeros_like(), key_rd: k.zeros_like(), value_rd: grad };
+        return AttentionGradient {
+            query_rd: q.zeros_like(),
+            key_rd: k.zeros_like(),
+            value_rd: gather_values(grad, heads),
+        };
     }
     let batch = batch_of(sequences);
-    let (q, k, v) = (split_heads(q, batch, heads), split_heads(k, batch, heads), split_heads(v, batch, heads));
-    let grad = split_heads(grad, batch, heads);
+    let (q, k, v) = (split_heads(q, batch, heads.heads), split_kv(k, batch, heads), split_kv(v, batch, heads));
+    let grad = split_heads(grad, batch, heads.heads);
     let p = probabilities(q.clone(), k.clone(), heads.scale);
     let grad_v = p.clone().swap_dims(2, 3).matmul(grad.clone());
     let grad_p = grad.matmul(v.swap_dims(2, 3));
@@ -194,8 +257,8 @@ pub fn attention_backward<B: Backend>(
     let grad_s = (p * (grad_p - along)).mul_scalar(heads.scale);
     AttentionGradient {
         query_rd: merge_heads(grad_s.clone().matmul(k)),
-        key_rd: merge_heads(grad_s.swap_dims(2, 3).matmul(q)),
-        value_rd: merge_heads(grad_v),
+        key_rd: merge_kv(grad_s.swap_dims(2, 3).matmul(q), heads),
+        value_rd: merge_kv(grad_v, heads),
     }
 }
 
@@ -275,6 +338,30 @@ macro_rules! frozen_ops {
                 grad_rf: burn::tensor::Tensor<Self, 2>,
             ) -> burn::tensor::Tensor<Self, 2> {
                 $crate::ops::generic::activation_backward(function, u_rf, grad_rf)
+            }
+
+            fn rotate(
+                x_rd: burn::tensor::Tensor<Self, 2>,
+                table: &$crate::ops::RotaryTable<Self>,
+                positions: &[usize],
+                head_size: usize,
+                inverse: bool,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::rotate(x_rd, table, positions, head_size, inverse)
+            }
+
+            fn spread_values(
+                v_rd: burn::tensor::Tensor<Self, 2>,
+                heads: $crate::kernels::attention::Heads,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::spread_values(v_rd, heads)
+            }
+
+            fn gather_values(
+                grad_rd: burn::tensor::Tensor<Self, 2>,
+                heads: $crate::kernels::attention::Heads,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::gather_values(grad_rd, heads)
             }
 
             fn attend(

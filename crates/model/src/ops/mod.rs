@@ -18,14 +18,24 @@ use crate::sequences::Sequences;
 pub mod flex;
 pub mod generic;
 
-/// A dense `[input, output]` weight on the host, row-major, and its bias.
+/// How a dense weight lies in a model's files, row-major.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// `[input, output]`: GPT-2's `Conv1D`.
+    InputOutput,
+    /// `[output, input]`: `torch.nn.Linear`.
+    OutputInput,
+}
+
+/// A dense weight on the host, and its bias.
 #[derive(Debug, Clone, Copy)]
 pub struct HostLinear<'a> {
     pub weight: &'a [f32],
+    pub stored: Stored,
     pub input: usize,
     pub output: usize,
-    /// Column range of `weight` to use: the parts of GPT-2's fused query-key-value weight are told apart this way.
-    pub columns: (usize, usize),
+    /// Range of outputs to use: the parts of GPT-2's fused query-key-value weight are told apart this way.
+    pub outputs: (usize, usize),
     pub bias: Option<&'a [f32]>,
 }
 
@@ -91,6 +101,36 @@ pub fn to_host<B: Backend>(x: Tensor<B, 2>) -> Result<Vec<f32>, ModelError> {
     })
 }
 
+/// Cosine and sine of every rotary angle, `[positions, head_size/2]`, on the device.
+pub struct RotaryTable<B: Backend> {
+    pub cos: Tensor<B, 2>,
+    pub sin: Tensor<B, 2>,
+}
+
+impl<B: Backend> RotaryTable<B> {
+    /// Angles of positions `0..positions`, given radians per position. The platform's `cos` and `sin` are not used, since
+    /// they differ between platforms.
+    pub fn new(frequencies: &[f32], positions: usize, device: &B::Device) -> Self {
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in 0..positions {
+            for frequency in frequencies {
+                // The product is rounded to `f32`, as `transformers` has it.
+                let angle = f64::from(position as f32 * frequency);
+                cos.push(libm::cos(angle) as f32);
+                sin.push(libm::sin(angle) as f32);
+            }
+        }
+        let tensor = |values| Tensor::from_data(TensorData::new(values, [positions, frequencies.len()]), device);
+        Self { cos: tensor(cos), sin: tensor(sin) }
+    }
+
+    /// Positions that the table holds.
+    pub fn positions(&self) -> usize {
+        let [positions, _] = self.cos.dims();
+        positions
+    }
+}
+
 /// Gradients of an attention's inputs.
 pub struct AttentionGradient<B: Backend> {
     pub query_rd: Tensor<B, 2>,
@@ -131,6 +171,21 @@ pub trait FrozenOps: Backend {
 
     /// `grad · f′(u)`.
     fn activate_backward(function: Activation, u_rf: Tensor<Self, 2>, grad_rf: Tensor<Self, 2>) -> Tensor<Self, 2>;
+
+    /// Each head of `x` turned by the angles of its row's position; back by them where `inverse`.
+    fn rotate(
+        x_rd: Tensor<Self, 2>,
+        table: &RotaryTable<Self>,
+        positions: &[usize],
+        head_size: usize,
+        inverse: bool,
+    ) -> Tensor<Self, 2>;
+
+    /// Values for each query head: what attention returns where every sequence has one position.
+    fn spread_values(v_rd: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2>;
+
+    /// The gradient of [`FrozenOps::spread_values`].
+    fn gather_values(grad_rd: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2>;
 
     /// Causal attention of `q` over `k`, `v`; `q` may hold the read positions only.
     fn attend(
