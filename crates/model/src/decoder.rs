@@ -12,12 +12,14 @@ use burn::tensor::{Tensor, TensorData};
 
 use crate::block::{Block, Rows, SavedBlock};
 use crate::error::ModelError;
-use crate::kernels::vocabulary;
 use crate::lm::{FrozenLm, LmInput, Piece, positions};
+use crate::loading::Holding;
 use crate::norms::{NormGradients, NormParameter, NormSums};
 use crate::ops::{FrozenOps, NormWeights, Normed, RotaryTable, to_host};
+use crate::placement::Placement;
 use crate::read::ReadPlan;
 use crate::sequences::Sequences;
+use crate::table::Table;
 use crate::tokenizer::Tokenizer;
 
 /// What a family's loader hands over.
@@ -25,11 +27,10 @@ pub struct Parts<B: FrozenOps> {
     pub tokenizer: Tokenizer,
     pub hidden_size: usize,
     pub max_positions: usize,
-    pub vocabulary: usize,
-    /// `[vocabulary, d]`. The tables stay on the host: a step needs a few rows of them.
-    pub token_table: Vec<f32>,
+    /// `[vocabulary, d]`
+    pub token_table: Table,
     /// `[max_positions, d]`, where positions are learnt.
-    pub position_table: Option<Vec<f32>>,
+    pub position_table: Option<Table>,
     /// Radians per position of each pair of a head's numbers, where positions are rotary.
     pub rotary_frequencies: Option<Vec<f32>>,
     pub blocks: Vec<Block<B>>,
@@ -39,8 +40,7 @@ pub struct Parts<B: FrozenOps> {
     pub fingerprint: blake3::Hash,
     /// Numbers in the model.
     pub parameters: u64,
-    /// Whether weights are held for the backward pass too.
-    pub backward: bool,
+    pub holding: Holding,
 }
 
 /// What a forward pass keeps for the backward pass.
@@ -64,24 +64,26 @@ struct Embedded {
     external: Vec<bool>,
 }
 
-/// A frozen decoder on one device.
+/// A frozen decoder on the devices of one worker.
 pub struct Decoder<B: FrozenOps> {
     parts: Parts<B>,
-    device: B::Device,
-    /// As many positions as the longest sequence so far needed.
-    rotary: Option<RotaryTable<B>>,
+    placement: Placement<B>,
+    /// One for each place, with as many positions as the longest sequence so far needed; empty where nothing is rotary.
+    rotary: Vec<RotaryTable<B>>,
     saved: Option<Saved<B>>,
 }
 
 impl<B: FrozenOps> Decoder<B> {
-    pub fn new(parts: Parts<B>, device: B::Device) -> Self {
-        Self { parts, device, rotary: None, saved: None }
+    pub fn new(parts: Parts<B>, placement: Placement<B>) -> Self {
+        Self { parts, placement, rotary: Vec::new(), saved: None }
     }
 
-    fn token_row(&self, id: u32) -> Result<&[f32], ModelError> {
-        let d = self.parts.hidden_size;
-        let row = self.parts.token_table.get(id as usize * d..(id as usize + 1) * d);
-        row.ok_or(ModelError::UnknownToken { id, vocabulary: self.parts.vocabulary })
+    fn copy_token_row(&self, id: u32, out: &mut [f32]) -> Result<(), ModelError> {
+        let table = &self.parts.token_table;
+        if table.copy_row(id as usize, out) {
+            return Ok(());
+        }
+        Err(ModelError::UnknownToken { id, vocabulary: table.rows() })
     }
 
     /// Token and external embeddings, plus positions where they are learnt.
@@ -91,6 +93,7 @@ impl<B: FrozenOps> Decoder<B> {
         let mut lengths = Vec::with_capacity(input.sequences.len());
         let mut rows_of_embedding = vec![Vec::new(); rows_given];
         let (mut x, mut external) = (Vec::new(), Vec::new());
+        let mut token = vec![0.0f32; d];
         for sequence in &input.sequences {
             let length = positions(sequence);
             if length == 0 {
@@ -106,7 +109,8 @@ impl<B: FrozenOps> Decoder<B> {
                 match piece {
                     Piece::Tokens(ids) => {
                         for id in ids {
-                            self.push_row(&mut x, self.token_row(*id)?, position);
+                            self.copy_token_row(*id, &mut token)?;
+                            self.push_row(&mut x, &token, position);
                             external.push(false);
                             position += 1;
                         }
@@ -133,11 +137,16 @@ impl<B: FrozenOps> Decoder<B> {
 
     fn push_row(&self, x: &mut Vec<f32>, embedding: &[f32], position: usize) {
         let d = self.parts.hidden_size;
+        let start = x.len();
+        x.resize(start + d, 0.0);
+        let row = &mut x[start..];
         match &self.parts.position_table {
-            None => x.extend_from_slice(embedding),
+            None => row.copy_from_slice(embedding),
             Some(table) => {
-                let place = &table[position * d..(position + 1) * d];
-                x.extend(embedding.iter().zip(place).map(|(e, p)| e + p));
+                table.copy_row(position, row);
+                for (place, e) in row.iter_mut().zip(embedding) {
+                    *place += e;
+                }
             }
         }
     }
@@ -147,13 +156,14 @@ impl<B: FrozenOps> Decoder<B> {
         let Some(frequencies) = &self.parts.rotary_frequencies else {
             return;
         };
-        if self.rotary.as_ref().is_none_or(|table| table.positions() < longest) {
+        if self.rotary.first().is_none_or(|table| table.positions() < longest) {
             let positions = longest.next_power_of_two().min(self.parts.max_positions);
-            self.rotary = Some(RotaryTable::new(frequencies, positions, &self.device));
+            let places = self.placement.places().iter();
+            self.rotary = places.map(|place| RotaryTable::new(frequencies, positions, &place.device)).collect();
         }
     }
 
-    /// The forward pass on the device; `x_rd` are the embeddings.
+    /// The forward pass on the devices; `x_rd` are the embeddings.
     #[allow(clippy::type_complexity)]
     fn run(
         &self,
@@ -164,9 +174,21 @@ impl<B: FrozenOps> Decoder<B> {
     ) -> (Tensor<B, 2>, Vec<SavedBlock<B>>, Option<Normed<B>>) {
         let mut x_rd = x_rd;
         let mut kept = Vec::with_capacity(if keep { plan.layers } else { 0 });
-        for (layer, block) in self.parts.blocks.iter().take(plan.layers).enumerate() {
-            let rows = self.rows(sequences, plan, layer);
-            let (next, saved) = block.forward(x_rd, &rows, keep);
+        for (index, place) in self.placement.places().iter().enumerate() {
+            if place.blocks.start >= plan.layers {
+                break;
+            }
+            let (next, saved) = place.run(|| {
+                let mut x_rd = x_rd.to_device(&place.device);
+                let mut kept = Vec::new();
+                for layer in place.blocks.start..place.blocks.end.min(plan.layers) {
+                    let rows = self.rows(sequences, plan, layer, index);
+                    let (next, saved) = self.parts.blocks[layer].forward(x_rd, &rows, keep);
+                    x_rd = next;
+                    kept.extend(saved);
+                }
+                (x_rd, kept)
+            });
             x_rd = next;
             kept.extend(saved);
         }
@@ -177,9 +199,43 @@ impl<B: FrozenOps> Decoder<B> {
         (hidden, kept, Some(norm_f))
     }
 
-    fn rows<'a>(&'a self, sequences: &'a Sequences, plan: &ReadPlan, layer: usize) -> Rows<'a, B> {
+    /// The backward pass through the blocks that ran: from the gradient of the last one's output to that of the first
+    /// one's input.
+    fn run_back(
+        &self,
+        grad_rd: Tensor<B, 2>,
+        saved: Vec<SavedBlock<B>>,
+        sequences: &Sequences,
+        plan: &ReadPlan,
+        sums: &mut Option<NormSums<'_>>,
+    ) -> Result<Tensor<B, 2>, ModelError> {
+        let mut grad_rd = grad_rd;
+        let mut saved = saved;
+        let mut norms_at: usize = self.parts.blocks.iter().take(plan.layers).map(Block::norm_numbers).sum();
+        for (index, place) in self.placement.places().iter().enumerate().rev() {
+            if place.blocks.start >= plan.layers {
+                continue;
+            }
+            let of_place = saved.split_off(place.blocks.start);
+            grad_rd = place.run(|| {
+                let mut grad_rd = grad_rd.to_device(&place.device);
+                for (index_in_place, kept) in of_place.into_iter().enumerate().rev() {
+                    let layer = place.blocks.start + index_in_place;
+                    let block = &self.parts.blocks[layer];
+                    norms_at -= block.norm_numbers();
+                    let rows = self.rows(sequences, plan, layer, index);
+                    grad_rd = block.backward(kept, grad_rd, &rows, norms_at, sums)?;
+                }
+                Ok::<_, ModelError>(grad_rd)
+            })?;
+        }
+        Ok(grad_rd)
+    }
+
+    /// The rows that block `layer` of place `place` works on.
+    fn rows<'a>(&'a self, sequences: &'a Sequences, plan: &ReadPlan, layer: usize, place: usize) -> Rows<'a, B> {
         let last_only = plan.last_only() && layer + 1 == plan.layers;
-        Rows { sequences, last_only, rotary: self.rotary.as_ref() }
+        Rows { sequences, last_only, rotary: self.rotary.get(place) }
     }
 
     /// Every norm in the order of the forward pass.
@@ -211,9 +267,10 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
     }
 
     fn embed_tokens(&self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
-        let mut rows = Vec::with_capacity(ids.len() * self.parts.hidden_size);
-        for id in ids {
-            rows.extend_from_slice(self.token_row(*id)?);
+        let d = self.parts.hidden_size;
+        let mut rows = vec![0.0f32; ids.len() * d];
+        for (id, row) in ids.iter().zip(rows.chunks_exact_mut(d)) {
+            self.copy_token_row(*id, row)?;
         }
         Ok(rows)
     }
@@ -225,7 +282,7 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         self.extend_rotary(sequences.lengths().iter().copied().max().unwrap_or(0));
         let plan = ReadPlan::new(input.read, self.layers(), sequences.lengths(), &external)?;
         let rows = sequences.rows();
-        let x_rd = Tensor::from_data(TensorData::new(x, [rows, d]), &self.device);
+        let x_rd = Tensor::from_data(TensorData::new(x, [rows, d]), self.placement.device(0));
         let (hidden, blocks, norm_f) = self.run(x_rd, &sequences, &plan, keep);
         let pooled = plan.pool(to_host(hidden)?, d);
         if keep {
@@ -236,7 +293,7 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
 
     fn backward(&mut self, grad_hidden: &[f32], norms: Option<NormGradients<'_>>) -> Result<Vec<f32>, ModelError> {
         let d = self.parts.hidden_size;
-        let Some(saved) = self.saved.take().filter(|_| self.parts.backward) else {
+        let Some(saved) = self.saved.take().filter(|_| self.parts.holding.backward) else {
             return Err(ModelError::Empty);
         };
         let Saved { sequences, plan, blocks, norm_f, rows_of_embedding } = saved;
@@ -248,20 +305,16 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         }
         let grad = plan.spread(grad_hidden, d, sequences.rows());
         let rows = grad.len() / d;
-        let mut grad_rd = Tensor::from_data(TensorData::new(grad, [rows, d]), &self.device);
-        let mut norms_at: usize = self.parts.blocks.iter().map(Block::norm_numbers).sum();
+        let device = self.placement.device(plan.layers - 1);
+        let mut grad_rd = Tensor::from_data(TensorData::new(grad, [rows, d]), device);
         if let Some(normed) = &norm_f {
             if let Some(sums) = &mut sums {
+                let norms_at = self.parts.blocks.iter().map(Block::norm_numbers).sum();
                 sums.add(norms_at, &self.parts.norm_f, &grad_rd, normed)?;
             }
             grad_rd = B::normalize_backward(grad_rd, normed, &self.parts.norm_f, None);
         }
-        norms_at = self.parts.blocks.iter().take(plan.layers).map(Block::norm_numbers).sum();
-        for (layer, (block, kept)) in self.parts.blocks.iter().zip(blocks).enumerate().rev() {
-            norms_at -= block.norm_numbers();
-            grad_rd = block.backward(kept, grad_rd, &self.rows(&sequences, &plan, layer), norms_at, &mut sums)?;
-        }
-        let grad = to_host(grad_rd)?;
+        let grad = to_host(self.run_back(grad_rd, blocks, &sequences, &plan, &mut sums)?)?;
         let mut totals = vec![0.0f32; rows_of_embedding.len() * d];
         for (total, rows) in totals.chunks_exact_mut(d).zip(&rows_of_embedding) {
             for row in rows {
@@ -302,7 +355,7 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         if !self.parts.tied_head {
             return Err(ModelError::NoHead);
         }
-        Ok(vocabulary::scores(hidden, &self.parts.token_table, self.parts.hidden_size))
+        Ok(self.parts.token_table.scores(hidden))
     }
 
     fn batches_freely(&self) -> bool {
@@ -314,10 +367,10 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
     }
 
     fn weight_bytes(&self) -> u64 {
-        let positions = self.parts.position_table.as_ref().map_or(0, Vec::len);
-        let tables = (self.parts.token_table.len() + positions) as u64;
-        let blocks = self.parts.parameters - tables;
-        4 * (tables + blocks * if self.parts.backward { 2 } else { 1 })
+        let Holding { backward, dtype } = self.parts.holding;
+        let tables = self.parts.token_table.bytes() + self.parts.position_table.as_ref().map_or(0, Table::bytes);
+        let in_tables = tables / dtype.bytes();
+        tables + (self.parts.parameters - in_tables) * dtype.bytes() * if backward { 2 } else { 1 }
     }
 
     fn parameters(&self) -> u64 {

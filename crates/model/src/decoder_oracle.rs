@@ -30,6 +30,9 @@ fn small_config(activation: Activation) -> Gpt2Config {
     }
 }
 
+/// Weights for both directions, as they are.
+pub(super) const HOLDING: Holding = Holding { backward: true, dtype: numalign_config::Dtype::F32 };
+
 /// Random weights much larger than GPT-2's initialisation, so that attention and activations are far from linear.
 struct Loud(Synthetic);
 
@@ -49,8 +52,9 @@ impl TensorSource for Loud {
 
 fn load<B: FrozenOps>(activation: Activation, device: B::Device) -> Decoder<B> {
     let config = small_config(activation);
+    let placement = Placement::single(device, config.n_layer);
     let source = Loud(Synthetic::new(&config, 5));
-    gpt2::load(config, &source, Tokenizer::Missing("none in this test".to_owned()), device, true).unwrap()
+    gpt2::load(config, &source, Tokenizer::Missing("none in this test".to_owned()), placement, HOLDING).unwrap()
 }
 
 pub(super) fn input(lengths: &[usize], d: usize) -> LmInput {

@@ -27,6 +27,14 @@ pub enum ModelError {
     UnknownToken { id: u32, vocabulary: usize },
     #[error("an input has no positions")]
     Empty,
+    #[error("`{name}` needs {sizes}")]
+    TooLarge {
+        name: String,
+        /// What is needed and what is free, in words.
+        sizes: String,
+        /// The setting that would fit.
+        advice: String,
+    },
     #[error("layer {layer} cannot be read: the model has blocks 1 to {layers}")]
     NoSuchLayer { layer: usize, layers: usize },
     #[error("sequence {sequence} has no numbers whose positions could be read")]
@@ -64,6 +72,7 @@ impl ModelError {
             ModelError::Device { .. } => Some("use --device cpu, or --device auto to take what there is"),
             ModelError::Read { .. } => Some("check the path and its permissions"),
             ModelError::UnknownToken { .. } => Some("the tokenizer and the weights are of different models"),
+            ModelError::TooLarge { advice, .. } => Some(advice),
             ModelError::NoSuchLayer { .. } => Some("layer counts blocks from 1; -1 is the output of the final norm"),
             ModelError::NothingToRead { .. } => Some("mark a number in it ($$12.5&&), or read at `last` or `mean`"),
             ModelError::NormParameters { .. } => Some("the norms belong to another model than the one loaded"),

@@ -8,32 +8,32 @@ use crate::block::Block;
 use crate::decoder::{Decoder, Parts};
 use crate::error::ModelError;
 use crate::kernels::attention::Heads;
-use crate::loading::Loader;
-use crate::ops::{FrozenOps, HostLinear, Stored};
+use crate::loading::{Dense, Holding, Loader};
+use crate::ops::{FrozenOps, Stored};
+use crate::placement::Placement;
 use crate::tokenizer::Tokenizer;
 use crate::weights::TensorSource;
 
-/// Loads the weights one tensor at a time. `backward` is false where no gradient will be asked for; it halves the memory.
+/// Loads the weights one tensor at a time.
 pub fn load<B: FrozenOps>(
     config: Gpt2Config,
     source: &dyn TensorSource,
     tokenizer: Tokenizer,
-    device: B::Device,
-    backward: bool,
+    placement: Placement<B>,
+    holding: Holding,
 ) -> Result<Decoder<B>, ModelError> {
-    let mut loader = Loader::new(source, &config.canonical());
-    let token_table = loader.read("wte.weight")?;
-    let position_table = loader.read("wpe.weight")?;
+    let mut loader = Loader::new(source, &config.canonical(), holding);
+    let token_table = loader.table("wte.weight", config.vocab_size, config.n_embd)?;
+    let position_table = loader.table("wpe.weight", config.n_positions, config.n_embd)?;
     let mut blocks = Vec::with_capacity(config.n_layer);
     for layer in 0..config.n_layer {
-        blocks.push(block(&config, &mut loader, layer, &device, backward)?);
+        blocks.push(block(&config, &mut loader, layer, placement.device(layer))?);
     }
-    let norm_f = loader.layer_norm("ln_f", config.layer_norm_epsilon, &device)?;
+    let norm_f = loader.layer_norm("ln_f", config.layer_norm_epsilon, placement.last_device())?;
     let parts = Parts {
         tokenizer,
         hidden_size: config.n_embd,
         max_positions: config.n_positions,
-        vocabulary: config.vocab_size,
         token_table,
         position_table: Some(position_table),
         blocks,
@@ -42,9 +42,9 @@ pub fn load<B: FrozenOps>(
         tied_head: true,
         fingerprint: loader.fingerprint(),
         parameters: numbers(&config.tensors()),
-        backward,
+        holding,
     };
-    Ok(Decoder::new(parts, device))
+    Ok(Decoder::new(parts, placement))
 }
 
 fn block<B: FrozenOps>(
@@ -52,27 +52,19 @@ fn block<B: FrozenOps>(
     loader: &mut Loader<'_>,
     layer: usize,
     device: &B::Device,
-    backward: bool,
 ) -> Result<Block<B>, ModelError> {
     let (d, f) = (config.n_embd, config.n_inner);
+    let dense = |input: usize, output: usize| Dense { input, output, stored: Stored::InputOutput, bias: true };
     let norm_1 = loader.layer_norm(&format!("h.{layer}.ln_1"), config.layer_norm_epsilon, device)?;
     let weight = loader.read(&format!("h.{layer}.attn.c_attn.weight"))?;
     let bias = loader.read(&format!("h.{layer}.attn.c_attn.bias"))?;
-    let part = |from: usize| {
-        let outputs = (from, from + d);
-        let stored = Stored::InputOutput;
-        let host = HostLinear { weight: &weight, stored, input: d, output: 3 * d, outputs, bias: Some(&bias) };
-        B::prepare(host, backward, device)
-    };
+    let part = |from: usize| loader.prepare::<B>(&weight, Some(&bias), dense(d, 3 * d), (from, from + d), device);
     let (query, key, value) = (part(0), part(d), part(2 * d));
     drop((weight, bias));
-    let dense = |loader: &mut Loader<'_>, name: &str, input: usize, output: usize| {
-        loader.dense::<B>(&format!("h.{layer}.{name}"), (input, output), Stored::InputOutput, true, backward, device)
-    };
-    let output = dense(loader, "attn.c_proj", d, d)?;
+    let output = loader.dense::<B>(&format!("h.{layer}.attn.c_proj"), dense(d, d), device)?;
     let norm_2 = loader.layer_norm(&format!("h.{layer}.ln_2"), config.layer_norm_epsilon, device)?;
-    let expand = dense(loader, "mlp.c_fc", d, f)?;
-    let contract = dense(loader, "mlp.c_proj", f, d)?;
+    let expand = loader.dense::<B>(&format!("h.{layer}.mlp.c_fc"), dense(d, f), device)?;
+    let contract = loader.dense::<B>(&format!("h.{layer}.mlp.c_proj"), dense(f, d), device)?;
     let scale = config.attention_scale(layer);
     Ok(Block {
         norm_1,

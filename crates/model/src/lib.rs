@@ -8,6 +8,7 @@
 
 pub mod architecture;
 pub mod block;
+pub mod budget;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod decoder;
@@ -18,18 +19,20 @@ pub mod kernels;
 pub mod llama;
 pub mod lm;
 pub mod load;
-mod loading;
+pub mod loading;
 pub mod locate;
 pub mod norms;
 pub mod ops;
+pub mod placement;
 pub mod read;
 pub mod sequences;
 pub mod synthetic;
+pub mod table;
 pub mod tokenizer;
 pub mod weights;
 
 pub use error::ModelError;
 pub use lm::{FrozenLm, LmInput, Piece};
-pub use load::{Description, FrozenModel, load};
+pub use load::{Description, FrozenModel, LoadOptions, load, load_with};
 pub use norms::{NormGradients, NormParameter};
 pub use read::{Read, ReadAt};

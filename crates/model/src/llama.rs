@@ -8,31 +8,31 @@ use crate::block::Block;
 use crate::decoder::{Decoder, Parts};
 use crate::error::ModelError;
 use crate::kernels::attention::Heads;
-use crate::loading::Loader;
+use crate::loading::{Dense, Holding, Loader};
 use crate::ops::{FrozenOps, Stored};
+use crate::placement::Placement;
 use crate::tokenizer::Tokenizer;
 use crate::weights::TensorSource;
 
-/// Loads the weights one tensor at a time. `backward` is false where no gradient will be asked for; it halves the memory.
+/// Loads the weights one tensor at a time.
 pub fn load<B: FrozenOps>(
     config: LlamaConfig,
     source: &dyn TensorSource,
     tokenizer: Tokenizer,
-    device: B::Device,
-    backward: bool,
+    placement: Placement<B>,
+    holding: Holding,
 ) -> Result<Decoder<B>, ModelError> {
-    let mut loader = Loader::new(source, &config.canonical());
-    let token_table = loader.read("embed_tokens.weight")?;
+    let mut loader = Loader::new(source, &config.canonical(), holding);
+    let token_table = loader.table("embed_tokens.weight", config.vocabulary, config.hidden_size)?;
     let mut blocks = Vec::with_capacity(config.layers);
     for layer in 0..config.layers {
-        blocks.push(block(&config, &mut loader, layer, &device, backward)?);
+        blocks.push(block(&config, &mut loader, layer, placement.device(layer))?);
     }
-    let norm_f = loader.rms_norm("norm", config.rms_norm_eps, &device)?;
+    let norm_f = loader.rms_norm("norm", config.rms_norm_eps, placement.last_device())?;
     let parts = Parts {
         tokenizer,
         hidden_size: config.hidden_size,
         max_positions: config.positions,
-        vocabulary: config.vocabulary,
         token_table,
         position_table: None,
         rotary_frequencies: Some(config.rope.frequencies(config.head_size)),
@@ -41,9 +41,9 @@ pub fn load<B: FrozenOps>(
         tied_head: config.tied_head,
         fingerprint: loader.fingerprint(),
         parameters: config.parameters(),
-        backward,
+        holding,
     };
-    Ok(Decoder::new(parts, device))
+    Ok(Decoder::new(parts, placement))
 }
 
 fn block<B: FrozenOps>(
@@ -51,14 +51,13 @@ fn block<B: FrozenOps>(
     loader: &mut Loader<'_>,
     layer: usize,
     device: &B::Device,
-    backward: bool,
 ) -> Result<Block<B>, ModelError> {
     let (d, f) = (config.hidden_size, config.inner);
     let (q, kv) = (config.heads * config.head_size, config.kv_heads * config.head_size);
     let named = |name: &str| format!("layers.{layer}.{name}");
     let norm = |loader: &mut Loader<'_>, name: &str| loader.rms_norm(&named(name), config.rms_norm_eps, device);
-    let dense = |loader: &mut Loader<'_>, name: &str, sizes: (usize, usize), bias: bool| {
-        loader.dense::<B>(&named(name), sizes, Stored::OutputInput, bias, backward, device)
+    let dense = |loader: &mut Loader<'_>, name: &str, (input, output): (usize, usize), bias: bool| {
+        loader.dense::<B>(&named(name), Dense { input, output, stored: Stored::OutputInput, bias }, device)
     };
     // Fields are evaluated in this order, which is that of `LlamaConfig::tensors` and of the fingerprint.
     Ok(Block {

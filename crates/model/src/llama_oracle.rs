@@ -3,7 +3,7 @@
 
 use burn_flex::{Flex, FlexDevice};
 
-use super::oracle::{Generic, by_autodiff, input, relative_difference};
+use super::oracle::{Generic, HOLDING, by_autodiff, input, relative_difference};
 use super::*;
 use crate::architecture::{LlamaConfig, Rope, RopeScaling, TensorList};
 use crate::kernels::activation::Activation;
@@ -54,7 +54,9 @@ impl TensorSource for Loud {
 
 fn load<B: FrozenOps>(config: &LlamaConfig, device: B::Device) -> Decoder<B> {
     let source = Loud(config.tensors());
-    llama::load(config.clone(), &source, Tokenizer::Missing("none in this test".to_owned()), device, true).unwrap()
+    let placement = Placement::single(device, config.layers);
+    llama::load(config.clone(), &source, Tokenizer::Missing("none in this test".to_owned()), placement, HOLDING)
+        .unwrap()
 }
 
 #[test]

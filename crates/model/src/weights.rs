@@ -1,5 +1,5 @@
 //! Where a model's numbers come from: safetensors files (single or sharded), bytes inside this binary, or a
-//! generator. One tensor is held at a time, as `f32`. Called by the loader.
+//! generator. Files are mapped into memory, one tensor at a time. Called by the loader.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -14,9 +14,18 @@ use crate::error::ModelError;
 
 /// Gives tensors by their name without a prefix, in `f32`, row-major.
 pub trait TensorSource {
-    /// The tensor `name` with its shape; the caller has checked that it exists.
+    /// The tensor `name`; the caller has checked that it exists.
     fn read(&self, name: &str) -> Result<Vec<f32>, ModelError>;
+
+    /// The same, part by part, for what need not be held as `f32` whole.
+    fn read_parts(&self, name: &str, each: &mut dyn FnMut(&[f32])) -> Result<(), ModelError> {
+        each(&self.read(name)?);
+        Ok(())
+    }
 }
+
+/// Numbers of a tensor that are converted at once.
+const PART: usize = 1 << 18;
 
 /// A safetensors header larger than this is refused; the format's own reader draws the same line.
 const MOST_HEADER: u64 = 100_000_000;
@@ -42,6 +51,33 @@ impl Storage {
             Storage::File { path, .. } => path,
             Storage::Memory { name, .. } => name,
         }
+    }
+
+    /// Calls `with` on a tensor's bytes. A file's are mapped for that long only, so that what was read does not count
+    /// as this process's memory.
+    fn with_bytes(&self, place: &Place, with: impl FnOnce(&[u8])) -> Result<(), ModelError> {
+        let end = place.start + place.bytes as u64;
+        let short = |path: &Path| ModelError::Damaged { path: path.to_owned(), reason: "ends too early".to_owned() };
+        match self {
+            Storage::File { path, file } => {
+                let read = |source| ModelError::Read { path: path.clone(), source };
+                // A map past the end of a file would be answered by a signal.
+                if file.metadata().map_err(read)?.len() < end {
+                    return Err(short(path));
+                }
+                if place.bytes > 0 {
+                    let mut options = memmap2::MmapOptions::new();
+                    // SAFETY: the bytes are only read, and no reference to them outlives the map. Another program that
+                    // changes the file meanwhile changes numbers, which the fingerprint tells.
+                    let map = unsafe { options.offset(place.start).len(place.bytes).map(file) }.map_err(read)?;
+                    with(&map);
+                }
+            }
+            Storage::Memory { name, bytes } => {
+                with(bytes.get(place.start as usize..end as usize).ok_or_else(|| short(name))?);
+            }
+        }
+        Ok(())
     }
 
     fn read_at(&self, start: u64, out: &mut [u8]) -> Result<(), ModelError> {
@@ -238,15 +274,33 @@ fn read_header(bytes: &[u8]) -> Result<(usize, Metadata), String> {
 
 impl TensorSource for Safetensors {
     fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let mut values = Vec::new();
+        if let Some(place) = self.places.get(name) {
+            values.reserve_exact(place.shape.iter().product());
+        }
+        self.read_parts(name, &mut |part| values.extend_from_slice(part))?;
+        Ok(values)
+    }
+
+    fn read_parts(&self, name: &str, each: &mut dyn FnMut(&[f32])) -> Result<(), ModelError> {
         let Some(place) = self.places.get(name) else {
             return Err(ModelError::Damaged { path: PathBuf::new(), reason: format!("no tensor {name}") });
         };
-        let mut bytes = vec![0u8; place.bytes];
-        self.files[place.file].read_at(place.start, &mut bytes)?;
-        Ok(match place.dtype {
-            Dtype::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            Dtype::BF16 => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        self.files[place.file].with_bytes(place, |bytes| {
+            let mut wide = Vec::with_capacity(PART);
+            for part in bytes.chunks(PART * place.dtype.bitsize() / 8) {
+                wide.clear();
+                match place.dtype {
+                    Dtype::F16 => {
+                        wide.extend(part.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()));
+                    }
+                    Dtype::BF16 => {
+                        wide.extend(part.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()));
+                    }
+                    _ => wide.extend(part.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+                }
+                each(&wide);
+            }
         })
     }
 }

@@ -75,7 +75,8 @@ fn families_have_their_own_defaults() {
     let config = llama(json!({ "model_type": "qwen3", "attention_bias": true, "mlp_bias": true, "hidden_size": 64 }));
     assert!(config.head_norms && config.qkv_bias && config.output_bias && !config.mlp_bias);
     assert_eq!(config.head_size, 128);
-    let config = llama(json!({ "model_type": "llama", "hidden_size": 64, "num_attention_heads": 8, "rope_theta": 5e5 }));
+    let config =
+        llama(json!({ "model_type": "llama", "hidden_size": 64, "num_attention_heads": 8, "rope_theta": 5e5 }));
     assert_eq!((config.head_size, config.kv_heads, config.rope.theta), (8, 8, 5e5));
 }
 

@@ -32,6 +32,9 @@ pub struct Options {
     pub coordinator: String,
     /// Overrides the run's `device`.
     pub device: Option<DeviceChoice>,
+    /// This worker's place among those of its machine: `cuda` without a number starts at this many times
+    /// `devices_per_worker`.
+    pub local_rank: Option<usize>,
     /// Patience with a coordinator that was never reached, before its configuration is known.
     pub first_contact: Duration,
 }
@@ -211,7 +214,13 @@ impl Worker {
             Some(kept) if kept.config_text == welcome.config => connection.ready(&kept.loaded).await,
             _ => {
                 self.kept = None;
-                let choice = self.options.device.unwrap_or(config.run.device);
+                let choice = match self.options.device.unwrap_or(config.run.device) {
+                    DeviceChoice::Cuda(None) => {
+                        let first = self.options.local_rank.map(|rank| rank * config.run.devices_per_worker);
+                        DeviceChoice::Cuda(first)
+                    }
+                    other => other,
+                };
                 let (started, receiver) = Device::start(config.clone(), choice, samples_of(welcome.probe)?)?;
                 device = Some(started);
                 loading = Some(receiver);

@@ -6,6 +6,7 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::DeviceChoice;
 use numalign_data::{Domain, SampleStream};
+use numalign_model::LoadOptions;
 use numalign_worker::Engine;
 use numalign_worker::evaluation::{Metrics, measure};
 
@@ -41,7 +42,9 @@ pub fn engine_of(
 ) -> Result<Engine, Failure> {
     let recipe = &checkpoint.identity.recipe;
     let name = model.unwrap_or(&recipe.model_name);
-    let model = numalign_model::load(name, device, false)?;
+    let positions = Engine::most_positions(recipe);
+    let options = LoadOptions { dtype: recipe.dtype, positions, ..LoadOptions::new(device, false) };
+    let model = numalign_model::load_with(name, options)?;
     let found = model.lm.fingerprint().to_hex().to_string();
     if found != checkpoint.identity.base_fingerprint {
         return Err(Failure::new(format!(

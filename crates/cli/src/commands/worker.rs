@@ -1,7 +1,6 @@
 //! `numalign worker`: one worker process.
 
 use clap::ArgMatches;
-use numalign_config::DeviceChoice;
 use numalign_worker::{Options, WorkerError};
 
 use crate::args::text;
@@ -15,15 +14,14 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(url) => url.to_owned(),
         None => from_environment()?,
     };
-    let device = match settings::device(matches)? {
-        Some(DeviceChoice::Cuda(None)) => Some(DeviceChoice::Cuda(local_rank()?)),
-        other => other,
-    };
+    let (device, local_rank) = (settings::device(matches)?, local_rank()?);
     let first_contact = settings::coordinator_wait()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let shutdown = supervisor::child::shutdown_signal()?;
-        numalign_worker::run(Options { coordinator, device, first_contact }, shutdown).await.map_err(failure_of)
+        numalign_worker::run(Options { coordinator, device, local_rank, first_contact }, shutdown)
+            .await
+            .map_err(failure_of)
     });
     // The device thread may be in the middle of a step; the process does not wait for it.
     runtime.shutdown_background();

@@ -60,13 +60,50 @@ impl Architecture {
         }
     }
 
-    /// Size of the token table.
-    pub fn vocabulary(&self) -> usize {
+    /// Blocks of the stack.
+    pub fn layers(&self) -> usize {
         match self {
-            Self::Gpt2(config) => config.vocab_size,
-            Self::Llama(config) => config.vocabulary,
+            Self::Gpt2(config) => config.n_layer,
+            Self::Llama(config) => config.layers,
         }
     }
+
+    /// What the model asks of memory.
+    pub fn footprint(&self) -> Footprint {
+        let tensors = self.tensors();
+        let size = |(_, shape): &(String, Vec<usize>)| shape.iter().map(|n| *n as u64).product::<u64>();
+        // Per position: what the norms keep, what attention keeps, what the feed-forward part keeps and its width.
+        let (tables, d, attention, feed_forward, inner) = match self {
+            Self::Gpt2(c) => (&["wte.weight", "wpe.weight"][..], c.n_embd, 3 * c.n_embd, c.n_inner, c.n_inner),
+            Self::Llama(c) => {
+                let projected = (c.heads + 2 * c.kv_heads) * c.head_size;
+                let normed = if c.head_norms { (c.heads + c.kv_heads) * c.head_size } else { 0 };
+                (&["embed_tokens.weight"][..], c.hidden_size, projected + normed, 2 * c.inner, c.inner)
+            }
+        };
+        let in_tables = tensors.iter().filter(|(name, _)| tables.contains(&name.as_str())).map(size).sum();
+        Footprint {
+            in_tables,
+            in_blocks: numbers(&tensors) - in_tables,
+            largest_tensor: tensors.iter().map(size).max().unwrap_or(0),
+            kept: self.layers() as u64 * (2 * d + attention + feed_forward) as u64,
+            passing: (6 * d + attention + 3 * inner) as u64,
+        }
+    }
+}
+
+/// What a model asks of memory, in numbers (not bytes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// In the tables of embeddings, held once.
+    pub in_tables: u64,
+    /// In the blocks, held for each direction.
+    pub in_blocks: u64,
+    pub largest_tensor: u64,
+    /// Kept for the backward pass per position, over all blocks.
+    pub kept: u64,
+    /// In use at once per position within a block.
+    pub passing: u64,
 }
 
 /// Numbers in all of `tensors`.

@@ -11,7 +11,8 @@
 use rayon::prelude::*;
 
 use super::dispatch::{Isa, isa, multiversion};
-use super::matmul::{PANEL, Strided, matmul_serial, pack_panel};
+use super::matmul::{Strided, matmul_serial};
+use super::panels::{PANEL, pack_panel};
 use super::{lanes, math};
 
 /// Queries of one block.

@@ -7,7 +7,8 @@ use burn_flex::{Flex, FlexDevice, FlexTensor};
 use super::{AttentionGradient, FrozenOps, HostLinear, NormWeights, Normed, RotaryTable, Stored};
 use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{self, Heads};
-use crate::kernels::matmul::{Epilogue, Packed, matmul};
+use crate::kernels::matmul::{Epilogue, matmul};
+use crate::kernels::panels::Packed;
 use crate::kernels::{norm, rotary};
 use crate::sequences::Sequences;
 
@@ -31,8 +32,8 @@ impl FrozenOps for Flex {
             Stored::OutputInput => (&host.weight[from * k..], 1, k),
         };
         PackedLinear {
-            forward: Packed::new(part, k, n, rows, columns),
-            backward: backward.then(|| Packed::new(part, n, k, columns, rows)),
+            forward: Packed::new(part, k, n, rows, columns, host.dtype),
+            backward: backward.then(|| Packed::new(part, n, k, columns, rows, host.dtype)),
             bias: host.bias.map(|bias| bias[from..to].to_vec()),
         }
     }

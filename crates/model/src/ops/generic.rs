@@ -4,7 +4,8 @@
 //! Attention here wants sequences of one length: callers pad, or batch by length.
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, Int, Tensor, TensorData, activation as act};
+use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData, activation as act};
+use numalign_config::Dtype;
 
 use super::{AttentionGradient, HostLinear, NormWeights, Normed, RotaryTable, Stored};
 use crate::kernels::activation::Activation;
@@ -17,11 +18,21 @@ pub struct DenseLinear<B: Backend> {
     bias: Option<Tensor<B, 2>>,
 }
 
+impl<B: Backend> DenseLinear<B> {
+    /// The weight for a product in `f32`.
+    fn wide(&self) -> Tensor<B, 2> {
+        match self.weight.dtype() {
+            DType::F32 => self.weight.clone(),
+            _ => self.weight.clone().cast(FloatDType::F32),
+        }
+    }
+}
+
 /// Moves a weight to `device`.
 pub fn prepare<B: Backend>(host: HostLinear<'_>, device: &B::Device) -> DenseLinear<B> {
     let (from, to) = host.outputs;
     let width = to - from;
-    let weight = match host.stored {
+    let weight: Tensor<B, 2> = match host.stored {
         Stored::InputOutput => {
             let mut part = Vec::with_capacity(host.input * width);
             for row in host.weight.chunks_exact(host.output) {
@@ -34,6 +45,11 @@ pub fn prepare<B: Backend>(host: HostLinear<'_>, device: &B::Device) -> DenseLin
             Tensor::<B, 2>::from_data(TensorData::new(part, [width, host.input]), device).transpose()
         }
     };
+    let weight = match host.dtype {
+        Dtype::F32 => weight,
+        Dtype::Bf16 => weight.cast(FloatDType::BF16),
+        Dtype::F16 => weight.cast(FloatDType::F16),
+    };
     DenseLinear {
         weight,
         bias: host.bias.map(|bias| Tensor::from_data(TensorData::new(bias[from..to].to_vec(), [1, width]), device)),
@@ -41,7 +57,7 @@ pub fn prepare<B: Backend>(host: HostLinear<'_>, device: &B::Device) -> DenseLin
 }
 
 pub fn linear<B: Backend>(x: Tensor<B, 2>, linear: &DenseLinear<B>, residual: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
-    let mut y = x.matmul(linear.weight.clone());
+    let mut y = x.matmul(linear.wide());
     if let Some(bias) = &linear.bias {
         y = y + bias.clone();
     }
@@ -52,7 +68,7 @@ pub fn linear<B: Backend>(x: Tensor<B, 2>, linear: &DenseLinear<B>, residual: Op
 }
 
 pub fn linear_backward<B: Backend>(g: Tensor<B, 2>, linear: &DenseLinear<B>, to: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
-    let product = g.matmul(linear.weight.clone().transpose());
+    let product = g.matmul(linear.wide().transpose());
     match to {
         Some(to) => to + product,
         None => product,

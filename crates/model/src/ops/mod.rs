@@ -8,6 +8,7 @@
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
+use numalign_config::Dtype;
 
 use crate::error::ModelError;
 use crate::kernels::activation::Activation;
@@ -37,6 +38,8 @@ pub struct HostLinear<'a> {
     /// Range of outputs to use: the parts of GPT-2's fused query-key-value weight are told apart this way.
     pub outputs: (usize, usize),
     pub bias: Option<&'a [f32]>,
+    /// How the weight is held on the device. Biases and norms stay `f32`.
+    pub dtype: Dtype,
 }
 
 /// What a norm keeps for its backward pass.
@@ -141,7 +144,7 @@ pub struct AttentionGradient<B: Backend> {
 /// Operations of a frozen transformer. All tensors are `f32` in the unit of rows × features.
 pub trait FrozenOps: Backend {
     /// A frozen weight, prepared for products in both directions.
-    type Linear: Send;
+    type Linear: Send + Sync;
 
     /// Whether rows of sequences with different lengths may share one batch without changing a bit of any of them.
     const RAGGED: bool;
