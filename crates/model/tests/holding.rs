@@ -83,9 +83,10 @@ fn sixteen_bit_files_keep_their_bits_in_memory() {
 
 #[test]
 fn rounded_weights_stay_close() {
-    let mut wide = load_with("demo", options()).unwrap();
+    let folder = fixture("small-f32");
+    let mut wide = load_with(&folder, options()).unwrap();
     for (dtype, most) in [(Dtype::Bf16, 0.1), (Dtype::F16, 0.01)] {
-        let mut narrow = load_with("demo", LoadOptions { dtype, ..options() }).unwrap();
+        let mut narrow = load_with(&folder, LoadOptions { dtype, ..options() }).unwrap();
         let (want, _, _) = results(&mut *wide.lm, Read::default());
         let (got, _, _) = results(&mut *narrow.lm, Read::default());
         let largest = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
