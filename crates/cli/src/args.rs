@@ -168,6 +168,8 @@ pub fn command() -> Command {
                     .arg(count_option("batch", "Samples of a step", "8"))
                     .arg(count_option("positions", "Positions that a number fills", "1"))
                     .arg(count_option("steps", "Steps to measure", "20"))
+                    .arg(count_option("devices", "Devices over which the model's blocks are spread", "1"))
+                    .arg(option("dtype", "f32|bf16|f16", "How the weights lie in memory").default_value("f32"))
                     .arg(device_argument())
                     .arg(json_flag()),
             )

@@ -67,6 +67,7 @@ async fn simulated(url: String) {
         access: numalign_access::ClientAccess::default(),
         coordinator: url,
         device: None,
+        local_rank: None,
         first_contact: Duration::from_secs(60),
         restarts: 0,
         simulated: Some(Simulated::new(HIDDEN)),

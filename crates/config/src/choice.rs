@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::types::{
-    CollectiveChoice, DeviceChoice, LoadedProjections, Loss, Readout, Resume, Solver, Stage, Task, ValueEncoding,
+    CollectiveChoice, DeviceChoice, Dtype, LoadedProjections, Loss, Readout, Resume, Solver, Stage, Task, ValueEncoding,
 };
 
 /// A setting with a fixed list of names.
@@ -42,6 +42,7 @@ choices!(ValueEncoding { Standard = "standard", Raw = "raw" });
 choices!(Solver { Adam = "adam" });
 choices!(Readout { Last = "last" });
 choices!(Loss { Mse = "mse" });
+choices!(Dtype { F32 = "f32", Bf16 = "bf16", F16 = "f16" });
 choices!(Task { Min = "min", Max = "max", Mean = "mean", Count = "count" });
 choices!(LoadedProjections { Both = "both", Input = "input", Output = "output" });
 choices!(CollectiveChoice { Auto = "auto", Grpc = "grpc", Nccl = "nccl" });
@@ -85,6 +86,7 @@ mod tests {
         assert_stored_under_its_name::<Solver>();
         assert_stored_under_its_name::<Readout>();
         assert_stored_under_its_name::<Loss>();
+        assert_stored_under_its_name::<Dtype>();
         assert_stored_under_its_name::<Task>();
         assert_stored_under_its_name::<LoadedProjections>();
         assert_stored_under_its_name::<CollectiveChoice>();

@@ -18,6 +18,7 @@ pub(crate) const EXACT: u64 = (1 << 53) - 1;
 const MOST_SAMPLES_PER_STEP: u64 = 1 << 24;
 const MOST_WORKERS: u64 = 65_536;
 const MOST_PREFETCHED: u64 = 1 << 16;
+const MOST_DEVICES: u64 = 1024;
 const MOST_POSITIONS: u64 = 1 << 20;
 
 /// Puts the layers together: flags win over the environment, which wins over the file; what is
@@ -80,6 +81,7 @@ fn read_recipe(reader: &mut Reader, stage: Option<Stage>) -> Option<Recipe> {
     let loss = reader.value("loss", parse::choice);
     let seed = reader.value("seed", |raw| parse::whole(raw, 0, u64::MAX));
     let dataset_shuffle = reader.value("dataset.shuffle", parse::boolean);
+    let dtype = reader.value("dtype", parse::choice);
 
     if !reader.lacks_a_source() {
         checks::run_length(reader, num_epochs, num_batches, batch_size);
@@ -112,6 +114,7 @@ fn read_recipe(reader: &mut Reader, stage: Option<Stage>) -> Option<Recipe> {
         loss: loss?,
         seed: seed?,
         dataset_shuffle: dataset_shuffle?,
+        dtype: dtype?,
     })
 }
 
@@ -131,6 +134,7 @@ fn read_run(reader: &mut Reader, stage: Option<Stage>, file: Option<FileStem>) -
     let max_workers = reader.value("max_workers", |raw| count(raw, 1, MOST_WORKERS));
     let max_restarts = reader.value("max_restarts", small);
     let device = reader.value("device", parse::device);
+    let devices_per_worker = reader.value("devices_per_worker", |raw| count(raw, 1, MOST_DEVICES));
     let collective = reader.value("collective", parse::choice);
     let deterministic = reader.value("deterministic", parse::boolean);
     let audit_every = reader.value("audit_every", |raw| parse::whole(raw, 0, EXACT));
@@ -159,6 +163,7 @@ fn read_run(reader: &mut Reader, stage: Option<Stage>, file: Option<FileStem>) -
         max_workers: max_workers?,
         max_restarts: max_restarts?,
         device: device?,
+        devices_per_worker: devices_per_worker?,
         collective: collective?,
         deterministic: deterministic?,
         audit_every: audit_every?,

@@ -27,6 +27,13 @@ pub(crate) const KEYS: &[Key] = &[
         shown: |c| text(&c.recipe.model_name),
     },
     Key {
+        name: "dtype",
+        default: KeyDefault::Value("f32"),
+        value_name: "f32|bf16|f16",
+        help: "How the frozen model's weights lie in memory; arithmetic is f32 in any case",
+        shown: |c| c.recipe.dtype.name().into(),
+    },
+    Key {
         name: "num_epochs",
         default: KeyDefault::Value("60"),
         value_name: "N",
@@ -270,6 +277,13 @@ pub(crate) const KEYS: &[Key] = &[
         value_name: "auto|cpu|cuda|cuda:N",
         help: "Device of the workers",
         shown: |c| text(&c.run.device.to_string()),
+    },
+    Key {
+        name: "devices_per_worker",
+        default: KeyDefault::Value("1"),
+        value_name: "N",
+        help: "Devices of one worker; each holds a stretch of the frozen model's blocks",
+        shown: |c| (c.run.devices_per_worker as u64).into(),
     },
     Key {
         name: "collective",

@@ -62,6 +62,32 @@ pub enum Task {
     Count,
 }
 
+/// How the frozen model's weights lie in memory; arithmetic is `f32` in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    #[default]
+    F32,
+    /// The upper half of an `f32`.
+    Bf16,
+    /// IEEE 754 half precision; numbers beyond ±65504 become infinite.
+    F16,
+}
+
+impl Dtype {
+    /// Bytes of one number.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 | Dtype::F16 => 2,
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Dtype::default()
+    }
+}
+
 /// The device a worker is asked to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceChoice {
@@ -123,6 +149,9 @@ pub struct Recipe {
     pub seed: u64,
     /// `dataset.shuffle`; it changes nothing without `dataset.file`.
     pub dataset_shuffle: bool,
+    /// Stored where it is not the default.
+    #[serde(default, skip_serializing_if = "Dtype::is_default")]
+    pub dtype: Dtype,
 }
 
 /// How a run is carried out. Nothing here may change a byte of the result.
@@ -143,6 +172,8 @@ pub struct RunSettings {
     pub max_workers: usize,
     pub max_restarts: u32,
     pub device: DeviceChoice,
+    /// Devices of one worker, over which the frozen model's blocks are spread.
+    pub devices_per_worker: usize,
     pub collective: CollectiveChoice,
     pub deterministic: bool,
     /// Steps between two audits, in which another rank computes a micro-batch too; 0 is off.

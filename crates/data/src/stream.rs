@@ -115,6 +115,7 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         loss: Loss::Mse,
         seed: 0,
         dataset_shuffle: true,
+        dtype: numalign_config::Dtype::F32,
     }
 }
 

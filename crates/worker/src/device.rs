@@ -6,7 +6,7 @@ use std::sync::Arc;
 use numalign_collective::OwnRows;
 use numalign_config::{Config, DeviceChoice};
 use numalign_data::Sample;
-use numalign_model::Description;
+use numalign_model::{Description, LoadOptions};
 use numalign_projector::State;
 use tokio::sync::{mpsc, oneshot};
 
@@ -91,7 +91,14 @@ impl Device {
 
 fn load(config: &Config, choice: DeviceChoice, probe: &[Sample]) -> Result<(Engine, Loaded), WorkerError> {
     let recipe = &config.recipe;
-    let model = numalign_model::load(&recipe.model_name, choice, recipe.train_input_projection)?;
+    let options = LoadOptions {
+        device: choice,
+        devices: config.run.devices_per_worker,
+        backward: recipe.train_input_projection,
+        dtype: recipe.dtype,
+        positions: Engine::most_positions(recipe),
+    };
+    let model = numalign_model::load_with(&recipe.model_name, options)?;
     let mut facts = Loaded {
         description: model.description.clone(),
         fingerprint: model.lm.fingerprint().to_hex().to_string(),

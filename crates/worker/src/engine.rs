@@ -40,6 +40,18 @@ struct Pass {
 }
 
 impl Engine {
+    /// Positions of the largest pass that `recipe` leads to, for the estimate of memory. Texts longer than that are rare
+    /// and pass alone.
+    pub fn most_positions(recipe: &Recipe) -> usize {
+        match recipe.stage {
+            Stage::Nn => {
+                let whole_step = recipe.batch_size.saturating_mul(recipe.numeric_positions);
+                whole_step.min(MOST_POSITIONS.max(recipe.numeric_positions))
+            }
+            Stage::Text | Stage::Mixed => MOST_POSITIONS,
+        }
+    }
+
     pub fn new(lm: Box<dyn FrozenLm>, recipe: Recipe) -> Self {
         keep_freed_memory();
         let encoding = Encoding::of(&recipe);

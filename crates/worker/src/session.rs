@@ -36,6 +36,9 @@ pub struct Options {
     pub access: ClientAccess,
     /// Overrides the run's `device`.
     pub device: Option<DeviceChoice>,
+    /// This worker's place among those of its machine: `cuda` without a number starts at this many times
+    /// `devices_per_worker`.
+    pub local_rank: Option<usize>,
     /// Patience with a coordinator that was never reached, before its configuration is known.
     pub first_contact: Duration,
     /// How often a worker was started in this one's place before.
@@ -200,12 +203,16 @@ impl Worker {
             Some(kept) if kept.config_text == welcome.config => connection.ready(&kept.loaded).await,
             _ => {
                 self.kept = None;
+                let choice = match self.options.device.unwrap_or(config.run.device) {
+                    DeviceChoice::Cuda(None) => {
+                        let first = self.options.local_rank.map(|rank| rank * config.run.devices_per_worker);
+                        DeviceChoice::Cuda(first)
+                    }
+                    other => other,
+                };
                 let (started, receiver) = match &self.options.simulated {
                     Some(simulated) => simulated.start(),
-                    None => {
-                        let choice = self.options.device.unwrap_or(config.run.device);
-                        Device::start(config.clone(), choice, samples_of(welcome.probe)?)?
-                    }
+                    None => Device::start(config.clone(), choice, samples_of(welcome.probe)?)?,
                 };
                 device = Some(started);
                 loading = Some(receiver);

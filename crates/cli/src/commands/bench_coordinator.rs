@@ -119,6 +119,7 @@ fn measure(
                 coordinator: url.to_owned(),
                 access: ClientAccess::default(),
                 device: None,
+                local_rank: None,
                 first_contact: Duration::from_secs(120),
                 restarts: 0,
                 simulated: Some(simulated),

@@ -6,6 +6,7 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::DeviceChoice;
 use numalign_data::{Domain, SampleStream};
+use numalign_model::LoadOptions;
 use numalign_worker::Engine;
 use numalign_worker::evaluation::{Metrics, measure};
 
@@ -52,7 +53,10 @@ pub fn load_engine(
 ) -> Result<Engine, Failure> {
     let recipe = &checkpoint.identity.recipe;
     let name = model.unwrap_or(&recipe.model_name);
-    let model = numalign_model::load(name, device, backward && recipe.train_input_projection)?;
+    let positions = Engine::most_positions(recipe);
+    let backward = backward && recipe.train_input_projection;
+    let options = LoadOptions { dtype: recipe.dtype, positions, ..LoadOptions::new(device, backward) };
+    let model = numalign_model::load_with(name, options)?;
     let found = model.lm.fingerprint().to_hex().to_string();
     if found != checkpoint.identity.base_fingerprint {
         return Err(Failure::new(format!(
