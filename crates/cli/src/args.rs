@@ -3,9 +3,11 @@
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use numalign_config::keys;
 
+use crate::access::{client_arguments, server_arguments, token_argument};
+
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
-Environment: NUMALIGN_<KEY> sets a configuration key, NUMALIGN_LOG filters the log (such as info).";
+Environment: NUMALIGN_<KEY> sets a configuration key, NUMALIGN_LOG filters the log (such as info), NUMALIGN_TOKEN is the run's join token.";
 
 /// The whole command line.
 pub fn command() -> Command {
@@ -25,20 +27,21 @@ pub fn command() -> Command {
                 .arg(stage_argument(&["nn", "text", "mixed", "all"]))
                 .arg(config_argument())
                 .arg(flag("no-eval", "Do not evaluate the result at the end"))
+                .arg(token_argument())
                 .arg(
                     option("chaos", "SPEC", "Faults on purpose, from a seed: the result has the same bytes")
                         .long_help(crate::supervisor::chaos::SYNTAX),
                 )
                 .arg(json_flag()),
         ))
-        .subcommand(with_keys(
+        .subcommand(with_keys(server_arguments(
             Command::new("coordinator")
                 .about("Runs the coordinator alone: for workers on several machines")
                 .arg(stage_argument(&["nn", "text", "mixed"]))
                 .arg(config_argument())
                 .arg(option("listen", "ADDR", "Address to listen on, such as 0.0.0.0:7400").required(true)),
-        ))
-        .subcommand(
+        )))
+        .subcommand(client_arguments(
             Command::new("worker")
                 .about("Runs one worker; it gets its whole configuration from the coordinator")
                 .after_help(
@@ -47,6 +50,19 @@ pub fn command() -> Command {
                 )
                 .arg(option("coordinator", "URL", "The coordinator, such as http://10.0.0.1:7400"))
                 .arg(option("device", "DEVICE", "auto, cpu, cuda or cuda:N; the run's own setting by default")),
+        ))
+        .subcommand(
+            Command::new("cert")
+                .about("Makes a CA of your own with a coordinator's and a worker's certificate, for --tls-…")
+                .arg(option("out", "DIR", "Folder to write to; files that are there are never replaced").required(true))
+                .arg(option("days", "N", "Days that they are valid").default_value("365").value_parser(value_parser!(u64).range(1..=36_500)))
+                .arg(
+                    Arg::new("host")
+                        .value_name("HOST")
+                        .help("Host name or IP address by which workers reach the coordinator")
+                        .required(true)
+                        .num_args(1..),
+                ),
         )
         .subcommand(with_keys(
             Command::new("generate")
@@ -133,7 +149,7 @@ pub fn command() -> Command {
                 .arg(device_argument())
                 .arg(json_flag()),
         )
-        .subcommand(
+        .subcommand(client_arguments(
             Command::new("status")
                 .about("Shows what a run is doing, and why")
                 .after_help(
@@ -143,7 +159,7 @@ pub fn command() -> Command {
                 .arg(option("coordinator", "URL", "The coordinator, such as http://10.0.0.1:7400"))
                 .arg(flag("watch", "Show it again every second, until the coordinator is gone"))
                 .arg(json_flag()),
-        )
+        ))
         .subcommand(
             Command::new("bench").about("Measures").subcommand_required(true).subcommand(
                 Command::new("step")

@@ -64,6 +64,7 @@ fn coordinator(folder: &Folder, workers: usize, steps: u64) -> (Child, String) {
 
 async fn simulated(url: String) {
     let options = Options {
+        access: numalign_access::ClientAccess::default(),
         coordinator: url,
         device: None,
         first_contact: Duration::from_secs(60),

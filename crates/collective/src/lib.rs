@@ -7,10 +7,9 @@
 
 use std::future::Future;
 
+use numalign_access::Client;
 use numalign_projector::{RowError, Rows};
 use numalign_wire as wire;
-use numalign_wire::coordinator_client::CoordinatorClient;
-use tonic::transport::Channel;
 
 /// One row per micro-batch computed by this rank: its index in the step, then `[3d+2]` floats.
 pub type OwnRows = Vec<(usize, Vec<f32>)>;
@@ -63,7 +62,7 @@ impl Collective for Local {
 
 /// Rows go to the coordinator, which adds them and answers with the sum.
 pub struct Grpc {
-    pub client: CoordinatorClient<Channel>,
+    pub client: Client,
     pub generation: wire::Generation,
     pub member: u64,
 }

@@ -16,13 +16,19 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::complaints::clipped;
+use crate::guard::Homes;
 use crate::machine::{Event, Introduction, MemberId, Readiness, Report, Timing};
 use crate::outbox::{Outbox, outbox};
 use crate::reduce::{Contribution, Reducer};
 use crate::work::{Claim, WorkBoard, micro_batch};
 
-/// A connection that says nothing for this long is closed.
+/// A stream that says nothing for this long is closed.
 const FIRST_WORD: Duration = Duration::from_secs(10);
+
+/// Characters of a host, a build or a device that are kept; of a message, see [`MOST_MESSAGE`].
+const MOST_NAME: usize = 128;
+const MOST_MESSAGE: usize = 4096;
 
 /// What the service sends to the shell.
 pub enum Call {
@@ -43,6 +49,7 @@ pub struct Service {
     pub shell: mpsc::Sender<Call>,
     pub config_digest: String,
     pub next_member: AtomicU64,
+    pub homes: Homes,
 }
 
 /// The service as tonic wants it: cheap to clone, one for all connections.
@@ -68,6 +75,7 @@ impl Coordinator for Handle {
         &self,
         request: Request<Streaming<wire::WorkerMessage>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
+        let connection = Homes::connection_of(&request)?;
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(FIRST_WORD, inbound.next())
             .await
@@ -78,6 +86,7 @@ impl Coordinator for Handle {
         };
         let introduction = self.introduction(hello)?;
         let member = MemberId(self.next_member.fetch_add(1, Ordering::Relaxed));
+        self.homes.settle(member, connection);
         let (outbox, messages) = outbox();
         self.tell(Call::Connected(member, introduction, outbox)).await?;
         let service = self.0.clone();
@@ -86,12 +95,17 @@ impl Coordinator for Handle {
     }
 
     async fn work(&self, request: Request<Streaming<wire::WorkCredit>>) -> Result<Response<Self::WorkStream>, Status> {
+        let connection = Homes::connection_of(&request)?;
         let mut credits = request.into_inner();
-        let Some(first) = credits.next().await.transpose()? else {
+        let first = tokio::time::timeout(FIRST_WORD, credits.next())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no credit within 10 s"))?;
+        let Some(first) = first.transpose()? else {
             return Err(Status::invalid_argument("no credit was given"));
         };
         let generation = first.generation.ok_or_else(|| Status::invalid_argument("no generation"))?.into();
         let member = MemberId(first.member);
+        self.homes.check(member, connection)?;
         let Some((first_step, part)) = self.board.part_of(generation, member) else {
             return Err(Status::failed_precondition("that generation is over"));
         };
@@ -141,8 +155,10 @@ impl Coordinator for Handle {
     }
 
     async fn reduce(&self, request: Request<wire::ReduceRequest>) -> Result<Response<wire::ReduceReply>, Status> {
+        let connection = Homes::connection_of(&request)?;
         let request = request.into_inner();
         let generation = request.generation.ok_or_else(|| Status::invalid_argument("no generation"))?.into();
+        self.homes.check(MemberId(request.member), connection)?;
         let mut rows = Vec::with_capacity(request.rows.len());
         for row in request.rows {
             if row.values.len() % 4 != 0 {
@@ -180,7 +196,7 @@ impl Service {
             return Err(Status::failed_precondition(format!(
                 "protocol {} of build {} does not match this coordinator's {} of build {}",
                 hello.protocol,
-                hello.build,
+                clipped(&hello.build, MOST_NAME),
                 wire::PROTOCOL,
                 env!("CARGO_PKG_VERSION")
             )));
@@ -199,7 +215,8 @@ impl Service {
             }
             survivor = Some(state);
         }
-        Ok(Introduction { host: hello.host, pid: hello.pid, restarts: hello.restarts, survivor })
+        let host = clipped(&hello.host, MOST_NAME);
+        Ok(Introduction { host, pid: hello.pid, restarts: hello.restarts, survivor })
     }
 
     /// Reads a worker's messages until its stream ends.
@@ -219,6 +236,7 @@ impl Service {
                 return;
             }
         };
+        self.homes.leave(member);
         // The shell may be gone by then; the worker is, too.
         let _ = self.shell.send(Call::Event(Event::Left(member, why))).await;
     }
@@ -233,17 +251,19 @@ fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call
     Ok(Some(Call::Event(match message {
         Message::Hello(_) => return Err("it said Hello twice".to_owned()),
         Message::Heartbeat(heartbeat) => return Ok(Some(Call::Heartbeat(member, heartbeat.generation))),
-        Message::Failure(failure) if failure.permanent => Event::FailedForGood(member, failure.message),
-        Message::Failure(failure) => Event::Left(member, failure.message),
+        Message::Failure(failure) if failure.permanent => {
+            Event::FailedForGood(member, clipped(&failure.message, MOST_MESSAGE))
+        }
+        Message::Failure(failure) => Event::Left(member, clipped(&failure.message, MOST_MESSAGE)),
         Message::Ready(ready) => Event::Ready(
             member,
             Readiness {
-                base_fingerprint: ready.base_fingerprint,
+                base_fingerprint: clipped(&ready.base_fingerprint, MOST_NAME),
                 hidden_size: ready.hidden_size as usize,
                 model_parameters: ready.model_parameters,
-                weights: ready.weights,
-                device: ready.device,
-                probe_digest: ready.probe_digest,
+                weights: clipped(&ready.weights, MOST_NAME),
+                device: clipped(&ready.device, MOST_NAME),
+                probe_digest: ready.probe_digest.into_iter().take(MOST_NAME).collect(),
             },
         ),
         Message::StepDone(done) => {

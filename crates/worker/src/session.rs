@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use numalign_access::client::{Unconnected, status_words};
+use numalign_access::{Client, ClientAccess};
 use numalign_collective::{CollectiveError, Grpc};
 use numalign_config::{Config, DeviceChoice};
 use numalign_projector::State;
 use numalign_wire as wire;
-use numalign_wire::coordinator_client::CoordinatorClient;
 use numalign_wire::coordinator_message::Message as FromCoordinator;
 use numalign_wire::worker_message::Message as FromWorker;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::device::{Device, Loaded, Loading};
 use crate::error::WorkerError;
@@ -29,8 +30,10 @@ pub static RANK: AtomicI64 = AtomicI64::new(-1);
 /// What the command line gives a worker; everything else comes from the coordinator.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// `http://host:port`
+    /// `http://host:port`, or `https://host:port`
     pub coordinator: String,
+    /// The token and certificates for it.
+    pub access: ClientAccess,
     /// Overrides the run's `device`.
     pub device: Option<DeviceChoice>,
     /// Patience with a coordinator that was never reached, before its configuration is known.
@@ -44,38 +47,14 @@ pub struct Options {
 /// An attempt to connect is given this long even when the patience is nearly over.
 const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Largest message accepted.
-const MOST_MESSAGE: usize = 64 << 20;
-
 /// Joins `options.coordinator` and works until the run is done, the worker is refused, or `shutdown` resolves.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
-    let endpoint = endpoint(&options.coordinator)?;
+    let endpoint = options.access.endpoint(&options.coordinator)?;
     let mut worker = Worker { options, endpoint, kept: None, welcomed: false };
     tokio::select! {
         ended = worker.live() => ended,
         () = shutdown => Ok(()),
     }
-}
-
-/// How every client of a coordinator connects to `url`.
-///
-/// # Errors
-/// What is not `http://HOST:PORT`.
-pub fn endpoint(url: &str) -> Result<Endpoint, WorkerError> {
-    let wrong = |reason: String| WorkerError::Address { url: url.to_owned(), reason };
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| wrong(error.to_string()))?;
-    if !matches!(endpoint.uri().scheme_str(), Some("http")) {
-        return Err(wrong("it does not begin with http://".to_owned()));
-    }
-    if endpoint.uri().port_u16().is_none() {
-        return Err(wrong("it has no port".to_owned()));
-    }
-    Ok(endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true))
 }
 
 /// What outlives a lost connection: the model, and the last committed state.
@@ -173,13 +152,12 @@ impl Worker {
 
     /// Connects and says Hello; the connection with the Welcome, or how it ended before.
     async fn meet(&self) -> Result<Result<Met, Ending>, WorkerError> {
-        let channel = match self.endpoint.connect().await {
-            Ok(channel) => channel,
-            Err(error) => return Ok(Err(Ending::Lost(chain(&error)))),
+        let access = &self.options.access;
+        let client = match access.connect(&self.endpoint).await {
+            Ok(client) => client,
+            Err(Unconnected::Lost(reason)) => return Ok(Err(Ending::Lost(reason))),
+            Err(Unconnected::Refused(refusal)) => return Err(refusal.into()),
         };
-        let client = CoordinatorClient::new(channel)
-            .max_decoding_message_size(MOST_MESSAGE)
-            .max_encoding_message_size(usize::MAX);
         let (reports, outbound) = mpsc::channel::<wire::WorkerMessage>(64);
         let hello = wire::WorkerMessage { message: Some(FromWorker::Hello(self.hello())) };
         if reports.send(hello).await.is_err() {
@@ -187,12 +165,12 @@ impl Worker {
         }
         let mut inbound = match client.clone().control(ReceiverStream::new(outbound)).await {
             Ok(inbound) => inbound.into_inner(),
-            Err(status) => return refused_or_lost(&status).map(Err),
+            Err(status) => return refused_or_lost(access, &status).map(Err),
         };
         let first = match inbound.message().await {
             Ok(Some(first)) => first.message,
             Ok(None) => return Ok(Err(Ending::Lost("the coordinator hung up".to_owned()))),
-            Err(status) => return refused_or_lost(&status).map(Err),
+            Err(status) => return refused_or_lost(access, &status).map(Err),
         };
         let welcome = match first {
             Some(FromCoordinator::Welcome(welcome)) => welcome,
@@ -239,7 +217,7 @@ impl Worker {
                     let message = match message {
                         Ok(Some(message)) => message.message,
                         Ok(None) => return Ok(Ending::Lost("the coordinator hung up".to_owned())),
-                        Err(status) => return refused_or_lost(&status),
+                        Err(status) => return refused_or_lost(&self.options.access, &status),
                     };
                     match message {
                         Some(FromCoordinator::Begin(begin)) => self.begin(connection, begin)?,
@@ -356,7 +334,7 @@ fn config_digest(config: &Config) -> String {
 }
 
 struct Connection {
-    client: CoordinatorClient<Channel>,
+    client: Client,
     reports: mpsc::Sender<wire::WorkerMessage>,
     member: u64,
     /// Number of the newest generation that was begun here.
@@ -432,23 +410,15 @@ fn ended_by(abort: wire::Abort) -> Result<Ending, WorkerError> {
     Ok(Ending::Lost(abort.reason))
 }
 
-/// What another build or a full house says is final; everything else is a lost connection.
-fn refused_or_lost(status: &tonic::Status) -> Result<Ending, WorkerError> {
+/// What another build or a closed door says is final; everything else is a lost connection.
+fn refused_or_lost(access: &ClientAccess, status: &tonic::Status) -> Result<Ending, WorkerError> {
+    if let Some(refusal) = access.refusal(status) {
+        return Err(refusal.into());
+    }
     match status.code() {
         tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument | tonic::Code::Unimplemented => {
             Err(WorkerError::Refused { reason: status.message().to_owned() })
         }
-        _ => Ok(Ending::Lost(status.message().to_owned())),
+        _ => Ok(Ending::Lost(status_words(status))),
     }
-}
-
-/// An error with its causes.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -6,6 +6,7 @@ use crate::failure::Failure;
 
 mod bench;
 mod bench_coordinator;
+mod cert;
 mod config;
 mod coordinator;
 mod eval;
@@ -25,6 +26,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("launch", matches)) => launch::run(matches),
         Some(("coordinator", matches)) => coordinator::run(matches),
         Some(("worker", matches)) => worker::run(matches),
+        Some(("cert", matches)) => cert::run(matches),
         Some(("generate", matches)) => generate::run(matches),
         Some(("eval", matches)) => eval::run(matches),
         Some(("predict", matches)) => predict::run(matches),

@@ -6,14 +6,15 @@ use numalign_worker::{Options, WorkerError};
 
 use crate::args::text;
 use crate::failure::Failure;
-use crate::{connect, logging, settings, supervisor};
+use crate::{access, connect, logging, settings, supervisor};
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     supervisor::child::die_with_parent()?;
     logging::start("info", true);
+    let access = access::client(matches)?;
     let coordinator = match text(matches, "coordinator") {
         Some(url) => url.to_owned(),
-        None => connect::from_environment()?.ok_or_else(|| {
+        None => connect::from_environment(&access)?.ok_or_else(|| {
             Failure::usage("no coordinator is given")
                 .with_hint("use --coordinator http://HOST:PORT, or set MASTER_ADDR and MASTER_PORT")
         })?,
@@ -28,7 +29,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         let shutdown = supervisor::child::shutdown_signal()?;
         let _passes = supervisor::child::checkpoint_signal()?;
         let restarts = supervisor::child::restarts();
-        let options = Options { coordinator, device, first_contact, restarts, simulated: None };
+        let options = Options { coordinator, access, device, first_contact, restarts, simulated: None };
         numalign_worker::run(options, shutdown).await.map_err(failure_of)
     });
     // The device thread may be in the middle of a step; the process does not wait for it.
