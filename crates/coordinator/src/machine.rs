@@ -279,6 +279,8 @@ impl Machine {
         if self.over {
             return effects;
         }
+        // Most messages settle nothing, and to decide looks at every member: with many workers that adds up.
+        let (before, is_routine) = (self.step(), matches!(event, Event::Heartbeat(_) | Event::Reported(..)));
         match event {
             Event::Joined(id, introduction) => self.joined(now, id, introduction, &mut effects),
             Event::Ready(id, readiness) => self.ready(now, id, readiness, &mut effects),
@@ -297,7 +299,7 @@ impl Machine {
             Event::FailedForGood(..) => {}
             Event::Tick => self.drop_silent(now, &mut effects),
         }
-        if !self.over {
+        if !self.over && !(is_routine && self.running.is_some() && self.step() == before) {
             self.advance(now, &mut effects);
         }
         effects
