@@ -37,7 +37,7 @@ macro_rules! choices {
 
 choices!(Stage { Nn = "nn", Text = "text", Mixed = "mixed" });
 choices!(ValueEncoding { Standard = "standard", Raw = "raw" });
-choices!(Solver { Adam = "adam" });
+choices!(Solver { Adam = "adam", Exact = "exact", Alternate = "alternate" });
 choices!(Readout { Last = "last" });
 choices!(Loss { Mse = "mse" });
 choices!(Task { Min = "min", Max = "max", Mean = "mean", Count = "count" });

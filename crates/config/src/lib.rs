@@ -2,7 +2,7 @@
 //!
 //! Reading order: `types` (the result), `keys` and `table` (all keys), `layer` (one source of
 //! settings), `resolve` (layers become a [`Config`]), `checks` (rules between keys), `show` (back
-//! to YAML), `recipe` (the half that travels in the checkpoint).
+//! to YAML), `recipe` (the half that travels in the checkpoint), `units` (the course of a run).
 
 mod checks;
 mod choice;
@@ -18,6 +18,7 @@ mod show;
 mod suggest;
 mod table;
 mod types;
+mod units;
 
 pub use choice::Choice;
 pub use keys::{ENV_PREFIX, Key, KeyDefault, key, keys};
@@ -26,3 +27,4 @@ pub use problem::{ConfigErrors, Problem};
 pub use resolve::resolve;
 pub use show::to_yaml;
 pub use types::*;
+pub use units::{Position, Unit, Units};

@@ -14,6 +14,7 @@ pub mod reduce;
 pub mod run;
 pub mod service;
 pub mod shell;
+pub mod solving;
 pub mod start;
 pub mod work;
 pub mod writer;

@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_config::Config;
-use numalign_projector::{State, StateDigest};
+use numalign_config::{Config, Unit};
+use numalign_projector::{Features, Fit, State, StateDigest};
 
 /// A worker's connection; a worker that comes back is another member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,16 +43,18 @@ pub struct Readiness {
     pub probe_digest: Vec<u8>,
 }
 
-/// One rank's report of one step.
+/// One rank's report of one unit: a training step, or a chunk of the solver's round.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     pub generation: Generation,
-    /// Number of the update, from 0.
+    /// Number of the unit, from 0; with `adam` the number of the update.
     pub step: u64,
     pub loss: f32,
     pub digest: StateDigest,
     /// From rank 0 only.
     pub state: Option<State>,
+    /// What a chunk gathered; with rank 0's report only.
+    pub features: Option<Arc<Features>>,
     pub timing: Timing,
 }
 
@@ -76,6 +78,8 @@ pub enum Event {
     Left(MemberId, String),
     /// A failure that another worker of the same kind would meet too.
     FailedForGood(MemberId, String),
+    /// The round was solved, or cannot be; why, in words.
+    Solved(Result<Fit, String>),
     /// Time passed.
     Tick,
 }
@@ -91,6 +95,11 @@ pub enum Effect {
     /// Send no work past this step (exclusive), so that the generation comes to rest at a boundary.
     Quiesce(Generation),
     Committed(Commit),
+    /// Every chunk of the round is committed and its generation has come to rest: solve, and answer with
+    /// [`Event::Solved`].
+    Solve,
+    /// The solution is committed.
+    Solved(Arc<State>),
     /// Tell a member that it is out, in words; with `true` it must not come back.
     Dismiss(MemberId, bool, String),
     /// Every step is committed.
@@ -118,6 +127,8 @@ pub struct Commit {
     /// The slowest rank's figures.
     pub timing: Timing,
     pub world: usize,
+    /// What a chunk gathered; none after a training step.
+    pub features: Option<Arc<Features>>,
 }
 
 /// What a member is doing.
@@ -168,6 +179,8 @@ pub struct Machine {
     /// From the checkpoint or projectors that `committed` came from, else from the first worker that was ready.
     base: Option<Base>,
     first_ready: Option<Instant>,
+    /// The shell is at work on the solution of the round.
+    solving: bool,
     reason: String,
     over: bool,
 }
@@ -181,6 +194,7 @@ pub enum Decision {
     Wait,
     Begin(Vec<MemberId>),
     Quiesce,
+    Solve,
     Finish,
 }
 
@@ -197,6 +211,7 @@ impl Machine {
             committed: committed.map(Arc::new),
             base,
             first_ready: None,
+            solving: false,
             reason: "starting".to_owned(),
             over: false,
         }
@@ -221,17 +236,23 @@ impl Machine {
         self.running.as_ref().map(|running| running.generation)
     }
 
-    /// `waiting`, `training` or `done`.
+    /// `waiting`, `training`, `solving` or `done`.
     pub fn phase(&self) -> &'static str {
         match (&self.running, self.over) {
             (_, true) => "done",
             (Some(_), false) => "training",
+            (None, false) if self.solving => "solving",
             (None, false) => "waiting",
         }
     }
 
-    fn step(&self) -> u64 {
-        self.committed.as_ref().map_or(0, |state| state.step())
+    /// The number of the unit that comes after the last committed one.
+    fn unit(&self) -> u64 {
+        self.committed.as_ref().map_or(0, |state| self.unit_after(state))
+    }
+
+    fn unit_after(&self, state: &State) -> u64 {
+        self.config.recipe.units().index(state.position())
     }
 
     /// Takes in one event and says what to do about it.
@@ -256,6 +277,7 @@ impl Machine {
             }
             // From a worker that was refused or declared dead: the run goes on without it.
             Event::FailedForGood(..) => {}
+            Event::Solved(solution) => self.solved(solution, &mut effects),
             Event::Tick => self.drop_silent(now, &mut effects),
         }
         if !self.over {
@@ -320,20 +342,25 @@ impl Machine {
     }
 
     /// A survivor's state counts where it is further than what this coordinator knows, before the first generation.
+    /// The sums of a round in progress died with the coordinator that kept them, so the round begins anew there.
     fn adopt(&mut self, state: &State) -> Result<(), String> {
-        let known = self.step();
-        if state.step() == known
-            && let Some(committed) = &self.committed
-            && **committed != *state
-        {
-            return Err(format!(
-                "two states for step {known} differ: {} here, {} from a surviving worker",
-                committed.digest(),
-                state.digest()
-            ));
+        let known = self.unit();
+        let rewound = state.rewound(&self.config.recipe);
+        for state in [state, &rewound] {
+            if let Some(committed) = &self.committed
+                && self.unit_after(state) == known
+                && **committed != *state
+            {
+                return Err(format!(
+                    "two states for step {} differ: {} here, {} from a surviving worker",
+                    state.step(),
+                    committed.digest(),
+                    state.digest()
+                ));
+            }
         }
-        if state.step() > known && self.generations == 0 {
-            self.committed = Some(Arc::new(state.clone()));
+        if self.unit_after(&rewound) > known && self.generations == 0 {
+            self.committed = Some(Arc::new(rewound));
         }
         Ok(())
     }
@@ -363,7 +390,7 @@ impl Machine {
         }
         if self.committed.is_none() {
             let state = State::initial(readiness.hidden_size, self.config.recipe.seed);
-            self.committed = Some(Arc::new(state));
+            self.committed = Some(Arc::new(state.prepared(&self.config.recipe)));
         }
         if let Some(member) = self.members.get_mut(&id) {
             member.readiness = Some(readiness);
@@ -407,11 +434,11 @@ impl Machine {
         if let Some(member) = self.members.get_mut(&id) {
             member.last_timing = report.timing;
         }
-        let committed = self.step();
+        let committed = self.unit();
         let Some(running) = &mut self.running else {
             return;
         };
-        // A late message of a generation that is over, or a step already settled.
+        // A late message of a generation that is over, or a unit already settled.
         if report.generation != running.generation || report.step < committed {
             return;
         }
@@ -459,12 +486,17 @@ impl Machine {
                 );
                 return;
             };
-            if state.digest() != digest || state.step() != step + 1 {
+            if state.digest() != digest || self.unit_after(&state) != step + 1 {
                 self.fail(
                     format!("rank 0's state after step {step} does not have the digest it reported"),
                     "rank 0's machine has a faulty memory or network; resume without it",
                     effects,
                 );
+                return;
+            }
+            let features = reports[0].features.clone();
+            if let Err(reason) = self.check_features(step, features.as_deref(), &state) {
+                self.fail(reason, "rank 0's machine has a faulty memory or network; resume without it", effects);
                 return;
             }
             let mut timing = Timing::default();
@@ -476,7 +508,42 @@ impl Machine {
             }
             let state = Arc::new(state);
             self.committed = Some(state.clone());
-            effects.push(Effect::Committed(Commit { state, loss: reports[0].loss, timing, world }));
+            effects.push(Effect::Committed(Commit { state, loss: reports[0].loss, timing, world, features }));
+        }
+    }
+
+    /// A chunk comes with the features that its state's digest stands for; a training step comes without any.
+    fn check_features(&self, unit: u64, features: Option<&Features>, after: &State) -> Result<(), String> {
+        let is_chunk = matches!(self.config.recipe.units().unit(unit), Unit::Chunk { .. });
+        let Some(before) = self.committed.as_ref().filter(|_| is_chunk) else {
+            return Ok(());
+        };
+        let Some(features) = features else {
+            return Err(format!("rank 0 reported unit {unit}, a chunk of the solver's round, without its features"));
+        };
+        match before.gathered(&self.config.recipe, features.digest()) {
+            Ok(expected) if expected == *after => Ok(()),
+            Ok(_) => Err(format!("rank 0's features of unit {unit} do not have the digest that the ranks reported")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn solved(&mut self, solution: Result<Fit, String>, effects: &mut Vec<Effect>) {
+        let Some(state) = self.committed.clone().filter(|_| self.solving) else {
+            return;
+        };
+        self.solving = false;
+        match solution {
+            Ok(fit) => {
+                let state = Arc::new(state.solved(&fit));
+                self.committed = Some(state.clone());
+                effects.push(Effect::Solved(state));
+            }
+            Err(reason) => self.fail(
+                format!("the output projector cannot be solved for: {reason}"),
+                "look for a dataset whose targets or inputs never vary, or use solver: adam",
+                effects,
+            ),
         }
     }
 
@@ -539,6 +606,13 @@ impl Machine {
                     effects.push(Effect::Quiesce(running.generation));
                 }
             }
+            Decision::Solve => {
+                // Ranks come to rest at the end of a round by themselves: nobody has to be told.
+                self.end_generation("a round is gathered", &mut Vec::new());
+                self.reason = "solving for the output projector".to_owned();
+                self.solving = true;
+                effects.push(Effect::Solve);
+            }
             Decision::Begin(members) => self.begin(members, effects),
         }
     }
@@ -578,7 +652,12 @@ impl Machine {
     pub fn decide(&self, now: Instant) -> (Decision, String) {
         let run = &self.config.run;
         let total = self.config.recipe.total_steps();
-        if self.committed.is_some() && self.step() >= total {
+        let next = self.committed.as_ref().map(|state| self.config.recipe.units().next(state.position()));
+        if next == Some(Unit::Solve) {
+            let decision = if self.solving { Decision::Wait } else { Decision::Solve };
+            return (decision, "solving for the output projector".to_owned());
+        }
+        if next == Some(Unit::End) {
             if self.base.is_none() {
                 // Survivors brought the last state, but the result has to say which model it belongs to.
                 let reason =

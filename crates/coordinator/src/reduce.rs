@@ -1,30 +1,46 @@
-//! The coordinator's side of the gRPC collective: rows come in, the canonical sum goes out to every rank.
+//! The coordinator's side of the gRPC collective: rows come in, the canonical sum goes out to every rank. Rows of the
+//! solver's chunks are kept instead, and only their digest goes out.
 //! Called by the service; the shell begins and ends generations.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numalign_projector::{RowError, Rows};
+use numalign_config::{Recipe, Unit, Units};
+use numalign_projector::features::digest_of;
+use numalign_projector::{Features, RowError, Rows};
 use tokio::sync::oneshot;
 
 use crate::machine::{Beginning, Generation, MemberId};
 
-struct StepRows {
+/// What the rows of a unit come to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reduced {
+    /// The canonical sum of a training step's rows.
+    Sum(Vec<f32>),
+    /// BLAKE3 of a chunk's rows in micro-batch order.
+    Gathered([u8; 32]),
+}
+
+struct UnitRows {
     rows: Rows,
-    waiting: Vec<oneshot::Sender<Vec<f32>>>,
+    waiting: Vec<oneshot::Sender<Reduced>>,
     asked: HashSet<MemberId>,
-    sum: Option<Vec<f32>>,
+    reduced: Option<Reduced>,
 }
 
 struct Current {
     generation: Generation,
     members: HashSet<MemberId>,
-    steps: BTreeMap<u64, StepRows>,
+    units: Units,
+    open: BTreeMap<u64, UnitRows>,
+    /// Gathered rows of chunks that are not committed yet.
+    gathered: BTreeMap<u64, Vec<f32>>,
     micro_batches: usize,
     row_len: usize,
+    chunk_row_len: usize,
 }
 
-/// Rows of the present generation's steps. Dropping a generation cancels everybody who waits in it.
+/// Rows of the present generation's units. Dropping a generation cancels everybody who waits in it.
 #[derive(Default)]
 pub struct Reducer {
     current: Mutex<Option<Current>>,
@@ -32,11 +48,32 @@ pub struct Reducer {
 
 /// What became of a contribution.
 pub enum Contribution {
-    Sum(Vec<f32>),
-    /// The sum comes here, or the sender is dropped with the generation.
-    Later(oneshot::Receiver<Vec<f32>>),
+    Done(Reduced),
+    /// The result comes here, or the sender is dropped with the generation.
+    Later(oneshot::Receiver<Reduced>),
     /// It belongs to no present generation.
     Stale,
+}
+
+impl Current {
+    fn is_chunk(&self, unit: u64) -> bool {
+        matches!(self.units.unit(unit), Unit::Chunk { .. })
+    }
+
+    fn add(&mut self, unit: u64, rows: Vec<(usize, Vec<f32>)>) -> Result<&mut UnitRows, RowError> {
+        let row_len = if self.is_chunk(unit) { self.chunk_row_len } else { self.row_len };
+        let micro_batches = self.micro_batches;
+        let entry = self.open.entry(unit).or_insert_with(|| UnitRows {
+            rows: Rows::new(micro_batches, row_len),
+            waiting: Vec::new(),
+            asked: HashSet::new(),
+            reduced: None,
+        });
+        for (micro_batch, row) in rows {
+            entry.rows.insert(micro_batch, row)?;
+        }
+        Ok(entry)
+    }
 }
 
 impl Reducer {
@@ -45,13 +82,17 @@ impl Reducer {
     }
 
     /// A generation begins; what an earlier one left is dropped.
-    pub fn begin(&self, beginning: &Beginning, micro_batches: usize) {
+    pub fn begin(&self, beginning: &Beginning, recipe: &Recipe) {
+        let layout = beginning.state.layout();
         *self.lock() = Some(Current {
             generation: beginning.generation,
             members: beginning.ranks.iter().map(|(id, _)| *id).collect(),
-            steps: BTreeMap::new(),
-            micro_batches,
-            row_len: beginning.state.layout().row_len(),
+            units: recipe.units(),
+            open: BTreeMap::new(),
+            gathered: BTreeMap::new(),
+            micro_batches: recipe.micro_batches(),
+            row_len: layout.row_len(),
+            chunk_row_len: recipe.micro_batch_size * Features::width(layout.hidden()),
         });
     }
 
@@ -60,12 +101,29 @@ impl Reducer {
         *self.lock() = None;
     }
 
-    /// Adds a member's rows of one step.
+    /// Adds some of a member's rows of one unit; more will come. False where they belong to no present generation.
+    pub fn deposit(
+        &self,
+        generation: Generation,
+        member: MemberId,
+        unit: u64,
+        rows: Vec<(usize, Vec<f32>)>,
+    ) -> Result<bool, RowError> {
+        match self.lock().as_mut() {
+            Some(current) if current.generation == generation && current.members.contains(&member) => {
+                current.add(unit, rows)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Adds a member's rows of one unit, or the last of them.
     pub fn contribute(
         &self,
         generation: Generation,
         member: MemberId,
-        step: u64,
+        unit: u64,
         rows: Vec<(usize, Vec<f32>)>,
     ) -> Result<Contribution, RowError> {
         let mut current = self.lock();
@@ -74,40 +132,50 @@ impl Reducer {
         else {
             return Ok(Contribution::Stale);
         };
-        let (micro_batches, row_len) = (current.micro_batches, current.row_len);
-        let entry = current.steps.entry(step).or_insert_with(|| StepRows {
-            rows: Rows::new(micro_batches, row_len),
-            waiting: Vec::new(),
-            asked: HashSet::new(),
-            sum: None,
-        });
-        for (micro_batch, row) in rows {
-            entry.rows.insert(micro_batch, row)?;
-        }
+        let is_chunk = current.is_chunk(unit);
+        let entry = current.add(unit, rows)?;
         entry.asked.insert(member);
-        if entry.sum.is_none() && entry.rows.complete() {
-            entry.sum = Some(entry.rows.sum()?);
+        let mut gathered = None;
+        if entry.reduced.is_none() && entry.rows.complete() {
+            entry.reduced = Some(match is_chunk {
+                true => {
+                    let rows = entry.rows.concatenated()?;
+                    let digest = digest_of(&rows);
+                    gathered = Some(rows);
+                    Reduced::Gathered(digest)
+                }
+                false => Reduced::Sum(entry.rows.sum()?),
+            });
         }
-        let Some(sum) = entry.sum.clone() else {
+        let Some(reduced) = entry.reduced.clone() else {
             let (sender, receiver) = oneshot::channel();
             entry.waiting.push(sender);
             return Ok(Contribution::Later(receiver));
         };
         for waiter in entry.waiting.drain(..) {
             // A waiter that went away has left its generation too.
-            let _ = waiter.send(sum.clone());
+            let _ = waiter.send(reduced.clone());
         }
         if entry.asked.len() == current.members.len() {
-            current.steps.remove(&step);
+            current.open.remove(&unit);
         }
-        Ok(Contribution::Sum(sum))
+        if let Some(rows) = gathered {
+            current.gathered.insert(unit, rows);
+        }
+        Ok(Contribution::Done(reduced))
     }
 
-    /// Micro-batches whose rows the oldest unfinished step still lacks: the answer to "what does the reduction wait for?".
+    /// The gathered rows of a chunk, once.
+    pub fn take_gathered(&self, generation: Generation, unit: u64) -> Option<Vec<f32>> {
+        let mut current = self.lock();
+        current.as_mut().filter(|current| current.generation == generation)?.gathered.remove(&unit)
+    }
+
+    /// Micro-batches whose rows the oldest unfinished unit still lacks: the answer to "what does the reduction wait for?".
     pub fn waiting_for(&self) -> Option<(u64, Vec<usize>)> {
         let current = self.lock();
-        let (step, entry) = current.as_ref()?.steps.iter().find(|(_, entry)| entry.sum.is_none())?;
-        Some((*step, entry.rows.missing()))
+        let (unit, entry) = current.as_ref()?.open.iter().find(|(_, entry)| entry.reduced.is_none())?;
+        Some((*unit, entry.rows.missing()))
     }
 }
 
@@ -115,6 +183,7 @@ impl Reducer {
 mod tests {
     use std::sync::Arc;
 
+    use numalign_config::{Layer, resolve};
     use numalign_projector::State;
     use tokio::sync::oneshot::error::TryRecvError;
 
@@ -125,11 +194,22 @@ mod tests {
     const A: MemberId = MemberId(1);
     const B: MemberId = MemberId(2);
 
+    /// Three micro-batches of one sample, and settings.
+    fn recipe(more: &[(&str, &str)]) -> Recipe {
+        let three = [("batch_size", "3"), ("micro_batch_size", "1"), ("num_epochs", "10")];
+        let flags = three.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned()));
+        resolve(None, Layer::from_env([]), Layer::from_flags(flags)).unwrap().recipe
+    }
+
     /// Rank A has micro-batches 0 and 1, rank B has 2.
     fn begin(reducer: &Reducer, generation: Generation) {
+        begin_with(reducer, generation, &recipe(&[]));
+    }
+
+    fn begin_with(reducer: &Reducer, generation: Generation, recipe: &Recipe) {
         let ranks = vec![(A, 0..2), (B, 2..3)];
         let state = Arc::new(State::initial(1, 0));
-        reducer.begin(&Beginning { generation, ranks, state, first: false }, 3);
+        reducer.begin(&Beginning { generation, ranks, state, first: false }, recipe);
     }
 
     /// Floats whose sum depends on the order of adding.
@@ -142,20 +222,53 @@ mod tests {
         sum.iter().map(|value| value.to_bits()).collect()
     }
 
-    fn later(contribution: Contribution) -> oneshot::Receiver<Vec<f32>> {
+    fn later(contribution: Contribution) -> oneshot::Receiver<Reduced> {
         match contribution {
             Contribution::Later(receiver) => receiver,
-            Contribution::Sum(_) => panic!("a sum without all rows"),
+            Contribution::Done(_) => panic!("a sum without all rows"),
             Contribution::Stale => panic!("stale"),
         }
     }
 
     fn sum(contribution: Contribution) -> Vec<f32> {
         match contribution {
-            Contribution::Sum(sum) => sum,
+            Contribution::Done(reduced) => sum_of(reduced),
             Contribution::Later(_) => panic!("all rows are there"),
             Contribution::Stale => panic!("stale"),
         }
+    }
+
+    fn sum_of(reduced: Reduced) -> Vec<f32> {
+        match reduced {
+            Reduced::Sum(sum) => sum,
+            Reduced::Gathered(_) => panic!("a training step has a sum"),
+        }
+    }
+
+    #[test]
+    fn rows_of_a_chunk_are_kept_in_order_and_answered_by_their_digest() {
+        let exact = recipe(&[("solver", "exact"), ("train_input_projection", "false")]);
+        let reducer = Reducer::default();
+        begin_with(&reducer, OLD, &exact);
+        // Hidden size 1: a hidden state and a target.
+        let chunk_row = |micro_batch: usize| (micro_batch, vec![micro_batch as f32, -0.0]);
+        let mut waiting = later(reducer.contribute(OLD, B, 2, vec![chunk_row(2)]).unwrap());
+        assert!(reducer.deposit(OLD, A, 2, vec![chunk_row(1)]).unwrap());
+        assert!(!reducer.deposit(NEW, A, 2, vec![chunk_row(0)]).unwrap());
+        assert_eq!(reducer.take_gathered(OLD, 2), None);
+        let Contribution::Done(reduced) = reducer.contribute(OLD, A, 2, vec![chunk_row(0)]).unwrap() else {
+            panic!("all rows are there");
+        };
+        let expected = [0.0, -0.0, 1.0, -0.0, 2.0, -0.0];
+        assert_eq!(reduced, Reduced::Gathered(digest_of(&expected)));
+        assert_eq!(waiting.try_recv(), Ok(reduced));
+        assert_eq!(reducer.take_gathered(NEW, 2), None);
+        assert_eq!(reducer.take_gathered(OLD, 2).map(|rows| bits(&rows)), Some(bits(&expected)));
+        assert_eq!(reducer.take_gathered(OLD, 2), None);
+        assert_eq!(
+            reducer.contribute(OLD, A, 3, vec![row(0)]).err(),
+            Some(RowError::WrongLength { micro_batch: 0, got: 5, want: 2 })
+        );
     }
 
     #[test]
@@ -174,7 +287,7 @@ mod tests {
             assert_eq!(waiting.try_recv(), Err(TryRecvError::Empty));
             let answer = sum(reducer.contribute(OLD, second.0, 7, second.1).unwrap());
             assert_eq!(bits(&answer), canonical);
-            assert_eq!(bits(&waiting.try_recv().unwrap()), canonical);
+            assert_eq!(bits(&sum_of(waiting.try_recv().unwrap())), canonical);
             assert_eq!(reducer.waiting_for(), None);
         }
     }

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use numalign_config::Config;
-use numalign_data::SampleStream;
-use numalign_projector::{State, StateDigest};
+use numalign_projector::{Features, RowError, State, StateDigest};
 use numalign_wire as wire;
 use numalign_wire::coordinator_server::Coordinator;
 use tokio::sync::{mpsc, oneshot};
@@ -17,8 +16,8 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::machine::{Event, Introduction, MemberId, Readiness, Report, Timing};
-use crate::reduce::{Contribution, Reducer};
-use crate::work::{Claim, WorkBoard, micro_batch};
+use crate::reduce::{Contribution, Reduced, Reducer};
+use crate::work::{Claim, Streams, WorkBoard, micro_batch};
 
 /// Control messages that may wait for a worker that does not read; beyond that it counts as dead.
 pub const MOST_UNREAD: usize = 256;
@@ -37,7 +36,7 @@ pub enum Call {
 /// Shared by all connections.
 pub struct Service {
     pub config: Arc<Config>,
-    pub stream: SampleStream,
+    pub streams: Streams,
     pub board: Arc<WorkBoard>,
     pub reducer: Arc<Reducer>,
     pub shell: mpsc::Sender<Call>,
@@ -92,13 +91,13 @@ impl Coordinator for Handle {
         };
         let generation = first.generation.ok_or_else(|| Status::invalid_argument("no generation"))?.into();
         let member = MemberId(first.member);
-        let Some((first_step, part)) = self.board.part_of(generation, member) else {
+        let Some((first_unit, part)) = self.board.part_of(generation, member) else {
             return Err(Status::failed_precondition("that generation is over"));
         };
         let (sender, messages) = mpsc::channel(part.len().max(1));
         let service = self.0.clone();
         tokio::spawn(async move {
-            let mut step = first_step;
+            let mut unit = first_unit;
             let mut credit = u64::from(first.steps);
             loop {
                 if credit == 0 {
@@ -109,7 +108,7 @@ impl Coordinator for Handle {
                     continue;
                 }
                 let changed = service.board.changed();
-                match service.board.claim(generation, step) {
+                match service.board.claim(generation, unit) {
                     Claim::Over => return,
                     Claim::Wait => {
                         tokio::select! {
@@ -123,12 +122,12 @@ impl Coordinator for Handle {
                     Claim::Send => {}
                 }
                 for index in part.clone() {
-                    let message = micro_batch(&service.stream, &service.config.recipe, generation, step, index);
+                    let message = micro_batch(&service.streams, &service.config.recipe, generation, unit, index);
                     if sender.send(Ok(message)).await.is_err() {
                         return;
                     }
                 }
-                step += 1;
+                unit += 1;
                 credit -= 1;
             }
         });
@@ -146,18 +145,24 @@ impl Coordinator for Handle {
             let values = row.values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             rows.push((row.micro_batch as usize, values));
         }
-        let contribution = self
-            .reducer
-            .contribute(generation, MemberId(request.member), request.step, rows)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let sum = match contribution {
-            Contribution::Sum(sum) => Some(sum),
+        let refused = |error: RowError| Status::invalid_argument(error.to_string());
+        let member = MemberId(request.member);
+        if request.more {
+            let complete = self.reducer.deposit(generation, member, request.step, rows).map_err(refused)?;
+            return Ok(Response::new(wire::ReduceReply { complete, ..Default::default() }));
+        }
+        let reduced = match self.reducer.contribute(generation, member, request.step, rows).map_err(refused)? {
+            Contribution::Done(reduced) => Some(reduced),
             Contribution::Later(receiver) => receiver.await.ok(),
             Contribution::Stale => None,
         };
-        let complete = sum.is_some();
-        let sum = sum.unwrap_or_default().iter().flat_map(|value| value.to_le_bytes()).collect();
-        Ok(Response::new(wire::ReduceReply { complete, sum }))
+        let mut reply = wire::ReduceReply { complete: reduced.is_some(), ..Default::default() };
+        match reduced {
+            Some(Reduced::Sum(sum)) => reply.sum = sum.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Some(Reduced::Gathered(digest)) => reply.gathered_digest = digest.to_vec(),
+            None => {}
+        }
+        Ok(Response::new(reply))
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
@@ -194,6 +199,19 @@ impl Service {
         Ok(Introduction { host: hello.host, pid: hello.pid, survivor })
     }
 
+    /// Rank 0's report of a chunk together with the features that the gRPC collective gathered here.
+    fn with_features(&self, event: Option<Event>) -> Result<Option<Event>, String> {
+        let Some(Event::Reported(member, mut report)) = event else {
+            return Ok(event);
+        };
+        if let Some(state) = report.state.as_ref().filter(|_| report.features.is_none())
+            && let Some(rows) = self.reducer.take_gathered(report.generation, report.step)
+        {
+            report.features = Some(features(state, rows)?);
+        }
+        Ok(Some(Event::Reported(member, report)))
+    }
+
     /// Reads a worker's messages until its stream ends.
     async fn listen(&self, member: MemberId, mut inbound: Streaming<wire::WorkerMessage>) {
         let why = loop {
@@ -202,7 +220,7 @@ impl Service {
                 Some(Err(status)) => break format!("its stream broke: {}", status.message()),
                 None => break "its stream ended".to_owned(),
             };
-            let event = match event_of(member, message) {
+            let event = match event_of(member, message).and_then(|event| self.with_features(event)) {
                 Ok(Some(event)) => event,
                 Ok(None) => continue,
                 Err(why) => break why,
@@ -214,6 +232,12 @@ impl Service {
         // The shell may be gone by then; the worker is, too.
         let _ = self.shell.send(Call::Event(Event::Left(member, why))).await;
     }
+}
+
+/// Gathered rows as features of the state's hidden size; an error ends the membership of who sent them.
+fn features(state: &State, rows: Vec<f32>) -> Result<Arc<Features>, String> {
+    let features = Features::new(state.layout().hidden(), rows);
+    features.map(Arc::new).map_err(|error| format!("its features cannot be used: {error}"))
 }
 
 /// A worker's message as an event; an error ends its membership.
@@ -244,6 +268,11 @@ fn event_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Eve
                 true => None,
                 false => Some(State::from_bytes(&done.state).map_err(|error| error.to_string())?),
             };
+            let rows = done.features.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            let features = match &state {
+                Some(state) if !done.features.is_empty() => Some(features(state, rows.collect())?),
+                _ => None,
+            };
             Event::Reported(
                 member,
                 Report {
@@ -252,6 +281,7 @@ fn event_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Eve
                     loss: done.loss,
                     digest,
                     state,
+                    features,
                     timing: Timing {
                         compute: Duration::from_micros(done.compute_us),
                         data_wait: Duration::from_micros(done.data_wait_us),

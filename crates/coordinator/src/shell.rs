@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder, write_atomically};
 use numalign_config::Config;
-use numalign_data::{Ledger, SampleStream};
+use numalign_data::Ledger;
+use numalign_projector::State;
 use numalign_wire as wire;
 use numalign_wire::coordinator_message::Message;
 use tokio::sync::mpsc;
@@ -19,8 +20,9 @@ use crate::machine::{Activity, Beginning, Commit, Effect, Event, Generation, Mac
 use crate::progress::Progress;
 use crate::reduce::Reducer;
 use crate::service::Call;
+use crate::solving::{Solution, Solver};
 use crate::start::advance_ledger;
-use crate::work::{WorkBoard, micro_batch};
+use crate::work::{Streams, WorkBoard, micro_batch};
 use crate::writer::Writer;
 
 /// How a run ended well.
@@ -43,9 +45,10 @@ pub struct Shell {
     pub incarnation: u64,
     pub board: Arc<WorkBoard>,
     pub reducer: Arc<Reducer>,
-    pub stream: SampleStream,
+    pub streams: Streams,
     pub progress: Progress,
     pub writer: Writer,
+    pub solver: Solver,
     pub fingerprint: String,
     pub dataset_digest: Option<String>,
     pub loaded_digest: Option<String>,
@@ -68,6 +71,7 @@ impl Shell {
     pub async fn run(
         mut self,
         mut calls: mpsc::Receiver<Call>,
+        mut solutions: mpsc::UnboundedReceiver<Solution>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<Outcome, CoordinatorError> {
         let mut tick = tokio::time::interval(TICK);
@@ -79,6 +83,7 @@ impl Shell {
                     Some(call) => self.take(call),
                     None => return Err(CoordinatorError::Server("no more calls can come".to_owned())),
                 },
+                Some(solution) = solutions.recv() => self.machine.handle(Instant::now(), Event::Solved(solution)),
                 _ = tick.tick() => self.machine.handle(Instant::now(), Event::Tick),
                 () = &mut shutdown => return Err(self.stop()),
             };
@@ -109,7 +114,7 @@ impl Shell {
             Call::Connected(member, introduction, outbox) => {
                 self.outboxes.insert(member, outbox);
                 let nowhere = Generation { incarnation: self.incarnation, number: 0 };
-                let probe = micro_batch(&self.stream, &self.config.recipe, nowhere, 0, 0);
+                let probe = micro_batch(&self.streams, &self.config.recipe, nowhere, 0, 0);
                 self.send(
                     member,
                     Message::Welcome(wire::Welcome {
@@ -160,8 +165,8 @@ impl Shell {
                 Effect::Begin(beginning) => {
                     self.boundary = None;
                     self.catch_up_ledger();
-                    self.reducer.begin(&beginning, self.config.recipe.micro_batches());
-                    self.board.begin(&beginning, self.config.recipe.total_steps());
+                    self.reducer.begin(&beginning, &self.config.recipe);
+                    self.board.begin(&beginning, self.config.recipe.units());
                     if beginning.first {
                         let workers = self.places(&beginning);
                         self.progress.start(beginning.state.step(), &workers);
@@ -201,6 +206,14 @@ impl Shell {
                     }
                 }
                 Effect::Committed(commit) => self.committed(&commit),
+                Effect::Solve => {
+                    self.board.end();
+                    self.reducer.end();
+                    self.boundary = None;
+                    self.progress.say("solving for the output projector");
+                    self.solver.solve();
+                }
+                Effect::Solved(state) => self.solved(&state),
                 Effect::Dismiss(member, permanent, reason) => {
                     self.progress.say(&format!("worker {} is dismissed: {reason}", member.0));
                     let hint = if permanent { "give the worker what the message asks for" } else { "it may come back" };
@@ -217,7 +230,7 @@ impl Shell {
         }
         // Boxed, because resting may begin a generation that is at its boundary too.
         let rest = match (self.boundary, self.machine.committed()) {
-            (Some((generation, limit)), Some(state)) if state.step() >= limit => {
+            (Some((generation, limit)), Some(state)) if self.unit_after(state) >= limit => {
                 self.boundary = None;
                 self.machine.at_rest(Instant::now(), generation)
             }
@@ -242,16 +255,48 @@ impl Shell {
     fn committed(&mut self, commit: &Commit) {
         self.progress.committed(commit);
         self.catch_up_ledger();
-        let step = commit.state.step();
-        let every = self.config.run.checkpoint_every;
-        if step.is_multiple_of(every)
-            && let Some(checkpoint) = self.checkpoint()
-        {
-            self.writer.write(&checkpoint);
+        let position = commit.state.position();
+        if let (Some(features), Some(gathered)) = (&commit.features, position.gathered) {
+            self.solver.add(gathered - 1, features.clone());
         }
+        // In a round, chunks count as steps do.
+        let count = position.gathered.filter(|gathered| *gathered > 0).unwrap_or(position.step);
+        if count.is_multiple_of(self.config.run.checkpoint_every) {
+            self.write_checkpoint();
+        }
+        self.tell_committed(&commit.state);
+    }
+
+    /// The solution of a round is part of the state now.
+    fn solved(&mut self, state: &State) {
+        self.progress.solved(state);
+        if state.step().is_multiple_of(self.config.run.checkpoint_every) {
+            self.write_checkpoint();
+        }
+        self.tell_committed(state);
+    }
+
+    fn tell_committed(&mut self, state: &State) {
+        let step = self.unit_after(state);
         let members: Vec<MemberId> = self.outboxes.keys().copied().collect();
         for member in members {
             self.send(member, Message::Committed(wire::Committed { step }));
+        }
+    }
+
+    fn unit_after(&self, state: &State) -> u64 {
+        self.config.recipe.units().index(state.position())
+    }
+
+    /// Queues a checkpoint of the committed state. In a round it passes by the solver's thread, which adds the sums.
+    fn write_checkpoint(&mut self) {
+        let Some(checkpoint) = self.checkpoint() else {
+            return;
+        };
+        if checkpoint.state.position().gathered.is_some() {
+            self.solver.write(checkpoint);
+        } else if let Some(queue) = self.writer.queue() {
+            queue.write(&checkpoint);
         }
     }
 
@@ -259,7 +304,7 @@ impl Shell {
     fn catch_up_ledger(&mut self) {
         let step = self.machine.committed().map_or(0, |state| state.step());
         if step > self.ledger_step {
-            advance_ledger(&mut self.ledger, &self.stream, &self.config.recipe, self.ledger_step, step);
+            advance_ledger(&mut self.ledger, &self.streams.train, &self.config.recipe, self.ledger_step, step);
             self.ledger_step = step;
         }
     }
@@ -279,6 +324,7 @@ impl Shell {
             state: state.as_ref().clone(),
             sample_digest: self.ledger.to_hex(),
             history: self.history.clone(),
+            sums: None,
         })
     }
 
@@ -309,11 +355,10 @@ impl Shell {
     fn settle(&mut self) {
         self.progress.finish();
         self.catch_up_ledger();
-        if let Some(checkpoint) = self.checkpoint()
-            && checkpoint.state.step() > 0
-        {
-            self.writer.write(&checkpoint);
+        if self.machine.committed().is_some_and(|state| state.step() > 0) {
+            self.write_checkpoint();
         }
+        self.solver.finish();
         let failed = self.writer.finish();
         if failed > 0 {
             tracing::error!("{failed} checkpoints could not be written");

@@ -1,5 +1,5 @@
 //! Writes checkpoints on a thread of its own, beside the training and never in its way.
-//! Started by [`crate::run`], fed by the shell.
+//! Started by [`crate::run`], fed by the shell and the solver's thread.
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -9,9 +9,23 @@ use numalign_checkpoint::{Checkpoint, RunFolder};
 /// Checkpoints that may wait for a slow disk; they are tens of KB each.
 const MOST_QUEUED: usize = 256;
 
+/// The way to the thread.
+#[derive(Clone)]
+pub struct Queue(mpsc::SyncSender<(u64, Vec<u8>)>);
+
+impl Queue {
+    /// Queues a checkpoint.
+    pub fn write(&self, checkpoint: &Checkpoint) {
+        let step = checkpoint.state.step();
+        if self.0.try_send((step, checkpoint.to_bytes())).is_err() {
+            tracing::warn!("the disk is too slow: the checkpoint of step {step} is left out");
+        }
+    }
+}
+
 /// The thread and its queue.
 pub struct Writer {
-    queue: Option<mpsc::SyncSender<(u64, Vec<u8>)>>,
+    queue: Option<Queue>,
     thread: Option<JoinHandle<u64>>,
 }
 
@@ -31,20 +45,16 @@ impl Writer {
             }
             failures
         })?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { queue: Some(Queue(queue)), thread: Some(thread) })
     }
 
-    /// Queues a checkpoint.
-    pub fn write(&self, checkpoint: &Checkpoint) {
-        if let Some(queue) = &self.queue
-            && queue.try_send((checkpoint.state.step(), checkpoint.to_bytes())).is_err()
-        {
-            let step = checkpoint.state.step();
-            tracing::warn!("the disk is too slow: the checkpoint of step {step} is left out");
-        }
+    /// The way to the thread, for as long as it is not finished; none afterwards.
+    pub fn queue(&self) -> Option<&Queue> {
+        self.queue.as_ref()
     }
 
-    /// Waits until everything queued is written; answers with the number of failed writes.
+    /// Waits until everything queued is written; answers with the number of failed writes. Every clone of the queue
+    /// must be gone by then.
     pub fn finish(&mut self) -> u64 {
         self.queue = None;
         self.thread.take().map_or(0, |thread| thread.join().unwrap_or(1))
