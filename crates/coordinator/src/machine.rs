@@ -78,8 +78,8 @@ pub enum Event {
     Left(MemberId, String),
     /// A failure that another worker of the same kind would meet too.
     FailedForGood(MemberId, String),
-    /// The round was solved, or cannot be; why, in words.
-    Solved(Result<Fit, String>),
+    /// The round that ends at this unit was solved, or cannot be; why, in words.
+    Solved(u64, Result<Fit, String>),
     /// Time passed.
     Tick,
 }
@@ -96,8 +96,8 @@ pub enum Effect {
     Quiesce(Generation),
     Committed(Commit),
     /// Every chunk of the round is committed and its generation has come to rest: solve, and answer with
-    /// [`Event::Solved`].
-    Solve,
+    /// [`Event::Solved`] of this unit.
+    Solve(u64),
     /// The solution is committed.
     Solved(Arc<State>),
     /// Tell a member that it is out, in words; with `true` it must not come back.
@@ -179,8 +179,8 @@ pub struct Machine {
     /// From the checkpoint or projectors that `committed` came from, else from the first worker that was ready.
     base: Option<Base>,
     first_ready: Option<Instant>,
-    /// The shell is at work on the solution of the round.
-    solving: bool,
+    /// The round's end that the shell is solving for.
+    solving: Option<u64>,
     reason: String,
     over: bool,
 }
@@ -211,7 +211,7 @@ impl Machine {
             committed: committed.map(Arc::new),
             base,
             first_ready: None,
-            solving: false,
+            solving: None,
             reason: "starting".to_owned(),
             over: false,
         }
@@ -241,7 +241,7 @@ impl Machine {
         match (&self.running, self.over) {
             (_, true) => "done",
             (Some(_), false) => "training",
-            (None, false) if self.solving => "solving",
+            (None, false) if self.solving == Some(self.unit()) => "solving",
             (None, false) => "waiting",
         }
     }
@@ -277,7 +277,7 @@ impl Machine {
             }
             // From a worker that was refused or declared dead: the run goes on without it.
             Event::FailedForGood(..) => {}
-            Event::Solved(solution) => self.solved(solution, &mut effects),
+            Event::Solved(unit, solution) => self.solved(unit, solution, &mut effects),
             Event::Tick => self.drop_silent(now, &mut effects),
         }
         if !self.over {
@@ -528,11 +528,13 @@ impl Machine {
         }
     }
 
-    fn solved(&mut self, solution: Result<Fit, String>, effects: &mut Vec<Effect>) {
-        let Some(state) = self.committed.clone().filter(|_| self.solving) else {
+    fn solved(&mut self, unit: u64, solution: Result<Fit, String>, effects: &mut Vec<Effect>) {
+        // A survivor may have brought a later state meanwhile.
+        let awaited = self.solving == Some(unit) && self.unit() == unit;
+        let Some(state) = self.committed.clone().filter(|_| awaited) else {
             return;
         };
-        self.solving = false;
+        self.solving = None;
         match solution {
             Ok(fit) => {
                 let state = Arc::new(state.solved(&fit));
@@ -610,8 +612,8 @@ impl Machine {
                 // Ranks come to rest at the end of a round by themselves: nobody has to be told.
                 self.end_generation("a round is gathered", &mut Vec::new());
                 self.reason = "solving for the output projector".to_owned();
-                self.solving = true;
-                effects.push(Effect::Solve);
+                self.solving = Some(self.unit());
+                effects.push(Effect::Solve(self.unit()));
             }
             Decision::Begin(members) => self.begin(members, effects),
         }
@@ -654,7 +656,7 @@ impl Machine {
         let total = self.config.recipe.total_steps();
         let next = self.committed.as_ref().map(|state| self.config.recipe.units().next(state.position()));
         if next == Some(Unit::Solve) {
-            let decision = if self.solving { Decision::Wait } else { Decision::Solve };
+            let decision = if self.solving == Some(self.unit()) { Decision::Wait } else { Decision::Solve };
             return (decision, "solving for the output projector".to_owned());
         }
         if next == Some(Unit::End) {

@@ -20,7 +20,7 @@ use crate::machine::{Activity, Beginning, Commit, Effect, Event, Generation, Mac
 use crate::progress::Progress;
 use crate::reduce::Reducer;
 use crate::service::Call;
-use crate::solving::{Solution, Solver};
+use crate::solving::{Answer, Solver};
 use crate::start::advance_ledger;
 use crate::work::{Streams, WorkBoard, micro_batch};
 use crate::writer::Writer;
@@ -71,7 +71,7 @@ impl Shell {
     pub async fn run(
         mut self,
         mut calls: mpsc::Receiver<Call>,
-        mut solutions: mpsc::UnboundedReceiver<Solution>,
+        mut solutions: mpsc::UnboundedReceiver<Answer>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<Outcome, CoordinatorError> {
         let mut tick = tokio::time::interval(TICK);
@@ -83,7 +83,9 @@ impl Shell {
                     Some(call) => self.take(call),
                     None => return Err(CoordinatorError::Server("no more calls can come".to_owned())),
                 },
-                Some(solution) = solutions.recv() => self.machine.handle(Instant::now(), Event::Solved(solution)),
+                Some((unit, solution)) = solutions.recv() => {
+                    self.machine.handle(Instant::now(), Event::Solved(unit, solution))
+                }
                 _ = tick.tick() => self.machine.handle(Instant::now(), Event::Tick),
                 () = &mut shutdown => return Err(self.stop()),
             };
@@ -206,12 +208,12 @@ impl Shell {
                     }
                 }
                 Effect::Committed(commit) => self.committed(&commit),
-                Effect::Solve => {
+                Effect::Solve(unit) => {
                     self.board.end();
                     self.reducer.end();
                     self.boundary = None;
                     self.progress.say("solving for the output projector");
-                    self.solver.solve();
+                    self.solver.solve(unit);
                 }
                 Effect::Solved(state) => self.solved(&state),
                 Effect::Dismiss(member, permanent, reason) => {

@@ -16,12 +16,15 @@ use crate::writer::Queue;
 /// A round's solution, or why there is none.
 pub type Solution = Result<Fit, String>;
 
+/// The unit at which a round ends, and its solution.
+pub type Answer = (u64, Solution);
+
 enum Job {
     /// Chunk number of the round, and what it gathered.
     Add(u64, Arc<Features>),
     /// To be written with the sums as they are now.
     Write(Box<Checkpoint>),
-    Solve,
+    Solve(u64),
 }
 
 /// The thread and the way to it.
@@ -34,7 +37,7 @@ pub struct Solver {
 impl Solver {
     /// Starts the thread with the sums of a round in progress, where there is one. Checkpoints go to `queue`, solutions
     /// to `solutions`.
-    pub fn start(sums: Option<Sums>, queue: Queue, solutions: UnboundedSender<Solution>) -> std::io::Result<Self> {
+    pub fn start(sums: Option<Sums>, queue: Queue, solutions: UnboundedSender<Answer>) -> std::io::Result<Self> {
         let (jobs, inbox) = mpsc::channel();
         let body = move || {
             let mut book = Book { sums };
@@ -45,9 +48,9 @@ impl Solver {
                         checkpoint.sums = book.sums.clone();
                         queue.write(&checkpoint);
                     }
-                    Job::Solve => {
+                    Job::Solve(unit) => {
                         // The shell may have ended meanwhile; then nobody wants a solution.
-                        let _ = solutions.send(book.solve());
+                        let _ = solutions.send((unit, book.solve()));
                     }
                 }
             }
@@ -74,9 +77,9 @@ impl Solver {
         self.send(Job::Write(Box::new(checkpoint)));
     }
 
-    /// Solves for the output projector once everything before is added.
-    pub fn solve(&self) {
-        self.send(Job::Solve);
+    /// Solves for the output projector at unit `unit`, once everything before is added.
+    pub fn solve(&self, unit: u64) {
+        self.send(Job::Solve(unit));
     }
 
     /// Waits until everything sent is done.

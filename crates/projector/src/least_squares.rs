@@ -4,7 +4,8 @@
 //! Minimises `Σ (w·h + b − y)² + λ‖w‖²` over the round's samples, the bias unpenalised: with centred sums
 //! `C = Σ (h−h̄)(h−h̄)ᵀ` and `c = Σ (h−h̄)(y−ȳ)`, `(C + λI) w = c` and `b = ȳ − w·h̄`. Every eighth sample is held out
 //! while λ is chosen from a fixed grid, by the squared error of the very read-out that will be used, `f32` rounding
-//! included; the solution then takes all samples. Sums and residuals carry about 106 bits, factors 53 (Cholesky), and
+//! included: the largest λ whose error is nearly the least, since smaller weights lose less to rounding and to hidden
+//! states that move on. The solution then takes all samples. Sums and residuals carry about 106 bits, factors 53 (Cholesky), and
 //! iterative refinement makes up the difference.
 
 use rayon::prelude::*;
@@ -22,6 +23,9 @@ const MOST_HELD_OUT: usize = 1024;
 
 /// λ in units of the mean variance sum `trace(C)/d`: a grid of powers of ten, ascending.
 const GRID: [f64; 14] = [1e-14, 1e-13, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
+
+/// A larger λ is preferred while its squared error is at most this multiple of the least one.
+const NEARLY_LEAST: f64 = 1.01;
 
 /// Rounds of iterative refinement.
 const REFINEMENTS: usize = 4;
@@ -122,16 +126,7 @@ impl Sums {
         let problem = Centred::of(&self.fitted);
         let candidates: Vec<Option<(f64, f64)>> =
             GRID.par_iter().map(|factor| self.errors(&problem.solve(*factor)?)).collect();
-        let mut best: Option<(usize, f64, f64)> = None;
-        for (place, candidate) in candidates.into_iter().enumerate() {
-            // Of equals the larger ridge.
-            if let Some((squared, absolute)) = candidate
-                && best.is_none_or(|(_, least, _)| squared <= least)
-            {
-                best = Some((place, squared, absolute));
-            }
-        }
-        let Some((chosen, _, held_out_error)) = best else {
+        let Some((chosen, held_out_error)) = choose(&candidates) else {
             return Err(FitError::Singular { samples });
         };
         let mut all = self.fitted.clone();
@@ -158,6 +153,20 @@ impl Sums {
         let count = self.held_out.len() as f64;
         (squared.is_finite()).then_some((squared / count, absolute / count))
     }
+}
+
+/// Place and absolute error of the last candidate whose squared error is nearly the least; candidates are pairs of
+/// squared and absolute error in the order of the grid.
+fn choose(candidates: &[Option<(f64, f64)>]) -> Option<(usize, f64)> {
+    let least = candidates.iter().flatten().map(|(squared, _)| *squared).fold(f64::INFINITY, f64::min);
+    for (place, candidate) in candidates.iter().enumerate().rev() {
+        if let Some((squared, absolute)) = candidate
+            && *squared <= NEARLY_LEAST * least
+        {
+            return Some((place, *absolute));
+        }
+    }
+    None
 }
 
 /// A solution as it will be used.
@@ -321,4 +330,99 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
         }
     }
     sums.iter().sum::<f64>() + tail
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Samples with a target that depends on the hidden state, and some noise.
+    fn features(samples: usize, hidden: usize) -> Features {
+        let mut seed = 1u32;
+        let mut draw = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let mut values = Vec::new();
+        for _ in 0..samples {
+            let state: Vec<f32> = (0..hidden).map(|_| draw()).collect();
+            let target = state.iter().sum::<f32>() + 3.0 + 0.01 * draw();
+            values.extend(state);
+            values.push(target);
+        }
+        Features::new(hidden, values).unwrap()
+    }
+
+    fn part(features: &Features, from: usize, to: usize) -> Features {
+        let width = Features::width(features.hidden());
+        Features::new(features.hidden(), features.values()[from * width..to * width].to_vec()).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+        #[test]
+        fn the_solution_does_not_depend_on_how_the_pass_is_cut(cuts in prop::collection::vec(0usize..100, 3)) {
+            let all = features(100, 5);
+            let mut whole = Sums::new(5);
+            whole.add(&all).unwrap();
+            let mut cuts = cuts;
+            cuts.extend([0, 100]);
+            cuts.sort_unstable();
+            let mut parts = Sums::new(5);
+            for pair in cuts.windows(2) {
+                parts.add(&part(&all, pair[0], pair[1])).unwrap();
+            }
+            prop_assert_eq!(&whole, &parts);
+            prop_assert_eq!(whole.solve().unwrap(), parts.solve().unwrap());
+        }
+    }
+
+    #[test]
+    fn sums_go_on_after_they_were_stored() {
+        let all = features(64, 3);
+        let mut whole = Sums::new(3);
+        whole.add(&all).unwrap();
+        let mut half = Sums::new(3);
+        half.add(&part(&all, 0, 21)).unwrap();
+        let gram = half.fitted();
+        let (high, low, held_out) = (gram.high().to_vec(), gram.low().to_vec(), half.held_out().clone());
+        assert_eq!(Sums::restored(21, high[1..].to_vec(), low.clone(), held_out.clone()), None);
+        assert_eq!(Sums::restored(1, high.clone(), low.clone(), held_out.clone()), None);
+        let mut half = Sums::restored(21, high, low, held_out).unwrap();
+        half.add(&part(&all, 21, 64)).unwrap();
+        assert_eq!(half, whole);
+    }
+
+    #[test]
+    fn what_cannot_be_solved_is_said() {
+        assert_eq!(Sums::new(2).solve(), Err(FitError::TooFew { samples: 0 }));
+        let mut constant = Sums::new(2);
+        constant.add(&Features::new(2, [1.0, 2.0, 3.0].repeat(40)).unwrap()).unwrap();
+        assert_eq!(constant.solve(), Err(FitError::Singular { samples: 40 }));
+        let other = Features::new(1, vec![1.0, 1.0]).unwrap();
+        assert_eq!(constant.add(&other), Err(FitError::WrongSize { got: 1, want: 2 }));
+    }
+
+    #[test]
+    fn a_target_that_never_varies_is_answered_by_the_bias() {
+        let varying = features(40, 2);
+        let mut values = varying.values().to_vec();
+        for sample in values.chunks_exact_mut(3) {
+            sample[2] = 7.0;
+        }
+        let mut sums = Sums::new(2);
+        sums.add(&Features::new(2, values).unwrap()).unwrap();
+        let fit = sums.solve().unwrap();
+        assert_eq!((fit.weight, fit.bias), (vec![0.0, 0.0], 7.0));
+    }
+
+    #[test]
+    fn the_largest_ridge_that_is_nearly_best_is_chosen() {
+        let candidate = |squared: f64| Some((squared, squared * 2.0));
+        assert_eq!(choose(&[candidate(1.0), candidate(1.005), None, candidate(1.5)]), Some((1, 2.01)));
+        assert_eq!(choose(&[None, candidate(0.0), candidate(0.0), None]), Some((2, 0.0)));
+        assert_eq!(choose(&[None, None]), None);
+    }
 }

@@ -8,6 +8,7 @@ mod bench;
 mod config;
 mod coordinator;
 mod eval;
+mod features;
 mod generate;
 mod hidden;
 mod inspect;
@@ -24,6 +25,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("generate", matches)) => generate::run(matches),
         Some(("eval", matches)) => eval::run(matches),
         Some(("predict", matches)) => predict::run(matches),
+        Some(("features", matches)) => features::run(matches),
         Some(("inspect", matches)) => inspect::run(matches),
         Some(("hidden", matches)) => hidden::run(matches),
         Some(("bench", matches)) => bench::run(matches),
