@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use numalign_config::{Recipe, Solver};
+use numalign_config::{LoadedProjections, Recipe, Solver};
 use numalign_projector::{Encoding, Layout, State, Sums, Trained};
 use safetensors::{Dtype, SafeTensors};
 
@@ -56,6 +56,23 @@ impl Checkpoint {
     pub fn projector_digest(&self) -> String {
         let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 projectors");
         for value in self.state.parameters() {
+            hasher.update(&value.to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// What `loaded_digest` of a run records that starts from these projectors: [`Checkpoint::projector_digest`], or a
+    /// digest of the part that is taken.
+    pub fn loaded_digest(&self, which: LoadedProjections) -> String {
+        let layout = self.state.layout();
+        let (name, taken) = match which {
+            LoadedProjections::Both => return self.projector_digest(),
+            LoadedProjections::Input => ("input", 0..2 * layout.hidden()),
+            LoadedProjections::Output => ("output", 2 * layout.hidden()..layout.len()),
+        };
+        let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 part of the projectors");
+        hasher.update(name.as_bytes());
+        for value in &self.state.parameters()[taken] {
             hasher.update(&value.to_le_bytes());
         }
         hasher.finalize().to_hex().to_string()
@@ -234,11 +251,16 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     };
     let recipe: Recipe =
         serde_json::from_str(&text("config")?).map_err(|error| format!("config cannot be read: {error}"))?;
+    recipe.check().map_err(|error| format!("config is not valid: {error}"))?;
     let history: Vec<serde_json::Value> =
         serde_json::from_str(&text("history")?).map_err(|error| format!("history cannot be read: {error}"))?;
     let hidden = whole("hidden_size")? as usize;
     if tensors.get("input_projection.bias").is_none_or(|tensor| tensor.shape != [hidden]) {
         return Err(format!("input_projection.bias is missing or not [{hidden}]"));
+    }
+    let step = whole("step")?;
+    if step > recipe.total_steps() {
+        return Err(format!("step {step} is beyond the {} of its run", recipe.total_steps()));
     }
     let layout = Layout::new(hidden);
     let trained = Trained::by_adam(&recipe);
@@ -265,7 +287,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
         Solver::Adam => None,
         Solver::Exact | Solver::Alternate => Some(solve::from_json(&text("solve")?)?),
     };
-    let state = State::restored(layout, whole("step")?, parameters, exp_avg, exp_avg_sq).with_solve(&recipe, solve);
+    let state = State::restored(layout, step, parameters, exp_avg, exp_avg_sq).with_solve(&recipe, solve);
     let sums = solve::sums(&recipe, &state, tensors)?;
     let optional = |key: &str| text(key).map(|value| Some(value).filter(|value| !value.is_empty()));
     Ok(Checkpoint {
@@ -283,10 +305,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
 }
 
 /// BLAKE3 over metadata (without `file_digest`) and tensors, each length-prefixed, in name order.
-fn file_digest<'a>(
-    metadata: &BTreeMap<String, String>,
-    tensors: impl Iterator<Item = &'a Tensor>,
-) -> String {
+fn file_digest<'a>(metadata: &BTreeMap<String, String>, tensors: impl Iterator<Item = &'a Tensor>) -> String {
     let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 checkpoint file");
     let mut field = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());

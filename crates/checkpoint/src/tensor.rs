@@ -36,7 +36,8 @@ impl Tensor {
 
     /// The values; none where the tensor is of the other type.
     pub(crate) fn f64s(&self) -> Option<Vec<f64>> {
-        let values = self.bytes.chunks_exact(8).map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]));
+        let values =
+            self.bytes.chunks_exact(8).map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]));
         (self.dtype == Dtype::F64).then(|| values.collect())
     }
 }

@@ -3,7 +3,9 @@
 
 use std::fmt;
 
-use crate::types::{CollectiveChoice, DeviceChoice, Loss, Readout, Resume, Solver, Stage, Task, ValueEncoding};
+use crate::types::{
+    CollectiveChoice, DeviceChoice, LoadedProjections, Loss, Readout, Resume, Solver, Stage, Task, ValueEncoding,
+};
 
 /// A setting with a fixed list of names.
 pub trait Choice: Copy + PartialEq + 'static {
@@ -41,6 +43,7 @@ choices!(Solver { Adam = "adam", Exact = "exact", Alternate = "alternate" });
 choices!(Readout { Last = "last" });
 choices!(Loss { Mse = "mse" });
 choices!(Task { Min = "min", Max = "max", Mean = "mean", Count = "count" });
+choices!(LoadedProjections { Both = "both", Input = "input", Output = "output" });
 choices!(CollectiveChoice { Auto = "auto", Grpc = "grpc", Nccl = "nccl" });
 
 impl fmt::Display for DeviceChoice {
@@ -83,6 +86,7 @@ mod tests {
         assert_stored_under_its_name::<Readout>();
         assert_stored_under_its_name::<Loss>();
         assert_stored_under_its_name::<Task>();
+        assert_stored_under_its_name::<LoadedProjections>();
         assert_stored_under_its_name::<CollectiveChoice>();
     }
 

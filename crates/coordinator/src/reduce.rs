@@ -2,28 +2,34 @@
 //! solver's chunks are kept instead, and only their digest goes out.
 //! Called by the service; the shell begins and ends generations.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numalign_config::{Recipe, Unit, Units};
 use numalign_projector::features::digest_of;
 use numalign_projector::{Features, RowError, Rows};
+use prost::bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::machine::{Beginning, Generation, MemberId};
 
+/// No rank gets further ahead of the others than the unit after theirs, so what is in work is a handful of units. A member
+/// that names more is out of its mind, and its rows would fill the memory.
+const MOST_UNITS: usize = 8;
+
 /// What the rows of a unit come to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reduced {
-    /// The canonical sum of a training step's rows.
-    Sum(Vec<f32>),
+    /// The canonical sum of a training step's rows: little-endian floats, as they are sent; shared by all who ask.
+    Sum(Bytes),
     /// BLAKE3 of a chunk's rows in micro-batch order.
     Gathered([u8; 32]),
 }
 
 struct UnitRows {
     rows: Rows,
-    waiting: Vec<oneshot::Sender<Reduced>>,
+    /// One place per member: whoever asks again takes the place of its earlier call.
+    waiting: HashMap<MemberId, oneshot::Sender<Reduced>>,
     asked: HashSet<MemberId>,
     reduced: Option<Reduced>,
 }
@@ -32,6 +38,7 @@ struct Current {
     generation: Generation,
     members: HashSet<MemberId>,
     units: Units,
+    first_unit: u64,
     open: BTreeMap<u64, UnitRows>,
     /// Gathered rows of chunks that are not committed yet.
     gathered: BTreeMap<u64, Vec<f32>>,
@@ -56,6 +63,11 @@ pub enum Contribution {
 }
 
 impl Current {
+    /// Whether `unit` is one of this generation, and not far ahead of the others.
+    fn accepts(&self, unit: u64) -> bool {
+        unit >= self.first_unit && (self.open.contains_key(&unit) || self.open.len() < MOST_UNITS)
+    }
+
     fn is_chunk(&self, unit: u64) -> bool {
         matches!(self.units.unit(unit), Unit::Chunk { .. })
     }
@@ -65,7 +77,7 @@ impl Current {
         let micro_batches = self.micro_batches;
         let entry = self.open.entry(unit).or_insert_with(|| UnitRows {
             rows: Rows::new(micro_batches, row_len),
-            waiting: Vec::new(),
+            waiting: HashMap::new(),
             asked: HashSet::new(),
             reduced: None,
         });
@@ -88,6 +100,7 @@ impl Reducer {
             generation: beginning.generation,
             members: beginning.ranks.iter().map(|(id, _)| *id).collect(),
             units: recipe.units(),
+            first_unit: recipe.units().index(beginning.state.position()),
             open: BTreeMap::new(),
             gathered: BTreeMap::new(),
             micro_batches: recipe.micro_batches(),
@@ -111,8 +124,11 @@ impl Reducer {
     ) -> Result<bool, RowError> {
         match self.lock().as_mut() {
             Some(current) if current.generation == generation && current.members.contains(&member) => {
-                current.add(unit, rows)?;
-                Ok(true)
+                let accepted = current.accepts(unit);
+                if accepted {
+                    current.add(unit, rows)?;
+                }
+                Ok(accepted)
             }
             _ => Ok(false),
         }
@@ -132,6 +148,9 @@ impl Reducer {
         else {
             return Ok(Contribution::Stale);
         };
+        if !current.accepts(unit) {
+            return Ok(Contribution::Stale);
+        }
         let is_chunk = current.is_chunk(unit);
         let entry = current.add(unit, rows)?;
         entry.asked.insert(member);
@@ -144,15 +163,18 @@ impl Reducer {
                     gathered = Some(rows);
                     Reduced::Gathered(digest)
                 }
-                false => Reduced::Sum(entry.rows.sum()?),
+                false => {
+                    let sum = entry.rows.sum()?;
+                    Reduced::Sum(sum.iter().flat_map(|value| value.to_le_bytes()).collect())
+                }
             });
         }
         let Some(reduced) = entry.reduced.clone() else {
             let (sender, receiver) = oneshot::channel();
-            entry.waiting.push(sender);
+            entry.waiting.insert(member, sender);
             return Ok(Contribution::Later(receiver));
         };
-        for waiter in entry.waiting.drain(..) {
+        for (_, waiter) in entry.waiting.drain() {
             // A waiter that went away has left its generation too.
             let _ = waiter.send(reduced.clone());
         }
@@ -218,8 +240,8 @@ mod tests {
         (micro_batch, values[micro_batch].to_vec())
     }
 
-    fn bits(sum: &[f32]) -> Vec<u32> {
-        sum.iter().map(|value| value.to_bits()).collect()
+    fn bits(sum: &[f32]) -> Bytes {
+        sum.iter().flat_map(|value| value.to_le_bytes()).collect()
     }
 
     fn later(contribution: Contribution) -> oneshot::Receiver<Reduced> {
@@ -230,7 +252,7 @@ mod tests {
         }
     }
 
-    fn sum(contribution: Contribution) -> Vec<f32> {
+    fn sum(contribution: Contribution) -> Bytes {
         match contribution {
             Contribution::Done(reduced) => sum_of(reduced),
             Contribution::Later(_) => panic!("all rows are there"),
@@ -238,7 +260,7 @@ mod tests {
         }
     }
 
-    fn sum_of(reduced: Reduced) -> Vec<f32> {
+    fn sum_of(reduced: Reduced) -> Bytes {
         match reduced {
             Reduced::Sum(sum) => sum,
             Reduced::Gathered(_) => panic!("a training step has a sum"),
@@ -286,8 +308,8 @@ mod tests {
             let mut waiting = later(reducer.contribute(OLD, first.0, 7, first.1).unwrap());
             assert_eq!(waiting.try_recv(), Err(TryRecvError::Empty));
             let answer = sum(reducer.contribute(OLD, second.0, 7, second.1).unwrap());
-            assert_eq!(bits(&answer), canonical);
-            assert_eq!(bits(&sum_of(waiting.try_recv().unwrap())), canonical);
+            assert_eq!(answer, canonical);
+            assert_eq!(sum_of(waiting.try_recv().unwrap()), canonical);
             assert_eq!(reducer.waiting_for(), None);
         }
     }
@@ -335,6 +357,22 @@ mod tests {
         assert!(stale(NEW, MemberId(3)));
         later(reducer.contribute(NEW, A, 0, vec![row(0), row(1)]).unwrap());
         assert_eq!(reducer.waiting_for(), Some((0, vec![2])));
+    }
+
+    #[test]
+    fn a_member_gone_mad_takes_no_memory() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        let mut first = later(reducer.contribute(OLD, B, 0, vec![row(2)]).unwrap());
+        let mut again = later(reducer.contribute(OLD, B, 0, vec![row(2)]).unwrap());
+        assert_eq!(first.try_recv(), Err(TryRecvError::Closed), "it has one place to wait at");
+        assert_eq!(again.try_recv(), Err(TryRecvError::Empty));
+        for step in 1..10_000 {
+            let contribution = reducer.contribute(OLD, B, step, vec![row(2)]).unwrap();
+            assert_eq!(matches!(contribution, Contribution::Stale), step >= MOST_UNITS as u64, "step {step}");
+        }
+        sum(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
+        assert!(again.try_recv().is_ok(), "the step in work is not harmed");
     }
 
     #[test]

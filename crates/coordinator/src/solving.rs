@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use numalign_checkpoint::Checkpoint;
 use numalign_projector::{Features, Fit, Sums};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::writer::Queue;
+use crate::writer::Writer;
 
 /// A round's solution, or why there is none.
 pub type Solution = Result<Fit, String>;
@@ -31,22 +31,25 @@ enum Job {
 pub struct Solver {
     /// One round waits here at most; each chunk is needed, so none is refused.
     jobs: Option<mpsc::Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    /// Ends with the thread.
+    running: mpsc::Receiver<()>,
 }
 
 impl Solver {
-    /// Starts the thread with the sums of a round in progress, where there is one. Checkpoints go to `queue`, solutions
-    /// to `solutions`.
-    pub fn start(sums: Option<Sums>, queue: Queue, solutions: UnboundedSender<Answer>) -> std::io::Result<Self> {
+    /// Starts the thread with the sums of a round in progress, where there is one. Checkpoints go to `writer`,
+    /// solutions to `solutions`.
+    pub fn start(sums: Option<Sums>, writer: Writer, solutions: UnboundedSender<Answer>) -> std::io::Result<Self> {
         let (jobs, inbox) = mpsc::channel();
+        let (alive, running) = mpsc::channel::<()>();
         let body = move || {
+            let _alive = alive;
             let mut book = Book { sums };
             while let Ok(job) = inbox.recv() {
                 match job {
                     Job::Add(chunk, features) => book.add(chunk, &features),
                     Job::Write(mut checkpoint) => {
                         checkpoint.sums = book.sums.clone();
-                        queue.write(&checkpoint);
+                        writer.write(&checkpoint);
                     }
                     Job::Solve(unit) => {
                         // The shell may have ended meanwhile; then nobody wants a solution.
@@ -55,8 +58,8 @@ impl Solver {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("solver".to_owned()).spawn(body)?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        std::thread::Builder::new().name("solver".to_owned()).spawn(body)?;
+        Ok(Self { jobs: Some(jobs), running })
     }
 
     fn send(&self, job: Job) {
@@ -82,14 +85,11 @@ impl Solver {
         self.send(Job::Solve(unit));
     }
 
-    /// Waits until everything sent is done.
-    pub fn finish(&mut self) {
+    /// Waits until everything sent is done, for `patience` at most. False when the time was not enough.
+    pub fn finish(&mut self, patience: Duration) -> bool {
         self.jobs = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the solver's thread panicked");
-        }
+        // Nothing is ever sent here: the thread's end shows as a channel without senders.
+        self.running.recv_timeout(patience) != Err(mpsc::RecvTimeoutError::Timeout)
     }
 }
 

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder};
-use numalign_config::{Config, Recipe, Resume, Unit};
-use numalign_data::{Domain, Ledger, SampleStream, samples_of};
+use numalign_config::{Config, LoadedProjections, Recipe, Resume, Unit};
+use numalign_data::{Domain, Ledger, SampleStream};
 use numalign_projector::{State, Sums};
 
 use crate::error::CoordinatorError;
@@ -52,7 +52,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         lock,
         stream,
         dataset_digest,
-        loaded_digest: loaded.as_ref().map(|(_, checkpoint)| checkpoint.projector_digest()),
+        loaded_digest: loaded.as_ref().map(|(_, checkpoint)| checkpoint.loaded_digest(config.run.load_projections)),
         state: None,
         sums: None,
         fingerprint: None,
@@ -63,13 +63,18 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
     };
     if let Some((path, checkpoint)) = &loaded {
         start.story.push(format!(
-            "projectors from {} (stage {}, step {})",
+            "{} from {} (stage {}, step {})",
+            match config.run.load_projections {
+                LoadedProjections::Both => "projectors",
+                LoadedProjections::Input => "input projector",
+                LoadedProjections::Output => "output projector",
+            },
             path.display(),
             checkpoint.identity.recipe.stage,
             checkpoint.state.step()
         ));
-        let layout = checkpoint.state.layout();
-        start.state = Some(State::with_parameters(layout, checkpoint.state.parameters().to_vec()).prepared(recipe));
+        let state = State::starting_from(&checkpoint.state, config.run.load_projections, recipe.seed);
+        start.state = Some(state.prepared(recipe));
         start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
     }
     if let Some((path, checkpoint)) = find(config, &mut start)? {
@@ -94,6 +99,12 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
     if let Some(Resume::File(path)) = &config.run.resume {
         return Ok(Some((path.clone(), Checkpoint::read(path)?)));
     }
+    if start.folder.is_replaced() {
+        // A coordinator of this run was killed before it trained: the checkpoints are the earlier run's.
+        start.story.push(format!("replacing the finished run in {}", start.folder.path().display()));
+        start.replaces = true;
+        return Ok(None);
+    }
     let (newest, skipped) = start.folder.newest_valid()?;
     for error in &skipped {
         start.story.push(format!("passed over: {error}"));
@@ -116,6 +127,7 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
             });
         }
         start.story.push(format!("replacing the finished run in {}", start.folder.path().display()));
+        start.folder.mark_replaced()?;
     }
     if newest.is_none()
         && let Some(error) = skipped.into_iter().next()
@@ -178,18 +190,8 @@ fn differences(stored: &Identity, config: &Config, start: &Start) -> Vec<String>
 fn growth(checkpoint: &Checkpoint, recipe: &Recipe) -> Option<String> {
     let stored = &checkpoint.identity.recipe;
     let why = stored.units().refuses_to_grow(&recipe.units(), checkpoint.state.position())?;
-    Some(format!("  num_epochs: the checkpoint has {}, the configuration {}: {why}", stored.num_epochs, recipe.num_epochs))
-}
-
-/// Advances `ledger` over the samples of the steps in `from..to`.
-pub fn advance_ledger(ledger: &mut Ledger, stream: &SampleStream, recipe: &Recipe, from: u64, to: u64) {
-    for step in from..to {
-        let mut samples = Vec::with_capacity(recipe.batch_size);
-        for micro_batch in 0..recipe.micro_batches() {
-            for index in samples_of(step, numalign_data::MicroBatchId(micro_batch), recipe) {
-                samples.push(stream.sample(index));
-            }
-        }
-        ledger.advance(step, samples.iter());
-    }
+    Some(format!(
+        "  num_epochs: the checkpoint has {}, the configuration {}: {why}",
+        stored.num_epochs, recipe.num_epochs
+    ))
 }

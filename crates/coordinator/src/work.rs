@@ -1,12 +1,13 @@
 //! Which micro-batches may be sent to whom, and how far. Shared by the shell, which sets the plan, and the
 //! work streams of the service, which follow it.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numalign_config::{Recipe, Solver, Unit, Units};
-use numalign_data::{DataError, Domain, Input, MicroBatchId, Sample, SampleStream, samples_of, samples_of_chunk};
+use numalign_data::{
+    DataError, Domain, Input, MicroBatchId, Sample, SampleStream, audit_due, audit_of, samples_of, samples_of_chunk,
+};
 use numalign_wire as wire;
 use tokio::sync::Notify;
 
@@ -15,7 +16,8 @@ use crate::machine::{Beginning, Generation, MemberId};
 /// The present generation's plan. Work is counted in units: training steps and chunks of the solver's rounds.
 struct Plan {
     generation: Generation,
-    parts: HashMap<MemberId, Range<usize>>,
+    /// Micro-batches of each rank.
+    ranks: Vec<(MemberId, Range<usize>)>,
     first_unit: u64,
     /// Work of units below this may be sent.
     limit: u64,
@@ -52,7 +54,7 @@ impl WorkBoard {
         let first_unit = units.index(position);
         *self.lock() = Some(Plan {
             generation: beginning.generation,
-            parts: beginning.ranks.iter().cloned().collect(),
+            ranks: beginning.ranks.clone(),
             first_unit,
             limit: units.rest_after(position),
             furthest: first_unit,
@@ -78,7 +80,21 @@ impl WorkBoard {
     pub fn part_of(&self, generation: Generation, member: MemberId) -> Option<(u64, Range<usize>)> {
         let plan = self.lock();
         let plan = plan.as_ref().filter(|plan| plan.generation == generation)?;
-        plan.parts.get(&member).map(|part| (plan.first_unit, part.clone()))
+        let (_, part) = plan.ranks.iter().find(|(id, _)| *id == member)?;
+        Some((plan.first_unit, part.clone()))
+    }
+
+    /// The micro-batch of another rank that `member` computes in `unit` for comparison, where it is an auditor.
+    pub fn audited_by(&self, generation: Generation, member: MemberId, unit: u64, audit_every: u64) -> Option<usize> {
+        if !audit_due(unit, audit_every) {
+            return None;
+        }
+        let plan = self.lock();
+        let plan = plan.as_ref().filter(|plan| plan.generation == generation)?;
+        let rank = plan.ranks.iter().position(|(id, _)| *id == member)?;
+        let parts: Vec<Range<usize>> = plan.ranks.iter().map(|(_, part)| part.clone()).collect();
+        let audit = audit_of(unit, audit_every, &parts)?;
+        audit.auditors.contains(&rank).then_some(audit.micro_batch)
     }
 
     /// Asks to send the work of `unit`.
@@ -148,6 +164,7 @@ pub fn micro_batch(
         step: unit,
         micro_batch: micro_batch as u32,
         samples: samples.collect(),
+        audit: false,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use numalign_config::{Position, Recipe, Solver};
+use numalign_config::{LoadedProjections, Position, Recipe, Solver};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -131,6 +131,19 @@ impl State {
             let unit = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
             parameters.push(((2.0 * unit - 1.0) * bound) as f32);
         }
+        Self::with_parameters(layout, parameters)
+    }
+
+    /// Fresh projectors, but for those that `loaded` has (a state of the same layout) and `which` names.
+    pub fn starting_from(loaded: &State, which: LoadedProjections, seed: u64) -> Self {
+        let layout = loaded.layout;
+        let mut parameters = Self::initial(layout.hidden(), seed).parameters;
+        let taken = match which {
+            LoadedProjections::Both => 0..layout.len(),
+            LoadedProjections::Input => 0..2 * layout.hidden(),
+            LoadedProjections::Output => 2 * layout.hidden()..layout.len(),
+        };
+        parameters[taken.clone()].copy_from_slice(&loaded.parameters[taken]);
         Self::with_parameters(layout, parameters)
     }
 

@@ -1,7 +1,7 @@
 //! A worker: joins a coordinator, computes micro-batches with a frozen model, reduces, updates, reports.
 //!
 //! Called by `numalign worker` through [`run`]. [`Engine`], which knows how a sample becomes a gradient row or a
-//! prediction, also serves `eval`, `predict`, `hidden` and `bench`.
+//! prediction, also serves `eval`, `predict`, `hidden`, `replay` and `bench`.
 //!
 //! Reading order: [`engine`] (one micro-batch) → [`steps`] (one generation) → [`session`] (a life).
 
@@ -11,10 +11,14 @@ pub mod device;
 pub mod engine;
 pub mod error;
 pub mod evaluation;
+pub mod fault;
+pub mod local;
 pub mod memory;
 pub mod session;
+pub mod simulated;
 pub mod steps;
 
 pub use engine::Engine;
 pub use error::WorkerError;
+pub use local::LocalRun;
 pub use session::{Options, run};

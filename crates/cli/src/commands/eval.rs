@@ -32,16 +32,27 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     print(&metrics, matches.get_flag("json"))
 }
 
-/// The frozen model of a checkpoint, checked against its fingerprint.
+/// The frozen model of a checkpoint, checked against its fingerprint; for predictions, not for gradients.
 pub fn engine_of(
     checkpoint: &Checkpoint,
     path: &Path,
     model: Option<&str>,
     device: DeviceChoice,
 ) -> Result<Engine, Failure> {
+    load_engine(checkpoint, path, model, device, false)
+}
+
+/// As [`engine_of`]; with `backward` it gives the gradients that its recipe trains with, too.
+pub fn load_engine(
+    checkpoint: &Checkpoint,
+    path: &Path,
+    model: Option<&str>,
+    device: DeviceChoice,
+    backward: bool,
+) -> Result<Engine, Failure> {
     let recipe = &checkpoint.identity.recipe;
     let name = model.unwrap_or(&recipe.model_name);
-    let model = numalign_model::load(name, device, false)?;
+    let model = numalign_model::load(name, device, backward && recipe.train_input_projection)?;
     let found = model.lm.fingerprint().to_hex().to_string();
     if found != checkpoint.identity.base_fingerprint {
         return Err(Failure::new(format!(

@@ -1,0 +1,64 @@
+//! `numalign replay`: recomputes the steps after a checkpoint in this process, to compare two builds or machines, or to
+//! find the step where a run went astray.
+
+use std::path::Path;
+
+use clap::ArgMatches;
+use numalign_checkpoint::Checkpoint;
+use numalign_config::{DeviceChoice, Unit};
+use numalign_worker::LocalRun;
+
+use super::eval::load_engine;
+use super::verify::stream_of;
+use crate::args::text;
+use crate::failure::Failure;
+use crate::settings;
+
+pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
+    let checkpoint = Checkpoint::read(path)?;
+    let from = checkpoint.state.step();
+    let asked = *matches.get_one::<u64>("steps").unwrap_or(&1);
+    let steps = steps_ahead(&checkpoint, asked);
+    if steps == 0 {
+        let reason = match checkpoint.state.position().gathered {
+            Some(_) => "is in a round of the solver, which makes no steps".to_owned(),
+            None => format!("holds the last of {} steps", checkpoint.identity.recipe.total_steps()),
+        };
+        return Err(Failure::new(format!("{} {reason}", path.display()))
+            .with_hint("give another checkpoint of the run, chk/<run-id>/step-*.safetensors"));
+    }
+    if steps < asked {
+        eprintln!("the run ends, or is solved for, after {steps} more steps");
+    }
+    let stream = stream_of(&checkpoint, path, text(matches, "dataset"))?;
+    let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
+    let engine = load_engine(&checkpoint, path, text(matches, "model"), device, true)?;
+    let json = matches.get_flag("json");
+    let mut run = LocalRun::new(engine, stream, checkpoint.state);
+    let mut lines = Vec::new();
+    for _ in 0..steps {
+        let loss = run.step()?;
+        let (step, digest) = (run.state().step(), run.state().digest().to_hex());
+        if json {
+            lines.push(serde_json::json!({ "step": step, "loss": loss, "state_digest": digest }));
+        } else {
+            println!("step {step:>8}  loss {loss:<14}  state {digest}");
+        }
+    }
+    if json {
+        println!("{}", serde_json::json!({ "checkpoint": path, "from_step": from, "steps": lines }));
+    }
+    Ok(())
+}
+
+/// Training steps from the checkpoint to the next round of the solver or the end of the run, `most` at most.
+fn steps_ahead(checkpoint: &Checkpoint, most: u64) -> u64 {
+    let units = checkpoint.identity.recipe.units();
+    let next = units.index(checkpoint.state.position());
+    let mut steps = 0;
+    while steps < most && matches!(units.unit(next + steps), Unit::Step(_)) {
+        steps += 1;
+    }
+    steps
+}
