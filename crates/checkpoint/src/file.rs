@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use numalign_config::{LoadedProjections, Recipe};
-use numalign_projector::{Encoding, Layout, State, Trained};
+use numalign_config::{LoadedProjections, Recipe, Solver};
+use numalign_projector::{Encoding, Layout, State, Sums, Trained};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::CheckpointError;
+use crate::solve;
+use crate::tensor::Tensor;
 
 const FORMAT: &str = "numalign-checkpoint";
 const VERSION: &str = "1";
@@ -40,6 +42,8 @@ pub struct Checkpoint {
     pub sample_digest: String,
     /// Evaluations made during training, one JSON object each, in order.
     pub history: Vec<String>,
+    /// What the solver's round in progress has added up; none between rounds, and before a round's first chunk.
+    pub sums: Option<Sums>,
 }
 
 impl Checkpoint {
@@ -112,25 +116,32 @@ impl Checkpoint {
         put("dataset_digest", self.identity.dataset_digest.clone().unwrap_or_default());
         put("loaded_digest", self.identity.loaded_digest.clone().unwrap_or_default());
         put("history", format!("[{}]", self.history.join(",")));
+        if let Some(state) = self.state.solve() {
+            put("solve", solve::to_json(recipe, state));
+        }
         map
     }
 
-    /// Tensors in file order: name, shape, values.
-    fn tensors(&self) -> Vec<(String, Vec<usize>, &[f32])> {
+    /// Tensors in file order.
+    fn tensors(&self) -> Vec<Tensor> {
         let layout = self.state.layout();
-        let trained = Trained::of(&self.identity.recipe);
+        let trained = Trained::by_adam(&self.identity.recipe);
         let mut list = Vec::new();
         for tensor in layout.tensors() {
             let part = tensor.range.clone();
             if trained.covers(layout, &part) {
                 for (kind, values) in [("exp_avg", self.state.exp_avg()), ("exp_avg_sq", self.state.exp_avg_sq())] {
                     let name = format!("optimizer.{kind}.{}", tensor.name);
-                    list.push((name, tensor.shape.clone(), &values[part.clone()]));
+                    list.push(Tensor::of_f32(name, tensor.shape.clone(), &values[part.clone()]));
                 }
             }
-            list.push((tensor.name.to_owned(), tensor.shape.clone(), &self.state.parameters()[part]));
+            let values = &self.state.parameters()[part];
+            list.push(Tensor::of_f32(tensor.name.to_owned(), tensor.shape.clone(), values));
         }
-        list.sort_by(|a, b| a.0.cmp(&b.0));
+        if let Some(sums) = &self.sums {
+            list.extend(solve::tensors(sums));
+        }
+        list.sort_by(|a, b| a.name.cmp(&b.name));
         list
     }
 
@@ -141,18 +152,14 @@ impl Checkpoint {
         let mut data = Vec::new();
         // serde_json's map is sorted, so the header's bytes are determined by its content.
         let mut header = serde_json::Map::new();
-        for (name, shape, values) in &tensors {
+        for tensor in &tensors {
             let start = data.len();
-            for value in *values {
-                data.extend_from_slice(&value.to_le_bytes());
-            }
-            let entry = serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, data.len()] });
-            header.insert(name.clone(), entry);
+            data.extend_from_slice(&tensor.bytes);
+            let (dtype, shape) = (tensor.dtype_name(), &tensor.shape);
+            let entry = serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, data.len()] });
+            header.insert(tensor.name.clone(), entry);
         }
-        let digest = file_digest(
-            &metadata,
-            tensors.iter().map(|(name, shape, values)| (name.as_str(), shape.as_slice(), *values)),
-        );
+        let digest = file_digest(&metadata, tensors.iter());
         metadata.insert("file_digest".to_owned(), digest);
         header.insert("__metadata__".to_owned(), serde_json::json!(metadata));
         let mut text = serde_json::Value::Object(header).to_string().into_bytes();
@@ -209,10 +216,7 @@ impl Checkpoint {
         let parsed = SafeTensors::deserialize(bytes).map_err(|error| damaged(error.to_string()))?;
         let tensors = read_tensors(&parsed).map_err(damaged)?;
         let stored = metadata.remove("file_digest").unwrap_or_default();
-        let computed = file_digest(
-            &metadata,
-            tensors.iter().map(|(name, (shape, values))| (name.as_str(), shape.as_slice(), values.as_slice())),
-        );
+        let computed = file_digest(&metadata, tensors.values());
         if stored != computed {
             return Err(damaged(format!("its content has digest {computed:.16}, its metadata says {stored:.16}")));
         }
@@ -225,16 +229,16 @@ impl Checkpoint {
     }
 }
 
-type TensorMap = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+pub(crate) type TensorMap = BTreeMap<String, Tensor>;
 
 fn read_tensors(parsed: &SafeTensors<'_>) -> Result<TensorMap, String> {
     let mut map = BTreeMap::new();
     for (name, view) in parsed.tensors() {
-        if view.dtype() != Dtype::F32 {
+        if !matches!(view.dtype(), Dtype::F32 | Dtype::F64) {
             return Err(format!("tensor {name} is {:?}, not f32", view.dtype()));
         }
-        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        map.insert(name, (view.shape().to_vec(), values));
+        let (shape, bytes) = (view.shape().to_vec(), view.data().to_vec());
+        map.insert(name.clone(), Tensor { name, dtype: view.dtype(), shape, bytes });
     }
     Ok(map)
 }
@@ -251,7 +255,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     let history: Vec<serde_json::Value> =
         serde_json::from_str(&text("history")?).map_err(|error| format!("history cannot be read: {error}"))?;
     let hidden = whole("hidden_size")? as usize;
-    if tensors.get("input_projection.bias").is_none_or(|(shape, _)| *shape != [hidden]) {
+    if tensors.get("input_projection.bias").is_none_or(|tensor| tensor.shape != [hidden]) {
         return Err(format!("input_projection.bias is missing or not [{hidden}]"));
     }
     let step = whole("step")?;
@@ -259,7 +263,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
         return Err(format!("step {step} is beyond the {} of its run", recipe.total_steps()));
     }
     let layout = Layout::new(hidden);
-    let trained = Trained::of(&recipe);
+    let trained = Trained::by_adam(&recipe);
     let mut parts = [vec![0.0f32; layout.len()], vec![0.0; layout.len()], vec![0.0; layout.len()]];
     for tensor in layout.tensors() {
         let mut names = vec![(0, tensor.name.to_owned())];
@@ -268,16 +272,23 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
             names.push((2, format!("optimizer.exp_avg_sq.{}", tensor.name)));
         }
         for (part, name) in names {
-            let Some((shape, values)) = tensors.get(&name) else {
+            let Some(stored) = tensors.get(&name) else {
                 return Err(format!("tensor {name} is missing"));
             };
-            if *shape != tensor.shape {
-                return Err(format!("tensor {name} is {shape:?}, not {:?}", tensor.shape));
+            if stored.shape != tensor.shape {
+                return Err(format!("tensor {name} is {:?}, not {:?}", stored.shape, tensor.shape));
             }
-            parts[part][tensor.range.clone()].copy_from_slice(values);
+            let values = stored.f32s().ok_or_else(|| format!("tensor {name} is not f32"))?;
+            parts[part][tensor.range.clone()].copy_from_slice(&values);
         }
     }
     let [parameters, exp_avg, exp_avg_sq] = parts;
+    let solve = match recipe.solver {
+        Solver::Adam => None,
+        Solver::Exact | Solver::Alternate => Some(solve::from_json(&text("solve")?)?),
+    };
+    let state = State::restored(layout, step, parameters, exp_avg, exp_avg_sq).with_solve(&recipe, solve);
+    let sums = solve::sums(&recipe, &state, tensors)?;
     let optional = |key: &str| text(key).map(|value| Some(value).filter(|value| !value.is_empty()));
     Ok(Checkpoint {
         identity: Identity {
@@ -286,17 +297,15 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
             dataset_digest: optional("dataset_digest")?,
             loaded_digest: optional("loaded_digest")?,
         },
-        state: State::restored(layout, step, parameters, exp_avg, exp_avg_sq),
+        state,
         sample_digest: text("sample_digest")?,
         history: history.iter().map(ToString::to_string).collect(),
+        sums,
     })
 }
 
 /// BLAKE3 over metadata (without `file_digest`) and tensors, each length-prefixed, in name order.
-fn file_digest<'a>(
-    metadata: &BTreeMap<String, String>,
-    tensors: impl Iterator<Item = (&'a str, &'a [usize], &'a [f32])>,
-) -> String {
+fn file_digest<'a>(metadata: &BTreeMap<String, String>, tensors: impl Iterator<Item = &'a Tensor>) -> String {
     let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 checkpoint file");
     let mut field = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -306,12 +315,11 @@ fn file_digest<'a>(
         field(key.as_bytes());
         field(value.as_bytes());
     }
-    for (name, shape, values) in tensors {
-        field(name.as_bytes());
-        let shape: Vec<u8> = shape.iter().flat_map(|n| (*n as u64).to_le_bytes()).collect();
+    for tensor in tensors {
+        field(tensor.name.as_bytes());
+        let shape: Vec<u8> = tensor.shape.iter().flat_map(|n| (*n as u64).to_le_bytes()).collect();
         field(&shape);
-        let values: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        field(&values);
+        field(&tensor.bytes);
     }
     hasher.finalize().to_hex().to_string()
 }

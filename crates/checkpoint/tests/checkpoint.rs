@@ -31,6 +31,7 @@ fn checkpoint(hidden: usize, steps: u64) -> Checkpoint {
         state,
         sample_digest: "5a5a".to_owned(),
         history: vec![r#"{"mae":51.248178375505404,"step":10}"#.to_owned(), r#"{"mae":0.1,"step":20}"#.to_owned()],
+        sums: None,
     }
 }
 

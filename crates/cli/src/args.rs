@@ -111,6 +111,21 @@ pub fn command() -> Command {
                 .arg(json_flag()),
         )
         .subcommand(
+            Command::new("features")
+                .about("Exports the hidden states and encoded targets that a checkpoint was solved on, as safetensors")
+                .after_help(
+                    "Solver exact: the samples of its pass. Solver alternate: those of the latest round, which belong to the \
+                     solution as long as no step was made since, as in a final checkpoint. Solver adam: the first training \
+                     samples. Tensors: hidden [N, d], target [N]; the metadata say which samples, and the ridge.",
+                )
+                .arg(option("checkpoint", "FILE", "Checkpoint").required(true))
+                .arg(option("out", "FILE", "File to write").required(true))
+                .arg(option("count", "N", "Samples, from the first one on; all of them by default").value_parser(value_parser!(u64).range(1..=100_000_000)))
+                .arg(option("dataset", "FILE", "The JSONL file of the run, where it had one"))
+                .arg(model_argument())
+                .arg(device_argument()),
+        )
+        .subcommand(
             Command::new("hidden")
                 .about("Shows token ids and the frozen model's hidden state at the read position")
                 .arg(model_argument())

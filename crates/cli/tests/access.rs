@@ -193,7 +193,7 @@ fn every_call_but_the_health_services_needs_the_token() {
         let refused = client.status(wire::StatusRequest {}).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
         let rows = vec![wire::Row { micro_batch: 0, values: vec![0; 8] }];
-        let request = wire::ReduceRequest { generation, member: 1, step: 0, rows };
+        let request = wire::ReduceRequest { generation, member: 1, step: 0, rows, more: false };
         assert_eq!(client.reduce(request).await.unwrap_err().code(), Code::Unauthenticated);
         let credit = tokio_stream::iter([wire::WorkCredit { generation, member: 1, steps: 1 }]);
         assert_eq!(client.work(credit).await.unwrap_err().code(), Code::Unauthenticated);
@@ -226,7 +226,8 @@ fn nobody_speaks_for_a_member_of_another_connection() {
         // Another connection knows everything that there is to know, and guesses the rest.
         let mut stranger = connect(&url).await;
         let generation = Some(wire::Generation { incarnation: welcome.incarnation, number: 1 });
-        let request = wire::ReduceRequest { generation, member: welcome.member, step: 0, rows: Vec::new() };
+        let request =
+            wire::ReduceRequest { generation, member: welcome.member, step: 0, rows: Vec::new(), more: false };
         let refused = stranger.reduce(request.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition);
         assert!(refused.message().contains("did not join on this connection"), "{refused}");

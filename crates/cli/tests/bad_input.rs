@@ -960,7 +960,7 @@ fn nonsense_on_the_coordinators_port_harms_no_run() {
             let credit = tokio_stream::iter([wire::WorkCredit { generation, member: 1, steps: u32::MAX }]);
             assert!(client.clone().work(credit).await.is_err());
             let rows = vec![wire::Row { micro_batch: u32::MAX, values: vec![1, 2, 3] }];
-            let request = wire::ReduceRequest { generation, member: 1, step: u64::MAX, rows };
+            let request = wire::ReduceRequest { generation, member: 1, step: u64::MAX, rows, more: false };
             assert!(client.clone().reduce(request).await.is_err());
         }
     });

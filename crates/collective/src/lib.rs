@@ -1,5 +1,6 @@
 //! How the gradient rows of one step become one sum on every rank: always the canonical sum, added in
-//! micro-batch order ([`numalign_projector::Rows`]), so the way chosen never changes a bit.
+//! micro-batch order ([`numalign_projector::Rows`]), so the way chosen never changes a bit. Rows of the solver's chunks
+//! are gathered instead: every rank learns their digest, and the coordinator gets the rows.
 //!
 //! Called by the worker's step loop. [`Grpc`] sends rows to the coordinator; [`Local`] is a world of one.
 
@@ -8,11 +9,21 @@
 use std::future::Future;
 
 use numalign_access::Client;
+use numalign_projector::features::digest_of;
 use numalign_projector::{RowError, Rows};
 use numalign_wire as wire;
 
 /// One row per micro-batch computed by this rank: its index in the step, then `[3d+2]` floats.
 pub type OwnRows = Vec<(usize, Vec<f32>)>;
+
+/// The rows of a chunk, put together in micro-batch order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gathered {
+    /// BLAKE3 of the rows ([`digest_of`]), the same on every rank.
+    pub digest: [u8; 32],
+    /// The rows themselves, for rank 0 to report; none where they went through the coordinator.
+    pub rows: Option<Vec<f32>>,
+}
 
 /// Why a reduction gave no sum.
 #[derive(Debug, thiserror::Error)]
@@ -35,11 +46,15 @@ pub trait Collective: Send {
         step: u64,
         rows: OwnRows,
     ) -> impl Future<Output = Result<Vec<f32>, CollectiveError>> + Send;
+
+    /// Gathers the rows of a chunk of the solver's round, moved bit for bit; `unit` is its number in the run.
+    fn gather(&mut self, unit: u64, rows: OwnRows) -> impl Future<Output = Result<Gathered, CollectiveError>> + Send;
 }
 
 /// A world of one: this rank has every row.
 pub struct Local {
     pub micro_batches: usize,
+    /// Of a gradient row.
     pub row_len: usize,
 }
 
@@ -58,7 +73,20 @@ impl Collective for Local {
     async fn all_reduce(&mut self, _step: u64, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
         self.sum(rows)
     }
+
+    async fn gather(&mut self, _unit: u64, rows: OwnRows) -> Result<Gathered, CollectiveError> {
+        let row_len = rows.first().map_or(0, |(_, row)| row.len());
+        let mut all = Rows::new(self.micro_batches, row_len);
+        for (micro_batch, row) in rows {
+            all.insert(micro_batch, row)?;
+        }
+        let rows = all.concatenated()?;
+        Ok(Gathered { digest: digest_of(&rows), rows: Some(rows) })
+    }
 }
+
+/// Bytes of rows in one message: far below every limit on messages, whatever the hidden size.
+const BYTES_AT_ONCE: usize = 4 << 20;
 
 /// Rows go to the coordinator, which adds them and answers with the sum.
 pub struct Grpc {
@@ -67,14 +95,14 @@ pub struct Grpc {
     pub member: u64,
 }
 
-impl Collective for Grpc {
-    async fn all_reduce(&mut self, step: u64, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
+impl Grpc {
+    async fn request(&mut self, step: u64, rows: OwnRows, more: bool) -> Result<wire::ReduceReply, CollectiveError> {
         let rows = rows.into_iter().map(|(micro_batch, row)| wire::Row {
             micro_batch: micro_batch as u32,
             values: row.iter().flat_map(|value| value.to_le_bytes()).collect(),
         });
-        let request =
-            wire::ReduceRequest { generation: Some(self.generation), member: self.member, step, rows: rows.collect() };
+        let (generation, member) = (Some(self.generation), self.member);
+        let request = wire::ReduceRequest { generation, member, step, rows: rows.collect(), more };
         let reply = match self.client.reduce(request).await {
             Ok(reply) => reply.into_inner(),
             Err(status) if status.code() == tonic::Code::InvalidArgument => {
@@ -85,6 +113,34 @@ impl Collective for Grpc {
         if !reply.complete {
             return Err(CollectiveError::GenerationOver);
         }
+        Ok(reply)
+    }
+}
+
+impl Collective for Grpc {
+    async fn gather(&mut self, unit: u64, rows: OwnRows) -> Result<Gathered, CollectiveError> {
+        let (mut part, mut bytes) = (OwnRows::new(), 0);
+        for (micro_batch, row) in rows {
+            let size = 4 * row.len();
+            if !part.is_empty() && bytes + size > BYTES_AT_ONCE {
+                self.request(unit, std::mem::take(&mut part), true).await?;
+                bytes = 0;
+            }
+            bytes += size;
+            part.push((micro_batch, row));
+        }
+        let reply = self.request(unit, part, false).await?;
+        match reply.gathered_digest.try_into() {
+            Ok(digest) => Ok(Gathered { digest, rows: None }),
+            Err(other) => Err(CollectiveError::Refused {
+                step: unit,
+                reason: format!("its digest of the gathered rows has {} bytes instead of 32", other.len()),
+            }),
+        }
+    }
+
+    async fn all_reduce(&mut self, step: u64, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
+        let reply = self.request(step, rows, false).await?;
         Ok(reply.sum.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 }
@@ -118,6 +174,17 @@ mod tests {
         }
         assert_eq!(sum, canonical.sum().unwrap());
         assert_ne!(sum[0], (-1e8f32 + 1e8) + 1.0, "the order shows");
+    }
+
+    #[test]
+    fn local_gathers_in_micro_batch_order() {
+        let mut local = Local { micro_batches: 2, row_len: 1 };
+        let mut future = pin!(local.gather(0, vec![(1, vec![3.0, 4.0]), (0, vec![1.0, -0.0])]));
+        let Poll::Ready(Ok(gathered)) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("a world of one has every row at once");
+        };
+        let expected = vec![1.0, -0.0, 3.0, 4.0];
+        assert_eq!(gathered, Gathered { digest: digest_of(&expected), rows: Some(expected) });
     }
 
     #[test]

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::reader::Reader;
-use crate::resolve::EXACT;
-use crate::types::Stage;
+use crate::resolve::{EXACT, LEAST_SOLVED};
+use crate::types::{Solver, Stage};
 
 /// All samples of the run can be counted exactly.
 pub(crate) fn run_length(
@@ -154,6 +154,66 @@ pub(crate) fn trained(reader: &mut Reader, stage: Option<Stage>, input: Option<b
             _ => "set one of the two to true",
         };
         reader.note(culprit, message, Some(hint.to_string()));
+    }
+}
+
+/// A solver finds the output projector, and `exact` nothing else.
+pub(crate) fn solver(reader: &mut Reader, solver: Option<Solver>, input: Option<bool>, output: Option<bool>) {
+    let Some(solver @ (Solver::Exact | Solver::Alternate)) = solver else {
+        return;
+    };
+    if output == Some(false) {
+        let message =
+            format!("finds the output projector, which {} keeps as it is", reader.mention("train_output_projection"));
+        reader.note("solver", message, Some("use adam, or set train_output_projection to true".to_string()));
+        return;
+    }
+    if solver == Solver::Exact && input == Some(true) {
+        let message = format!(
+            "solves for the output projector alone, and {} trains the other one too",
+            reader.mention("train_input_projection")
+        );
+        let hint = "use alternate, or set train_input_projection to false";
+        reader.note("solver", message, Some(hint.to_string()));
+    }
+}
+
+/// The hidden states of a batch travel as one chunk, those of a micro-batch as one message.
+pub(crate) fn solved_batch(reader: &mut Reader, solver: Option<Solver>, batch: Option<usize>, micro: Option<usize>) {
+    const MOST_PER_CHUNK: usize = 8192;
+    const MOST_PER_MESSAGE: usize = 1024;
+    if solver.is_none_or(|solver| solver == Solver::Adam) {
+        return;
+    }
+    let limits = [("batch_size", batch, MOST_PER_CHUNK), ("micro_batch_size", micro, MOST_PER_MESSAGE)];
+    for (name, size, most) in limits {
+        if size.is_some_and(|size| size > most) {
+            let message = format!("must be at most {most} with {}", reader.mention("solver"));
+            let hint = "hidden states of that many samples are sent at once; take more and smaller batches";
+            reader.note(name, message, Some(hint.to_string()));
+        }
+    }
+}
+
+/// The pass of `exact` has samples to hold out.
+pub(crate) fn solved_pass(
+    reader: &mut Reader,
+    solver: Option<Solver>,
+    num_epochs: Option<u64>,
+    num_batches: Option<u64>,
+    batch_size: Option<usize>,
+) {
+    let (Some(Solver::Exact), Some(epochs), Some(batches), Some(batch)) = (solver, num_epochs, num_batches, batch_size)
+    else {
+        return;
+    };
+    let samples = epochs.saturating_mul(batches).saturating_mul(batch as u64);
+    if samples < LEAST_SOLVED {
+        let message = format!(
+            "with num_epochs × num_batches × batch_size = {epochs} × {batches} × {batch} samples, and at least \
+             {LEAST_SOLVED} are needed"
+        );
+        reader.note("solver", message, Some("raise num_batches; some thousand samples are usual".to_string()));
     }
 }
 

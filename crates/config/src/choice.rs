@@ -39,7 +39,7 @@ macro_rules! choices {
 
 choices!(Stage { Nn = "nn", Text = "text", Mixed = "mixed" });
 choices!(ValueEncoding { Standard = "standard", Raw = "raw" });
-choices!(Solver { Adam = "adam" });
+choices!(Solver { Adam = "adam", Exact = "exact", Alternate = "alternate" });
 choices!(Readout { Last = "last" });
 choices!(Loss { Mse = "mse" });
 choices!(Dtype { F32 = "f32", Bf16 = "bf16", F16 = "f16" });

@@ -2,7 +2,7 @@
 //!
 //! Reading order: `types` (the result), `keys` and `table` (all keys), `layer` (one source of
 //! settings), `resolve` (layers become a [`Config`]), `checks` (rules between keys), `show` (back
-//! to YAML), `recipe` (the half that travels in the checkpoint).
+//! to YAML), `recipe` (the half that travels in the checkpoint), `units` (the course of a run).
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
@@ -20,6 +20,7 @@ mod show;
 mod suggest;
 mod table;
 mod types;
+mod units;
 
 pub use choice::Choice;
 pub use keys::{ENV_PREFIX, Key, KeyDefault, key, keys};
@@ -28,6 +29,7 @@ pub use problem::{ConfigErrors, Problem};
 pub use resolve::resolve;
 pub use show::to_yaml;
 pub use types::*;
+pub use units::{Position, Unit, Units};
 
 /// A span of time as settings have it: a number of seconds, or one with `ms`, `s`, `min` or `h`; else why not, in words.
 pub fn duration(text: &str) -> Result<std::time::Duration, String> {

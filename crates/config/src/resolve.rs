@@ -9,7 +9,7 @@ use crate::parse::{self, Fault};
 use crate::problem::{ConfigErrors, Problem};
 use crate::raw::Raw;
 use crate::reader::Reader;
-use crate::types::{Config, Recipe, RunSettings, Stage};
+use crate::types::{Config, Recipe, RunSettings, Solver, Stage};
 
 /// Whole numbers up to here are exact as floats too.
 pub(crate) const EXACT: u64 = (1 << 53) - 1;
@@ -20,6 +20,13 @@ const MOST_WORKERS: u64 = 65_536;
 const MOST_PREFETCHED: u64 = 1 << 16;
 const MOST_DEVICES: u64 = 1024;
 const MOST_POSITIONS: u64 = 1 << 20;
+
+/// Defaults of `alternate`.
+const DEFAULT_SOLVE_EVERY: u64 = 200;
+const DEFAULT_SOLVE_SAMPLES: u64 = 4096;
+
+/// Fewest samples of a solution: some are held out to choose the ridge.
+pub(crate) const LEAST_SOLVED: u64 = 16;
 
 /// Puts the layers together: flags win over the environment, which wins over the file; what is
 /// still missing gets its default. Every problem is reported, not only the first.
@@ -76,7 +83,9 @@ fn read_recipe(reader: &mut Reader, stage: Option<Stage>) -> Option<Recipe> {
     let trains_input = stage.map(|stage| stage != Stage::Text);
     let train_input_projection = reader.value_or("train_input_projection", parse::boolean, trains_input);
     let train_output_projection = reader.value("train_output_projection", parse::boolean);
-    let solver = reader.value("solver", parse::choice);
+    let solver = reader.value("solver", parse::choice).map(|solver| fitting(solver, train_input_projection));
+    let solve_every = reader.optional("solve_every", |raw| parse::whole(raw, 0, EXACT));
+    let solve_samples = reader.optional("solve_samples", |raw| parse::whole(raw, LEAST_SOLVED, EXACT));
     let readout = reader.value("readout", parse::choice);
     let loss = reader.value("loss", parse::choice);
     let seed = reader.value("seed", |raw| parse::whole(raw, 0, u64::MAX));
@@ -88,6 +97,9 @@ fn read_recipe(reader: &mut Reader, stage: Option<Stage>) -> Option<Recipe> {
         checks::micro_batch(reader, batch_size, micro_batch_size);
         checks::value_range(reader, stage, min_val, max_val, decimals);
         checks::trained(reader, stage, train_input_projection, train_output_projection);
+        checks::solver(reader, solver, train_input_projection, train_output_projection);
+        checks::solved_batch(reader, solver, batch_size, micro_batch_size);
+        checks::solved_pass(reader, solver, num_epochs, num_batches, batch_size);
     }
     Some(Recipe {
         stage: stage?,
@@ -110,6 +122,8 @@ fn read_recipe(reader: &mut Reader, stage: Option<Stage>) -> Option<Recipe> {
         train_input_projection: train_input_projection?,
         train_output_projection: train_output_projection?,
         solver: solver?,
+        solve_every: for_alternate(solver?, solve_every?, DEFAULT_SOLVE_EVERY),
+        solve_samples: for_alternate(solver?, solve_samples?, DEFAULT_SOLVE_SAMPLES),
         readout: readout?,
         loss: loss?,
         seed: seed?,
@@ -206,6 +220,19 @@ fn default_micro_batch(batch_size: usize) -> usize {
         size -= 1;
     }
     size
+}
+
+/// `alternate` where the output projector trains alone is `exact`, so that one setting serves every stage of `launch all`.
+fn fitting(solver: Solver, train_input_projection: Option<bool>) -> Solver {
+    match (solver, train_input_projection) {
+        (Solver::Alternate, Some(false)) => Solver::Exact,
+        _ => solver,
+    }
+}
+
+/// A setting that only `alternate` has; other solvers do not store it.
+fn for_alternate(solver: Solver, set: Option<u64>, default: u64) -> Option<u64> {
+    (solver == Solver::Alternate).then(|| set.unwrap_or(default))
 }
 
 fn default_decimals(stage: Stage) -> u32 {

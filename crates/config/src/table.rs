@@ -155,9 +155,23 @@ pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "solver",
         default: KeyDefault::Value("adam"),
-        value_name: "adam",
-        help: "How the projectors are found",
+        value_name: "adam|exact|alternate",
+        help: "How projectors are found; alternate becomes exact where the output projector trains alone",
         shown: |c| c.recipe.solver.name().into(),
+    },
+    Key {
+        name: "solve_every",
+        default: KeyDefault::Worked("200 with solver alternate"),
+        value_name: "N",
+        help: "Steps between two solutions with solver alternate; 0 solves at the end only",
+        shown: |c| c.recipe.solve_every.map_or(Value::Null, Into::into),
+    },
+    Key {
+        name: "solve_samples",
+        default: KeyDefault::Worked("4096 with solver alternate"),
+        value_name: "N",
+        help: "Samples of a solution with solver alternate, in whole batches",
+        shown: |c| c.recipe.solve_samples.map_or(Value::Null, Into::into),
     },
     Key {
         name: "readout",

@@ -34,7 +34,12 @@ pub enum ValueEncoding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Solver {
+    /// Gradient steps on whatever trains.
     Adam,
+    /// The output projector alone, as the least-squares solution over one pass.
+    Exact,
+    /// Gradient steps, with the output projector solved every `solve_every` steps and at the end.
+    Alternate,
 }
 
 /// Where the hidden state is read.
@@ -144,6 +149,12 @@ pub struct Recipe {
     pub train_input_projection: bool,
     pub train_output_projection: bool,
     pub solver: Solver,
+    /// Steps between rounds of `alternate`, 0 for a single round at the end; unset with other solvers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub solve_every: Option<u64>,
+    /// Samples of a round of `alternate`, taken in whole batches; unset with other solvers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub solve_samples: Option<u64>,
     pub readout: Readout,
     pub loss: Loss,
     pub seed: u64,

@@ -23,6 +23,7 @@ pub mod run;
 pub mod service;
 pub mod shares;
 pub mod shell;
+pub mod solving;
 pub mod start;
 pub mod work;
 pub mod writer;

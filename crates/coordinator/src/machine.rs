@@ -8,9 +8,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_config::Config;
+use numalign_config::{Config, Unit};
 use numalign_data::{Audit, audit_of};
-use numalign_projector::{State, StateDigest};
+use numalign_projector::{Features, Fit, State, StateDigest};
 
 use crate::audit::{RowDigests, Verdict, shown, verdict};
 use crate::shares::{self, Pace};
@@ -49,16 +49,18 @@ pub struct Readiness {
     pub probe_digest: Vec<u8>,
 }
 
-/// One rank's report of one step.
+/// One rank's report of one unit: a training step, or a chunk of the solver's round.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     pub generation: Generation,
-    /// Number of the update, from 0.
+    /// Number of the unit, from 0; with `adam` the number of the update.
     pub step: u64,
     pub loss: f32,
     pub digest: StateDigest,
     /// From rank 0 only.
     pub state: Option<State>,
+    /// What a chunk gathered; with rank 0's report only.
+    pub features: Option<Arc<Features>>,
     /// In an audited step: every row this rank computed.
     pub rows: RowDigests,
     pub timing: Timing,
@@ -84,6 +86,8 @@ pub enum Event {
     Left(MemberId, String),
     /// A failure that another worker of the same kind would meet too.
     FailedForGood(MemberId, String),
+    /// The round that ends at this unit was solved, or cannot be; why, in words.
+    Solved(u64, Result<Fit, String>),
     /// Time passed.
     Tick,
 }
@@ -99,6 +103,11 @@ pub enum Effect {
     /// Send no work past this step (exclusive), so that the generation comes to rest at a boundary.
     Quiesce(Generation),
     Committed(Commit),
+    /// Every chunk of the round is committed and its generation has come to rest: solve, and answer with
+    /// [`Event::Solved`] of this unit.
+    Solve(u64),
+    /// The solution is committed.
+    Solved(Arc<State>),
     /// Tell a member that it is out, in words; with `true` it must not come back.
     Dismiss(MemberId, bool, String),
     /// Every step is committed.
@@ -126,6 +135,8 @@ pub struct Commit {
     /// The slowest rank's figures.
     pub timing: Timing,
     pub world: usize,
+    /// What a chunk gathered; none after a training step.
+    pub features: Option<Arc<Features>>,
 }
 
 /// What a member is doing.
@@ -185,6 +196,8 @@ pub struct Machine {
     /// From the checkpoint or projectors that `committed` came from, else from the first worker that was ready.
     base: Option<Base>,
     first_ready: Option<Instant>,
+    /// The round's end that the shell is solving for.
+    solving: Option<u64>,
     /// A worker came that outlived another coordinator of this run: the run goes on, it does not begin.
     goes_on: bool,
     /// Host and device of workers that computed wrong numbers.
@@ -212,6 +225,7 @@ pub enum Decision {
     Begin(Vec<MemberId>),
     /// Come to rest at a commit boundary: why, in a few words.
     Quiesce(&'static str),
+    Solve,
     Finish,
 }
 
@@ -228,6 +242,7 @@ impl Machine {
             committed: committed.map(Arc::new),
             base,
             first_ready: None,
+            solving: None,
             goes_on: false,
             excluded: Vec::new(),
             refused_pids: VecDeque::new(),
@@ -260,17 +275,23 @@ impl Machine {
         self.running.as_ref().map(|running| running.generation)
     }
 
-    /// `waiting`, `training` or `done`.
+    /// `waiting`, `training`, `solving` or `done`.
     pub fn phase(&self) -> &'static str {
         match (&self.running, self.over) {
             (_, true) => "done",
             (Some(_), false) => "training",
+            (None, false) if self.solving == Some(self.unit()) => "solving",
             (None, false) => "waiting",
         }
     }
 
-    fn step(&self) -> u64 {
-        self.committed.as_ref().map_or(0, |state| state.step())
+    /// The number of the unit that comes after the last committed one.
+    fn unit(&self) -> u64 {
+        self.committed.as_ref().map_or(0, |state| self.unit_after(state))
+    }
+
+    fn unit_after(&self, state: &State) -> u64 {
+        self.config.recipe.units().index(state.position())
     }
 
     /// Takes in one event and says what to do about it.
@@ -280,7 +301,7 @@ impl Machine {
             return effects;
         }
         // Most messages settle nothing, and to decide looks at every member: with many workers that adds up.
-        let (before, is_routine) = (self.step(), matches!(event, Event::Heartbeat(_) | Event::Reported(..)));
+        let (before, is_routine) = (self.unit(), matches!(event, Event::Heartbeat(_) | Event::Reported(..)));
         match event {
             Event::Joined(id, introduction) => self.joined(now, id, introduction, &mut effects),
             Event::Ready(id, readiness) => self.ready(now, id, readiness, &mut effects),
@@ -297,9 +318,11 @@ impl Machine {
             }
             // From a worker that was refused or declared dead: the run goes on without it.
             Event::FailedForGood(..) => {}
+            Event::Solved(unit, solution) => self.solved(unit, solution, &mut effects),
             Event::Tick => self.drop_silent(now, &mut effects),
         }
-        if !self.over && !(is_routine && self.running.is_some() && self.step() == before) {
+        let nothing_new = is_routine && self.running.is_some() && self.unit() == before;
+        if !self.over && !nothing_new {
             self.advance(now, &mut effects);
         }
         effects
@@ -372,20 +395,25 @@ impl Machine {
     }
 
     /// A survivor's state counts where it is further than what this coordinator knows, before the first generation.
+    /// The sums of a round in progress died with the coordinator that kept them, so the round begins anew there.
     fn adopt(&mut self, state: &State) -> Result<(), String> {
-        let known = self.step();
-        if state.step() == known
-            && let Some(committed) = &self.committed
-            && **committed != *state
-        {
-            return Err(format!(
-                "two states for step {known} differ: {} here, {} from a surviving worker",
-                committed.digest(),
-                state.digest()
-            ));
+        let known = self.unit();
+        let rewound = state.rewound(&self.config.recipe);
+        for state in [state, &rewound] {
+            if let Some(committed) = &self.committed
+                && self.unit_after(state) == known
+                && **committed != *state
+            {
+                return Err(format!(
+                    "two states for step {} differ: {} here, {} from a surviving worker",
+                    state.step(),
+                    committed.digest(),
+                    state.digest()
+                ));
+            }
         }
-        if state.step() > known && self.generations == 0 {
-            self.committed = Some(Arc::new(state.clone()));
+        if self.unit_after(&rewound) > known && self.generations == 0 {
+            self.committed = Some(Arc::new(rewound));
         }
         Ok(())
     }
@@ -416,7 +444,7 @@ impl Machine {
         }
         if self.committed.is_none() {
             let state = State::initial(readiness.hidden_size, self.config.recipe.seed);
-            self.committed = Some(Arc::new(state));
+            self.committed = Some(Arc::new(state.prepared(&self.config.recipe)));
         }
         if let Some(member) = self.members.get_mut(&id) {
             member.readiness = Some(readiness);
@@ -460,11 +488,11 @@ impl Machine {
 
     fn reported(&mut self, now: Instant, id: MemberId, report: Report, effects: &mut Vec<Effect>) {
         self.heard(now, id);
-        let committed = self.step();
+        let committed = self.unit();
         let Some(running) = &mut self.running else {
             return;
         };
-        // A late message of a generation that is over, or a step already settled.
+        // A late message of a generation that is over, or a unit already settled.
         if report.generation != running.generation || report.step < committed {
             return;
         }
@@ -531,12 +559,17 @@ impl Machine {
                 );
                 return;
             };
-            if state.digest() != digest || state.step() != step + 1 {
+            if state.digest() != digest || self.unit_after(&state) != step + 1 {
                 self.fail(
                     format!("rank 0's state after step {step} does not have the digest it reported"),
                     "rank 0's machine has a faulty memory or network; resume without it",
                     effects,
                 );
+                return;
+            }
+            let features = reports[0].features.clone();
+            if let Err(reason) = self.check_features(step, features.as_deref(), &state) {
+                self.fail(reason, "rank 0's machine has a faulty memory or network; resume without it", effects);
                 return;
             }
             let mut timing = Timing::default();
@@ -548,7 +581,44 @@ impl Machine {
             }
             let state = Arc::new(state);
             self.committed = Some(state.clone());
-            effects.push(Effect::Committed(Commit { state, loss: reports[0].loss, timing, world }));
+            effects.push(Effect::Committed(Commit { state, loss: reports[0].loss, timing, world, features }));
+        }
+    }
+
+    /// A chunk comes with the features that its state's digest stands for; a training step comes without any.
+    fn check_features(&self, unit: u64, features: Option<&Features>, after: &State) -> Result<(), String> {
+        let is_chunk = matches!(self.config.recipe.units().unit(unit), Unit::Chunk { .. });
+        let Some(before) = self.committed.as_ref().filter(|_| is_chunk) else {
+            return Ok(());
+        };
+        let Some(features) = features else {
+            return Err(format!("rank 0 reported unit {unit}, a chunk of the solver's round, without its features"));
+        };
+        match before.gathered(&self.config.recipe, features.digest()) {
+            Ok(expected) if expected == *after => Ok(()),
+            Ok(_) => Err(format!("rank 0's features of unit {unit} do not have the digest that the ranks reported")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn solved(&mut self, unit: u64, solution: Result<Fit, String>, effects: &mut Vec<Effect>) {
+        // A survivor may have brought a later state meanwhile.
+        let awaited = self.solving == Some(unit) && self.unit() == unit;
+        let Some(state) = self.committed.clone().filter(|_| awaited) else {
+            return;
+        };
+        self.solving = None;
+        match solution {
+            Ok(fit) => {
+                let state = Arc::new(state.solved(&fit));
+                self.committed = Some(state.clone());
+                effects.push(Effect::Solved(state));
+            }
+            Err(reason) => self.fail(
+                format!("the output projector cannot be solved for: {reason}"),
+                "look for a dataset whose targets or inputs never vary, or use solver: adam",
+                effects,
+            ),
         }
     }
 
@@ -671,6 +741,13 @@ impl Machine {
                     effects.push(Effect::Quiesce(running.generation));
                 }
             }
+            Decision::Solve => {
+                // Ranks come to rest at the end of a round by themselves: nobody has to be told.
+                self.end_generation("a round is gathered", &mut Vec::new());
+                self.reason = "solving for the output projector".to_owned();
+                self.solving = Some(self.unit());
+                effects.push(Effect::Solve(self.unit()));
+            }
             Decision::Begin(members) => self.begin(now, members, effects),
         }
     }
@@ -698,7 +775,7 @@ impl Machine {
             ranks: ranks.clone(),
             pending: VecDeque::new(),
             quiescing: None,
-            since: (now, state.step()),
+            since: (now, self.unit_after(&state)),
         });
         self.reason = format!("training with {} worker{}", ranks.len(), if ranks.len() == 1 { "" } else { "s" });
         effects.push(Effect::Begin(Beginning { generation, ranks, state, first }));
@@ -720,7 +797,7 @@ impl Machine {
     fn another_split(&self, now: Instant, running: &Running) -> bool {
         let (began, first_step) = running.since;
         now.saturating_duration_since(began) >= SETTLED
-            && self.step() >= first_step + SETTLED_STEPS
+            && self.unit() >= first_step + SETTLED_STEPS
             && shares::worth_another_split(&running.parts(), &self.paces(running.ranks.iter().map(|(id, _)| id)))
     }
 
@@ -728,7 +805,12 @@ impl Machine {
     pub fn decide(&self, now: Instant) -> (Decision, String) {
         let run = &self.config.run;
         let total = self.config.recipe.total_steps();
-        if self.committed.is_some() && self.step() >= total {
+        let next = self.committed.as_ref().map(|state| self.config.recipe.units().next(state.position()));
+        if next == Some(Unit::Solve) {
+            let decision = if self.solving == Some(self.unit()) { Decision::Wait } else { Decision::Solve };
+            return (decision, "solving for the output projector".to_owned());
+        }
+        if next == Some(Unit::End) {
             if self.base.is_none() {
                 // Survivors brought the last state, but the result has to say which model it belongs to.
                 let reason =

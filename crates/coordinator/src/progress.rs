@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use numalign_config::Config;
-use numalign_projector::{Layout, Trained, schedule::learning_rate};
+use numalign_config::{Config, Solver};
+use numalign_projector::{Encoding, Layout, State, Trained, schedule::learning_rate};
 
 use crate::failures::Failure;
 use crate::machine::{Commit, Readiness};
@@ -120,10 +120,17 @@ impl Progress {
         self.bar = Some(bar);
     }
 
-    /// A step was committed.
+    /// A step, or a chunk of a round, was committed.
     pub fn committed(&mut self, commit: &Commit) {
         let recipe = &self.config.recipe;
         let step = commit.state.step();
+        let gathered = commit.state.position().gathered.filter(|_| commit.features.is_some());
+        if let (Some(gathered), Solver::Alternate) = (gathered, recipe.solver) {
+            if let Some(bar) = &self.bar {
+                bar.set_message(format!("gathering {gathered} of {} batches", recipe.units().chunks()));
+            }
+            return;
+        }
         let epoch = &mut self.epoch;
         epoch.steps += 1;
         epoch.loss += f64::from(commit.loss);
@@ -133,7 +140,10 @@ impl Progress {
         self.loss = commit.loss;
         if let Some(bar) = &self.bar {
             bar.set_position(step);
-            bar.set_message(format!("loss {:.6}", commit.loss));
+            bar.set_message(match gathered {
+                Some(_) => "gathering".to_owned(),
+                None => format!("loss {:.6}", commit.loss),
+            });
         }
         if !step.is_multiple_of(recipe.num_batches) {
             return;
@@ -147,8 +157,12 @@ impl Progress {
         let rate = learning_rate(recipe, step - 1);
         self.last_rate = steps as f64 / seconds;
         self.epoch = Epoch::new();
+        let course = match gathered {
+            Some(gathered) => format!("{} samples gathered", gathered * recipe.batch_size as u64),
+            None => format!("loss {loss:.6} | lr {rate:.2e}"),
+        };
         self.say(&format!(
-            "epoch {:>4}/{} | step {step:>6} | loss {loss:.6} | lr {rate:.2e} | {samples_per_s:>8.1} samples/s | \
+            "epoch {:>4}/{} | step {step:>6} | {course} | {samples_per_s:>8.1} samples/s | \
              waiting for data {data_wait:.0} % | {ms_per_step:.2} ms/step | {peak} MiB | {} worker{}",
             step / recipe.num_batches,
             recipe.num_epochs,
@@ -160,6 +174,27 @@ impl Progress {
             "samples_per_s": samples_per_s, "data_wait_percent": data_wait, "ms_per_step": ms_per_step,
             "peak_rss_mib": peak, "world": commit.world,
         }));
+    }
+
+    /// A round was solved.
+    pub fn solved(&mut self, state: &State) {
+        let Some(solved) = state.solve().and_then(|solve| solve.solved) else {
+            return;
+        };
+        let recipe = &self.config.recipe;
+        let samples = recipe.units().chunks() * recipe.batch_size as u64;
+        let held_out = solved.held_out_error * Encoding::of(recipe).scale;
+        let percent = 100.0 * held_out / recipe.range();
+        let step = state.step();
+        self.say(&format!(
+            "step {step:>6} | output projector solved on {samples} samples | ridge {:.1e} | held out: {percent:.4} % of the range",
+            solved.ridge,
+        ));
+        self.record(&serde_json::json!({
+            "kind": "solution", "step": step, "samples": samples, "ridge": solved.ridge,
+            "held_out_percent_of_range": percent,
+        }));
+        self.epoch.since = Instant::now();
     }
 
     fn record(&mut self, line: &serde_json::Value) {

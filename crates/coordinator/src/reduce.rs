@@ -1,42 +1,57 @@
-//! The coordinator's side of the gRPC collective: rows come in, the canonical sum goes out to every rank.
+//! The coordinator's side of the gRPC collective: rows come in, the canonical sum goes out to every rank. Rows of the
+//! solver's chunks are kept instead, and only their digest goes out.
 //! Called by the service; the shell begins and ends generations.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numalign_projector::{RowError, Rows};
+use numalign_config::{Recipe, Unit, Units};
+use numalign_projector::features::digest_of;
+use numalign_projector::{Features, RowError, Rows};
 use prost::bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::machine::{Beginning, Generation, MemberId};
 
-/// No rank gets further ahead of the others than the step after theirs, so what is in work is a handful of steps. A member
+/// No rank gets further ahead of the others than the unit after theirs, so what is in work is a handful of units. A member
 /// that names more is out of its mind, and its rows would fill the memory.
-const MOST_STEPS: usize = 8;
+const MOST_UNITS: usize = 8;
 
-struct StepRows {
+/// What the rows of a unit come to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reduced {
+    /// The canonical sum of a training step's rows: little-endian floats, as they are sent; shared by all who ask.
+    Sum(Bytes),
+    /// BLAKE3 of a chunk's rows in micro-batch order.
+    Gathered([u8; 32]),
+}
+
+struct UnitRows {
     rows: Rows,
     /// One place per member: whoever asks again takes the place of its earlier call.
-    waiting: HashMap<MemberId, oneshot::Sender<Bytes>>,
+    waiting: HashMap<MemberId, oneshot::Sender<Reduced>>,
     asked: HashSet<MemberId>,
-    /// Little-endian floats, as they are sent; shared by all who ask.
-    sum: Option<Bytes>,
+    reduced: Option<Reduced>,
 }
 
 struct Current {
     generation: Generation,
     members: HashSet<MemberId>,
-    first_step: u64,
-    steps: BTreeMap<u64, StepRows>,
+    units: Units,
+    first_unit: u64,
+    open: BTreeMap<u64, UnitRows>,
+    /// Gathered rows of chunks that are not committed yet.
+    gathered: BTreeMap<u64, Vec<f32>>,
     micro_batches: usize,
     row_len: usize,
+    chunk_row_len: usize,
 }
 
 /// Largest request while no generation has told the size of a row: none of them can be of use.
 const LARGEST_BEFORE: usize = 64 << 10;
 
-/// Rows of the present generation's steps. Dropping a generation cancels everybody who waits in it.
+/// Rows of the present generation's units. Dropping a generation cancels everybody who waits in it.
 pub struct Reducer {
     current: Mutex<Option<Current>>,
     /// Bytes of a request with every row of a step, as the latest generation has them.
@@ -51,12 +66,37 @@ impl Default for Reducer {
 
 /// What became of a contribution.
 pub enum Contribution {
-    /// Little-endian floats.
-    Sum(Bytes),
-    /// The sum comes here, or the sender is dropped with the generation.
-    Later(oneshot::Receiver<Bytes>),
+    Done(Reduced),
+    /// The result comes here, or the sender is dropped with the generation.
+    Later(oneshot::Receiver<Reduced>),
     /// It belongs to no present generation.
     Stale,
+}
+
+impl Current {
+    /// Whether `unit` is one of this generation, and not far ahead of the others.
+    fn accepts(&self, unit: u64) -> bool {
+        unit >= self.first_unit && (self.open.contains_key(&unit) || self.open.len() < MOST_UNITS)
+    }
+
+    fn is_chunk(&self, unit: u64) -> bool {
+        matches!(self.units.unit(unit), Unit::Chunk { .. })
+    }
+
+    fn add(&mut self, unit: u64, rows: Vec<(usize, Vec<f32>)>) -> Result<&mut UnitRows, RowError> {
+        let row_len = if self.is_chunk(unit) { self.chunk_row_len } else { self.row_len };
+        let micro_batches = self.micro_batches;
+        let entry = self.open.entry(unit).or_insert_with(|| UnitRows {
+            rows: Rows::new(micro_batches, row_len),
+            waiting: HashMap::new(),
+            asked: HashSet::new(),
+            reduced: None,
+        });
+        for (micro_batch, row) in rows {
+            entry.rows.insert(micro_batch, row)?;
+        }
+        Ok(entry)
+    }
 }
 
 impl Reducer {
@@ -65,16 +105,21 @@ impl Reducer {
     }
 
     /// A generation begins; what an earlier one left is dropped.
-    pub fn begin(&self, beginning: &Beginning, micro_batches: usize) {
-        let row_len = beginning.state.layout().row_len();
-        self.largest.store(request_bytes(micro_batches, row_len), Ordering::Relaxed);
+    pub fn begin(&self, beginning: &Beginning, recipe: &Recipe) {
+        let layout = beginning.state.layout();
+        let (row_len, chunk_row_len) = (layout.row_len(), recipe.micro_batch_size * Features::width(layout.hidden()));
+        let largest = request_bytes(recipe.micro_batches(), row_len.max(chunk_row_len));
+        self.largest.store(largest, Ordering::Relaxed);
         *self.lock() = Some(Current {
             generation: beginning.generation,
             members: beginning.ranks.iter().map(|(id, _)| *id).collect(),
-            first_step: beginning.state.step(),
-            steps: BTreeMap::new(),
-            micro_batches,
+            units: recipe.units(),
+            first_unit: recipe.units().index(beginning.state.position()),
+            open: BTreeMap::new(),
+            gathered: BTreeMap::new(),
+            micro_batches: recipe.micro_batches(),
             row_len,
+            chunk_row_len,
         });
     }
 
@@ -88,12 +133,32 @@ impl Reducer {
         *self.lock() = None;
     }
 
-    /// Adds a member's rows of one step.
+    /// Adds some of a member's rows of one unit; more will come. False where they belong to no present generation.
+    pub fn deposit(
+        &self,
+        generation: Generation,
+        member: MemberId,
+        unit: u64,
+        rows: Vec<(usize, Vec<f32>)>,
+    ) -> Result<bool, RowError> {
+        match self.lock().as_mut() {
+            Some(current) if current.generation == generation && current.members.contains(&member) => {
+                let accepted = current.accepts(unit);
+                if accepted {
+                    current.add(unit, rows)?;
+                }
+                Ok(accepted)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Adds a member's rows of one unit, or the last of them.
     pub fn contribute(
         &self,
         generation: Generation,
         member: MemberId,
-        step: u64,
+        unit: u64,
         rows: Vec<(usize, Vec<f32>)>,
     ) -> Result<Contribution, RowError> {
         let mut current = self.lock();
@@ -102,45 +167,56 @@ impl Reducer {
         else {
             return Ok(Contribution::Stale);
         };
-        let is_new = !current.steps.contains_key(&step);
-        if step < current.first_step || (is_new && current.steps.len() >= MOST_STEPS) {
+        if !current.accepts(unit) {
             return Ok(Contribution::Stale);
         }
-        let (micro_batches, row_len) = (current.micro_batches, current.row_len);
-        let entry = current.steps.entry(step).or_insert_with(|| StepRows {
-            rows: Rows::new(micro_batches, row_len),
-            waiting: HashMap::new(),
-            asked: HashSet::new(),
-            sum: None,
-        });
-        for (micro_batch, row) in rows {
-            entry.rows.insert(micro_batch, row)?;
-        }
+        let is_chunk = current.is_chunk(unit);
+        let entry = current.add(unit, rows)?;
         entry.asked.insert(member);
-        if entry.sum.is_none() && entry.rows.complete() {
-            let sum = entry.rows.sum()?;
-            entry.sum = Some(sum.iter().flat_map(|value| value.to_le_bytes()).collect());
+        let mut gathered = None;
+        if entry.reduced.is_none() && entry.rows.complete() {
+            entry.reduced = Some(match is_chunk {
+                true => {
+                    let rows = entry.rows.concatenated()?;
+                    let digest = digest_of(&rows);
+                    gathered = Some(rows);
+                    Reduced::Gathered(digest)
+                }
+                false => {
+                    let sum = entry.rows.sum()?;
+                    Reduced::Sum(sum.iter().flat_map(|value| value.to_le_bytes()).collect())
+                }
+            });
         }
-        let Some(sum) = entry.sum.clone() else {
+        let Some(reduced) = entry.reduced.clone() else {
             let (sender, receiver) = oneshot::channel();
             entry.waiting.insert(member, sender);
             return Ok(Contribution::Later(receiver));
         };
         for (_, waiter) in entry.waiting.drain() {
             // A waiter that went away has left its generation too.
-            let _ = waiter.send(sum.clone());
+            let _ = waiter.send(reduced.clone());
         }
         if entry.asked.len() == current.members.len() {
-            current.steps.remove(&step);
+            current.open.remove(&unit);
         }
-        Ok(Contribution::Sum(sum))
+        if let Some(rows) = gathered {
+            current.gathered.insert(unit, rows);
+        }
+        Ok(Contribution::Done(reduced))
     }
 
-    /// Micro-batches whose rows the oldest unfinished step still lacks: the answer to "what does the reduction wait for?".
+    /// The gathered rows of a chunk, once.
+    pub fn take_gathered(&self, generation: Generation, unit: u64) -> Option<Vec<f32>> {
+        let mut current = self.lock();
+        current.as_mut().filter(|current| current.generation == generation)?.gathered.remove(&unit)
+    }
+
+    /// Micro-batches whose rows the oldest unfinished unit still lacks: the answer to "what does the reduction wait for?".
     pub fn waiting_for(&self) -> Option<(u64, Vec<usize>)> {
         let current = self.lock();
-        let (step, entry) = current.as_ref()?.steps.iter().find(|(_, entry)| entry.sum.is_none())?;
-        Some((*step, entry.rows.missing()))
+        let (unit, entry) = current.as_ref()?.open.iter().find(|(_, entry)| entry.reduced.is_none())?;
+        Some((*unit, entry.rows.missing()))
     }
 }
 
@@ -153,6 +229,7 @@ fn request_bytes(rows: usize, row_len: usize) -> usize {
 mod tests {
     use std::sync::Arc;
 
+    use numalign_config::{Layer, resolve};
     use numalign_projector::State;
     use tokio::sync::oneshot::error::TryRecvError;
 
@@ -163,11 +240,22 @@ mod tests {
     const A: MemberId = MemberId(1);
     const B: MemberId = MemberId(2);
 
+    /// Three micro-batches of one sample, and settings.
+    fn recipe(more: &[(&str, &str)]) -> Recipe {
+        let three = [("batch_size", "3"), ("micro_batch_size", "1"), ("num_epochs", "10")];
+        let flags = three.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned()));
+        resolve(None, Layer::from_env([]), Layer::from_flags(flags)).unwrap().recipe
+    }
+
     /// Rank A has micro-batches 0 and 1, rank B has 2.
     fn begin(reducer: &Reducer, generation: Generation) {
+        begin_with(reducer, generation, &recipe(&[]));
+    }
+
+    fn begin_with(reducer: &Reducer, generation: Generation, recipe: &Recipe) {
         let ranks = vec![(A, 0..2), (B, 2..3)];
         let state = Arc::new(State::initial(1, 0));
-        reducer.begin(&Beginning { generation, ranks, state, first: false }, 3);
+        reducer.begin(&Beginning { generation, ranks, state, first: false }, recipe);
     }
 
     /// Floats whose sum depends on the order of adding.
@@ -180,20 +268,53 @@ mod tests {
         sum.iter().flat_map(|value| value.to_le_bytes()).collect()
     }
 
-    fn later(contribution: Contribution) -> oneshot::Receiver<Bytes> {
+    fn later(contribution: Contribution) -> oneshot::Receiver<Reduced> {
         match contribution {
             Contribution::Later(receiver) => receiver,
-            Contribution::Sum(_) => panic!("a sum without all rows"),
+            Contribution::Done(_) => panic!("a sum without all rows"),
             Contribution::Stale => panic!("stale"),
         }
     }
 
     fn sum(contribution: Contribution) -> Bytes {
         match contribution {
-            Contribution::Sum(sum) => sum,
+            Contribution::Done(reduced) => sum_of(reduced),
             Contribution::Later(_) => panic!("all rows are there"),
             Contribution::Stale => panic!("stale"),
         }
+    }
+
+    fn sum_of(reduced: Reduced) -> Bytes {
+        match reduced {
+            Reduced::Sum(sum) => sum,
+            Reduced::Gathered(_) => panic!("a training step has a sum"),
+        }
+    }
+
+    #[test]
+    fn rows_of_a_chunk_are_kept_in_order_and_answered_by_their_digest() {
+        let exact = recipe(&[("solver", "exact"), ("train_input_projection", "false")]);
+        let reducer = Reducer::default();
+        begin_with(&reducer, OLD, &exact);
+        // Hidden size 1: a hidden state and a target.
+        let chunk_row = |micro_batch: usize| (micro_batch, vec![micro_batch as f32, -0.0]);
+        let mut waiting = later(reducer.contribute(OLD, B, 2, vec![chunk_row(2)]).unwrap());
+        assert!(reducer.deposit(OLD, A, 2, vec![chunk_row(1)]).unwrap());
+        assert!(!reducer.deposit(NEW, A, 2, vec![chunk_row(0)]).unwrap());
+        assert_eq!(reducer.take_gathered(OLD, 2), None);
+        let Contribution::Done(reduced) = reducer.contribute(OLD, A, 2, vec![chunk_row(0)]).unwrap() else {
+            panic!("all rows are there");
+        };
+        let expected = [0.0, -0.0, 1.0, -0.0, 2.0, -0.0];
+        assert_eq!(reduced, Reduced::Gathered(digest_of(&expected)));
+        assert_eq!(waiting.try_recv(), Ok(reduced));
+        assert_eq!(reducer.take_gathered(NEW, 2), None);
+        assert_eq!(reducer.take_gathered(OLD, 2).map(|rows| bits(&rows)), Some(bits(&expected)));
+        assert_eq!(reducer.take_gathered(OLD, 2), None);
+        assert_eq!(
+            reducer.contribute(OLD, A, 3, vec![row(0)]).err(),
+            Some(RowError::WrongLength { micro_batch: 0, got: 5, want: 2 })
+        );
     }
 
     #[test]
@@ -212,7 +333,7 @@ mod tests {
             assert_eq!(waiting.try_recv(), Err(TryRecvError::Empty));
             let answer = sum(reducer.contribute(OLD, second.0, 7, second.1).unwrap());
             assert_eq!(answer, canonical);
-            assert_eq!(waiting.try_recv().unwrap(), canonical);
+            assert_eq!(sum_of(waiting.try_recv().unwrap()), canonical);
             assert_eq!(reducer.waiting_for(), None);
         }
     }
@@ -272,7 +393,7 @@ mod tests {
         assert_eq!(again.try_recv(), Err(TryRecvError::Empty));
         for step in 1..10_000 {
             let contribution = reducer.contribute(OLD, B, step, vec![row(2)]).unwrap();
-            assert_eq!(matches!(contribution, Contribution::Stale), step >= MOST_STEPS as u64, "step {step}");
+            assert_eq!(matches!(contribution, Contribution::Stale), step >= MOST_UNITS as u64, "step {step}");
         }
         sum(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
         assert!(again.try_recv().is_ok(), "the step in work is not harmed");
@@ -299,7 +420,7 @@ mod tests {
         let row = |index| numalign_wire::Row { micro_batch: index, values: vec![0; 5 * 4] };
         let generation = Some(OLD.into());
         let rows = (0..3).map(row).collect();
-        let request = numalign_wire::ReduceRequest { generation, member: u64::MAX, step: u64::MAX, rows };
+        let request = numalign_wire::ReduceRequest { generation, member: u64::MAX, step: u64::MAX, rows, more: false };
         assert!(request.encoded_len() <= reducer.largest_contribution());
         assert!(reducer.largest_contribution() <= 2 * 4096);
         reducer.end();

@@ -25,8 +25,9 @@ use crate::progress::Progress;
 use crate::reduce::Reducer;
 use crate::service::{Handle, Service};
 use crate::shell::{Outcome, Shell};
+use crate::solving::Solver;
 use crate::start::{self, Start};
-use crate::work::WorkBoard;
+use crate::work::{Streams, WorkBoard};
 use crate::writer::Writer;
 
 /// Calls that one connection may have open at once; a worker has three.
@@ -63,9 +64,10 @@ pub async fn run(
         .map_err(|error| CoordinatorError::Server(format!("the configuration cannot be written as JSON: {error}")))?;
     let (board, reducer) = (Arc::new(WorkBoard::default()), Arc::new(Reducer::default()));
     let (calls, inbox) = mpsc::channel(1024);
+    let streams = Streams::new(start.stream.clone(), &config.recipe)?;
     let service = Handle(Arc::new(Service {
         config: config.clone(),
-        stream: start.stream.clone(),
+        streams: streams.clone(),
         board: board.clone(),
         reducer: reducer.clone(),
         shell: calls,
@@ -76,6 +78,9 @@ pub async fn run(
     let folder = start.folder.path().to_owned();
     let writer = Writer::start(start.folder.clone(), config.run.keep_checkpoints)
         .map_err(|error| CoordinatorError::Server(format!("the checkpoint thread does not start: {error}")))?;
+    let (solutions, solved) = mpsc::unbounded_channel();
+    let solver = Solver::start(start.sums.clone(), writer.clone(), solutions)
+        .map_err(|error| CoordinatorError::Server(format!("the solver's thread does not start: {error}")))?;
     let ledger_step = start.committed_step();
     let shell = Shell {
         config: config.clone(),
@@ -85,9 +90,10 @@ pub async fn run(
         incarnation,
         board,
         reducer,
-        stream: start.stream.clone(),
+        streams,
         progress: Progress::new(config.clone(), &folder),
         writer,
+        solver,
         fingerprint: start.fingerprint.clone().unwrap_or_default(),
         dataset_digest: start.dataset_digest.clone(),
         loaded_digest: start.loaded_digest.clone(),
@@ -120,7 +126,7 @@ pub async fn run(
             let _ = stopped.await;
         });
     let mut server = tokio::spawn(server);
-    let shell = shell.run(inbox, shutdown, checkpoint_wanted);
+    let shell = shell.run(inbox, solved, shutdown, checkpoint_wanted);
     tokio::pin!(shell);
     let outcome = tokio::select! {
         outcome = &mut shell => outcome,
@@ -186,7 +192,8 @@ fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, C
     let (Some(state), Some(fingerprint)) = (&start.state, &start.fingerprint) else {
         return Ok(None);
     };
-    if config.run.resume.is_none() || state.step() < config.recipe.total_steps() {
+    let next = config.recipe.units().next(state.position());
+    if config.run.resume.is_none() || next != numalign_config::Unit::End {
         return Ok(None);
     }
     let checkpoint = numalign_checkpoint::Checkpoint {
@@ -199,6 +206,7 @@ fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, C
         state: state.clone(),
         sample_digest: start.ledger.to_hex(),
         history: start.history.clone(),
+        sums: None,
     };
     let path = &config.run.model_path_save;
     write_atomically(path, &checkpoint.to_bytes())?;

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use numalign_config::Config;
-use numalign_data::SampleStream;
-use numalign_projector::{State, StateDigest};
+use numalign_projector::{Features, RowError, State, StateDigest};
 use numalign_wire as wire;
 use numalign_wire::coordinator_server::Coordinator;
 use tokio::sync::{mpsc, oneshot};
@@ -20,8 +19,8 @@ use crate::complaints::clipped;
 use crate::guard::Homes;
 use crate::machine::{Event, Introduction, MemberId, Readiness, Report, Timing};
 use crate::outbox::{Outbox, outbox};
-use crate::reduce::{Contribution, Reducer};
-use crate::work::{Claim, WorkBoard, micro_batch};
+use crate::reduce::{Contribution, Reduced, Reducer};
+use crate::work::{Claim, Streams, WorkBoard, micro_batch};
 
 /// A stream that says nothing for this long is closed.
 const FIRST_WORD: Duration = Duration::from_secs(10);
@@ -43,7 +42,7 @@ pub enum Call {
 /// Shared by all connections.
 pub struct Service {
     pub config: Arc<Config>,
-    pub stream: SampleStream,
+    pub streams: Streams,
     pub board: Arc<WorkBoard>,
     pub reducer: Arc<Reducer>,
     pub shell: mpsc::Sender<Call>,
@@ -106,13 +105,13 @@ impl Coordinator for Handle {
         let generation = first.generation.ok_or_else(|| Status::invalid_argument("no generation"))?.into();
         let member = MemberId(first.member);
         self.homes.check(member, connection)?;
-        let Some((first_step, part)) = self.board.part_of(generation, member) else {
+        let Some((first_unit, part)) = self.board.part_of(generation, member) else {
             return Err(Status::failed_precondition("that generation is over"));
         };
         let (sender, messages) = mpsc::channel(part.len().max(1));
         let service = self.0.clone();
         tokio::spawn(async move {
-            let mut step = first_step;
+            let mut unit = first_unit;
             let mut credit = u64::from(first.steps);
             loop {
                 if credit == 0 {
@@ -123,7 +122,7 @@ impl Coordinator for Handle {
                     continue;
                 }
                 let changed = service.board.changed();
-                match service.board.claim(generation, step) {
+                match service.board.claim(generation, unit) {
                     Claim::Over => return,
                     Claim::Wait => {
                         tokio::select! {
@@ -137,17 +136,17 @@ impl Coordinator for Handle {
                     Claim::Send => {}
                 }
                 let audited = match service.config.run.deterministic {
-                    true => service.board.audited_by(generation, member, step, service.config.run.audit_every),
+                    true => service.board.audited_by(generation, member, unit, service.config.run.audit_every),
                     false => None,
                 };
                 for index in audited.into_iter().chain(part.clone()) {
-                    let mut message = micro_batch(&service.stream, &service.config.recipe, generation, step, index);
+                    let mut message = micro_batch(&service.streams, &service.config.recipe, generation, unit, index);
                     message.audit = !part.contains(&index);
                     if sender.send(Ok(message)).await.is_err() {
                         return;
                     }
                 }
-                step += 1;
+                unit += 1;
                 credit -= 1;
             }
         });
@@ -167,16 +166,24 @@ impl Coordinator for Handle {
             let values = row.values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             rows.push((row.micro_batch as usize, values));
         }
-        let contribution = self
-            .reducer
-            .contribute(generation, MemberId(request.member), request.step, rows)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let sum = match contribution {
-            Contribution::Sum(sum) => Some(sum),
+        let refused = |error: RowError| Status::invalid_argument(error.to_string());
+        let member = MemberId(request.member);
+        if request.more {
+            let complete = self.reducer.deposit(generation, member, request.step, rows).map_err(refused)?;
+            return Ok(Response::new(wire::ReduceReply { complete, ..Default::default() }));
+        }
+        let reduced = match self.reducer.contribute(generation, member, request.step, rows).map_err(refused)? {
+            Contribution::Done(reduced) => Some(reduced),
             Contribution::Later(receiver) => receiver.await.ok(),
             Contribution::Stale => None,
         };
-        Ok(Response::new(wire::ReduceReply { complete: sum.is_some(), sum: sum.unwrap_or_default() }))
+        let mut reply = wire::ReduceReply { complete: reduced.is_some(), ..Default::default() };
+        match reduced {
+            Some(Reduced::Sum(sum)) => reply.sum = sum,
+            Some(Reduced::Gathered(digest)) => reply.gathered_digest = digest.to_vec(),
+            None => {}
+        }
+        Ok(Response::new(reply))
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
@@ -219,6 +226,19 @@ impl Service {
         Ok(Introduction { host, pid: hello.pid, restarts: hello.restarts, survivor })
     }
 
+    /// Rank 0's report of a chunk together with the features that the gRPC collective gathered here.
+    fn with_features(&self, call: Option<Call>) -> Result<Option<Call>, String> {
+        let Some(Call::Event(Event::Reported(member, mut report))) = call else {
+            return Ok(call);
+        };
+        if let Some(state) = report.state.as_ref().filter(|_| report.features.is_none())
+            && let Some(rows) = self.reducer.take_gathered(report.generation, report.step)
+        {
+            report.features = Some(features(state, rows)?);
+        }
+        Ok(Some(Call::Event(Event::Reported(member, report))))
+    }
+
     /// Reads a worker's messages until its stream ends.
     async fn listen(&self, member: MemberId, mut inbound: Streaming<wire::WorkerMessage>) {
         let why = loop {
@@ -227,7 +247,7 @@ impl Service {
                 Some(Err(status)) => break format!("its stream broke: {}", status.message()),
                 None => break "its stream ended".to_owned(),
             };
-            let call = match call_of(member, message) {
+            let call = match call_of(member, message).and_then(|call| self.with_features(call)) {
                 Ok(Some(call)) => call,
                 Ok(None) => continue,
                 Err(why) => break why,
@@ -240,6 +260,12 @@ impl Service {
         // The shell may be gone by then; the worker is, too.
         let _ = self.shell.send(Call::Event(Event::Left(member, why))).await;
     }
+}
+
+/// Gathered rows as features of the state's hidden size; an error ends the membership of who sent them.
+fn features(state: &State, rows: Vec<f32>) -> Result<Arc<Features>, String> {
+    let features = Features::new(state.layout().hidden(), rows);
+    features.map(Arc::new).map_err(|error| format!("its features cannot be used: {error}"))
 }
 
 /// A worker's message as a call; an error ends its membership.
@@ -277,6 +303,11 @@ fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call
                 true => None,
                 false => Some(State::from_bytes(&done.state).map_err(|error| error.to_string())?),
             };
+            let gathered = done.features.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            let features = match &state {
+                Some(state) if !done.features.is_empty() => Some(features(state, gathered.collect())?),
+                _ => None,
+            };
             Event::Reported(
                 member,
                 Report {
@@ -285,6 +316,7 @@ fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call
                     loss: done.loss,
                     digest,
                     state,
+                    features,
                     rows,
                     timing: Timing {
                         compute: measured(done.compute_us),

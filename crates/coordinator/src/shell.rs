@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder, write_atomically};
 use numalign_config::Config;
-use numalign_data::{Ledger, SampleStream};
+use numalign_data::Ledger;
+use numalign_projector::State;
 use numalign_wire as wire;
 use numalign_wire::coordinator_message::Message;
 use tokio::sync::{Notify, mpsc};
@@ -21,7 +22,8 @@ use crate::outbox::Outbox;
 use crate::progress::Progress;
 use crate::reduce::Reducer;
 use crate::service::Call;
-use crate::work::{WorkBoard, micro_batch};
+use crate::solving::{Answer, Solver};
+use crate::work::{Streams, WorkBoard, micro_batch};
 use crate::writer::Writer;
 
 /// How a run ended well.
@@ -42,9 +44,10 @@ pub struct Shell {
     pub incarnation: u64,
     pub board: Arc<WorkBoard>,
     pub reducer: Arc<Reducer>,
-    pub stream: SampleStream,
+    pub streams: Streams,
     pub progress: Progress,
     pub writer: Writer,
+    pub solver: Solver,
     pub fingerprint: String,
     pub dataset_digest: Option<String>,
     pub loaded_digest: Option<String>,
@@ -75,6 +78,7 @@ impl Shell {
     pub async fn run(
         mut self,
         mut calls: mpsc::Receiver<Call>,
+        mut solutions: mpsc::UnboundedReceiver<Answer>,
         shutdown: impl Future<Output = ()>,
         checkpoint_wanted: Arc<Notify>,
     ) -> Result<Outcome, CoordinatorError> {
@@ -87,6 +91,9 @@ impl Shell {
                     Some(call) => self.take(call),
                     None => return Err(CoordinatorError::Server("no more calls can come".to_owned())),
                 },
+                Some((unit, solution)) = solutions.recv() => {
+                    self.machine.handle(Instant::now(), Event::Solved(unit, solution))
+                }
                 _ = tick.tick() => self.tick(),
                 () = checkpoint_wanted.notified() => {
                     self.write_checkpoint();
@@ -161,7 +168,7 @@ impl Shell {
                     self.failures.note(self.started, step, text);
                 }
                 let nowhere = Generation { incarnation: self.incarnation, number: 0 };
-                let probe = micro_batch(&self.stream, &self.config.recipe, nowhere, 0, 0);
+                let probe = micro_batch(&self.streams, &self.config.recipe, nowhere, 0, 0);
                 self.send(
                     member,
                     Message::Welcome(wire::Welcome {
@@ -210,8 +217,8 @@ impl Shell {
                 Effect::Begin(beginning) => {
                     self.boundary = None;
                     self.catch_up_ledger();
-                    self.reducer.begin(&beginning, self.config.recipe.micro_batches());
-                    self.board.begin(&beginning, self.config.recipe.total_steps());
+                    self.reducer.begin(&beginning, &self.config.recipe);
+                    self.board.begin(&beginning, self.config.recipe.units());
                     if beginning.first {
                         let workers = self.places(&beginning);
                         self.progress.start(beginning.state.step(), &workers);
@@ -253,6 +260,14 @@ impl Shell {
                     }
                 }
                 Effect::Committed(commit) => self.committed(&commit),
+                Effect::Solve(unit) => {
+                    self.board.end();
+                    self.reducer.end();
+                    self.boundary = None;
+                    self.progress.say("solving for the output projector");
+                    self.solver.solve(unit);
+                }
+                Effect::Solved(state) => self.solved(&state),
                 Effect::Dismiss(member, permanent, reason) => {
                     self.progress.say(&format!("worker {} is dismissed: {reason}", member.0));
                     let hint = if permanent { "give the worker what the message asks for" } else { "it may come back" };
@@ -270,7 +285,7 @@ impl Shell {
         }
         // Boxed, because resting may begin a generation that is at its boundary too.
         let rest = match (self.boundary, self.machine.committed()) {
-            (Some((generation, limit)), Some(state)) if state.step() >= limit => {
+            (Some((generation, limit)), Some(state)) if self.unit_after(state) >= limit => {
                 self.boundary = None;
                 self.machine.at_rest(Instant::now(), generation)
             }
@@ -295,18 +310,49 @@ impl Shell {
     fn committed(&mut self, commit: &Commit) {
         self.progress.committed(commit);
         self.catch_up_ledger();
-        let step = commit.state.step();
-        let every = self.config.run.checkpoint_every;
-        if step.is_multiple_of(every)
-            && let Some(checkpoint) = self.checkpoint()
-        {
-            self.writer.write(&checkpoint);
+        let position = commit.state.position();
+        if let (Some(features), Some(gathered)) = (&commit.features, position.gathered) {
+            self.solver.add(gathered - 1, features.clone());
         }
-        for outbox in self.outboxes.values() {
-            outbox.committed(step);
+        // In a round, chunks count as steps do.
+        let count = position.gathered.filter(|gathered| *gathered > 0).unwrap_or(position.step);
+        if count.is_multiple_of(self.config.run.checkpoint_every) {
+            self.queue_checkpoint();
         }
+        self.tell_committed(&commit.state);
         for failure in self.failures.committed(Instant::now()) {
             self.progress.recovered(&failure);
+        }
+    }
+
+    /// The solution of a round is part of the state now.
+    fn solved(&mut self, state: &State) {
+        self.progress.solved(state);
+        if state.step().is_multiple_of(self.config.run.checkpoint_every) {
+            self.queue_checkpoint();
+        }
+        self.tell_committed(state);
+    }
+
+    fn tell_committed(&self, state: &State) {
+        let unit = self.unit_after(state);
+        for outbox in self.outboxes.values() {
+            outbox.committed(unit);
+        }
+    }
+
+    fn unit_after(&self, state: &State) -> u64 {
+        self.config.recipe.units().index(state.position())
+    }
+
+    /// Queues a checkpoint of the committed state. In a round it passes by the solver's thread, which adds the sums.
+    fn queue_checkpoint(&self) {
+        let Some(checkpoint) = self.checkpoint() else {
+            return;
+        };
+        match checkpoint.state.position().gathered {
+            Some(_) => self.solver.write(checkpoint),
+            None => self.writer.write(&checkpoint),
         }
     }
 
@@ -314,7 +360,7 @@ impl Shell {
     fn catch_up_ledger(&mut self) {
         let step = self.machine.committed().map_or(0, |state| state.step());
         if step > self.ledger_step {
-            self.ledger.advance_over(&self.stream, &self.config.recipe, self.ledger_step..step);
+            self.ledger.advance_over(&self.streams.train, &self.config.recipe, self.ledger_step..step);
             self.ledger_step = step;
         }
     }
@@ -334,6 +380,7 @@ impl Shell {
             state: state.as_ref().clone(),
             sample_digest: self.ledger.to_hex(),
             history: self.history.clone(),
+            sums: None,
         })
     }
 
@@ -366,11 +413,8 @@ impl Shell {
     /// Queues a checkpoint of the committed state for the run's folder.
     fn write_checkpoint(&mut self) {
         self.catch_up_ledger();
-        if let Some(checkpoint) = self.checkpoint()
-            && checkpoint.state.step() > 0
-        {
-            tracing::info!("writing a checkpoint of step {}", checkpoint.state.step());
-            self.writer.write(&checkpoint);
+        if self.machine.committed().is_some_and(|state| state.step() > 0) {
+            self.queue_checkpoint();
         }
     }
 
@@ -378,7 +422,11 @@ impl Shell {
     fn settle(&mut self, patience: Duration) {
         self.progress.finish();
         self.write_checkpoint();
-        if !self.writer.finish(patience) {
+        let until = Instant::now() + patience;
+        if !self.solver.finish(patience) {
+            tracing::warn!("the solver's thread is still at work; the checkpoint before is valid");
+        }
+        if !self.writer.finish(until.saturating_duration_since(Instant::now())) {
             self.progress.say(&format!(
                 "the disk has not taken the last checkpoint in {:.1} s; the one before is valid",
                 patience.as_secs_f64()

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder};
-use numalign_config::{Config, LoadedProjections, Resume};
+use numalign_config::{Config, LoadedProjections, Recipe, Resume, Unit};
 use numalign_data::{Domain, Ledger, SampleStream};
-use numalign_projector::State;
+use numalign_projector::{State, Sums};
 
 use crate::error::CoordinatorError;
 
@@ -21,6 +21,8 @@ pub struct Start {
     pub loaded_digest: Option<String>,
     /// State to continue from or to start with.
     pub state: Option<State>,
+    /// Sums of the solver's round that the state is in the middle of.
+    pub sums: Option<Sums>,
     /// Fingerprint that the workers' model must have.
     pub fingerprint: Option<String>,
     pub ledger: Ledger,
@@ -52,6 +54,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         dataset_digest,
         loaded_digest: loaded.as_ref().map(|(_, checkpoint)| checkpoint.loaded_digest(config.run.load_projections)),
         state: None,
+        sums: None,
         fingerprint: None,
         ledger: Ledger::start(),
         history: Vec::new(),
@@ -70,7 +73,8 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
             checkpoint.identity.recipe.stage,
             checkpoint.state.step()
         ));
-        start.state = Some(State::starting_from(&checkpoint.state, config.run.load_projections, recipe.seed));
+        let state = State::starting_from(&checkpoint.state, config.run.load_projections, recipe.seed);
+        start.state = Some(state.prepared(recipe));
         start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
     }
     if let Some((path, checkpoint)) = find(config, &mut start)? {
@@ -112,8 +116,9 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
         return Ok(newest);
     }
     if let Some((_, checkpoint)) = &newest {
-        let (step, total) = (checkpoint.state.step(), checkpoint.identity.recipe.total_steps());
-        if step < total {
+        let stored = &checkpoint.identity.recipe;
+        let (step, total) = (checkpoint.state.step(), stored.total_steps());
+        if stored.units().next(checkpoint.state.position()) != Unit::End {
             return Err(CoordinatorError::Unfinished {
                 folder: start.folder.path().to_owned(),
                 step,
@@ -139,7 +144,8 @@ fn continue_from(
     checkpoint: Checkpoint,
     start: &mut Start,
 ) -> Result<(), CoordinatorError> {
-    let differences = differences(&checkpoint.identity, config, start);
+    let mut differences = differences(&checkpoint.identity, config, start);
+    differences.extend(growth(&checkpoint, &config.recipe));
     if !differences.is_empty() {
         return Err(CoordinatorError::Differs { path: path.to_owned(), differences: differences.join("\n") });
     }
@@ -154,6 +160,7 @@ fn continue_from(
     start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
     start.history = checkpoint.history.clone();
     start.state = Some(checkpoint.state);
+    start.sums = checkpoint.sums;
     Ok(())
 }
 
@@ -177,4 +184,14 @@ fn differences(stored: &Identity, config: &Config, start: &Start) -> Vec<String>
         add("projectors of model_path_load", &show(&stored.loaded_digest), &show(&start.loaded_digest));
     }
     list
+}
+
+/// Why the checkpoint's run cannot grow to `recipe`'s number of steps, where it cannot.
+fn growth(checkpoint: &Checkpoint, recipe: &Recipe) -> Option<String> {
+    let stored = &checkpoint.identity.recipe;
+    let why = stored.units().refuses_to_grow(&recipe.units(), checkpoint.state.position())?;
+    Some(format!(
+        "  num_epochs: the checkpoint has {}, the configuration {}: {why}",
+        stored.num_epochs, recipe.num_epochs
+    ))
 }

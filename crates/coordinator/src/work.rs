@@ -4,22 +4,24 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numalign_config::Recipe;
-use numalign_data::{Input, MicroBatchId, Sample, SampleStream, audit_due, audit_of, samples_of};
+use numalign_config::{Recipe, Solver, Unit, Units};
+use numalign_data::{
+    DataError, Domain, Input, MicroBatchId, Sample, SampleStream, audit_due, audit_of, samples_of, samples_of_chunk,
+};
 use numalign_wire as wire;
 use tokio::sync::Notify;
 
 use crate::machine::{Beginning, Generation, MemberId};
 
-/// The present generation's plan.
+/// The present generation's plan. Work is counted in units: training steps and chunks of the solver's rounds.
 struct Plan {
     generation: Generation,
     /// Micro-batches of each rank.
     ranks: Vec<(MemberId, Range<usize>)>,
-    first_step: u64,
-    /// Work of steps below this may be sent.
+    first_unit: u64,
+    /// Work of units below this may be sent.
     limit: u64,
-    /// One past the furthest step that was sent to anybody.
+    /// One past the furthest unit that was sent to anybody.
     furthest: u64,
 }
 
@@ -30,7 +32,7 @@ pub struct WorkBoard {
     changed: Notify,
 }
 
-/// What a work stream may do about a step.
+/// What a work stream may do about a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
     Send,
@@ -46,15 +48,16 @@ impl WorkBoard {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A generation begins at `first_step`.
-    pub fn begin(&self, beginning: &Beginning, total_steps: u64) {
-        let first_step = beginning.state.step();
+    /// A generation begins at its state; it lasts to the end of the run or of a round at most.
+    pub fn begin(&self, beginning: &Beginning, units: Units) {
+        let position = beginning.state.position();
+        let first_unit = units.index(position);
         *self.lock() = Some(Plan {
             generation: beginning.generation,
             ranks: beginning.ranks.clone(),
-            first_step,
-            limit: total_steps,
-            furthest: first_step,
+            first_unit,
+            limit: units.rest_after(position),
+            furthest: first_unit,
         });
         self.changed.notify_waiters();
     }
@@ -65,7 +68,7 @@ impl WorkBoard {
         self.changed.notify_waiters();
     }
 
-    /// Sends nothing beyond what some rank already has; answers with that boundary (a number of steps).
+    /// Sends nothing beyond what some rank already has; answers with that boundary (a number of units).
     pub fn quiesce(&self, generation: Generation) -> Option<u64> {
         let mut plan = self.lock();
         let plan = plan.as_mut().filter(|plan| plan.generation == generation)?;
@@ -73,36 +76,36 @@ impl WorkBoard {
         Some(plan.limit)
     }
 
-    /// First step and micro-batches of `member` in `generation`, while that is the present one.
+    /// First unit and micro-batches of `member` in `generation`, while that is the present one.
     pub fn part_of(&self, generation: Generation, member: MemberId) -> Option<(u64, Range<usize>)> {
         let plan = self.lock();
         let plan = plan.as_ref().filter(|plan| plan.generation == generation)?;
         let (_, part) = plan.ranks.iter().find(|(id, _)| *id == member)?;
-        Some((plan.first_step, part.clone()))
+        Some((plan.first_unit, part.clone()))
     }
 
-    /// The micro-batch of another rank that `member` computes in `step` for comparison, where it is an auditor.
-    pub fn audited_by(&self, generation: Generation, member: MemberId, step: u64, audit_every: u64) -> Option<usize> {
-        if !audit_due(step, audit_every) {
+    /// The micro-batch of another rank that `member` computes in `unit` for comparison, where it is an auditor.
+    pub fn audited_by(&self, generation: Generation, member: MemberId, unit: u64, audit_every: u64) -> Option<usize> {
+        if !audit_due(unit, audit_every) {
             return None;
         }
         let plan = self.lock();
         let plan = plan.as_ref().filter(|plan| plan.generation == generation)?;
         let rank = plan.ranks.iter().position(|(id, _)| *id == member)?;
         let parts: Vec<Range<usize>> = plan.ranks.iter().map(|(_, part)| part.clone()).collect();
-        let audit = audit_of(step, audit_every, &parts)?;
+        let audit = audit_of(unit, audit_every, &parts)?;
         audit.auditors.contains(&rank).then_some(audit.micro_batch)
     }
 
-    /// Asks to send the work of `step`.
-    pub fn claim(&self, generation: Generation, step: u64) -> Claim {
+    /// Asks to send the work of `unit`.
+    pub fn claim(&self, generation: Generation, unit: u64) -> Claim {
         let mut plan = self.lock();
         match plan.as_mut() {
             Some(plan) if plan.generation == generation => {
-                if step >= plan.limit {
+                if unit >= plan.limit {
                     return Claim::Wait;
                 }
-                plan.furthest = plan.furthest.max(step + 1);
+                plan.furthest = plan.furthest.max(unit + 1);
                 Claim::Send
             }
             _ => Claim::Over,
@@ -115,18 +118,50 @@ impl WorkBoard {
     }
 }
 
+/// The samples of a run: those that are trained on, and those of the solver's rounds.
+#[derive(Debug, Clone)]
+pub struct Streams {
+    pub train: SampleStream,
+    /// The generated stream of [`Domain::Solve`]; a file has no second stream, so its lines serve both.
+    pub solve: SampleStream,
+}
+
+impl Streams {
+    /// `train` with the solver's stream beside it.
+    pub fn new(train: SampleStream, recipe: &Recipe) -> Result<Self, DataError> {
+        let solve = match train.file_len() {
+            Some(_) => train.clone(),
+            None => SampleStream::generated(recipe, Domain::Solve)?,
+        };
+        Ok(Self { train, solve })
+    }
+
+    /// The samples of a micro-batch of unit `unit`; none of a unit that is no worker's.
+    fn of_unit(&self, recipe: &Recipe, unit: u64, micro_batch: MicroBatchId) -> Vec<Sample> {
+        let (stream, indices) = match recipe.units().unit(unit) {
+            Unit::Step(step) => (&self.train, samples_of(step, micro_batch, recipe)),
+            Unit::Chunk { round, chunk } => {
+                let stream = if recipe.solver == Solver::Exact { &self.train } else { &self.solve };
+                (stream, samples_of_chunk(round, chunk, micro_batch, recipe))
+            }
+            Unit::Solve | Unit::End => return Vec::new(),
+        };
+        indices.map(|index| stream.sample(index)).collect()
+    }
+}
+
 /// One micro-batch as a message.
 pub fn micro_batch(
-    stream: &SampleStream,
+    streams: &Streams,
     recipe: &Recipe,
     generation: Generation,
-    step: u64,
+    unit: u64,
     micro_batch: usize,
 ) -> wire::MicroBatch {
-    let samples = samples_of(step, MicroBatchId(micro_batch), recipe).map(|index| to_wire(stream.sample(index)));
+    let samples = streams.of_unit(recipe, unit, MicroBatchId(micro_batch)).into_iter().map(to_wire);
     wire::MicroBatch {
         generation: Some(generation.into()),
-        step,
+        step: unit,
         micro_batch: micro_batch as u32,
         samples: samples.collect(),
         audit: false,
@@ -157,6 +192,7 @@ impl From<wire::Generation> for Generation {
 mod tests {
     use std::sync::Arc;
 
+    use numalign_config::{Layer, resolve};
     use numalign_projector::State;
 
     use super::*;
@@ -170,11 +206,35 @@ mod tests {
         Beginning { generation, ranks, state: Arc::new(State::initial(2, 0)), first: false }
     }
 
+    /// A run of `steps` training steps.
+    fn units(steps: u64) -> Units {
+        let flags = Layer::from_flags([("num_epochs", "1".to_owned()), ("num_batches", steps.to_string())]);
+        resolve(None, Layer::from_env([]), flags).unwrap().recipe.units()
+    }
+
+    #[test]
+    fn a_generation_does_not_go_past_the_end_of_a_round() {
+        let flags = [("solver", "alternate"), ("solve_every", "3"), ("solve_samples", "16"), ("num_batches", "1")];
+        let flags = Layer::from_flags(flags.map(|(name, value)| (name, value.to_owned())));
+        let recipe = resolve(None, Layer::from_env([]), flags).unwrap().recipe;
+        let board = WorkBoard::default();
+        board.begin(&beginning(OLD), recipe.units());
+        assert_eq!(board.claim(OLD, 4), Claim::Send);
+        assert_eq!(board.claim(OLD, 5), Claim::Wait, "three steps and two chunks, then the solution");
+        let streams = Streams::new(SampleStream::generated(&recipe, Domain::Train).unwrap(), &recipe).unwrap();
+        let solve = SampleStream::generated(&recipe, Domain::Solve).unwrap();
+        let of = |unit| micro_batch(&streams, &recipe, OLD, unit, 0).samples;
+        assert_eq!(of(2)[0], to_wire(streams.train.sample(16)));
+        assert_eq!(of(4)[0], to_wire(solve.sample(8)), "the second chunk of the first round");
+        assert_eq!(of(5), Vec::new());
+        assert_eq!(of(9)[0], to_wire(solve.sample(16)), "the first chunk of the second round");
+    }
+
     #[test]
     fn claims_stop_at_the_last_step() {
         let board = WorkBoard::default();
         assert_eq!(board.claim(OLD, 0), Claim::Over);
-        board.begin(&beginning(OLD), 3);
+        board.begin(&beginning(OLD), units(3));
         for step in 0..3 {
             assert_eq!(board.claim(OLD, step), Claim::Send);
         }
@@ -184,7 +244,7 @@ mod tests {
     #[test]
     fn claims_stop_at_the_furthest_step_that_anybody_has() {
         let board = WorkBoard::default();
-        board.begin(&beginning(OLD), 100);
+        board.begin(&beginning(OLD), units(100));
         for step in [0, 1, 2, 3, 0] {
             assert_eq!(board.claim(OLD, step), Claim::Send);
         }
@@ -196,14 +256,14 @@ mod tests {
         }
         assert_eq!(board.claim(OLD, 4), Claim::Wait);
         assert_eq!(board.quiesce(OLD), Some(4));
-        board.begin(&beginning(NEW), 100);
+        board.begin(&beginning(NEW), units(100));
         assert_eq!(board.claim(NEW, 4), Claim::Send);
     }
 
     #[test]
     fn nothing_sent_is_a_boundary_where_the_generation_began() {
         let board = WorkBoard::default();
-        board.begin(&beginning(OLD), 100);
+        board.begin(&beginning(OLD), units(100));
         assert_eq!(board.quiesce(OLD), Some(0));
         assert_eq!(board.claim(OLD, 0), Claim::Wait);
     }
@@ -211,8 +271,8 @@ mod tests {
     #[test]
     fn other_generations_get_nothing() {
         let board = WorkBoard::default();
-        board.begin(&beginning(OLD), 100);
-        board.begin(&beginning(NEW), 100);
+        board.begin(&beginning(OLD), units(100));
+        board.begin(&beginning(NEW), units(100));
         let elsewhere = Generation { incarnation: 5, ..NEW };
         for stale in [OLD, elsewhere] {
             assert_eq!(board.claim(stale, 0), Claim::Over);
@@ -240,7 +300,7 @@ mod tests {
                 () = std::future::ready(()) => {}
             }
             match change {
-                0 => board.begin(&beginning(OLD), 1),
+                0 => board.begin(&beginning(OLD), units(1)),
                 _ => board.end(),
             }
             waiting.await;

@@ -1,5 +1,5 @@
 //! Writes checkpoints on a thread of its own, beside the training and never in its way.
-//! Started by [`crate::run`], fed by the shell.
+//! Started by [`crate::run`], fed by the shell and the solver's thread.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -34,7 +34,8 @@ impl Shared {
     }
 }
 
-/// The way to the thread.
+/// The way to the thread; clones lead to the same one.
+#[derive(Clone)]
 pub struct Writer {
     shared: Arc<Shared>,
 }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_config::{Config, Layer, resolve};
+use numalign_config::{Config, Layer, Solver, Unit, resolve};
 use numalign_coordinator::machine::{
     Activity, Beginning, Effect, Event, Generation, Introduction, Machine, MemberId, Readiness, Report, Timing,
 };
 use numalign_coordinator::work::{Claim, WorkBoard};
-use numalign_projector::State;
+use numalign_projector::{Features, Fit, State};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
@@ -26,9 +26,22 @@ struct Shape {
     max_workers: usize,
     micro_batches: usize,
     steps: u64,
+    solver: Solver,
+    /// Steps between rounds of `alternate`, and chunks of a round.
+    every: u64,
+    chunks: u64,
 }
 
-const PAIR: Shape = Shape { workers: 2, min_workers: 1, max_workers: 64, micro_batches: 4, steps: 6 };
+const PAIR: Shape = Shape {
+    workers: 2,
+    min_workers: 1,
+    max_workers: 64,
+    micro_batches: 4,
+    steps: 6,
+    solver: Solver::Adam,
+    every: 0,
+    chunks: 0,
+};
 
 fn config_of(shape: Shape) -> Config {
     let nothing: [(&str, String); 0] = [];
@@ -37,6 +50,11 @@ fn config_of(shape: Shape) -> Config {
     config.recipe.num_batches = shape.steps;
     config.recipe.batch_size = shape.micro_batches;
     config.recipe.micro_batch_size = 1;
+    config.recipe.solver = shape.solver;
+    if shape.solver == Solver::Alternate {
+        config.recipe.solve_every = Some(shape.every);
+        config.recipe.solve_samples = Some(shape.chunks * shape.micro_batches as u64);
+    }
     config.run.workers = shape.workers;
     config.run.min_workers = shape.min_workers;
     config.run.max_workers = shape.max_workers;
@@ -53,19 +71,45 @@ fn row(state: &State) -> Vec<f32> {
     (0..state.layout().row_len()).map(float).collect()
 }
 
+/// What a chunk gathers: the same for every rank.
+fn features(unit: u64) -> Arc<Features> {
+    let floats = (0..2 * (HIDDEN + 1)).map(|i| ((unit as usize * 13 + i * 7) % 19) as f32 - 9.0);
+    Arc::new(Features::new(HIDDEN, floats.collect()).unwrap())
+}
+
+/// The solution of every round.
+fn fit() -> Fit {
+    Fit { weight: vec![0.5; HIDDEN], bias: -1.0, ridge: 1e-6, held_out_error: 0.25 }
+}
+
+/// Units behind a state.
+fn unit_of(state: &State, config: &Config) -> u64 {
+    config.recipe.units().index(state.position())
+}
+
+/// The state after a rank's next unit.
 fn next(state: &State, config: &Config) -> State {
+    let unit = unit_of(state, config);
+    if let Unit::Chunk { .. } = config.recipe.units().unit(unit) {
+        return state.gathered(&config.recipe, features(unit).digest()).unwrap();
+    }
     let mut state = state.clone();
     state.update(&row(&state), &config.recipe).unwrap();
     state
 }
 
-/// What a correct rank computes: the states after 0, 1, … updates.
+/// What is right: the states after 0, 1, … units.
 fn correct_states(config: &Config) -> Vec<State> {
-    let mut states = vec![State::initial(HIDDEN, config.recipe.seed)];
-    for step in 0..config.recipe.total_steps() as usize {
-        states.push(next(&states[step], config));
+    let mut state = State::initial(HIDDEN, config.recipe.seed).prepared(&config.recipe);
+    let mut states = vec![state.clone()];
+    loop {
+        state = match config.recipe.units().next(state.position()) {
+            Unit::Step(_) | Unit::Chunk { .. } => next(&state, config),
+            Unit::Solve => state.solved(&fit()),
+            Unit::End => return states,
+        };
+        states.push(state.clone());
     }
-    states
 }
 
 fn introduction(survivor: Option<State>) -> Introduction {
@@ -91,10 +135,13 @@ fn rows_of(step: u64) -> Vec<(usize, [u8; 32])> {
 }
 
 /// A rank's report that it made `after` out of the state before.
-fn report(generation: Generation, rank: usize, after: &State) -> Report {
+fn report(config: &Config, generation: Generation, rank: usize, after: &State) -> Report {
+    let unit = unit_of(after, config) - 1;
+    let is_chunk = matches!(config.recipe.units().unit(unit), Unit::Chunk { .. });
     Report {
         generation,
-        step: after.step() - 1,
+        step: unit,
+        features: (is_chunk && rank == 0).then(|| features(unit)),
         loss: 0.5,
         digest: after.digest(),
         state: (rank == 0).then(|| after.clone()),
@@ -163,10 +210,12 @@ struct Simulation {
     generations: u64,
     /// Where this life has to start from, by its checkpoint and the survivors that came.
     start: u64,
-    /// Steps committed in this life, or before it where it started.
+    /// Units committed in this life, or before it where it started.
     committed: u64,
-    /// Steps that were ever committed.
+    /// Units that were ever committed.
     furthest: u64,
+    /// A solution is being worked on.
+    solving: Option<u64>,
     delivered: HashSet<(Generation, MemberId, u64)>,
     /// This life of the coordinator knows the frozen model.
     base_known: bool,
@@ -184,6 +233,8 @@ struct Met {
     late_reports: u64,
     survivors_ahead: u64,
     repeated_endings: u64,
+    solutions: u64,
+    rewound: u64,
 }
 
 impl Simulation {
@@ -206,6 +257,7 @@ impl Simulation {
             start: 0,
             committed: 0,
             furthest: 0,
+            solving: None,
             delivered: HashSet::new(),
             base_known: false,
             finished: false,
@@ -239,9 +291,24 @@ impl Simulation {
             && self.machine.members().contains_key(&member)
             && self.generations == 0
         {
-            self.start = self.start.max(survivor.step());
+            // The sums of a round died with their coordinator.
+            let rewound = survivor.rewound(&self.config.recipe);
+            self.met.rewound += u64::from(rewound != survivor);
+            self.start = self.start.max(unit_of(&rewound, &self.config));
         }
         self.carry_out(effects);
+    }
+
+    /// The number of units of the run.
+    fn total(&self) -> u64 {
+        self.correct.len() as u64 - 1
+    }
+
+    fn tell_committed(&mut self, unit: u64) {
+        let members: Vec<MemberId> = self.links.keys().copied().collect();
+        for member in members {
+            self.tell(member, News::Committed(unit));
+        }
     }
 
     /// A report of another generation changes nothing.
@@ -281,8 +348,10 @@ impl Simulation {
                     self.boundary = self.board.quiesce(generation).map(|limit| (generation, limit));
                 }
                 Effect::Committed(commit) => {
-                    let step = commit.state.step();
-                    assert_eq!(step, self.committed + 1, "a step was skipped or committed twice");
+                    let step = unit_of(&commit.state, &self.config);
+                    let is_chunk = matches!(self.config.recipe.units().unit(step - 1), Unit::Chunk { .. });
+                    assert_eq!(commit.features, is_chunk.then(|| features(step - 1)));
+                    assert_eq!(step, self.committed + 1, "a unit was skipped or committed twice");
                     assert_eq!(*commit.state, self.correct[step as usize]);
                     let present = self.present.as_ref().expect("a commit without a generation");
                     assert_eq!(commit.world, present.ranks.len());
@@ -295,10 +364,22 @@ impl Simulation {
                     if step.is_multiple_of(4) {
                         self.checkpoint = Some(commit.state.as_ref().clone());
                     }
-                    let members: Vec<MemberId> = self.links.keys().copied().collect();
-                    for member in members {
-                        self.tell(member, News::Committed(step));
-                    }
+                    self.tell_committed(step);
+                }
+                Effect::Solve(unit) => {
+                    assert_eq!(unit, self.committed.max(self.start));
+                    assert_ne!(self.solving, Some(unit), "solved twice at once");
+                    self.solving = Some(unit);
+                    self.board.end();
+                    self.boundary = None;
+                    self.present = None;
+                }
+                Effect::Solved(state) => {
+                    self.committed = self.committed.max(self.start) + 1;
+                    self.furthest = self.furthest.max(self.committed);
+                    assert_eq!(*state, self.correct[self.committed as usize]);
+                    self.met.solutions += 1;
+                    self.tell_committed(self.committed);
                 }
                 Effect::Dismiss(member, permanent, why) => {
                     assert!(!why.is_empty());
@@ -307,7 +388,7 @@ impl Simulation {
                 }
                 Effect::Finished => {
                     assert!(self.base_known, "the result cannot say which model it belongs to");
-                    assert_eq!(self.committed.max(self.start), self.config.recipe.total_steps());
+                    assert_eq!(self.committed.max(self.start), self.total());
                     self.finished = true;
                     self.met.repeated_endings += u64::from(self.generations == 0);
                     let members: Vec<MemberId> = self.links.keys().copied().collect();
@@ -337,12 +418,12 @@ impl Simulation {
         assert_eq!(beginning.first, self.generations == 1);
         self.met.generations += 1;
         if beginning.first {
-            let checkpoint = self.checkpoint.as_ref().map_or(0, State::step);
+            let checkpoint = self.checkpoint.as_ref().map_or(0, |state| unit_of(state, &self.config));
             self.met.survivors_ahead += u64::from(self.start > checkpoint);
-            assert_eq!(beginning.state.step(), self.start, "a survivor's or the checkpoint's steps were lost");
-            self.committed = self.start;
+            self.committed = self.committed.max(self.start);
         }
-        assert_eq!(beginning.state.step(), self.committed, "a committed step was lost");
+        let unit = unit_of(&beginning.state, &self.config);
+        assert_eq!(unit, self.committed, "a committed unit was lost, a survivor's or the checkpoint's");
         assert_eq!(*beginning.state, self.correct[self.committed as usize]);
 
         let mut end = 0;
@@ -362,7 +443,7 @@ impl Simulation {
         assert!(world == self.most() || self.ready() == 0, "a ready worker was left out");
 
         self.boundary = None;
-        self.board.begin(&beginning, self.config.recipe.total_steps());
+        self.board.begin(&beginning, self.config.recipe.units());
         for (rank, (member, _)) in beginning.ranks.iter().enumerate() {
             self.tell(*member, News::Begin(generation, rank, beginning.state.clone()));
         }
@@ -375,7 +456,7 @@ impl Simulation {
             if let (Some(task), Some(present)) = (&worker.task, &self.present)
                 && task.generation == present.generation
             {
-                assert_eq!(task.state.step(), limit);
+                assert_eq!(unit_of(&task.state, &self.config), limit);
             }
         }
     }
@@ -384,6 +465,10 @@ impl Simulation {
         let reason = self.machine.reason();
         assert!(!reason.is_empty());
         if self.finished || self.machine.generation().is_some() {
+            return;
+        }
+        if self.machine.phase() == "solving" {
+            assert!(reason.contains("solving"), "{reason}");
             return;
         }
         let needed = self.config.run.min_workers.min(self.most());
@@ -409,8 +494,9 @@ impl Simulation {
         let fingerprint = checkpoint.as_ref().map(|_| FINGERPRINT.to_owned());
         self.base_known = checkpoint.is_some();
         self.incarnation += 1;
-        self.start = checkpoint.as_ref().map_or(0, State::step);
+        self.start = checkpoint.as_ref().map_or(0, |state| unit_of(state, &self.config));
         self.committed = self.start;
+        self.solving = None;
         self.machine = Machine::new(self.config.clone(), self.incarnation, checkpoint, fingerprint);
         self.board = WorkBoard::default();
         self.boundary = None;
@@ -450,8 +536,9 @@ impl Simulation {
         let survivor = worker.recent.values().next().cloned();
         let loaded = worker.loaded;
         if let Some(state) = &survivor {
-            assert_eq!(*state, self.correct[state.step() as usize]);
-            assert!(state.step() <= self.furthest, "a worker takes an uncommitted state for committed");
+            let unit = unit_of(state, &self.config);
+            assert_eq!(*state, self.correct[unit as usize]);
+            assert!(unit <= self.furthest, "a worker takes an uncommitted state for committed");
         }
         self.links.insert(member, Link { to_coordinator: VecDeque::new(), to_worker: VecDeque::new() });
         self.send(member, Event::Joined(member, introduction(survivor)));
@@ -479,8 +566,9 @@ impl Simulation {
         match link.to_worker.pop_front() {
             Some(News::Begin(generation, rank, state)) => {
                 let state = state.as_ref().clone();
-                worker.recent = BTreeMap::from([(state.step(), state.clone())]);
-                worker.task = Some(Task { generation, rank, claimed: state.step(), state });
+                let unit = unit_of(&state, &self.config);
+                worker.recent = BTreeMap::from([(unit, state.clone())]);
+                worker.task = Some(Task { generation, rank, claimed: unit, state });
             }
             Some(News::Pause) => worker.task = None,
             Some(News::Committed(step)) if worker.recent.contains_key(&step) => {
@@ -500,7 +588,7 @@ impl Simulation {
         let Worker { link: Some(member), task: Some(task), recent, .. } = &mut self.workers[index] else {
             return;
         };
-        let step = task.state.step();
+        let step = unit_of(&task.state, &self.config);
         if (eager || task.claimed == step)
             && task.claimed < step + PREFETCH
             && self.board.claim(task.generation, task.claimed) == Claim::Send
@@ -510,8 +598,8 @@ impl Simulation {
         }
         if step < task.claimed {
             task.state = next(&task.state, &self.config);
-            recent.insert(task.state.step(), task.state.clone());
-            let (member, report) = (*member, report(task.generation, task.rank, &task.state));
+            recent.insert(step + 1, task.state.clone());
+            let (member, report) = (*member, report(&self.config, task.generation, task.rank, &task.state));
             self.send(member, Event::Reported(member, report));
         }
     }
@@ -553,6 +641,9 @@ impl Simulation {
             self.feed(Event::Heartbeat(member));
         }
         self.feed(Event::Tick);
+        if let Some(unit) = self.solving.take() {
+            self.feed(Event::Solved(unit, Ok(fit())));
+        }
     }
 
     /// A report that belongs to no generation of this life, or to an earlier one.
@@ -567,7 +658,8 @@ impl Simulation {
         let mut wrong = self.correct[self.committed as usize].clone();
         let noise = vec![1.0; wrong.layout().row_len()];
         wrong.update(&noise, &self.config.recipe).unwrap();
-        self.feed(Event::Reported(member, report(generation, 0, &wrong)));
+        let report = report(&self.config, generation, 0, &wrong);
+        self.feed(Event::Reported(member, report));
     }
 
     /// Workers that can act.
@@ -625,7 +717,7 @@ impl Simulation {
 
     /// From here on nobody dies; those that are silent stay so.
     fn finish(&mut self) {
-        for _ in 0..400 {
+        for _ in 0..1000 {
             if self.finished {
                 break;
             }
@@ -648,7 +740,7 @@ impl Simulation {
             self.pass(Duration::from_millis(250));
         }
         assert!(self.finished, "stuck at step {}: {}", self.committed, self.machine.reason());
-        let total = self.config.recipe.total_steps();
+        let total = self.total();
         let last = self.machine.committed().expect("a finished run has a state");
         assert_eq!(**last, self.correct[total as usize]);
         assert!(self.furthest == total && (self.committed == total || self.start == total));
@@ -658,9 +750,20 @@ impl Simulation {
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {
-    (1usize..4, 1usize..4, 0usize..6, 1usize..6, 1u64..14).prop_map(|(workers, least, more, micro_batches, steps)| {
-        Shape { workers, min_workers: least.min(workers), max_workers: workers + more, micro_batches, steps }
-    })
+    let solver = prop_oneof![3 => Just(Solver::Adam), 1 => Just(Solver::Exact), 2 => Just(Solver::Alternate)];
+    let solving = (solver, 0u64..6, 1u64..4);
+    (1usize..4, 1usize..4, 0usize..6, 1usize..6, 1u64..14, solving).prop_map(
+        |(workers, least, more, micro_batches, steps, (solver, every, chunks))| Shape {
+            workers,
+            min_workers: least.min(workers),
+            max_workers: workers + more,
+            micro_batches,
+            steps,
+            solver,
+            every,
+            chunks,
+        },
+    )
 }
 
 proptest! {
@@ -735,7 +838,7 @@ fn the_simulation_meets_what_it_is_meant_to_meet() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let cases = (shapes(), prop::collection::vec((0u8..250, any::<u16>()), 1200));
     let mut all = Met::default();
-    for _ in 0..100 {
+    for _ in 0..150 {
         let (shape, actions) = cases.new_tree(&mut runner).unwrap().current();
         let mut simulation = Simulation::new(shape);
         for (kind, pick) in actions {
@@ -750,10 +853,13 @@ fn the_simulation_meets_what_it_is_meant_to_meet() {
         all.late_reports += met.late_reports;
         all.survivors_ahead += met.survivors_ahead;
         all.repeated_endings += met.repeated_endings;
+        all.solutions += met.solutions;
+        all.rewound += met.rewound;
     }
     assert!(all.generations > 200 && all.joins_at_rest > 20 && all.pauses > 50, "{all:?}");
     assert!(all.silent_deaths > 20 && all.late_reports > 100, "{all:?}");
     assert!(all.survivors_ahead > 10 && all.repeated_endings > 3, "{all:?}");
+    assert!(all.solutions > 50 && all.rewound > 5, "{all:?}");
 }
 
 // --- one rule at a time -----------------------------------------------------------------------------------------
@@ -838,7 +944,8 @@ impl Run {
             return Vec::new();
         };
         let member = MemberId(self.ranks()[rank]);
-        self.machine.handle(self.now, Event::Reported(member, report(generation, rank, after)))
+        let report = report(&self.config, generation, rank, after);
+        self.machine.handle(self.now, Event::Reported(member, report))
     }
 
     /// Every rank reports the next step.
@@ -970,7 +1077,7 @@ fn a_death_throws_away_what_is_pending_and_the_others_go_on_at_once() {
     let effects = run.leave(2);
     let [beginning] = beginnings(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!((members_of(beginning), beginning.state.step()), (vec![1], 1));
-    let late = Event::Reported(MemberId(1), report(old, 0, &second));
+    let late = Event::Reported(MemberId(1), report(&run.config, old, 0, &second));
     assert_eq!(run.machine.handle(run.now, late), Vec::new());
     assert_eq!(run.machine.committed().unwrap().step(), 1);
     assert!(matches!(&run.report(0, &second)[..], [Effect::Committed(commit)] if commit.world == 1));
@@ -1160,7 +1267,7 @@ fn a_state_that_does_not_have_its_digest_stops_the_run() {
     for (state, words) in [(Some(second), "does not have the digest"), (None, "without its state")] {
         let mut run = Run::begun(PAIR, 2);
         run.report(1, &first);
-        let bad = Report { state, ..report(run.generation(), 0, &first) };
+        let bad = Report { state, ..report(&run.config, run.generation(), 0, &first) };
         let effects = run.machine.handle(run.now, Event::Reported(MemberId(1), bad));
         assert!(failure(&effects).is_some_and(|why| why.contains(words)), "{effects:?}");
         assert_eq!(run.machine.committed().unwrap().step(), 0);
@@ -1193,7 +1300,7 @@ fn audited(run: &mut Run, wrong: usize) -> Vec<Effect> {
     let (generation, ranks) = (run.generation(), run.ranks());
     let mut effects = Vec::new();
     for (rank, member) in ranks.into_iter().enumerate() {
-        let mut report = report(generation, rank, &after);
+        let mut report = report(&run.config, generation, rank, &after);
         if rank == wrong {
             for (_, digest) in &mut report.rows {
                 digest[7] ^= 1;
@@ -1262,7 +1369,7 @@ fn a_slow_rank_gets_less_at_a_boundary_once_it_is_known_to_be_slow() {
         let after = run.correct[run.machine.committed().unwrap().step() as usize + 1].clone();
         let generation = run.generation();
         for (rank, milliseconds) in [(0, 40), (1, 120)] {
-            let mut report = Report { rows: Vec::new(), ..report(generation, rank, &after) };
+            let mut report = Report { rows: Vec::new(), ..report(&run.config, generation, rank, &after) };
             report.timing.compute = Duration::from_millis(milliseconds);
             for effect in run.machine.handle(run.now, Event::Reported(MemberId(rank as u64 + 1), report)) {
                 if let Effect::Quiesce(generation) = effect {
@@ -1278,4 +1385,47 @@ fn a_slow_rank_gets_less_at_a_boundary_once_it_is_known_to_be_slow() {
     let [beginning] = beginnings(&effects)[..] else { panic!("{effects:?}") };
     let sizes: Vec<usize> = beginning.ranks.iter().map(|(_, part)| part.len()).collect();
     assert_eq!(sizes, [6, 2]);
+}
+/// A run whose only unit is a chunk, at the end of it.
+fn gathered_run() -> (Run, State) {
+    let shape = Shape { steps: 1, solver: Solver::Exact, ..PAIR };
+    let run = Run::begun(shape, 2);
+    let gathered = run.correct[1].clone();
+    (run, gathered)
+}
+
+#[test]
+fn a_gathered_round_is_solved_and_its_solution_committed() {
+    let (mut run, gathered) = gathered_run();
+    run.report(1, &gathered);
+    let effects = run.report(0, &gathered);
+    let [Effect::Committed(commit), Effect::Solve(1)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(commit.features, Some(features(0)));
+    assert_eq!((run.machine.phase(), run.machine.generation()), ("solving", None));
+    assert!(run.machine.reason().contains("solving for the output projector"));
+    assert_eq!(run.tick(100), Vec::new(), "nothing begins meanwhile");
+    let effects = run.machine.handle(run.now, Event::Solved(1, Ok(fit())));
+    assert_eq!(effects, vec![Effect::Solved(Arc::new(run.correct[2].clone())), Effect::Finished]);
+    assert_eq!(run.machine.committed().unwrap().solve().unwrap().solved.unwrap().rounds, 1);
+}
+
+#[test]
+fn a_round_without_a_solution_ends_the_run() {
+    let (mut run, gathered) = gathered_run();
+    run.report(1, &gathered);
+    run.report(0, &gathered);
+    let effects = run.machine.handle(run.now, Event::Solved(1, Err("nothing varies".to_owned())));
+    assert_eq!(failure(&effects), Some("the output projector cannot be solved for: nothing varies"));
+}
+
+#[test]
+fn features_that_are_not_those_of_the_digest_stop_the_run() {
+    for (features, words) in [(None, "without its features"), (Some(features(7)), "do not have the digest")] {
+        let (mut run, gathered) = gathered_run();
+        run.report(1, &gathered);
+        let bad = Report { features, ..report(&run.config, run.generation(), 0, &gathered) };
+        let effects = run.machine.handle(run.now, Event::Reported(MemberId(1), bad));
+        assert!(failure(&effects).is_some_and(|why| why.contains(words)), "{effects:?}");
+        assert_eq!(run.machine.committed().unwrap().position().gathered, Some(0));
+    }
 }

@@ -26,7 +26,7 @@ pub use audit::{Audit, audit_due, audit_of};
 pub use error::{DataError, LineProblem};
 pub use grammar::{GrammarError, Segment};
 pub use ledger::{Ledger, LedgerError};
-pub use plan::{MicroBatchId, assign, assign_weighted, samples_of};
+pub use plan::{MicroBatchId, assign, assign_weighted, samples_of, samples_of_chunk};
 pub use random::{Domain, SampleRng};
 pub use sample::{Input, Sample};
 pub use stream::SampleStream;

@@ -24,6 +24,15 @@ pub fn samples_of(step: u64, micro_batch: MicroBatchId, recipe: &Recipe) -> Rang
     start..start.saturating_add(micro_batch_size)
 }
 
+/// The indices of a micro-batch of a chunk of the solver's `round` (both counted from 0), in the stream that the solver
+/// reads: with `exact` the training stream, with `alternate` that of [`crate::Domain::Solve`] or the file's lines.
+///
+/// Rounds follow each other without a gap, so each has samples of its own.
+pub fn samples_of_chunk(round: u64, chunk: u64, micro_batch: MicroBatchId, recipe: &Recipe) -> Range<u64> {
+    let chunks = recipe.units().chunks();
+    samples_of(round.saturating_mul(chunks).saturating_add(chunk), micro_batch, recipe)
+}
+
 /// Splits `micro_batches` among `world` ranks: contiguous, in order, sizes differing by at most one, earlier ranks
 /// larger. Ranks beyond the number of micro-batches get an empty range.
 pub fn assign(micro_batches: usize, world: usize) -> Vec<Range<usize>> {
@@ -134,6 +143,26 @@ mod tests {
             }
         }
         assert!(samples_of(u64::MAX, MicroBatchId(0), &recipe).is_empty());
+    }
+
+    #[test]
+    fn rounds_follow_each_other_in_the_solvers_stream() {
+        let mut recipe = test_recipe(Stage::Nn);
+        (recipe.batch_size, recipe.micro_batch_size) = (12, 4);
+        (recipe.solver, recipe.solve_samples) = (numalign_config::Solver::Alternate, Some(30));
+        let mut next = 0;
+        for round in 0..3 {
+            for chunk in 0..3 {
+                for micro_batch in 0..recipe.micro_batches() {
+                    let range = samples_of_chunk(round, chunk, MicroBatchId(micro_batch), &recipe);
+                    assert_eq!(range, next..next + 4);
+                    next = range.end;
+                }
+            }
+        }
+        recipe.solver = numalign_config::Solver::Exact;
+        let micro_batch = MicroBatchId(1);
+        assert_eq!(samples_of_chunk(0, 5, micro_batch, &recipe), samples_of(5, micro_batch, &recipe));
     }
 
     #[test]

@@ -111,6 +111,8 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         train_input_projection: true,
         train_output_projection: true,
         solver: Solver::Adam,
+        solve_every: None,
+        solve_samples: None,
         readout: Readout::Last,
         loss: Loss::Mse,
         seed: 0,

@@ -1,4 +1,5 @@
-//! The trainable state as plain `f32` on the host: layout, encoders, canonical reduction, Adam, schedule, digest.
+//! The trainable state as plain `f32` on the host: layout, encoders, canonical reduction, Adam, schedule, digest, and
+//! the least-squares solution of the output projector.
 //!
 //! Used by the coordinator (which commits states), the workers (which compute them) and the checkpoint
 //! (which stores them). No tensor library: the state is `3d+1` floats, and every operation on it is a plain loop
@@ -7,13 +8,21 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod adam;
+pub mod double_double;
 pub mod encoding;
+pub mod features;
+pub mod gram;
 pub mod layout;
+pub mod least_squares;
 pub mod reduction;
 pub mod schedule;
+pub mod solve;
 pub mod state;
 
 pub use encoding::Encoding;
+pub use features::{Features, FeaturesError};
 pub use layout::{Layout, TensorSpec};
+pub use least_squares::{Fit, FitError, Sums};
 pub use reduction::{RowError, Rows};
+pub use solve::{Round, SolveState, Solved};
 pub use state::{State, StateDigest, StateError, Trained};

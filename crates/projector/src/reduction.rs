@@ -70,6 +70,18 @@ impl Rows {
         }
         Ok(total)
     }
+
+    /// All rows, one after the other in micro-batch order.
+    pub fn concatenated(&self) -> Result<Vec<f32>, RowError> {
+        let mut all = Vec::with_capacity(self.rows.len() * self.row_len);
+        for (micro_batch, row) in self.rows.iter().enumerate() {
+            let Some(row) = row else {
+                return Err(RowError::Missing { micro_batch });
+            };
+            all.extend_from_slice(row);
+        }
+        Ok(all)
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +124,16 @@ mod tests {
         assert_eq!(rows.insert(2, vec![2.0]), Err(RowError::NoSuchMicroBatch { micro_batch: 2, count: 2 }));
         assert_eq!(rows.insert(1, vec![]), Err(RowError::WrongLength { micro_batch: 1, got: 0, want: 1 }));
         assert_eq!(rows.missing(), vec![1]);
+    }
+
+    #[test]
+    fn rows_are_put_together_in_micro_batch_order() {
+        let mut rows = Rows::new(2, 2);
+        rows.insert(1, vec![3.0, -0.0]).unwrap();
+        assert_eq!(rows.concatenated(), Err(RowError::Missing { micro_batch: 0 }));
+        rows.insert(0, vec![1.0, 2.0]).unwrap();
+        let bits: Vec<u32> = rows.concatenated().unwrap().iter().map(|value| value.to_bits()).collect();
+        assert_eq!(bits, [1.0f32, 2.0, 3.0, -0.0].map(f32::to_bits));
     }
 
     #[test]

@@ -3,13 +3,15 @@
 use std::fmt;
 use std::ops::Range;
 
-use numalign_config::{LoadedProjections, Recipe};
+use numalign_config::{LoadedProjections, Position, Recipe, Solver};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::adam;
 use crate::layout::Layout;
+use crate::least_squares::Fit;
 use crate::schedule::learning_rate;
+use crate::solve::{Round, SolveState};
 
 /// Which projectors a stage trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +24,14 @@ impl Trained {
     /// As the recipe says.
     pub fn of(recipe: &Recipe) -> Self {
         Self { input: recipe.train_input_projection, output: recipe.train_output_projection }
+    }
+
+    /// What gradient steps change; the solver finds the rest.
+    pub fn by_adam(recipe: &Recipe) -> Self {
+        match recipe.solver {
+            Solver::Adam | Solver::Alternate => Self::of(recipe),
+            Solver::Exact => Self { input: false, output: false },
+        }
     }
 
     /// The stretches of the flat vector that train, ascending.
@@ -81,6 +91,8 @@ pub enum StateError {
     WrongGradient { got: usize, want: usize },
     #[error("the gradient of step {step} is not finite ({value} at {index})")]
     NotFinite { step: u64, index: usize, value: f32 },
+    #[error("features came after step {step}, where no round of the solver is in progress")]
+    NoRound { step: u64 },
 }
 
 /// Projectors and optimizer after `step` updates.
@@ -94,6 +106,8 @@ pub struct State {
     /// `β₁ˢᵗᵉᵖ` and `β₂ˢᵗᵉᵖ` as accumulated products: no platform's `pow` decides a bit of them.
     beta_1_power: f64,
     beta_2_power: f64,
+    /// Where a run with a solver stands; none with `adam`.
+    solve: Option<SolveState>,
 }
 
 const HEADER: usize = 8 + 8 + 8 + 8;
@@ -144,7 +158,28 @@ impl State {
             exp_avg_sq: zeros,
             beta_1_power: 1.0,
             beta_2_power: 1.0,
+            solve: None,
         }
+    }
+
+    /// This state as the start of a run of `recipe`.
+    pub fn prepared(mut self, recipe: &Recipe) -> Self {
+        self.solve = match recipe.solver {
+            Solver::Adam => None,
+            Solver::Exact | Solver::Alternate => {
+                Some(SolveState { round: recipe.units().start().gathered.map(|_| Round::start()), solved: None })
+            }
+        };
+        self
+    }
+
+    /// A restored state with where its solver stood. Steps of `exact` are no updates, so its powers stay 1.
+    pub fn with_solve(mut self, recipe: &Recipe, solve: Option<SolveState>) -> Self {
+        if recipe.solver == Solver::Exact {
+            (self.beta_1_power, self.beta_2_power) = (1.0, 1.0);
+        }
+        self.solve = solve;
+        self
     }
 
     /// A state read back from a checkpoint; the vectors have the layout's length.
@@ -157,7 +192,7 @@ impl State {
                 break;
             }
         }
-        Self { layout, step, parameters, exp_avg, exp_avg_sq, beta_1_power, beta_2_power }
+        Self { layout, step, parameters, exp_avg, exp_avg_sq, beta_1_power, beta_2_power, solve: None }
     }
 
     pub fn layout(&self) -> Layout {
@@ -167,6 +202,17 @@ impl State {
     /// Updates made so far.
     pub fn step(&self) -> u64 {
         self.step
+    }
+
+    /// Steps made, and chunks gathered in the round in progress.
+    pub fn position(&self) -> Position {
+        let round = self.solve.as_ref().and_then(|solve| solve.round);
+        Position { step: self.step, gathered: round.map(|round| round.chunks) }
+    }
+
+    /// Where the solver stands; none with `adam`.
+    pub fn solve(&self) -> Option<&SolveState> {
+        self.solve.as_ref()
     }
 
     /// All projector numbers, in the layout's order.
@@ -194,11 +240,7 @@ impl State {
     /// The encoded prediction `w·h + b` of a hidden state `[d]`, added up in ascending order.
     pub fn read_out(&self, hidden: &[f32]) -> f32 {
         let weight = &self.parameters[self.layout.output_weight()];
-        let mut sum = 0.0f32;
-        for (w, h) in weight.iter().zip(hidden) {
-            sum += w * h;
-        }
-        sum + self.parameters[self.layout.output_bias()]
+        read_out(weight, self.parameters[self.layout.output_bias()], hidden)
     }
 
     /// One Adam update with the reduced row of this step, `[3d+2]` (the last float is the loss and is not used).
@@ -214,7 +256,7 @@ impl State {
         let rate = learning_rate(recipe, self.step);
         self.beta_1_power *= adam::BETA_1;
         self.beta_2_power *= adam::BETA_2;
-        for range in Trained::of(recipe).ranges(self.layout) {
+        for range in Trained::by_adam(recipe).ranges(self.layout) {
             adam::update(
                 &mut self.parameters[range.clone()],
                 &mut self.exp_avg[range.clone()],
@@ -226,10 +268,48 @@ impl State {
             );
         }
         self.step += 1;
+        if let Some(solve) = &mut self.solve {
+            solve.round = recipe.units().round_after(self.step).then(Round::start);
+        }
         Ok(())
     }
 
-    /// Little-endian bytes: step, hidden size, both powers, parameters, first and second moments.
+    /// The state after one more chunk of the round in progress, whose features have this digest.
+    pub fn gathered(&self, recipe: &Recipe, features_digest: [u8; 32]) -> Result<Self, StateError> {
+        let mut next = self.clone();
+        let Some(round) = next.solve.as_mut().and_then(|solve| solve.round.as_mut()) else {
+            return Err(StateError::NoRound { step: self.step });
+        };
+        *round = round.with_chunk(features_digest);
+        next.step += u64::from(recipe.solver == Solver::Exact);
+        Ok(next)
+    }
+
+    /// The state after the round in progress was solved.
+    pub fn solved(&self, fit: &Fit) -> Self {
+        let mut next = self.clone();
+        for (place, value) in next.layout.output_weight().zip(&fit.weight) {
+            next.parameters[place] = *value;
+        }
+        let bias = next.layout.output_bias();
+        next.parameters[bias] = fit.bias;
+        next.solve = Some(next.solve.unwrap_or_default().after(fit));
+        next
+    }
+
+    /// The state as it was when the round in progress began: a round changes no projector until it is solved. The
+    /// state itself between rounds.
+    pub fn rewound(&self, recipe: &Recipe) -> Self {
+        let mut earlier = self.clone();
+        earlier.step = recipe.units().round_start(self.position()).step;
+        if let Some(round) = earlier.solve.as_mut().and_then(|solve| solve.round.as_mut()) {
+            *round = Round::start();
+        }
+        earlier
+    }
+
+    /// Little-endian bytes: step, hidden size, both powers, parameters, first and second moments; with a solver, where
+    /// it stands.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER + 12 * self.layout.len());
         bytes.extend_from_slice(&self.step.to_le_bytes());
@@ -240,6 +320,9 @@ impl State {
             for value in values {
                 bytes.extend_from_slice(&value.to_le_bytes());
             }
+        }
+        if let Some(solve) = &self.solve {
+            bytes.extend(solve.to_bytes());
         }
         bytes
     }
@@ -252,7 +335,8 @@ impl State {
         };
         let hidden = u64::from_le_bytes(hidden) as usize;
         let want = hidden.checked_mul(3 * 12).and_then(|n| n.checked_add(HEADER + 12)).unwrap_or(usize::MAX);
-        if bytes.len() != want {
+        let solve = bytes.get(want..).and_then(SolveState::from_bytes);
+        if bytes.len() != want && (solve.is_none() || bytes.len() != want + SolveState::BYTES) {
             return Err(StateError::WrongSize { got: bytes.len(), want, hidden });
         }
         let layout = Layout::new(hidden);
@@ -267,6 +351,7 @@ impl State {
             exp_avg_sq,
             beta_1_power: f64::from_le_bytes(first),
             beta_2_power: f64::from_le_bytes(second),
+            solve,
         })
     }
 
@@ -274,6 +359,15 @@ impl State {
     pub fn digest(&self) -> StateDigest {
         StateDigest(*blake3::hash(&self.to_bytes()).as_bytes())
     }
+}
+
+/// `w·h + b`, added up in ascending order in `f32`: the read-out of training, solving and prediction.
+pub fn read_out(weight: &[f32], bias: f32, hidden: &[f32]) -> f32 {
+    let mut sum = 0.0f32;
+    for (w, h) in weight.iter().zip(hidden) {
+        sum += w * h;
+    }
+    sum + bias
 }
 
 #[cfg(test)]

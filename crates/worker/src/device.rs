@@ -13,8 +13,18 @@ use tokio::sync::{mpsc, oneshot};
 use crate::engine::Engine;
 use crate::error::WorkerError;
 
+/// What the rows of micro-batches hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowKind {
+    /// Of a training step.
+    Gradients,
+    /// Of a chunk of the solver's round.
+    Features,
+}
+
 /// Rows asked for.
 pub(crate) struct Job {
+    pub kind: RowKind,
     pub state: Arc<State>,
     pub micro_batches: Vec<(usize, Vec<Sample>)>,
     pub reply: oneshot::Sender<Result<OwnRows, WorkerError>>,
@@ -64,7 +74,10 @@ impl Device {
                 if job.reply.is_closed() {
                     continue;
                 }
-                let rows = engine.rows(&job.state, &job.micro_batches);
+                let rows = match job.kind {
+                    RowKind::Gradients => engine.rows(&job.state, &job.micro_batches),
+                    RowKind::Features => engine.features(&job.state, &job.micro_batches),
+                };
                 // A generation that ended in the meantime has no use for the rows.
                 let _ = job.reply.send(rows);
             }
@@ -76,15 +89,16 @@ impl Device {
         Ok((Self { jobs }, receiver))
     }
 
-    /// Gradient rows of micro-batches at `state`.
+    /// Rows of micro-batches at `state`.
     pub async fn rows(
         &self,
+        kind: RowKind,
         state: Arc<State>,
         micro_batches: Vec<(usize, Vec<Sample>)>,
     ) -> Result<OwnRows, WorkerError> {
         let gone = || WorkerError::Device("it panicked; its message is above".to_owned());
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job { state, micro_batches, reply }).await.map_err(|_| gone())?;
+        self.jobs.send(Job { kind, state, micro_batches, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }

@@ -91,6 +91,36 @@ impl Engine {
         Ok(rows)
     }
 
+    /// What each micro-batch contributes to a chunk of the solver's round: `[samples, d+1]`, hidden state and encoded
+    /// target of each sample ([`numalign_projector::Features`]).
+    pub fn features(&mut self, state: &State, micro_batches: &[(usize, Vec<Sample>)]) -> Result<OwnRows, WorkerError> {
+        let d = state.layout().hidden();
+        let mut all: Vec<&Sample> = Vec::new();
+        let mut hidden = Vec::new();
+        for (_, samples) in micro_batches {
+            all.extend(samples);
+            if !self.lm.batches_freely() {
+                hidden.extend(self.hidden_of(state, &std::mem::take(&mut all))?);
+            }
+        }
+        hidden.extend(self.hidden_of(state, &all)?);
+        let mut hidden = hidden.chunks_exact(d);
+        let mut rows = Vec::with_capacity(micro_batches.len());
+        for (micro_batch, samples) in micro_batches {
+            let mut row = Vec::with_capacity(samples.len() * (d + 1));
+            for (sample, hidden) in samples.iter().zip(hidden.by_ref()) {
+                if let Some(value) = hidden.iter().find(|value| !value.is_finite()) {
+                    let reason = format!("its hidden state is not finite ({value})");
+                    return Err(WorkerError::BadSample { index: sample.index, reason });
+                }
+                row.extend_from_slice(hidden);
+                row.push(self.encoding.encode(sample.target));
+            }
+            rows.push((*micro_batch, row));
+        }
+        Ok(rows)
+    }
+
     /// Passes all of `waiting` through the model, in order, in passes of bounded size.
     fn run_all(
         &mut self,
@@ -209,6 +239,10 @@ impl Engine {
 
     /// Hidden states at the read position, `[samples, d]`.
     pub fn hidden(&mut self, state: &State, samples: &[Sample]) -> Result<Vec<f32>, WorkerError> {
+        self.hidden_of(state, &samples.iter().collect::<Vec<_>>())
+    }
+
+    fn hidden_of(&mut self, state: &State, samples: &[&Sample]) -> Result<Vec<f32>, WorkerError> {
         let mut prepared = Vec::with_capacity(samples.len());
         for sample in samples {
             prepared.push(self.prepare(sample)?);

@@ -257,7 +257,7 @@ impl Worker {
                                     config_text: welcome.config.clone(),
                                     device,
                                     loaded,
-                                    watermark: Watermark::default(),
+                                    watermark: Watermark::new(config.recipe.units()),
                                 });
                             }
                         }

@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 
+use numalign_data::Sample;
 use numalign_model::Description;
 use numalign_projector::Layout;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::device::{Device, Job, Loaded, Loading};
+use crate::device::{Device, Job, Loaded, Loading, RowKind};
 
 /// How a simulated device behaves.
 #[derive(Clone)]
@@ -41,7 +42,10 @@ impl Simulated {
         tokio::spawn(async move {
             while let Some(job) = inbox.recv().await {
                 observer(job.state.step());
-                let rows = job.micro_batches.iter().map(|(micro_batch, _)| (*micro_batch, row.clone()));
+                let rows = job.micro_batches.iter().map(|(micro_batch, samples)| match job.kind {
+                    RowKind::Gradients => (*micro_batch, row.clone()),
+                    RowKind::Features => (*micro_batch, features(job.state.layout().hidden(), samples)),
+                });
                 // A generation that ended in the meantime has no use for the rows.
                 let _ = job.reply.send(Ok(rows.collect()));
             }
@@ -68,5 +72,16 @@ impl Simulated {
 fn row(layout: Layout) -> Vec<f32> {
     let mut row: Vec<f32> = (0..layout.len()).map(|i| ((i % 7) as f32 - 3.0) * 1e-3).collect();
     row.push(0.5);
+    row
+}
+
+/// A micro-batch's features: floats that vary with the sample's index, and a target that is one of them.
+fn features(hidden: usize, samples: &[Sample]) -> Vec<f32> {
+    let mut row = Vec::with_capacity(samples.len() * (hidden + 1));
+    for sample in samples {
+        let float = |i: usize| (sample.index.wrapping_mul(31).wrapping_add(17 * i as u64) % 23) as f32;
+        row.extend((0..hidden).map(float));
+        row.push(float(0));
+    }
     row
 }

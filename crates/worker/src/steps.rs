@@ -1,5 +1,5 @@
-//! The steps of one generation: work in, rows, sum, update, report. One task per generation, started and aborted by
-//! the session.
+//! The units of one generation — training steps and chunks of the solver's rounds: work in, rows, sum, update, report.
+//! One task per generation, started and aborted by the session.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use numalign_access::Client;
 use numalign_collective::{Collective, OwnRows};
-use numalign_config::Config;
+use numalign_config::{Config, Unit, Units};
 use numalign_data::{Input, Sample, audit_due};
 use numalign_projector::State;
 use numalign_wire as wire;
@@ -17,18 +17,25 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::device::Device;
+use crate::device::{Device, RowKind};
 use crate::error::WorkerError;
 use crate::fault::Faults;
 use crate::memory::peak_rss_mib;
 
-/// States after recent steps. The newest that is known to be committed outlives the coordinator.
-#[derive(Clone, Default)]
+/// States after recent units, by the units behind them. The newest that is known to be committed outlives the
+/// coordinator.
+#[derive(Clone)]
 pub struct Watermark {
+    units: Units,
     recent: Arc<Mutex<BTreeMap<u64, Arc<State>>>>,
 }
 
 impl Watermark {
+    /// No state of a run with these units yet.
+    pub fn new(units: Units) -> Self {
+        Self { units, recent: Arc::default() }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<State>>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -37,19 +44,19 @@ impl Watermark {
     pub fn restart(&self, state: Arc<State>) {
         let mut recent = self.lock();
         recent.clear();
-        recent.insert(state.step(), state);
+        recent.insert(self.units.index(state.position()), state);
     }
 
     /// This rank computed a state that is not committed yet.
     fn computed(&self, state: Arc<State>) {
-        self.lock().insert(state.step(), state);
+        self.lock().insert(self.units.index(state.position()), state);
     }
 
-    /// Everything up to `step` is committed: older states are of no use any more.
-    pub fn committed(&self, step: u64) {
+    /// Everything up to `unit` is committed: older states are of no use any more.
+    pub fn committed(&self, unit: u64) {
         let mut recent = self.lock();
-        if recent.contains_key(&step) {
-            *recent = recent.split_off(&step);
+        if recent.contains_key(&unit) {
+            *recent = recent.split_off(&unit);
         }
     }
 
@@ -74,16 +81,31 @@ pub struct Steps<C> {
     pub reports: mpsc::Sender<wire::WorkerMessage>,
 }
 
+/// What came of a unit.
+struct Made {
+    state: State,
+    /// NaN after a chunk, which has none.
+    loss: f32,
+    /// Gathered rows as bytes, where rank 0 has to report them.
+    features: Vec<u8>,
+}
+
 impl<C: Collective> Steps<C> {
-    /// Runs steps until the last one, or until the task is aborted or fails.
+    /// Runs units until the end of a round or of the run, or until the task is aborted or fails. After a round the
+    /// solution comes with the next generation.
     pub async fn run(mut self) -> Result<(), WorkerError> {
-        let total = self.config.recipe.total_steps();
+        let units = self.config.recipe.units();
         let faults = Faults::from_environment();
         let (credits, mut work) = self.open_work().await?;
-        while self.state.step() < total {
-            let step = self.state.step();
+        loop {
+            let unit = units.index(self.state.position());
+            let kind = match units.unit(unit) {
+                Unit::Step(_) => RowKind::Gradients,
+                Unit::Chunk { .. } => RowKind::Features,
+                Unit::Solve | Unit::End => return Ok(()),
+            };
             let asked = Instant::now();
-            let micro_batches = self.receive(&mut work, step).await?;
+            let micro_batches = self.receive(&mut work, unit).await?;
             let data_wait = asked.elapsed();
             // The stream's end shows itself at the next receive.
             let _ = credits.try_send(self.credit(1));
@@ -93,28 +115,29 @@ impl<C: Collective> Steps<C> {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
-            let mut rows = self.device.rows(self.state.clone(), micro_batches).await?;
-            faults.spoil(step, &mut rows);
+            let mut rows = self.device.rows(kind, self.state.clone(), micro_batches).await?;
+            faults.spoil(unit, &mut rows);
             let compute = started.elapsed();
-            let digests = match audit_due(step, self.config.run.audit_every) {
+            let digests = match audit_due(unit, self.config.run.audit_every) {
                 true => digests_of(&rows),
                 false => Vec::new(),
             };
             rows.retain(|(micro_batch, _)| self.part.contains(micro_batch));
 
             let started = Instant::now();
-            let sum = self.collective.all_reduce(step, rows).await?;
+            let made = match kind {
+                RowKind::Gradients => self.updated(unit, rows).await?,
+                RowKind::Features => self.gathered(unit, rows).await?,
+            };
             let reduce = started.elapsed();
 
-            let mut next = self.state.as_ref().clone();
-            next.update(&sum, &self.config.recipe)?;
-            let next = Arc::new(next);
+            let next = Arc::new(made.state);
             self.watermark.computed(next.clone());
             self.state = next;
             let done = wire::StepDone {
                 generation: Some(self.generation),
-                step,
-                loss: sum.last().copied().unwrap_or(f32::NAN),
+                step: unit,
+                loss: made.loss,
                 digest: self.state.digest().0.to_vec(),
                 state: if self.rank == 0 { self.state.to_bytes() } else { Vec::new() },
                 compute_us: compute.as_micros() as u64,
@@ -122,13 +145,30 @@ impl<C: Collective> Steps<C> {
                 reduce_us: reduce.as_micros() as u64,
                 peak_rss_mib: peak_rss_mib(),
                 rows: digests,
+                features: made.features,
             };
             let message = wire::WorkerMessage { message: Some(Message::StepDone(done)) };
             if self.reports.send(message).await.is_err() {
                 return Ok(());
             }
         }
-        Ok(())
+    }
+
+    /// The state after a training step, from its gradient rows.
+    async fn updated(&mut self, unit: u64, rows: OwnRows) -> Result<Made, WorkerError> {
+        let sum = self.collective.all_reduce(unit, rows).await?;
+        let mut state = self.state.as_ref().clone();
+        state.update(&sum, &self.config.recipe)?;
+        Ok(Made { state, loss: sum.last().copied().unwrap_or(f32::NAN), features: Vec::new() })
+    }
+
+    /// The state after a chunk of the solver's round, from its features.
+    async fn gathered(&mut self, unit: u64, rows: OwnRows) -> Result<Made, WorkerError> {
+        let gathered = self.collective.gather(unit, rows).await?;
+        let state = self.state.gathered(&self.config.recipe, gathered.digest)?;
+        let rows = gathered.rows.filter(|_| self.rank == 0).unwrap_or_default();
+        let features = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Ok(Made { state, loss: f32::NAN, features })
     }
 
     fn credit(&self, steps: u32) -> wire::WorkCredit {
@@ -146,11 +186,11 @@ impl<C: Collective> Steps<C> {
         Ok((credits, work.into_inner()))
     }
 
-    /// The work of `step`: in an audited step perhaps another rank's micro-batch first, then all of this rank.
+    /// The work of `unit`: in an audited one perhaps another rank's micro-batch first, then all of this rank.
     async fn receive(
         &self,
         work: &mut Streaming<wire::MicroBatch>,
-        step: u64,
+        unit: u64,
     ) -> Result<Vec<(usize, Vec<Sample>)>, WorkerError> {
         let mut micro_batches = Vec::with_capacity(self.part.len() + 1);
         let mut own = 0;
@@ -160,14 +200,14 @@ impl<C: Collective> Steps<C> {
                 return Err(WorkerError::Collective(numalign_collective::CollectiveError::GenerationOver));
             };
             let micro_batch = message.micro_batch as usize;
-            if message.audit && message.step == step && own == 0 && micro_batches.is_empty() {
+            if message.audit && message.step == unit && own == 0 && micro_batches.is_empty() {
                 micro_batches.push((micro_batch, samples_of(message.samples)?));
                 continue;
             }
             let expected = self.part.start + own;
-            if message.step != step || micro_batch != expected {
+            if message.step != unit || micro_batch != expected {
                 return Err(WorkerError::Protocol(format!(
-                    "work of step {} micro-batch {} came instead of step {step} micro-batch {expected}",
+                    "work of unit {} micro-batch {} came instead of unit {unit} micro-batch {expected}",
                     message.step, message.micro_batch
                 )));
             }

@@ -10,6 +10,7 @@ mod cert;
 mod config;
 mod coordinator;
 mod eval;
+mod features;
 mod generate;
 mod hidden;
 mod inspect;
@@ -30,6 +31,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("generate", matches)) => generate::run(matches),
         Some(("eval", matches)) => eval::run(matches),
         Some(("predict", matches)) => predict::run(matches),
+        Some(("features", matches)) => features::run(matches),
         Some(("inspect", matches)) => inspect::run(matches),
         Some(("hidden", matches)) => hidden::run(matches),
         Some(("verify", matches)) => verify::run(matches),

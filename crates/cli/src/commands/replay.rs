@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
-use numalign_config::DeviceChoice;
+use numalign_config::{DeviceChoice, Unit};
 use numalign_worker::LocalRun;
 
 use super::eval::load_engine;
@@ -17,15 +17,19 @@ use crate::settings;
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
     let checkpoint = Checkpoint::read(path)?;
-    let (from, total) = (checkpoint.state.step(), checkpoint.identity.recipe.total_steps());
+    let from = checkpoint.state.step();
     let asked = *matches.get_one::<u64>("steps").unwrap_or(&1);
-    let steps = asked.min(total.saturating_sub(from));
+    let steps = steps_ahead(&checkpoint, asked);
     if steps == 0 {
-        return Err(Failure::new(format!("{} holds the last of {total} steps", path.display()))
-            .with_hint("give an earlier checkpoint of the run, chk/<run-id>/step-*.safetensors"));
+        let reason = match checkpoint.state.position().gathered {
+            Some(_) => "is in a round of the solver, which makes no steps".to_owned(),
+            None => format!("holds the last of {} steps", checkpoint.identity.recipe.total_steps()),
+        };
+        return Err(Failure::new(format!("{} {reason}", path.display()))
+            .with_hint("give another checkpoint of the run, chk/<run-id>/step-*.safetensors"));
     }
     if steps < asked {
-        eprintln!("the run ends after {steps} more steps");
+        eprintln!("the run ends, or is solved for, after {steps} more steps");
     }
     let stream = stream_of(&checkpoint, path, text(matches, "dataset"))?;
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
@@ -46,4 +50,15 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         println!("{}", serde_json::json!({ "checkpoint": path, "from_step": from, "steps": lines }));
     }
     Ok(())
+}
+
+/// Training steps from the checkpoint to the next round of the solver or the end of the run, `most` at most.
+fn steps_ahead(checkpoint: &Checkpoint, most: u64) -> u64 {
+    let units = checkpoint.identity.recipe.units();
+    let next = units.index(checkpoint.state.position());
+    let mut steps = 0;
+    while steps < most && matches!(units.unit(next + steps), Unit::Step(_)) {
+        steps += 1;
+    }
+    steps
 }
