@@ -247,11 +247,16 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     };
     let recipe: Recipe =
         serde_json::from_str(&text("config")?).map_err(|error| format!("config cannot be read: {error}"))?;
+    recipe.check().map_err(|error| format!("config is not valid: {error}"))?;
     let history: Vec<serde_json::Value> =
         serde_json::from_str(&text("history")?).map_err(|error| format!("history cannot be read: {error}"))?;
     let hidden = whole("hidden_size")? as usize;
     if tensors.get("input_projection.bias").is_none_or(|(shape, _)| *shape != [hidden]) {
         return Err(format!("input_projection.bias is missing or not [{hidden}]"));
+    }
+    let step = whole("step")?;
+    if step > recipe.total_steps() {
+        return Err(format!("step {step} is beyond the {} of its run", recipe.total_steps()));
     }
     let layout = Layout::new(hidden);
     let trained = Trained::of(&recipe);
@@ -281,7 +286,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
             dataset_digest: optional("dataset_digest")?,
             loaded_digest: optional("loaded_digest")?,
         },
-        state: State::restored(layout, whole("step")?, parameters, exp_avg, exp_avg_sq),
+        state: State::restored(layout, step, parameters, exp_avg, exp_avg_sq),
         sample_digest: text("sample_digest")?,
         history: history.iter().map(ToString::to_string).collect(),
     })

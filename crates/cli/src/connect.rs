@@ -1,38 +1,34 @@
-//! How the commands that only ask or simulate reach a coordinator. Used by `status`, by `launch`'s supervisor and by `worker` (the
-//! address in the environment); the worker's own connection is in `numalign_worker::session`.
+//! How the commands that only ask or simulate reach a coordinator. Used by `status`, by `launch`'s supervisor and by
+//! `worker` (the address in the environment); the worker's own connection is in `numalign_worker::session`.
 
 use std::time::Duration;
 
-use numalign_access::client::{Unconnected, status_words};
-use numalign_access::{Client, ClientAccess};
+use numalign_access::{Client, ClientAccess, client::Unconnected, client::status_words};
 use numalign_wire::StatusRequest;
 
 use crate::failure::Failure;
 
-/// A client of the coordinator at `url`.
-pub async fn client(url: &str, access: &ClientAccess) -> Result<Client, Failure> {
-    match access.connect(&access.endpoint(url)?).await {
-        Ok(client) => Ok(client),
-        Err(Unconnected::Lost(reason)) => Err(silent(url, &reason)),
-        Err(Unconnected::Refused(refusal)) => Err(refusal.into()),
-    }
-}
-
 /// A client that connects when it is first used, and again when the connection broke. Needs the runtime's context.
-pub fn lazy_client(url: &str, access: &ClientAccess) -> Result<Client, Failure> {
-    Ok(access.connect_lazily(&access.endpoint(url)?))
+pub fn lazy_client(access: &ClientAccess, url: &str) -> Result<Client, Failure> {
+    let endpoint = access.endpoint(url)?;
+    Ok(access.connect_lazily(&endpoint))
 }
 
 /// What the coordinator at `url` says about its run, within `limit`.
-pub async fn status(url: &str, access: &ClientAccess, limit: Duration) -> Result<numalign_wire::StatusReply, Failure> {
+pub async fn status(access: &ClientAccess, url: &str, limit: Duration) -> Result<numalign_wire::StatusReply, Failure> {
     let ask = async {
-        let mut client = client(url, access).await?;
+        let endpoint = access.endpoint(url)?;
+        let mut client = match access.connect(&endpoint).await {
+            Ok(client) => client,
+            Err(Unconnected::Lost(reason)) => return Err(silent(url, &reason)),
+            Err(Unconnected::Refused(error)) => return Err(error.into()),
+        };
         match client.status(StatusRequest {}).await {
             Ok(reply) => Ok(reply.into_inner()),
-            Err(status) => match access.refusal(&status) {
-                Some(refusal) => Err(refusal.into()),
-                None => Err(silent(url, &status_words(&status))),
-            },
+            Err(status) => Err(match access.refusal(&status) {
+                Some(error) => error.into(),
+                None => silent(url, &status_words(&status)),
+            }),
         }
     };
     match tokio::time::timeout(limit, ask).await {
@@ -46,7 +42,7 @@ fn silent(url: &str, reason: &str) -> Failure {
         .with_hint("`numalign launch` and `numalign coordinator` print their address; give it with --coordinator")
 }
 
-/// The address that `MASTER_ADDR` and `MASTER_PORT` name, where both are set; https:// with TLS.
+/// The address that `MASTER_ADDR` and `MASTER_PORT` name, where both are set; with TLS where `access` has it.
 pub fn from_environment(access: &ClientAccess) -> Result<Option<String>, Failure> {
     let scheme = if access.tls.is_some() { "https" } else { "http" };
     match (std::env::var("MASTER_ADDR"), std::env::var("MASTER_PORT")) {

@@ -1,5 +1,7 @@
 //! `numalign`: one binary for every role. Parses, dispatches, and turns errors into a chain, a hint and an exit code.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
 use std::process::ExitCode;
 
 mod access;

@@ -4,6 +4,8 @@
 //! settings), `resolve` (layers become a [`Config`]), `checks` (rules between keys), `show` (back
 //! to YAML), `recipe` (the half that travels in the checkpoint).
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
 mod checks;
 mod choice;
 mod keys;

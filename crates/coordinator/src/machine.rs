@@ -152,7 +152,7 @@ pub struct Member {
 struct Running {
     generation: Generation,
     ranks: Vec<(MemberId, Range<usize>)>,
-    /// Reports of the steps after the committed one, in step order; one slot per rank.
+    /// Reports of the steps after the committed one, in step order: one slot per rank, none before the step's first report.
     pending: VecDeque<Vec<Option<Report>>>,
     /// Why work was stopped, once it was: a join, or another split.
     quiescing: Option<&'static str>,
@@ -482,7 +482,10 @@ impl Machine {
             return;
         }
         while running.pending.len() <= place {
-            running.pending.push_back(vec![None; running.ranks.len()]);
+            running.pending.push_back(Vec::new());
+        }
+        if running.pending[place].is_empty() {
+            running.pending[place] = vec![None; running.ranks.len()];
         }
         running.pending[place][rank] = Some(report);
         self.commit_what_is_complete(effects);
@@ -490,7 +493,10 @@ impl Machine {
 
     fn commit_what_is_complete(&mut self, effects: &mut Vec<Effect>) {
         while let Some(running) = &mut self.running {
-            let complete = running.pending.front().is_some_and(|reports| reports.iter().all(Option::is_some));
+            let complete = running
+                .pending
+                .front()
+                .is_some_and(|reports| !reports.is_empty() && reports.iter().all(Option::is_some));
             if !complete {
                 return;
             }

@@ -38,8 +38,9 @@ const WINDOW: u32 = 1 << 20;
 /// Time that workers get to read the last messages before the server goes.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Runs `config` on `listener` until every step is committed, the run fails, or `shutdown` resolves. `access` says what is
-/// demanded of whoever connects. Each time `checkpoint_wanted` is notified, the committed state is written to the run's folder.
+/// Runs `config` on `listener` until every step is committed, the run fails, or `shutdown` resolves. Each time
+/// `checkpoint_wanted` is notified, the committed state is written to the run's folder. `access` says what is demanded of
+/// whoever connects.
 pub async fn run(
     config: Config,
     listener: TcpListener,

@@ -176,9 +176,7 @@ impl Coordinator for Handle {
             Contribution::Later(receiver) => receiver.await.ok(),
             Contribution::Stale => None,
         };
-        let complete = sum.is_some();
-        let sum = sum.unwrap_or_default().iter().flat_map(|value| value.to_le_bytes()).collect();
-        Ok(Response::new(wire::ReduceReply { complete, sum }))
+        Ok(Response::new(wire::ReduceReply { complete: sum.is_some(), sum: sum.unwrap_or_default() }))
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
@@ -210,6 +208,11 @@ impl Service {
         {
             let state = State::from_bytes(&claimed.state)
                 .map_err(|error| Status::invalid_argument(format!("the survivor's state: {error}")))?;
+            let total = self.config.recipe.total_steps();
+            if state.step() > total {
+                let reason = format!("the survivor's state is after {} of {total} steps", state.step());
+                return Err(Status::invalid_argument(reason));
+            }
             survivor = Some(state);
         }
         let host = clipped(&hello.host, MOST_NAME);
@@ -284,13 +287,19 @@ fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call
                     state,
                     rows,
                     timing: Timing {
-                        compute: Duration::from_micros(done.compute_us),
-                        data_wait: Duration::from_micros(done.data_wait_us),
-                        reduce: Duration::from_micros(done.reduce_us),
+                        compute: measured(done.compute_us),
+                        data_wait: measured(done.data_wait_us),
+                        reduce: measured(done.reduce_us),
                         peak_rss_mib: done.peak_rss_mib,
                     },
                 },
             )
         }
     })))
+}
+
+/// A time that a worker measured; more than a day is a slip of its clock, and sums of such would overflow.
+fn measured(microseconds: u64) -> Duration {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    Duration::from_micros(microseconds).min(DAY)
 }

@@ -189,6 +189,7 @@ impl Worker {
     ) -> Result<Ending, WorkerError> {
         let config: Config = serde_json::from_str(&welcome.config)
             .map_err(|error| WorkerError::Protocol(format!("its configuration cannot be read: {error}")))?;
+        config.check().map_err(|error| WorkerError::Protocol(format!("its configuration is not valid: {error}")))?;
         let config = Arc::new(config);
         let mut heartbeat = tokio::time::interval(config.run.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -272,6 +273,7 @@ impl Worker {
             return Err(WorkerError::Protocol("a generation began before the model was loaded".to_owned()));
         };
         let state = Arc::new(State::from_bytes(&begin.state)?);
+        check_begin(&begin, &state, kept)?;
         kept.watermark.restart(state.clone());
         RANK.store(i64::from(begin.rank), Ordering::Relaxed);
         tracing::info!(
@@ -299,6 +301,24 @@ impl Worker {
         connection.steps = Some(tokio::spawn(steps.run()));
         Ok(())
     }
+}
+
+/// A generation must fit the run and the model, or its arithmetic would make no sense.
+fn check_begin(begin: &wire::Begin, state: &State, kept: &Kept) -> Result<(), WorkerError> {
+    let wrong = |reason: String| Err(WorkerError::Protocol(reason));
+    let micro_batches = kept.config.recipe.micro_batches();
+    let (first, end) = (begin.first_micro_batch as usize, begin.end_micro_batch as usize);
+    if first > end || end > micro_batches {
+        return wrong(format!("a generation gives micro-batches {first}..{end} of {micro_batches}"));
+    }
+    if begin.rank >= begin.world {
+        return wrong(format!("a generation gives rank {} of {}", begin.rank, begin.world));
+    }
+    let (hidden, model) = (state.layout().hidden(), kept.loaded.hidden_size);
+    if hidden != model {
+        return wrong(format!("a generation's state has hidden size {hidden}, the model {model}"));
+    }
+    Ok(())
 }
 
 /// A coordinator that was reached.

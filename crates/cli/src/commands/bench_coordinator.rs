@@ -31,6 +31,8 @@ struct Figures {
     /// Resident memory of the coordinator, in KiB: before the first worker came, and at most.
     idle_kib: u64,
     peak_kib: u64,
+    /// Processor time that the coordinator took, in all its threads, for a step.
+    cpu_ms_per_step: f64,
 }
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
@@ -45,9 +47,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let log = folder.path().join("coordinator.log");
     let stderr = std::fs::File::create(&log)?;
     let child = supervisor::spawn_coordinator(&config, &listener, |command| {
-        command.current_dir(folder.path()).stderr(stderr).env("NUMALIGN_LOG", "warn");
-        // Its workers are in this process, on loopback.
-        command.env_remove(TOKEN_VARIABLE);
+        command.current_dir(folder.path()).stderr(stderr).env("NUMALIGN_LOG", "warn").env_remove(TOKEN_VARIABLE);
     })?;
     let mut coordinator = Coordinator(child);
     let figures = measure(&mut coordinator, &format!("http://{address}"), workers, steps, hidden as usize)
@@ -103,7 +103,7 @@ fn measure(
     let idle_kib = runtime.block_on(async {
         // It answers once it is up.
         let started = Instant::now();
-        while let Err(failure) = crate::connect::status(url, &ClientAccess::default(), Duration::from_secs(5)).await {
+        while let Err(failure) = crate::connect::status(&ClientAccess::default(), url, Duration::from_secs(5)).await {
             if started.elapsed() > Duration::from_secs(30) {
                 return Err(failure);
             }
@@ -111,7 +111,7 @@ fn measure(
         }
         resident_kib(pid, "VmRSS:")
     })?;
-    let peak_kib = runtime.block_on(async {
+    let (peak_kib, cpu_seconds) = runtime.block_on(async {
         let mut tasks = tokio::task::JoinSet::new();
         for worker in 0..workers {
             let simulated = if worker == 0 { watched.clone() } else { Simulated::new(hidden) };
@@ -125,17 +125,20 @@ fn measure(
             };
             tasks.spawn(numalign_worker::run(options, std::future::pending()));
         }
-        let mut peak = idle_kib;
+        let (mut peak, mut cpu) = (idle_kib, 0.0);
         let mut look = tokio::time::interval(Duration::from_millis(100));
         loop {
             tokio::select! {
                 ended = tasks.join_next() => match ended {
-                    None => return Ok::<u64, Failure>(peak),
+                    None => return Ok::<(u64, f64), Failure>((peak, cpu)),
                     Some(Ok(result)) => result?,
                     Some(Err(error)) => return Err(Failure::new(format!("a simulated worker panicked: {error}"))),
                 },
                 // Its process may have ended a moment before its workers.
-                _ = look.tick() => peak = peak.max(resident_kib(pid, "VmHWM:").unwrap_or(peak)),
+                _ = look.tick() => {
+                    peak = peak.max(resident_kib(pid, "VmHWM:").unwrap_or(peak));
+                    cpu = cpu_seconds_of(pid).unwrap_or(cpu);
+                }
             }
         }
     })?;
@@ -152,7 +155,9 @@ fn measure(
     let seconds = milliseconds.iter().sum::<f64>() / 1e3;
     milliseconds.sort_by(f64::total_cmp);
     let (p50_ms, p99_ms) = (quantile(&milliseconds, 0.5), quantile(&milliseconds, 0.99));
-    Ok(Figures { workers, steps: milliseconds.len() as u64, seconds, p50_ms, p99_ms, idle_kib, peak_kib })
+    let steps = milliseconds.len() as u64;
+    let cpu_ms_per_step = 1e3 * cpu_seconds / (steps + WARM_UP) as f64;
+    Ok(Figures { workers, steps, seconds, p50_ms, p99_ms, idle_kib, peak_kib, cpu_ms_per_step })
 }
 
 fn lock(moments: &Mutex<Vec<Instant>>) -> std::sync::MutexGuard<'_, Vec<Instant>> {
@@ -171,6 +176,15 @@ fn resident_kib(pid: u32, name: &str) -> Result<u64, Failure> {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse().ok());
     number.ok_or_else(|| Failure::new(format!("/proc/{pid}/status has no {name}")))
+}
+
+/// Processor time of a process so far, from `/proc/<pid>/stat`.
+fn cpu_seconds_of(pid: u32) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in brackets may hold blanks; user and system time are the 14th and 15th field.
+    let fields: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
+    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 /// The coordinator's last words say more than the workers' errors.
@@ -193,7 +207,7 @@ fn print(figures: &Figures, json: bool) {
             serde_json::json!({
                 "workers": figures.workers, "steps": figures.steps, "steps_per_s": steps_per_s,
                 "p50_ms": figures.p50_ms, "p99_ms": figures.p99_ms, "idle_rss_mib": figures.idle_kib as f64 / MIB,
-                "peak_rss_mib": figures.peak_kib as f64 / MIB, "rss_per_worker_kib": per_worker_kib,
+                "coordinator_cpu_ms_per_step": figures.cpu_ms_per_step, "peak_rss_mib": figures.peak_kib as f64 / MIB, "rss_per_worker_kib": per_worker_kib,
             })
         );
         return;
@@ -203,7 +217,9 @@ fn print(figures: &Figures, json: bool) {
         figures.workers, figures.p50_ms, figures.p99_ms, figures.steps
     );
     println!(
-        "  coordinator: {:.1} MiB before the first worker, {:.1} MiB at most, {per_worker_kib:.0} KiB per worker",
+        "  coordinator: {:.2} ms of processor time a step; {:.1} MiB before the first worker, {:.1} MiB at most, \
+         {per_worker_kib:.0} KiB per worker",
+        figures.cpu_ms_per_step,
         figures.idle_kib as f64 / MIB,
         figures.peak_kib as f64 / MIB
     );

@@ -18,9 +18,9 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Ok(text) => serde_json::from_str(&text).map_err(|error| Failure::new(format!("{CONFIG_VARIABLE}: {error}")))?,
         Err(_) => settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?,
     };
+    limits::open_files(0)?;
     let access = access::server(matches)?;
     let insecure = matches.get_flag("insecure");
-    limits::open_files(0)?;
     let listen = text(matches, "listen").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(serve(config, listen, access, insecure));

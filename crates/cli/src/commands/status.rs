@@ -29,13 +29,13 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let json = matches.get_flag("json");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        print(&connect::status(&url, &access, PATIENCE).await?, json, false);
+        print(&connect::status(&access, &url, PATIENCE).await?, json, false);
         if !matches.get_flag("watch") {
             return Ok(());
         }
         loop {
             tokio::time::sleep(WATCH_EVERY).await;
-            match connect::status(&url, &access, PATIENCE).await {
+            match connect::status(&access, &url, PATIENCE).await {
                 Ok(status) => print(&status, json, true),
                 Err(_) => {
                     eprintln!("the coordinator at {url} is gone");

@@ -157,7 +157,7 @@ impl Supervisor {
         let listener = TcpListener::bind("127.0.0.1:0")
             .map_err(|error| Failure::new(format!("cannot listen on loopback: {error}")))?;
         let address = listener.local_addr()?;
-        let coordinator = spawn_coordinator(&config, &listener, |command| give(command, token.as_ref()))?;
+        let coordinator = spawn_coordinator(&config, &listener, |command| give_token(command, token.as_ref()))?;
         eprintln!("coordinator on http://{address} (see it with: numalign status --coordinator http://{address})");
         let count = config.run.workers;
         let mut supervisor = Self {
@@ -222,8 +222,9 @@ impl Supervisor {
                 }
                 eprintln!("the coordinator was killed ({status}); starting it again");
                 self.config.run.resume = Some(Resume::Auto);
-                let token = self.token.as_ref();
-                self.coordinator = spawn_coordinator(&self.config, &self.listener, |command| give(command, token))?;
+                self.coordinator = spawn_coordinator(&self.config, &self.listener, |command| {
+                    give_token(command, self.token.as_ref());
+                })?;
                 Ok(None)
             }
         }
@@ -464,14 +465,7 @@ impl Supervisor {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             command.env("RAYON_NUM_THREADS", (cores / self.config.run.workers).max(1).to_string());
         }
-        spawn(command, |command| give(command, self.token.as_ref()))
-    }
-}
-
-/// Hands the token on: in the environment, which other users cannot read.
-fn give(command: &mut Command, token: Option<&Token>) {
-    if let Some(token) = token {
-        command.env(TOKEN_VARIABLE, token.reveal());
+        spawn(command, |command| give_token(command, self.token.as_ref()))
     }
 }
 
@@ -489,6 +483,14 @@ pub fn spawn_coordinator(
     let child = spawn(command, adjust);
     rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
     child
+}
+
+/// The environment is where other users cannot read it.
+fn give_token(command: &mut Command, token: Option<&Token>) {
+    match token {
+        Some(token) => command.env(TOKEN_VARIABLE, token.reveal()),
+        None => command.env_remove(TOKEN_VARIABLE),
+    };
 }
 
 fn spawn(mut command: Command, adjust: impl FnOnce(&mut Command)) -> Result<Child, Failure> {

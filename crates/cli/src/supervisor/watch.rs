@@ -24,7 +24,7 @@ impl Watch {
     pub fn new(address: SocketAddr, token: Option<Token>) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let access = ClientAccess { token, tls: None };
-        let client = runtime.block_on(async { connect::lazy_client(&format!("http://{address}"), &access) })?;
+        let client = runtime.block_on(async { connect::lazy_client(&access, &format!("http://{address}")) })?;
         Ok(Self { runtime, client })
     }
 
