@@ -78,20 +78,30 @@ inside() {
 }
 
 cd "$work"
-settings=(nn --num-epochs "${EPOCHS:-600}" --num-batches 20 --batch-size 24 --micro-batch-size 4 --checkpoint-every 100)
+settings=(nn --num-batches 20 --batch-size 24 --micro-batch-size 4 --checkpoint-every 100)
+
+# alone NAME EPOCHS: a whole run on one host.
+alone() {
+    (inside coordinator "$numalign" launch "${settings[@]}" --num-epochs "$2" --no-eval --workers 2 --run-id "$1") 2>"$1.log" \
+        || die "the run $1: $(tail -n 3 "$1.log")"
+}
+
+# As many steps as this machine does in 25 seconds, so that both cuts lie inside the run.
+alone calibration 10
+epochs=$(awk '/ms\/step/ { for (i = 2; i <= NF; i++) if ($i == "ms/step") ms = $(i - 1) }
+    END { epochs = int(25000 / ms / 20); print epochs < 20 ? 20 : epochs }' calibration.log)
 
 started=$EPOCHREALTIME
-(inside coordinator "$numalign" launch "${settings[@]}" --no-eval --workers 2 --run-id undisturbed) 2>undisturbed.log \
-    || die "the undisturbed run: $(tail -n 3 undisturbed.log)"
+alone undisturbed "$epochs"
 seconds() { awk -v from="$1" -v to="$2" 'BEGIN { printf "%.2f", to - from }'; }
-echo "undisturbed run on one host: $(seconds "$started" "$EPOCHREALTIME") s"
+echo "undisturbed run on one host, $((epochs * 20)) steps: $(seconds "$started" "$EPOCHREALTIME") s"
 
 head -c 24 /dev/urandom | base64 >token
 printf 'not-the-token' >wrong
 
 # Each line of the coordinator's log gets the time at which it came.
 stamp() { while IFS= read -r line; do printf '%s %s\n' "$EPOCHREALTIME" "$line"; done; }
-(inside coordinator "$numalign" coordinator "${settings[@]}" --listen 10.77.0.1:7400 --token-file token --workers 3 --run-id hosts) \
+(inside coordinator "$numalign" coordinator "${settings[@]}" --num-epochs "$epochs" --listen 10.77.0.1:7400 --token-file token --workers 3 --run-id hosts) \
     2> >(stamp >coordinator.log) &
 coordinator=$!
 pids+=("$coordinator")
@@ -108,7 +118,7 @@ first() { awk -v words="$1" -v after="$2" '$1 >= after && index($0, words) { pri
 await() {
     local until=$((SECONDS + $3)) at
     while at=$(first "$1" "$2"); [ -z "$at" ]; do
-        kill -0 "$coordinator" 2>/dev/null || die "the run ended before it said \"$1\": make it longer (EPOCHS=$((2 * ${EPOCHS:-600})))"
+        kill -0 "$coordinator" 2>/dev/null || die "the run ended before it said \"$1\": its log is above"
         [ "$SECONDS" -lt "$until" ] || die "no \"$1\" within $3 s"
         sleep 0.02
     done
