@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use numalign_config::Recipe;
-use numalign_projector::{Encoding, Layout, State, Trained};
+use numalign_projector::{InputEncoder, Layout, State, Trained};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::CheckpointError;
@@ -60,7 +60,6 @@ impl Checkpoint {
     /// All metadata but `file_digest`, sorted by key.
     pub fn metadata(&self) -> BTreeMap<String, String> {
         let recipe = &self.identity.recipe;
-        let encoding = Encoding::of(recipe);
         let mut map = BTreeMap::new();
         let mut put = |key: &str, value: String| {
             map.insert(key.to_owned(), value);
@@ -74,13 +73,7 @@ impl Checkpoint {
         put("state_digest", self.state.digest().to_hex());
         put("seed", recipe.seed.to_string());
         put("hidden_size", self.state.layout().hidden().to_string());
-        put(
-            "encoder",
-            serde_json::json!({
-                "kind": recipe.value_encoding, "offset": encoding.offset, "scale": encoding.scale,
-            })
-            .to_string(),
-        );
+        put("encoder", InputEncoder::of(recipe).describe(recipe).to_string());
         put(
             "schedule",
             serde_json::json!({
@@ -236,7 +229,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     if tensors.get("input_projection.bias").is_none_or(|(shape, _)| *shape != [hidden]) {
         return Err(format!("input_projection.bias is missing or not [{hidden}]"));
     }
-    let layout = Layout::new(hidden);
+    let layout = Layout::of(&recipe, hidden, 0);
     let trained = Trained::of(&recipe);
     let mut parts = [vec![0.0f32; layout.len()], vec![0.0; layout.len()], vec![0.0; layout.len()]];
     for tensor in layout.tensors() {

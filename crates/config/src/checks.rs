@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::reader::Reader;
 use crate::resolve::EXACT;
-use crate::types::Stage;
+use crate::types::{Loss, Readout, Stage, TargetEncoding};
 
 /// All samples of the run can be counted exactly.
 pub(crate) fn run_length(
@@ -154,6 +154,41 @@ pub(crate) fn trained(reader: &mut Reader, stage: Option<Stage>, input: Option<b
             _ => "set one of the two to true",
         };
         reader.note(culprit, message, Some(hint.to_string()));
+    }
+}
+
+/// The transformer itself never trains.
+pub(crate) fn transformer(reader: &mut Reader, train_transformer: Option<bool>) {
+    if train_transformer != Some(true) {
+        return;
+    }
+    reader.note(
+        "train_transformer",
+        "is not possible: the model stays frozen, which is why the state is small enough to be shipped, compared and \
+         stored at every step, and why any number of workers gives the same bytes"
+            .to_string(),
+        Some(
+            "train_layer_norms: true trains its layer norms, which matter most in a frozen transformer; \
+             for all weights use a fine-tuning trainer"
+                .to_string(),
+        ),
+    );
+}
+
+/// The numbers' positions are read only where there are some.
+pub(crate) fn readout(reader: &mut Reader, stage: Option<Stage>, readout: Option<Readout>) {
+    if stage == Some(Stage::Text) && readout == Some(Readout::Numbers) {
+        let message = format!("reads projected numbers, and there are none with {}", reader.mention("stage"));
+        reader.note("readout", message, Some("use mean or last".to_string()));
+    }
+}
+
+/// A relative error is taken of the value itself.
+pub(crate) fn loss(reader: &mut Reader, loss: Option<Loss>, target: Option<TargetEncoding>) {
+    if loss == Some(Loss::Relative) && target == Some(TargetEncoding::Signlog) {
+        let message = format!("needs a linear target, not {}", reader.mention("target"));
+        let hint = "use mse: an error of a logarithm is relative already".to_string();
+        reader.note("loss", message, Some(hint));
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::fmt;
 
-use crate::types::{CollectiveChoice, DeviceChoice, Loss, Readout, Resume, Solver, Stage, Task, ValueEncoding};
+use crate::types::{
+    CollectiveChoice, DeviceChoice, Distribution, Loss, Readout, Resume, Solver, Stage, TargetEncoding, Task,
+    ValueEncoding,
+};
 
 /// A setting with a fixed list of names.
 pub trait Choice: Copy + PartialEq + 'static {
@@ -36,10 +39,12 @@ macro_rules! choices {
 }
 
 choices!(Stage { Nn = "nn", Text = "text", Mixed = "mixed" });
-choices!(ValueEncoding { Standard = "standard", Raw = "raw" });
+choices!(ValueEncoding { Standard = "standard", Raw = "raw", Signlog = "signlog", Fourier = "fourier" });
+choices!(TargetEncoding { Linear = "linear", Signlog = "signlog" });
+choices!(Distribution { Uniform = "uniform", Log = "log" });
 choices!(Solver { Adam = "adam" });
-choices!(Readout { Last = "last" });
-choices!(Loss { Mse = "mse" });
+choices!(Readout { Last = "last", Mean = "mean", Numbers = "numbers" });
+choices!(Loss { Mse = "mse", Huber = "huber", Relative = "relative" });
 choices!(Task { Min = "min", Max = "max", Mean = "mean", Count = "count" });
 choices!(CollectiveChoice { Auto = "auto", Grpc = "grpc", Nccl = "nccl" });
 
@@ -79,6 +84,8 @@ mod tests {
     fn names_equal_the_stored_ones() {
         assert_stored_under_its_name::<Stage>();
         assert_stored_under_its_name::<ValueEncoding>();
+        assert_stored_under_its_name::<TargetEncoding>();
+        assert_stored_under_its_name::<Distribution>();
         assert_stored_under_its_name::<Solver>();
         assert_stored_under_its_name::<Readout>();
         assert_stored_under_its_name::<Loss>();

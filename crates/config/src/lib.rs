@@ -1,11 +1,12 @@
 //! YAML, environment and flags become one validated, immutable [`Config`].
 //!
 //! Reading order: `types` (the result), `keys` and `table` (all keys), `layer` (one source of
-//! settings), `resolve` (layers become a [`Config`]), `checks` (rules between keys), `show` (back
+//! settings), `resolve` (layers become a [`Config`]), `encoding` (its part about encoders), `checks` (rules between keys), `show` (back
 //! to YAML), `recipe` (the half that travels in the checkpoint).
 
 mod checks;
 mod choice;
+mod encoding;
 mod keys;
 mod layer;
 mod parse;
@@ -15,6 +16,7 @@ mod reader;
 mod recipe;
 mod resolve;
 mod show;
+mod signlog;
 mod suggest;
 mod table;
 mod types;
@@ -25,4 +27,5 @@ pub use layer::{INTERNAL_ENV_PREFIX, Layer, Origin, RESERVED_ENV};
 pub use problem::{ConfigErrors, Problem};
 pub use resolve::resolve;
 pub use show::to_yaml;
+pub use signlog::{signlog, signlog_inverse};
 pub use types::*;

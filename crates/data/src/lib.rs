@@ -19,6 +19,7 @@ pub mod plan;
 pub mod random;
 pub mod sample;
 pub mod stream;
+mod values;
 pub mod wording;
 
 pub use error::{DataError, LineProblem};

@@ -115,6 +115,13 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         loss: Loss::Mse,
         seed: 0,
         dataset_shuffle: true,
+        fourier_periods: None,
+        log_threshold: None,
+        target: None,
+        distribution: None,
+        huber_delta: None,
+        layer: None,
+        train_layer_norms: false,
     }
 }
 

@@ -1,7 +1,7 @@
-//! The trainable state as plain `f32` on the host: layout, encoders, canonical reduction, Adam, schedule, digest.
+//! The trainable state as plain `f32` on the host: layout, encoders, losses, canonical reduction, Adam, schedule, digest.
 //!
 //! Used by the coordinator (which commits states), the workers (which compute them) and the checkpoint
-//! (which stores them). No tensor library: the state is `3d+1` floats, and every operation on it is a plain loop
+//! (which stores them). No tensor library: the state is `3d+1` floats (more with `fourier` and trained layer norms), and every operation on it is a plain loop
 //! in a fixed order, so equal inputs give equal bytes on every machine.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
@@ -9,11 +9,13 @@
 pub mod adam;
 pub mod encoding;
 pub mod layout;
+pub mod loss;
 pub mod reduction;
 pub mod schedule;
 pub mod state;
 
-pub use encoding::Encoding;
+pub use encoding::{Encoding, InputEncoder};
 pub use layout::{Layout, TensorSpec};
+pub use loss::LossFunction;
 pub use reduction::{RowError, Rows};
 pub use state::{State, StateDigest, StateError, Trained};

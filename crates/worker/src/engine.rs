@@ -8,7 +8,7 @@ use numalign_collective::OwnRows;
 use numalign_config::{Recipe, Stage};
 use numalign_data::{Input, Sample, Segment, grammar};
 use numalign_model::{FrozenLm, LmInput, Piece, lm::positions};
-use numalign_projector::{Encoding, State};
+use numalign_projector::{Encoding, InputEncoder, Layout, LossFunction, State};
 
 use crate::error::WorkerError;
 use crate::memory::keep_freed_memory;
@@ -16,21 +16,27 @@ use crate::memory::keep_freed_memory;
 /// Positions that pass through the model at once: enough for full speed, and a bound on the memory of activations.
 const MOST_POSITIONS: usize = 2048;
 
-/// A sample as the model takes it: pieces, and the encoded scalar of each external embedding in them.
+/// A sample as the model takes it: pieces, and the encoded value of each external embedding in them.
 struct Prepared {
     index: u64,
     /// Rows of external embeddings count from 0 within the sample.
     pieces: Vec<Piece>,
-    scalars: Vec<f32>,
+    /// What the input projector sees of each external embedding, `[w]` each.
+    inputs: Vec<Vec<f32>>,
     /// Encoded.
     target: f32,
+    /// Of its error in the loss.
+    weight: f32,
 }
 
 /// A frozen model with a recipe.
 pub struct Engine {
     lm: Box<dyn FrozenLm>,
     recipe: Recipe,
+    inputs: InputEncoder,
+    /// Of targets and predictions.
     encoding: Encoding,
+    loss: LossFunction,
 }
 
 /// What the model read for a batch of samples.
@@ -42,14 +48,16 @@ struct Pass {
 impl Engine {
     pub fn new(lm: Box<dyn FrozenLm>, recipe: Recipe) -> Self {
         keep_freed_memory();
-        let encoding = Encoding::of(&recipe);
-        Self { lm, recipe, encoding }
+        let (inputs, encoding) = (InputEncoder::of(&recipe), Encoding::of(&recipe));
+        let loss = LossFunction::of(&recipe);
+        Self { lm, recipe, inputs, encoding, loss }
     }
 
     pub fn lm(&self) -> &dyn FrozenLm {
         &*self.lm
     }
 
+    /// The encoding of targets and predictions.
     pub fn encoding(&self) -> Encoding {
         self.encoding
     }
@@ -58,8 +66,13 @@ impl Engine {
         &self.recipe
     }
 
-    /// Gradient rows of micro-batches, `[3d+2]` each: gradient of the mean squared error over the global batch
-    /// with respect to every projector number, then the micro-batch's share of the loss.
+    /// Fresh state for this model and recipe.
+    pub fn initial_state(&self, seed: u64) -> State {
+        State::initial(Layout::of(&self.recipe, self.lm.hidden_size(), 0), seed)
+    }
+
+    /// Gradient rows of micro-batches, `[row_len]` each: gradient of the mean loss over the global batch
+    /// with respect to every trainable number, then the micro-batch's share of the loss.
     pub fn rows(&mut self, state: &State, micro_batches: &[(usize, Vec<Sample>)]) -> Result<OwnRows, WorkerError> {
         let layout = state.layout();
         let mut rows = Vec::with_capacity(micro_batches.len());
@@ -126,10 +139,10 @@ impl Engine {
         let mut slopes = Vec::with_capacity(samples.len());
         for ((place, prepared), hidden) in samples.iter().zip(pass.hidden.chunks_exact(d)) {
             let error = state.read_out(hidden) - prepared.target;
-            let slope = 2.0 * inverse_batch * error;
+            let (loss, slope) = self.loss.value_and_slope(error, prepared.weight, inverse_batch);
             slopes.push(slope);
             let row = &mut rows[*place].1;
-            row[layout.len()] += error * error * inverse_batch;
+            row[layout.len()] += loss;
             if self.recipe.train_output_projection {
                 for (g, h) in row[layout.output_weight()].iter_mut().zip(hidden) {
                     *g += slope * h;
@@ -149,12 +162,15 @@ impl Engine {
         let mut grads = grads.chunks_exact(d);
         for (place, prepared) in samples {
             let row = &mut rows[*place].1;
-            for scalar in &prepared.scalars {
+            for input in &prepared.inputs {
                 let Some(grad) = grads.next() else {
                     return Err(WorkerError::Protocol("the model returned too few gradients".to_owned()));
                 };
-                for (g, e) in row[layout.input_weight()].iter_mut().zip(grad) {
-                    *g += scalar * e;
+                let weights = row[layout.input_weight()].chunks_exact_mut(layout.input_width());
+                for (of_unit, e) in weights.zip(grad) {
+                    for (g, x) in of_unit.iter_mut().zip(input) {
+                        *g += x * e;
+                    }
                 }
                 for (g, e) in row[layout.input_bias()].iter_mut().zip(grad) {
                     *g += e;
@@ -179,10 +195,10 @@ impl Engine {
                 Piece::Embedding { row, repeat } => Piece::Embedding { row: rows + row, repeat: *repeat },
             });
             input.sequences.push(shifted.collect());
-            for scalar in &sample.scalars {
-                input.embeddings.extend(state.embed(*scalar));
+            for value in &sample.inputs {
+                input.embeddings.extend(state.embed(value));
             }
-            rows += sample.scalars.len();
+            rows += sample.inputs.len();
             indices.push(sample.index);
         }
         let hidden = self.lm.forward(&input, keep)?;
@@ -224,11 +240,11 @@ impl Engine {
 
     fn prepare(&self, sample: &Sample) -> Result<Prepared, WorkerError> {
         let index = sample.index;
-        let (mut pieces, mut scalars) = (Vec::new(), Vec::new());
+        let (mut pieces, mut inputs) = (Vec::new(), Vec::new());
         match (&sample.input, self.recipe.stage) {
             (Input::Number(value), _) => {
                 pieces.push(Piece::Embedding { row: 0, repeat: self.recipe.numeric_positions });
-                scalars.push(self.encoding.encode(*value));
+                inputs.push(self.inputs.encode(*value));
             }
             (Input::Text(text), Stage::Mixed) => {
                 let segments = grammar::parse(text)
@@ -237,8 +253,8 @@ impl Engine {
                     match segment {
                         Segment::Text(text) => pieces.push(Piece::Tokens(self.tokenize(index, text)?)),
                         Segment::Number(value) => {
-                            pieces.push(Piece::Embedding { row: scalars.len(), repeat: 1 });
-                            scalars.push(self.encoding.encode(value));
+                            pieces.push(Piece::Embedding { row: inputs.len(), repeat: 1 });
+                            inputs.push(self.inputs.encode(value));
                         }
                     }
                 }
@@ -255,11 +271,12 @@ impl Engine {
             return Err(WorkerError::Sample { index, source });
         }
         let target = self.encoding.encode(sample.target);
-        if !target.is_finite() || scalars.iter().any(|scalar| !scalar.is_finite()) {
+        if !target.is_finite() || inputs.iter().flatten().any(|input| !input.is_finite()) {
             let reason = format!("its values overflow 32-bit floats when encoded (target {})", sample.target);
             return Err(WorkerError::BadSample { index, reason });
         }
-        Ok(Prepared { index, pieces, scalars, target })
+        let weight = self.loss.weight(sample.target);
+        Ok(Prepared { index, pieces, inputs, target, weight })
     }
 
     fn tokenize(&self, index: u64, text: &str) -> Result<Vec<u32>, WorkerError> {
