@@ -1,20 +1,24 @@
-//! The bytes of a checkpoint: a safetensors file with four projector tensors, the moments of those that train,
+//! The bytes of a checkpoint: a safetensors file with four projector tensors, the layer norms that train, moments,
 //! and metadata. Called by [`crate::folder`], the coordinator and the command line.
 //!
 //! Nothing inside depends on the clock or on how the run was carried out, and every map is sorted, so equal runs give
 //! equal bytes. `file_digest` (BLAKE3 over all tensors and all other metadata) guards the whole file.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use numalign_config::Recipe;
-use numalign_projector::{InputEncoder, Layout, State, Trained};
+use numalign_projector::{InputEncoder, Layout, NormTensor, State, Trained, layer_norms};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::CheckpointError;
 
 const FORMAT: &str = "numalign-checkpoint";
 const VERSION: &str = "1";
+
+/// What the names of layer norms begin with, before the model's own name.
+const NORMS_PREFIX: &str = "layer_norms.";
 
 /// Checkpoints are tens of KB; a file beyond this is something else.
 const MOST_BYTES: u64 = 256 << 20;
@@ -25,6 +29,8 @@ pub struct Identity {
     pub recipe: Recipe,
     /// Hex fingerprint of the frozen model.
     pub base_fingerprint: String,
+    /// The frozen model's layer norms, where they train: as many numbers as the state has of them.
+    pub layer_norms: Vec<NormTensor>,
     /// Hex digest of the data file's content, where there is one.
     pub dataset_digest: Option<String>,
     /// Hex digest of the projectors the run started from (`model_path_load`), where there are some.
@@ -48,7 +54,7 @@ impl Checkpoint {
         self.state.step() * self.identity.recipe.batch_size as u64
     }
 
-    /// BLAKE3 over the four projector tensors alone, in hex: what `loaded_digest` of a later run records.
+    /// BLAKE3 over the projectors (and layer norms, where they train) alone, in hex: what `loaded_digest` of a later run records.
     pub fn projector_digest(&self) -> String {
         let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 projectors");
         for value in self.state.parameters() {
@@ -88,6 +94,10 @@ impl Checkpoint {
         put("dataset_digest", self.identity.dataset_digest.clone().unwrap_or_default());
         put("loaded_digest", self.identity.loaded_digest.clone().unwrap_or_default());
         put("history", format!("[{}]", self.history.join(",")));
+        if !self.identity.layer_norms.is_empty() {
+            let names: Vec<&str> = self.identity.layer_norms.iter().map(|tensor| tensor.name.as_str()).collect();
+            put("layer_norms", serde_json::json!(names).to_string());
+        }
         map
     }
 
@@ -96,7 +106,7 @@ impl Checkpoint {
         let layout = self.state.layout();
         let trained = Trained::of(&self.identity.recipe);
         let mut list = Vec::new();
-        for tensor in layout.tensors() {
+        for tensor in places(layout, &self.identity.layer_norms) {
             let part = tensor.range.clone();
             if trained.covers(layout, &part) {
                 for (kind, values) in [("exp_avg", self.state.exp_avg()), ("exp_avg_sq", self.state.exp_avg_sq())] {
@@ -104,7 +114,7 @@ impl Checkpoint {
                     list.push((name, tensor.shape.clone(), &values[part.clone()]));
                 }
             }
-            list.push((tensor.name.to_owned(), tensor.shape.clone(), &self.state.parameters()[part]));
+            list.push((tensor.name, tensor.shape, &self.state.parameters()[part]));
         }
         list.sort_by(|a, b| a.0.cmp(&b.0));
         list
@@ -201,6 +211,28 @@ impl Checkpoint {
     }
 }
 
+/// One tensor of the file and its stretch of the state.
+struct Place {
+    name: String,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+/// Projectors, then layer norms in the model's order.
+fn places(layout: Layout, norms: &[NormTensor]) -> Vec<Place> {
+    let mut list = Vec::new();
+    for tensor in layout.tensors() {
+        list.push(Place { name: tensor.name.to_owned(), shape: tensor.shape, range: tensor.range });
+    }
+    let mut start = layout.layer_norms().start;
+    for tensor in norms {
+        let range = start..start + tensor.len;
+        start = range.end;
+        list.push(Place { name: format!("{NORMS_PREFIX}{}", tensor.name), shape: vec![tensor.len], range });
+    }
+    list
+}
+
 type TensorMap = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 fn read_tensors(parsed: &SafeTensors<'_>) -> Result<TensorMap, String> {
@@ -229,11 +261,15 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     if tensors.get("input_projection.bias").is_none_or(|(shape, _)| *shape != [hidden]) {
         return Err(format!("input_projection.bias is missing or not [{hidden}]"));
     }
-    let layout = Layout::of(&recipe, hidden, 0);
+    let norms = read_layer_norms(metadata, tensors)?;
+    if recipe.train_layer_norms == norms.is_empty() {
+        return Err("its config and its layer norms contradict each other".to_owned());
+    }
+    let layout = Layout::of(&recipe, hidden, layer_norms::total_len(&norms));
     let trained = Trained::of(&recipe);
     let mut parts = [vec![0.0f32; layout.len()], vec![0.0; layout.len()], vec![0.0; layout.len()]];
-    for tensor in layout.tensors() {
-        let mut names = vec![(0, tensor.name.to_owned())];
+    for tensor in places(layout, &norms) {
+        let mut names = vec![(0, tensor.name.clone())];
         if trained.covers(layout, &tensor.range) {
             names.push((1, format!("optimizer.exp_avg.{}", tensor.name)));
             names.push((2, format!("optimizer.exp_avg_sq.{}", tensor.name)));
@@ -254,6 +290,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
         identity: Identity {
             recipe,
             base_fingerprint: text("base_fingerprint")?,
+            layer_norms: norms,
             dataset_digest: optional("dataset_digest")?,
             loaded_digest: optional("loaded_digest")?,
         },
@@ -261,6 +298,23 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
         sample_digest: text("sample_digest")?,
         history: history.iter().map(ToString::to_string).collect(),
     })
+}
+
+/// Names from the metadata, sizes from the tensors.
+fn read_layer_norms(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<Vec<NormTensor>, String> {
+    let Some(text) = metadata.get("layer_norms") else {
+        return Ok(Vec::new());
+    };
+    let names: Vec<String> =
+        serde_json::from_str(text).map_err(|error| format!("layer_norms cannot be read: {error}"))?;
+    let mut norms = Vec::with_capacity(names.len());
+    for name in names {
+        let Some((_, values)) = tensors.get(&format!("{NORMS_PREFIX}{name}")) else {
+            return Err(format!("tensor {NORMS_PREFIX}{name} is missing"));
+        };
+        norms.push(NormTensor { name, len: values.len() });
+    }
+    Ok(norms)
 }
 
 /// BLAKE3 over metadata (without `file_digest`) and tensors, each length-prefixed, in name order.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use numalign_config::Config;
 use numalign_data::SampleStream;
-use numalign_projector::{State, StateDigest};
+use numalign_projector::{NormTensor, State, StateDigest};
 use numalign_wire as wire;
 use numalign_wire::coordinator_server::Coordinator;
 use tokio::sync::{mpsc, oneshot};
@@ -227,17 +227,7 @@ fn event_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Eve
         Message::Heartbeat(_) => Event::Heartbeat(member),
         Message::Failure(failure) if failure.permanent => Event::FailedForGood(member, failure.message),
         Message::Failure(failure) => Event::Left(member, failure.message),
-        Message::Ready(ready) => Event::Ready(
-            member,
-            Readiness {
-                base_fingerprint: ready.base_fingerprint,
-                hidden_size: ready.hidden_size as usize,
-                model_parameters: ready.model_parameters,
-                weights: ready.weights,
-                device: ready.device,
-                probe_digest: ready.probe_digest,
-            },
-        ),
+        Message::Ready(ready) => Event::Ready(member, readiness_of(ready)?),
         Message::StepDone(done) => {
             let digest = StateDigest::from_slice(&done.digest).ok_or("it sent a digest that is not 32 bytes")?;
             let state = match done.state.is_empty() {
@@ -262,4 +252,26 @@ fn event_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Eve
             )
         }
     }))
+}
+
+fn readiness_of(ready: wire::Ready) -> Result<Readiness, String> {
+    let (mut layer_norms, mut layer_norm_values) = (Vec::new(), Vec::new());
+    for tensor in ready.layer_norms {
+        if tensor.values.len() % 4 != 0 {
+            return Err(format!("its layer norm {} is not whole floats", tensor.name));
+        }
+        let values = tensor.values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        layer_norms.push(NormTensor { name: tensor.name, len: values.len() });
+        layer_norm_values.extend(values);
+    }
+    Ok(Readiness {
+        base_fingerprint: ready.base_fingerprint,
+        hidden_size: ready.hidden_size as usize,
+        model_parameters: ready.model_parameters,
+        weights: ready.weights,
+        device: ready.device,
+        probe_digest: ready.probe_digest,
+        layer_norms,
+        layer_norm_values,
+    })
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder, write_atomically};
 use numalign_config::Config;
 use numalign_data::{Ledger, SampleStream};
+use numalign_projector::NormTensor;
 use numalign_wire as wire;
 use numalign_wire::coordinator_message::Message;
 use tokio::sync::mpsc;
@@ -47,6 +48,8 @@ pub struct Shell {
     pub progress: Progress,
     pub writer: Writer,
     pub fingerprint: String,
+    /// The base's layer norms, where they train and it is known.
+    pub layer_norms: Vec<NormTensor>,
     pub dataset_digest: Option<String>,
     pub loaded_digest: Option<String>,
     pub ledger: Ledger,
@@ -148,6 +151,7 @@ impl Shell {
             match effect {
                 Effect::BaseKnown(base) => {
                     self.fingerprint = base.base_fingerprint.clone();
+                    self.layer_norms = base.layer_norms.clone();
                     if let Some(folder) = self.replaced.take()
                         && let Err(error) = folder.clear()
                     {
@@ -273,6 +277,7 @@ impl Shell {
             identity: Identity {
                 recipe: self.config.recipe.clone(),
                 base_fingerprint: self.fingerprint.clone(),
+                layer_norms: self.layer_norms.clone(),
                 dataset_digest: self.dataset_digest.clone(),
                 loaded_digest: self.loaded_digest.clone(),
             },

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder};
 use numalign_config::{Config, Recipe, Resume};
 use numalign_data::{Domain, Ledger, SampleStream, samples_of};
-use numalign_projector::State;
+use numalign_projector::{InputEncoder, Layout, NormTensor, State};
 
 use crate::error::CoordinatorError;
 
@@ -23,6 +23,8 @@ pub struct Start {
     pub state: Option<State>,
     /// Fingerprint that the workers' model must have.
     pub fingerprint: Option<String>,
+    /// The base's layer norms, where `state` has them.
+    pub layer_norms: Vec<NormTensor>,
     pub ledger: Ledger,
     pub history: Vec<String>,
     /// The folder holds a finished run, whose checkpoints go once this one is about to train.
@@ -53,6 +55,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         loaded_digest: loaded.as_ref().map(|(_, checkpoint)| checkpoint.projector_digest()),
         state: None,
         fingerprint: None,
+        layer_norms: Vec::new(),
         ledger: Ledger::start(),
         history: Vec::new(),
         replaces: false,
@@ -66,6 +69,8 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
             checkpoint.state.step()
         ));
         let layout = checkpoint.state.layout();
+        loadable(recipe, path, layout)?;
+        start.layer_norms = checkpoint.identity.layer_norms.clone();
         start.state = Some(State::with_parameters(layout, checkpoint.state.parameters().to_vec()));
         start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
     }
@@ -73,6 +78,30 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         continue_from(config, &path, checkpoint, &mut start)?;
     }
     Ok(start)
+}
+
+/// Loaded projectors must be what this run trains; layer norms that are not loaded are the model's own.
+fn loadable(recipe: &Recipe, path: &Path, layout: Layout) -> Result<(), CoordinatorError> {
+    let width = InputEncoder::of(recipe).width();
+    if layout.input_width() != width {
+        return Err(CoordinatorError::NotLoadable {
+            path: path.to_owned(),
+            reason: format!(
+                "its input projector has {} columns, value_encoding {} needs {width}",
+                layout.input_width(),
+                recipe.value_encoding
+            ),
+            hint: "set value_encoding and fourier_periods as its run had them (`numalign inspect` shows them)",
+        });
+    }
+    if !layout.layer_norms().is_empty() && !recipe.train_layer_norms {
+        return Err(CoordinatorError::NotLoadable {
+            path: path.to_owned(),
+            reason: "its layer norms are trained, and this run leaves the model's own as they are".to_owned(),
+            hint: "set train_layer_norms to true",
+        });
+    }
+    Ok(())
 }
 
 fn lock(folder: &RunFolder) -> Result<File, CoordinatorError> {
@@ -141,6 +170,7 @@ fn continue_from(
     start.story.push(format!("continuing {} at step {}", path.display(), checkpoint.state.step()));
     start.ledger = ledger;
     start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
+    start.layer_norms = checkpoint.identity.layer_norms.clone();
     start.history = checkpoint.history.clone();
     start.state = Some(checkpoint.state);
     Ok(())

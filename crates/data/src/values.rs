@@ -68,6 +68,12 @@ mod tests {
     }
 
     #[test]
+    fn rounding_never_reaches_the_excluded_end() {
+        let values = Values { min_val: 1.0, max_val: 1.0f64.next_up(), threshold: None };
+        assert!(draws(values).iter().all(|value| *value == 1.0));
+    }
+
+    #[test]
     fn ranges_around_zero_are_drawn_on_both_sides() {
         let values = Values { min_val: -1e12, max_val: 1e12, threshold: Some(1e-6) };
         let drawn = draws(values);

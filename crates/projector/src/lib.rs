@@ -8,6 +8,7 @@
 
 pub mod adam;
 pub mod encoding;
+pub mod layer_norms;
 pub mod layout;
 pub mod loss;
 pub mod reduction;
@@ -15,6 +16,7 @@ pub mod schedule;
 pub mod state;
 
 pub use encoding::{Encoding, InputEncoder};
+pub use layer_norms::NormTensor;
 pub use layout::{Layout, TensorSpec};
 pub use loss::LossFunction;
 pub use reduction::{RowError, Rows};

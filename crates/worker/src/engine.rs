@@ -57,6 +57,15 @@ impl Engine {
         &*self.lm
     }
 
+    /// The model alone.
+    pub fn into_lm(self) -> Box<dyn FrozenLm> {
+        self.lm
+    }
+
+    pub fn lm_mut(&mut self) -> &mut dyn FrozenLm {
+        &mut *self.lm
+    }
+
     /// The encoding of targets and predictions.
     pub fn encoding(&self) -> Encoding {
         self.encoding

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use clap::ArgMatches;
 use numalign_config::{Layer, resolve};
-use numalign_data::{Domain, MicroBatchId, SampleStream, samples_of};
-use numalign_projector::{Rows, State};
+use numalign_data::{Domain, SampleStream};
+use numalign_worker::alone::Alone;
 use numalign_worker::Engine;
 use numalign_worker::memory::peak_rss_mib;
 
@@ -38,23 +38,12 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let device = settings::device(matches)?.unwrap_or(numalign_config::DeviceChoice::Auto);
     let loaded = numalign_model::load(model, device, true)?;
     let description = loaded.description.clone();
-    let mut state = State::initial(loaded.lm.hidden_size(), recipe.seed);
-    let mut engine = Engine::new(loaded.lm, recipe.clone());
-    let stream = SampleStream::generated(&recipe, Domain::Train)?;
+    let engine = Engine::new(loaded.lm, recipe.clone());
+    let mut training = Alone::new(engine, SampleStream::generated(&recipe, Domain::Train)?);
 
     let mut step = || -> Result<f64, Failure> {
         let started = Instant::now();
-        let mut work = Vec::with_capacity(recipe.micro_batches());
-        for micro_batch in 0..recipe.micro_batches() {
-            let indices = samples_of(state.step(), MicroBatchId(micro_batch), &recipe);
-            work.push((micro_batch, indices.map(|index| stream.sample(index)).collect()));
-        }
-        let mut rows = Rows::new(recipe.micro_batches(), state.layout().row_len());
-        for (micro_batch, row) in engine.rows(&state, &work)? {
-            rows.insert(micro_batch, row).map_err(|error| Failure::new(error.to_string()))?;
-        }
-        let sum = rows.sum().map_err(|error| Failure::new(error.to_string()))?;
-        state.update(&sum, &recipe).map_err(|error| Failure::new(error.to_string()))?;
+        training.step()?;
         Ok(started.elapsed().as_secs_f64())
     };
     for _ in 0..WARM_UP {

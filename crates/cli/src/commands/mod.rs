@@ -8,11 +8,14 @@ mod bench;
 mod config;
 mod coordinator;
 mod eval;
+mod eval_plot;
+mod eval_report;
 mod generate;
 mod hidden;
 mod inspect;
 mod launch;
 mod predict;
+mod verbal;
 mod worker;
 
 /// Runs the command that `matches` names.
@@ -26,6 +29,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("predict", matches)) => predict::run(matches),
         Some(("inspect", matches)) => inspect::run(matches),
         Some(("hidden", matches)) => hidden::run(matches),
+        Some(("complete", matches)) => verbal::complete(matches),
         Some(("bench", matches)) => bench::run(matches),
         Some(("config", matches)) => config::run(matches),
         _ => Err(Failure::usage("no such command")),
