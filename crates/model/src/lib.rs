@@ -1,21 +1,27 @@
 //! Frozen language models in Burn: loading Hugging Face folders, tokenising, the forward pass, and the
 //! gradient of the embeddings. Used by the worker and by the command line; the coordinator never imports it.
 //!
-//! Reading order: [`lm`] (the interface) → [`gpt2`] → [`ops`] → [`kernels`]; [`load`] for how a model gets here.
+//! Reading order: [`lm`] (the interface) → [`decoder`] → [`block`] → [`ops`] → [`kernels`]; [`load`] and [`gpt2`] for how
+//! a model gets here.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod architecture;
+pub mod block;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod decoder;
 pub mod error;
 pub mod gpt2;
 pub mod hub;
 pub mod kernels;
 pub mod lm;
 pub mod load;
+mod loading;
 pub mod locate;
+pub mod norms;
 pub mod ops;
+pub mod read;
 pub mod sequences;
 pub mod synthetic;
 pub mod tokenizer;
@@ -24,3 +30,5 @@ pub mod weights;
 pub use error::ModelError;
 pub use lm::{FrozenLm, LmInput, Piece};
 pub use load::{Description, FrozenModel, load};
+pub use norms::{NormGradients, NormParameter};
+pub use read::{Read, ReadAt};

@@ -7,7 +7,7 @@ use numalign_config::DeviceChoice;
 
 use crate::architecture::Gpt2Config;
 use crate::error::ModelError;
-use crate::gpt2::Gpt2;
+use crate::gpt2;
 use crate::hub;
 use crate::lm::FrozenLm;
 use crate::locate::ModelName;
@@ -163,9 +163,9 @@ fn cuda_device(index: Option<usize>) -> Result<Device, ModelError> {
 fn place(parts: Parts, device: &Device, backward: bool) -> Result<Box<dyn FrozenLm>, ModelError> {
     let Parts { config, source, tokenizer } = parts;
     Ok(match device {
-        Device::Cpu => Box::new(Gpt2::<Flex>::load(config, &*source, tokenizer, FlexDevice, backward)?),
+        Device::Cpu => Box::new(gpt2::load::<Flex>(config, &*source, tokenizer, FlexDevice, backward)?),
         #[cfg(feature = "cuda")]
-        Device::Cuda(index) => Box::new(Gpt2::<crate::cuda::Cuda>::load(
+        Device::Cuda(index) => Box::new(gpt2::load::<crate::cuda::Cuda>(
             config,
             &*source,
             tokenizer,

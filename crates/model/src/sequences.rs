@@ -21,6 +21,20 @@ impl Sequences {
         Self { lengths: self.lengths.clone(), last_only: true }
     }
 
+    /// Positions of each sequence.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// `of_sequence`'s entry for each row.
+    pub fn of_each_row(&self, of_sequence: &[usize]) -> Vec<usize> {
+        let mut rows = Vec::with_capacity(self.rows());
+        for (entry, length) in of_sequence.iter().zip(&self.lengths) {
+            rows.extend(std::iter::repeat_n(*entry, *length));
+        }
+        rows
+    }
+
     /// How many sequences there are.
     pub fn count(&self) -> usize {
         self.lengths.len()

@@ -19,3 +19,4 @@ pub mod lanes;
 pub mod math;
 pub mod matmul;
 pub mod norm;
+pub mod vocabulary;

@@ -48,9 +48,10 @@ impl FrozenOps for Flex {
     fn normalize(x_rd: Tensor<Self, 2>, weights: &NormWeights<Self>) -> (Tensor<Self, 2>, Normed<Self>) {
         let [rows, d] = x_rd.dims();
         let x = Host::of(x_rd);
-        let (gamma, beta) = (Host::of(weights.gamma_d.clone()), Host::of(weights.beta_d.clone()));
+        let (gamma, beta) = (Host::of(weights.gamma_d.clone()), weights.beta_d.clone().map(Host::of));
         let (mut normed, mut rstd, mut y) = (zeros(rows * d), zeros(rows), zeros(rows * d));
-        norm::forward(x.slice(), gamma.slice(), beta.slice(), weights.eps, &mut normed, &mut rstd, &mut y);
+        let beta = beta.as_ref().map(Host::slice);
+        norm::forward(x.slice(), gamma.slice(), beta, weights.eps, &mut normed, &mut rstd, &mut y);
         (tensor(y, [rows, d]), Normed { normed_rd: tensor(normed, [rows, d]), rstd_r1: tensor(rstd, [rows, 1]) })
     }
 
@@ -67,6 +68,7 @@ impl FrozenOps for Flex {
             Host::of(saved.normed_rd.clone()).slice(),
             Host::of(saved.rstd_r1.clone()).slice(),
             Host::of(weights.gamma_d.clone()).slice(),
+            weights.beta_d.is_some(),
             &mut out,
         );
         tensor(out, [rows, d])

@@ -50,26 +50,35 @@ pub fn linear_backward<B: Backend>(g: Tensor<B, 2>, linear: &DenseLinear<B>, to:
     }
 }
 
-pub fn layer_norm<B: Backend>(x_rd: Tensor<B, 2>, weights: &NormWeights<B>) -> (Tensor<B, 2>, Normed<B>) {
-    let mean = x_rd.clone().mean_dim(1);
-    let centred = x_rd - mean;
+pub fn normalize<B: Backend>(x_rd: Tensor<B, 2>, weights: &NormWeights<B>) -> (Tensor<B, 2>, Normed<B>) {
+    let centred = match weights.beta_d {
+        Some(_) => x_rd.clone() - x_rd.mean_dim(1),
+        None => x_rd,
+    };
     let variance = centred.clone().powi_scalar(2).mean_dim(1);
     let rstd_r1 = variance.add_scalar(weights.eps).sqrt().recip();
     let normed_rd = centred * rstd_r1.clone();
-    let y = normed_rd.clone() * weights.gamma_d.clone().unsqueeze() + weights.beta_d.clone().unsqueeze();
+    let scaled = normed_rd.clone() * weights.gamma_d.clone().unsqueeze();
+    let y = match &weights.beta_d {
+        Some(beta_d) => scaled + beta_d.clone().unsqueeze(),
+        None => scaled,
+    };
     (y, Normed { normed_rd, rstd_r1 })
 }
 
-pub fn layer_norm_backward<B: Backend>(
+pub fn normalize_backward<B: Backend>(
     grad_rd: Tensor<B, 2>,
     saved: &Normed<B>,
     weights: &NormWeights<B>,
     to: Option<Tensor<B, 2>>,
 ) -> Tensor<B, 2> {
     let scaled = grad_rd * weights.gamma_d.clone().unsqueeze();
-    let mean = scaled.clone().mean_dim(1);
     let along = (scaled.clone() * saved.normed_rd.clone()).mean_dim(1);
-    let grad = (scaled - mean - saved.normed_rd.clone() * along) * saved.rstd_r1.clone();
+    let centred = match weights.beta_d {
+        Some(_) => scaled.clone() - scaled.mean_dim(1),
+        None => scaled,
+    };
+    let grad = (centred - saved.normed_rd.clone() * along) * saved.rstd_r1.clone();
     match to {
         Some(to) => to + grad,
         None => grad,
@@ -241,7 +250,7 @@ macro_rules! frozen_ops {
                 x_rd: burn::tensor::Tensor<Self, 2>,
                 weights: &$crate::ops::NormWeights<Self>,
             ) -> (burn::tensor::Tensor<Self, 2>, $crate::ops::Normed<Self>) {
-                $crate::ops::generic::layer_norm(x_rd, weights)
+                $crate::ops::generic::normalize(x_rd, weights)
             }
 
             fn normalize_backward(
@@ -250,7 +259,7 @@ macro_rules! frozen_ops {
                 weights: &$crate::ops::NormWeights<Self>,
                 to: Option<burn::tensor::Tensor<Self, 2>>,
             ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::layer_norm_backward(grad_rd, saved, weights, to)
+                $crate::ops::generic::normalize_backward(grad_rd, saved, weights, to)
             }
 
             fn activate(

@@ -2,15 +2,17 @@
 //! and what a frozen model can do cheaper because its weights never change.
 //!
 //! [`FrozenOps`] is implemented by [`flex`] with this crate's own kernels, and by [`generic`]'s functions of plain Burn
-//! tensors for every other backend (and, in tests, for autodiff). The model in [`crate::gpt2`] is written once over it.
+//! tensors for every other backend (and, in tests, for autodiff). The model in [`crate::decoder`] is written once over it.
 //!
 //! Shape suffixes: `r` rows (all positions of all sequences, one after another), `d` hidden size, `f` feed-forward size.
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
 
+use crate::error::ModelError;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Heads;
+use crate::norms::NormParameter;
 use crate::sequences::Sequences;
 
 pub mod flex;
@@ -27,19 +29,66 @@ pub struct HostLinear<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// What a layer norm keeps for its backward pass.
+/// What a norm keeps for its backward pass.
 pub struct Normed<B: Backend> {
-    /// `(x − mean)·rstd`, `[r, d]`
+    /// `(x − mean)·rstd`, `[r, d]`; an RMS norm has no mean
     pub normed_rd: Tensor<B, 2>,
     /// `1/√(var + eps)`, `[r, 1]`
     pub rstd_r1: Tensor<B, 2>,
 }
 
-/// Scale and shift of a layer norm, on the device.
+/// Scale and shift of a norm, on the device.
 pub struct NormWeights<B: Backend> {
+    /// The tensors' common name in the model's files, without `.weight`.
+    pub name: String,
     pub gamma_d: Tensor<B, 1>,
-    pub beta_d: Tensor<B, 1>,
+    /// A layer norm's shift. `None` is an RMS norm, which does not centre its input either.
+    pub beta_d: Option<Tensor<B, 1>>,
     pub eps: f32,
+}
+
+impl<B: Backend> NormWeights<B> {
+    /// Numbers that the norm has.
+    pub fn numbers(&self) -> usize {
+        let [width] = self.gamma_d.dims();
+        if self.beta_d.is_some() { 2 * width } else { width }
+    }
+
+    /// Appends the norm's parameters to `list`: the scale, then the shift if there is one.
+    pub fn parameters(&self, list: &mut Vec<NormParameter>) -> Result<(), ModelError> {
+        let named = |kind: &str, values: &Tensor<B, 1>| {
+            let values = to_host(values.clone().unsqueeze::<2>())?;
+            Ok::<_, ModelError>(NormParameter { name: format!("{}.{kind}", self.name), values })
+        };
+        list.push(named("weight", &self.gamma_d)?);
+        if let Some(beta_d) = &self.beta_d {
+            list.push(named("bias", beta_d)?);
+        }
+        Ok(())
+    }
+
+    /// Takes the norm's numbers from the front of `values`, which has at least as many; returns the rest.
+    pub fn set<'a>(&mut self, values: &'a [f32]) -> &'a [f32] {
+        let [width] = self.gamma_d.dims();
+        let device = self.gamma_d.device();
+        let tensor = |part: &[f32]| Tensor::from_data(TensorData::new(part.to_vec(), [width]), &device);
+        let (gamma, mut rest) = values.split_at(width);
+        self.gamma_d = tensor(gamma);
+        if let Some(beta_d) = &mut self.beta_d {
+            let (beta, tail) = rest.split_at(width);
+            *beta_d = tensor(beta);
+            rest = tail;
+        }
+        rest
+    }
+}
+
+/// A tensor's values, row-major.
+pub fn to_host<B: Backend>(x: Tensor<B, 2>) -> Result<Vec<f32>, ModelError> {
+    x.into_data().convert::<f32>().into_vec::<f32>().map_err(|error| ModelError::Device {
+        device: "tensor".to_owned(),
+        reason: format!("its result cannot be read: {error:?}"),
+    })
 }
 
 /// Gradients of an attention's inputs.
