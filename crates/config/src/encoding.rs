@@ -30,14 +30,13 @@ pub(crate) fn read(reader: &mut Reader, min_val: Option<f64>, max_val: Option<f6
     let value_encoding: Option<ValueEncoding> = reader.value("value_encoding", parse::choice);
     let fourier = value_encoding.map(|encoding| encoding == ValueEncoding::Fourier);
     let periods = |raw: &_| Ok(parse::whole(raw, 1, MOST_PERIODS)? as usize);
-    let fourier_periods = only_where(reader, "fourier_periods", "value_encoding fourier", fourier, periods, Some(FOURIER_PERIODS));
+    let fourier_periods =
+        only_where(reader, "fourier_periods", "value_encoding fourier", fourier, periods, Some(FOURIER_PERIODS));
     let target = reader.value_or("target", parse::choice, value_encoding.map(TargetEncoding::following));
     let distribution = reader.value_or("distribution", parse::choice, value_encoding.map(Distribution::following));
     let logarithmic = match (value_encoding, target, distribution) {
         (Some(values), Some(target), Some(distribution)) => Some(
-            values == ValueEncoding::Signlog
-                || target == TargetEncoding::Signlog
-                || distribution == Distribution::Log,
+            values == ValueEncoding::Signlog || target == TargetEncoding::Signlog || distribution == Distribution::Log,
         ),
         _ => None,
     };

@@ -76,7 +76,9 @@ fn encoders_come_back() {
     assert_comes_back(&resolve_flags(&[("value_encoding", "fourier"), ("fourier_periods", "3")]).unwrap());
     assert_comes_back(&resolve_flags(&[("value_encoding", "signlog"), ("target", "linear"), ("layer", "2")]).unwrap());
     assert_comes_back(&resolve_flags(&[("distribution", "log"), ("log_threshold", "0.1"), ("loss", "huber")]).unwrap());
-    assert_comes_back(&resolve_flags(&[("stage", "mixed"), ("readout", "numbers"), ("train_layer_norms", "true")]).unwrap());
+    assert_comes_back(
+        &resolve_flags(&[("stage", "mixed"), ("readout", "numbers"), ("train_layer_norms", "true")]).unwrap(),
+    );
 }
 
 #[test]

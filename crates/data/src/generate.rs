@@ -72,7 +72,8 @@ impl Generator {
             }
             Kind::Mixed { values, grid, tasks, max_numbers } => {
                 let rng = &mut self.rng(Stage::Mixed, index);
-                let (text, target) = draw_question(|rng| values.draw_on(grid, rng), grid.decimals, tasks, *max_numbers, rng);
+                let (text, target) =
+                    draw_question(|rng| values.draw_on(grid, rng), grid.decimals, tasks, *max_numbers, rng);
                 Sample { index, input: Input::Text(text), target }
             }
         }

@@ -6,14 +6,12 @@ use crate::lm::{FrozenLm, LmInput, Piece};
 /// Positions that pass through the model at once.
 const MOST_POSITIONS: usize = 2048;
 
+/// The token that ends a text in GPT-2's vocabulary and its descendants'.
+const END_OF_TEXT: &str = "<|endoftext|>";
+
 /// Continues every prompt by the likeliest token at a time (the first of equals), until the end of text, `max_tokens`, or
 /// the model's longest sequence. Answers with the new tokens alone.
-pub fn greedy(
-    lm: &mut dyn FrozenLm,
-    prompts: &[Vec<u32>],
-    max_tokens: usize,
-) -> Result<Vec<Vec<u32>>, ModelError> {
-    let end = lm.end_of_text();
+pub fn greedy(lm: &mut dyn FrozenLm, prompts: &[Vec<u32>], max_tokens: usize) -> Result<Vec<Vec<u32>>, ModelError> {
     let mut texts: Vec<Vec<u32>> = prompts.to_vec();
     let mut open: Vec<usize> = (0..texts.len()).collect();
     for _ in 0..max_tokens {
@@ -22,7 +20,7 @@ pub fn greedy(
         for batch in batches(lm, &texts, &open) {
             let next = next_tokens(lm, &texts, batch)?;
             for (place, token) in batch.iter().zip(next) {
-                if Some(token) != end {
+                if lm.detokenize(&[token])? != END_OF_TEXT {
                     texts[*place].push(token);
                     still_open.push(*place);
                 }

@@ -10,6 +10,7 @@ pub mod architecture;
 pub mod block;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod decode;
 pub mod decoder;
 pub mod error;
 pub mod gpt2;

@@ -117,7 +117,11 @@ impl Layout {
         let d = self.hidden;
         let bias = self.output_bias();
         [
-            TensorSpec { name: "input_projection.weight", shape: vec![d, self.input_width], range: self.input_weight() },
+            TensorSpec {
+                name: "input_projection.weight",
+                shape: vec![d, self.input_width],
+                range: self.input_weight(),
+            },
             TensorSpec { name: "input_projection.bias", shape: vec![d], range: self.input_bias() },
             TensorSpec { name: "output_projection.weight", shape: vec![1, d], range: self.output_weight() },
             TensorSpec { name: "output_projection.bias", shape: vec![1], range: bias..bias + 1 },

@@ -88,7 +88,9 @@ mod tests {
 
     #[test]
     fn slopes_are_the_derivatives() {
-        for flags in [&[][..], &[("loss", "huber")], &[("loss", "huber"), ("huber_delta", "0.01")], &[("loss", "relative")]] {
+        for flags in
+            [&[][..], &[("loss", "huber")], &[("loss", "huber"), ("huber_delta", "0.01")], &[("loss", "relative")]]
+        {
             let loss = of(flags);
             for error in [-3.0f32, -0.9, -0.004, 0.0, 0.3, 2.5] {
                 for target in [0.0, 3.0, -80.0] {

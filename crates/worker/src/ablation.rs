@@ -5,7 +5,7 @@
 //! without position embeddings, blocks or norms. What a read-out of this can learn, the model is not needed for.
 
 use numalign_config::{Readout, Recipe};
-use numalign_model::{FrozenLm, LmInput, ModelError, Piece, lm::positions};
+use numalign_model::{FrozenLm, LmInput, ModelError, NormGradients, NormParameter, Piece, lm::positions};
 
 /// `recipe` for the bypass, which has neither blocks nor norms nor positions to choose from.
 pub fn recipe_of(recipe: &Recipe) -> Recipe {
@@ -29,6 +29,10 @@ impl MeanOfEmbeddings {
 impl FrozenLm for MeanOfEmbeddings {
     fn hidden_size(&self) -> usize {
         self.inner.hidden_size()
+    }
+
+    fn layers(&self) -> usize {
+        0
     }
 
     fn max_positions(&self) -> usize {
@@ -77,7 +81,7 @@ impl FrozenLm for MeanOfEmbeddings {
         Ok(hidden)
     }
 
-    fn backward_to_embeddings(&mut self, grad_hidden: &[f32]) -> Result<Vec<f32>, ModelError> {
+    fn backward(&mut self, grad_hidden: &[f32], _: Option<NormGradients<'_>>) -> Result<Vec<f32>, ModelError> {
         let d = self.hidden_size();
         let kept = self.kept.take().ok_or(ModelError::Empty)?;
         let mut grads = vec![0.0f32; kept.len() * d];
@@ -88,6 +92,18 @@ impl FrozenLm for MeanOfEmbeddings {
             add(grad, of_sequence, share);
         }
         Ok(grads)
+    }
+
+    /// There are none.
+    fn norm_parameters(&self) -> Result<Vec<NormParameter>, ModelError> {
+        Ok(Vec::new())
+    }
+
+    fn set_norm_parameters(&mut self, values: &[f32]) -> Result<(), ModelError> {
+        if values.is_empty() {
+            return Ok(());
+        }
+        Err(ModelError::NormParameters { reason: format!("{} numbers were given for none", values.len()) })
     }
 
     /// Every sequence is computed alone.
@@ -113,10 +129,6 @@ impl FrozenLm for MeanOfEmbeddings {
 
     fn detokenize(&self, ids: &[u32]) -> Result<String, ModelError> {
         self.inner.detokenize(ids)
-    }
-
-    fn end_of_text(&self) -> Option<u32> {
-        self.inner.end_of_text()
     }
 }
 

@@ -18,10 +18,10 @@ pub struct Alone {
 
 impl Alone {
     /// Trains `engine`'s recipe from fresh projectors on `stream`.
-    pub fn new(engine: Engine, stream: SampleStream) -> Self {
+    pub fn new(engine: Engine, stream: SampleStream) -> Result<Self, WorkerError> {
         let recipe = engine.recipe().clone();
-        let state = engine.initial_state(recipe.seed);
-        Self { engine, state, recipe, stream }
+        let state = engine.initial_state(recipe.seed)?;
+        Ok(Self { engine, state, recipe, stream })
     }
 
     /// One update with the next global batch; answers with its loss.

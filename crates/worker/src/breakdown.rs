@@ -166,7 +166,8 @@ mod tests {
     #[test]
     fn deciles_cover_every_sample_once() {
         let targets: Vec<f64> = (0..25).map(|i| f64::from((i * 7) % 25)).collect();
-        let predictions: Vec<f64> = targets.iter().map(|target| target + if *target < 10.0 { 1.0 } else { -2.0 }).collect();
+        let predictions: Vec<f64> =
+            targets.iter().map(|target| target + if *target < 10.0 { 1.0 } else { -2.0 }).collect();
         let groups = deciles(&predictions, &targets);
         assert_eq!(groups.len(), 10);
         assert_eq!(groups.iter().map(|group| group.samples).sum::<usize>(), 25);

@@ -5,9 +5,9 @@
 //! changes no bit; sums over samples are always made here on the host, in sample order.
 
 use numalign_collective::OwnRows;
-use numalign_config::{Recipe, Stage};
+use numalign_config::{Readout, Recipe, Stage};
 use numalign_data::{Input, Sample, Segment, grammar};
-use numalign_model::{FrozenLm, LmInput, Piece, lm::positions};
+use numalign_model::{FrozenLm, LmInput, NormGradients, Piece, Read, ReadAt, lm::positions};
 use numalign_projector::{Encoding, InputEncoder, Layout, LossFunction, State};
 
 use crate::error::WorkerError;
@@ -45,6 +45,13 @@ struct Pass {
     hidden: Vec<f32>,
 }
 
+/// Gradient rows in the making.
+struct Gradients {
+    rows: OwnRows,
+    /// Gradients of the layer norms, one list per row; empty lists where they do not train.
+    layer_norms: Vec<Vec<f32>>,
+}
+
 impl Engine {
     pub fn new(lm: Box<dyn FrozenLm>, recipe: Recipe) -> Self {
         keep_freed_memory();
@@ -75,30 +82,63 @@ impl Engine {
         &self.recipe
     }
 
-    /// Fresh state for this model and recipe.
-    pub fn initial_state(&self, seed: u64) -> State {
-        State::initial(Layout::of(&self.recipe, self.lm.hidden_size(), 0), seed)
+    /// Fresh state for this model and recipe: new projectors, the model's own layer norms where they train.
+    pub fn initial_state(&self, seed: u64) -> Result<State, WorkerError> {
+        let mut state = State::initial(Layout::of(&self.recipe, self.lm.hidden_size(), 0), seed);
+        if self.recipe.train_layer_norms {
+            let norms = self.lm.norm_parameters()?;
+            let values: Vec<f32> = norms.into_iter().flat_map(|norm| norm.values).collect();
+            state.set_layer_norms(&values);
+        }
+        Ok(state)
+    }
+
+    /// Whether training needs gradients from inside the model.
+    pub fn needs_backward(recipe: &Recipe) -> bool {
+        recipe.train_input_projection || recipe.train_layer_norms
+    }
+
+    /// Puts the state's layer norms, where it has some, in the place of the model's own.
+    fn apply_layer_norms(&mut self, state: &State) -> Result<(), WorkerError> {
+        if !state.layer_norms().is_empty() {
+            self.lm.set_norm_parameters(state.layer_norms())?;
+        }
+        Ok(())
+    }
+
+    fn read(&self) -> Read {
+        let at = match self.recipe.readout {
+            Readout::Last => ReadAt::Last,
+            Readout::Mean => ReadAt::Mean,
+            Readout::Numbers => ReadAt::Embeddings,
+        };
+        Read { at, layer: self.recipe.layer }
     }
 
     /// Gradient rows of micro-batches, `[row_len]` each: gradient of the mean loss over the global batch
     /// with respect to every trainable number, then the micro-batch's share of the loss.
     pub fn rows(&mut self, state: &State, micro_batches: &[(usize, Vec<Sample>)]) -> Result<OwnRows, WorkerError> {
+        self.apply_layer_norms(state)?;
         let layout = state.layout();
-        let mut rows = Vec::with_capacity(micro_batches.len());
-        // Each entry: place in `rows`, sample.
+        let mut gradients = Gradients { rows: Vec::with_capacity(micro_batches.len()), layer_norms: Vec::new() };
+        // Each entry: place in `gradients`, sample.
         let mut waiting: Vec<(usize, Prepared)> = Vec::new();
         for (micro_batch, samples) in micro_batches {
-            let place = rows.len();
-            rows.push((*micro_batch, vec![0.0f32; layout.row_len()]));
+            let place = gradients.rows.len();
+            gradients.rows.push((*micro_batch, vec![0.0f32; layout.row_len()]));
+            gradients.layer_norms.push(vec![0.0f32; layout.layer_norms().len()]);
             for sample in samples {
                 waiting.push((place, self.prepare(sample)?));
             }
             if !self.lm.batches_freely() {
-                self.run_all(state, &mut waiting, &mut rows)?;
+                self.run_all(state, &mut waiting, &mut gradients)?;
             }
         }
-        self.run_all(state, &mut waiting, &mut rows)?;
-        Ok(rows)
+        self.run_all(state, &mut waiting, &mut gradients)?;
+        for ((_, row), norms) in gradients.rows.iter_mut().zip(gradients.layer_norms) {
+            row[layout.layer_norms()].copy_from_slice(&norms);
+        }
+        Ok(gradients.rows)
     }
 
     /// Passes all of `waiting` through the model, in order, in passes of bounded size.
@@ -106,13 +146,13 @@ impl Engine {
         &mut self,
         state: &State,
         waiting: &mut Vec<(usize, Prepared)>,
-        rows: &mut [(usize, Vec<f32>)],
+        gradients: &mut Gradients,
     ) -> Result<(), WorkerError> {
         let mut rest = std::mem::take(waiting);
         while !rest.is_empty() {
             let count = self.fits(rest.iter().map(|(_, prepared)| prepared));
             let tail = rest.split_off(count);
-            self.accumulate(state, &rest, rows)?;
+            self.accumulate(state, &rest, gradients)?;
             rest = tail;
         }
         Ok(())
@@ -138,11 +178,11 @@ impl Engine {
         &mut self,
         state: &State,
         samples: &[(usize, Prepared)],
-        rows: &mut [(usize, Vec<f32>)],
+        gradients: &mut Gradients,
     ) -> Result<(), WorkerError> {
         let layout = state.layout();
         let d = layout.hidden();
-        let keep = self.recipe.train_input_projection;
+        let keep = Self::needs_backward(&self.recipe);
         let pass = self.pass(state, samples.iter().map(|(_, prepared)| prepared), keep)?;
         let inverse_batch = 1.0 / self.recipe.batch_size as f32;
         let mut slopes = Vec::with_capacity(samples.len());
@@ -150,7 +190,7 @@ impl Engine {
             let error = state.read_out(hidden) - prepared.target;
             let (loss, slope) = self.loss.value_and_slope(error, prepared.weight, inverse_batch);
             slopes.push(slope);
-            let row = &mut rows[*place].1;
+            let row = &mut gradients.rows[*place].1;
             row[layout.len()] += loss;
             if self.recipe.train_output_projection {
                 for (g, h) in row[layout.output_weight()].iter_mut().zip(hidden) {
@@ -167,10 +207,15 @@ impl Engine {
         for slope in &slopes {
             cotangent.extend(weight.iter().map(|w| slope * w));
         }
-        let grads = self.lm.backward_to_embeddings(&cotangent)?;
+        let places: Vec<usize> = samples.iter().map(|(place, _)| *place).collect();
+        let norms = NormGradients { group_of_sequence: &places, sums: &mut gradients.layer_norms };
+        let grads = self.lm.backward(&cotangent, self.recipe.train_layer_norms.then_some(norms))?;
+        if !self.recipe.train_input_projection {
+            return Ok(());
+        }
         let mut grads = grads.chunks_exact(d);
         for (place, prepared) in samples {
-            let row = &mut rows[*place].1;
+            let row = &mut gradients.rows[*place].1;
             for input in &prepared.inputs {
                 let Some(grad) = grads.next() else {
                     return Err(WorkerError::Protocol("the model returned too few gradients".to_owned()));
@@ -195,7 +240,7 @@ impl Engine {
         samples: impl Iterator<Item = &'a Prepared>,
         keep: bool,
     ) -> Result<Pass, WorkerError> {
-        let mut input = LmInput::default();
+        let mut input = LmInput { read: self.read(), ..LmInput::default() };
         let mut rows = 0;
         let mut indices = Vec::new();
         for sample in samples {
@@ -222,6 +267,7 @@ impl Engine {
 
     /// Hidden states at the read position, `[samples, d]`.
     pub fn hidden(&mut self, state: &State, samples: &[Sample]) -> Result<Vec<f32>, WorkerError> {
+        self.apply_layer_norms(state)?;
         let mut prepared = Vec::with_capacity(samples.len());
         for sample in samples {
             prepared.push(self.prepare(sample)?);
@@ -269,6 +315,10 @@ impl Engine {
                 }
             }
             (Input::Text(text), _) => pieces.push(Piece::Tokens(self.tokenize(index, text)?)),
+        }
+        if self.recipe.readout == Readout::Numbers && inputs.is_empty() {
+            let reason = "it has no marked number, and readout numbers reads there".to_owned();
+            return Err(WorkerError::BadSample { index, reason });
         }
         let length = positions(&pieces);
         if length == 0 {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use numalign_collective::{CollectiveError, Grpc};
 use numalign_config::{Config, DeviceChoice};
+use numalign_model::NormParameter;
 use numalign_projector::State;
 use numalign_wire as wire;
 use numalign_wire::coordinator_client::CoordinatorClient;
@@ -340,6 +341,7 @@ impl Connection {
             weights: loaded.description.weights.to_owned(),
             device: loaded.description.device.clone(),
             probe_digest: loaded.probe_digest.clone(),
+            layer_norms: loaded.layer_norms.iter().map(layer_norm).collect(),
         };
         self.send(FromWorker::Ready(ready)).await;
     }
@@ -361,6 +363,11 @@ impl Connection {
             steps.abort();
         }
     }
+}
+
+fn layer_norm(norm: &NormParameter) -> wire::LayerNorm {
+    let values = norm.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    wire::LayerNorm { name: norm.name.clone(), values }
 }
 
 /// The loading model's news; never, while nothing loads.

@@ -5,8 +5,8 @@ use std::time::Instant;
 use clap::ArgMatches;
 use numalign_config::{Layer, resolve};
 use numalign_data::{Domain, SampleStream};
-use numalign_worker::alone::Alone;
 use numalign_worker::Engine;
+use numalign_worker::alone::Alone;
 use numalign_worker::memory::peak_rss_mib;
 
 use crate::args::text;
@@ -39,7 +39,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let loaded = numalign_model::load(model, device, true)?;
     let description = loaded.description.clone();
     let engine = Engine::new(loaded.lm, recipe.clone());
-    let mut training = Alone::new(engine, SampleStream::generated(&recipe, Domain::Train)?);
+    let mut training = Alone::new(engine, SampleStream::generated(&recipe, Domain::Train)?)?;
 
     let mut step = || -> Result<f64, Failure> {
         let started = Instant::now();

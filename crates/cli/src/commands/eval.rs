@@ -9,7 +9,7 @@ use numalign_data::{Domain, SampleStream};
 use numalign_projector::State;
 use numalign_worker::ablation::{self, MeanOfEmbeddings};
 use numalign_worker::alone::Alone;
-use numalign_worker::{Engine, evaluation, breakdown};
+use numalign_worker::{Engine, breakdown, evaluation};
 
 use super::eval_plot;
 use super::eval_report::{Ablation, Report};
@@ -32,8 +32,10 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
             .with_hint("it is for checkpoints of stage mixed"));
     }
     if ablate && checkpoint.identity.dataset_digest.is_some() {
-        return Err(Failure::usage("--ablation trains on generated samples, and this checkpoint was trained on a file")
-            .with_hint("leave --ablation out"));
+        return Err(Failure::usage(
+            "--ablation trains on generated samples, and this checkpoint was trained on a file",
+        )
+        .with_hint("leave --ablation out"));
     }
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
     let mut engine = engine_of(&checkpoint, path, text(matches, "model"), device)?;
@@ -92,12 +94,7 @@ pub struct Evaluation {
 }
 
 /// Predictions for the first `count` samples of `stream`.
-pub fn evaluate(
-    engine: &mut Engine,
-    state: &State,
-    stream: &SampleStream,
-    count: u64,
-) -> Result<Evaluation, Failure> {
+pub fn evaluate(engine: &mut Engine, state: &State, stream: &SampleStream, count: u64) -> Result<Evaluation, Failure> {
     let mut evaluation = Evaluation { predictions: Vec::new(), targets: Vec::new() };
     let mut from = 0;
     while from < count {
@@ -117,7 +114,7 @@ fn without_model(engine: Engine, stream: &SampleStream, count: u64) -> Result<Ab
     let recipe = ablation::recipe_of(engine.recipe());
     let bypass = MeanOfEmbeddings::new(engine.into_lm());
     let training = SampleStream::generated(&recipe, Domain::Train)?;
-    let mut alone = Alone::new(Engine::new(Box::new(bypass), recipe.clone()), training);
+    let mut alone = Alone::new(Engine::new(Box::new(bypass), recipe.clone()), training)?;
     alone.finish()?;
     let evaluation = evaluate(&mut alone.engine, &alone.state, stream, count)?;
     let mut right_numbers = breakdown::RightNumberCount::default();

@@ -69,7 +69,8 @@ pub fn draw(recipe: &Recipe, evaluation: &Evaluation, losses: &[(f64, f64)]) -> 
         _ => Scale::Linear,
     };
     let range = (recipe.min_val, recipe.max_val);
-    let values = Axis::new(value_scale, pairs.iter().flat_map(|(target, prediction)| [*target, *prediction]), Some(range));
+    let values =
+        Axis::new(value_scale, pairs.iter().flat_map(|(target, prediction)| [*target, *prediction]), Some(range));
     let small = errors.iter().map(|(_, error)| *error).filter(|error| *error > 0.0);
     let error_axis = Axis::new(Scale::Log, small, None);
     let panels = if losses.is_empty() { 2.0 } else { 3.0 };
@@ -81,7 +82,8 @@ pub fn draw(recipe: &Recipe, evaluation: &Evaluation, losses: &[(f64, f64)]) -> 
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{HEIGHT}\" viewBox=\"0 0 {width} {HEIGHT}\" \
          font-family=\"sans-serif\" font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
-    let mut panel = Panel::begin(&mut svg, 0.0, "predicted against true", "true value", "predicted value", &values, &values);
+    let mut panel =
+        Panel::begin(&mut svg, 0.0, "predicted against true", "true value", "predicted value", &values, &values);
     let (low, high) = values.ends();
     panel.line(&[(low, low), (high, high)], "#aaa");
     panel.points(&pairs);
@@ -224,20 +226,20 @@ impl<'a> Panel<'a> {
         );
         for tick in x.ticks() {
             let place = left + SIDE * x.place(tick).unwrap_or(0.0);
-            let _ = write!(
+            let _ = writeln!(
                 svg,
                 "<path d=\"M{place:.1} {bottom}v5\" stroke=\"#222\"/>\
-                 <text x=\"{place:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
+                 <text x=\"{place:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
                 bottom + 18.0,
                 label(tick)
             );
         }
         for tick in y.ticks() {
             let place = bottom - SIDE * y.place(tick).unwrap_or(0.0);
-            let _ = write!(
+            let _ = writeln!(
                 svg,
                 "<path d=\"M{left} {place:.1}h-5\" stroke=\"#222\"/>\
-                 <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\n",
+                 <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                 left - 8.0,
                 place + 4.0,
                 label(tick)
@@ -311,8 +313,7 @@ mod tests {
     #[test]
     fn wide_ranges_and_bad_predictions_are_drawn() {
         let recipe = recipe(&[("value_encoding", "signlog"), ("min_val", "-1e9"), ("max_val", "1e9")]);
-        let evaluation =
-            Evaluation { predictions: vec![f64::INFINITY, -1e3, 5.0], targets: vec![1.0, -1e3, f64::NAN] };
+        let evaluation = Evaluation { predictions: vec![f64::INFINITY, -1e3, 5.0], targets: vec![1.0, -1e3, f64::NAN] };
         let svg = draw(&recipe, &evaluation, &[]);
         assert!(svg.contains(">-1e6<") || svg.contains(">-1e5<") || svg.contains(">-1e7<"), "{svg}");
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");

@@ -1,6 +1,6 @@
 //! What `eval` and `launch` report: one JSON object, or tables for people.
 
-use numalign_config::{Recipe, Stage, TargetEncoding};
+use numalign_config::{Recipe, Stage};
 use numalign_data::SampleStream;
 use numalign_worker::breakdown::{Decile, RightNumberCount, RightNumbers, Worst, deciles, worst};
 use numalign_worker::evaluation::{Metrics, measure};
@@ -24,9 +24,6 @@ pub struct Report {
     pub ablation: Option<Ablation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verbal: Option<Verbal>,
-    /// Whether errors relative to the target are what counts.
-    #[serde(skip)]
-    wide: bool,
 }
 
 /// The same projectors trained with the frozen stack bypassed.
@@ -55,7 +52,6 @@ impl Report {
             right_numbers: right_numbers.share(),
             ablation: None,
             verbal: None,
-            wide: recipe.target_encoding() == TargetEncoding::Signlog,
         }
     }
 
@@ -80,7 +76,8 @@ impl Report {
         println!("                          projectors   constant predictor   {without:>17}");
         let row = |name: &str, of: fn(&Metrics) -> f64, constant: Option<f64>| {
             let constant = constant.map_or_else(String::new, |value| format!("{value:.6}"));
-            let ablated = self.ablation.as_ref().map_or_else(String::new, |ablation| format!("{:.6}", of(&ablation.metrics)));
+            let ablated =
+                self.ablation.as_ref().map_or_else(String::new, |ablation| format!("{:.6}", of(&ablation.metrics)));
             println!("{}", format!("  {name:<21} {:>12.6} {constant:>20} {ablated:>19}", of(metrics)).trim_end());
         };
         row("mean absolute error", |m| m.mae, Some(metrics.baseline_mae));
