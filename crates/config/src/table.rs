@@ -198,7 +198,7 @@ pub(crate) const KEYS: &[Key] = &[
         name: "readout",
         default: KeyDefault::Value("last"),
         value_name: "last|mean|numbers",
-        help: "Where the hidden state is read: last position, mean over all, or mean over the projected numbers",
+        help: "Positions whose hidden states are read: the last, the mean of all, or of the projected numbers",
         shown: |c| c.recipe.readout.name().into(),
     },
     Key {

@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(inputs.encode(50.0), [0.0]);
         assert!((inputs.encode(100.0)[0] - 3f32.sqrt()).abs() < 1e-6);
         let fields = inputs.describe(&recipe).to_string();
-        assert_eq!(fields, r#"{"kind":"standard","offset":50.0,"scale":28.867513459481287}"#);
+        assert_eq!(fields, r#"{"kind":"standard","offset":50.0,"scale":28.86751345948129}"#);
     }
 
     #[test]
