@@ -114,7 +114,7 @@ pub(crate) const KEYS: &[Key] = &[
         name: "fourier_periods",
         default: KeyDefault::Worked("8 with value_encoding fourier"),
         value_name: "N",
-        help: "Periods of the fourier encoding: the range, its half, its quarter, ...",
+        help: "Periods of the fourier encoding: the range, its half, its quarter and so on",
         shown: |c| c.recipe.fourier_periods.map_or(Value::Null, |periods| (periods as u64).into()),
     },
     Key {
