@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use numalign_config::Recipe;
+use numalign_config::{LoadedProjections, Recipe};
 use numalign_projector::{InputEncoder, Layout, NormTensor, State, Trained, layer_norms};
 use safetensors::{Dtype, SafeTensors};
 
@@ -58,6 +58,23 @@ impl Checkpoint {
     pub fn projector_digest(&self) -> String {
         let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 projectors");
         for value in self.state.parameters() {
+            hasher.update(&value.to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// What `loaded_digest` of a run records that starts from these projectors: [`Checkpoint::projector_digest`], or a
+    /// digest of the part that is taken.
+    pub fn loaded_digest(&self, which: LoadedProjections) -> String {
+        let layout = self.state.layout();
+        let (name, taken) = match which {
+            LoadedProjections::Both => return self.projector_digest(),
+            LoadedProjections::Input => ("input", layout.input()),
+            LoadedProjections::Output => ("output", layout.output()),
+        };
+        let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 part of the projectors");
+        hasher.update(name.as_bytes());
+        for value in self.state.parameters()[taken].iter().chain(self.state.layer_norms()) {
             hasher.update(&value.to_le_bytes());
         }
         hasher.finalize().to_hex().to_string()
@@ -255,11 +272,16 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     };
     let recipe: Recipe =
         serde_json::from_str(&text("config")?).map_err(|error| format!("config cannot be read: {error}"))?;
+    recipe.check().map_err(|error| format!("config is not valid: {error}"))?;
     let history: Vec<serde_json::Value> =
         serde_json::from_str(&text("history")?).map_err(|error| format!("history cannot be read: {error}"))?;
     let hidden = whole("hidden_size")? as usize;
     if tensors.get("input_projection.bias").is_none_or(|(shape, _)| *shape != [hidden]) {
         return Err(format!("input_projection.bias is missing or not [{hidden}]"));
+    }
+    let step = whole("step")?;
+    if step > recipe.total_steps() {
+        return Err(format!("step {step} is beyond the {} of its run", recipe.total_steps()));
     }
     let norms = read_layer_norms(metadata, tensors)?;
     if recipe.train_layer_norms == norms.is_empty() {
@@ -294,7 +316,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
             dataset_digest: optional("dataset_digest")?,
             loaded_digest: optional("loaded_digest")?,
         },
-        state: State::restored(layout, whole("step")?, parameters, exp_avg, exp_avg_sq),
+        state: State::restored(layout, step, parameters, exp_avg, exp_avg_sq),
         sample_digest: text("sample_digest")?,
         history: history.iter().map(ToString::to_string).collect(),
     })

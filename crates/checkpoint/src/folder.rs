@@ -70,14 +70,36 @@ impl RunFolder {
         Ok(path)
     }
 
-    /// Removes every checkpoint of an earlier run that is being replaced.
+    /// Marks the checkpoints as those of an earlier run that is being replaced: whoever resumes this run must not take
+    /// them for its own. They stay until [`RunFolder::clear`], so that a run that never trains destroys nothing.
+    pub fn mark_replaced(&self) -> Result<(), CheckpointError> {
+        let path = self.path.join(REPLACED);
+        File::create(&path).map_err(|source| CheckpointError::Write { path, source })?;
+        Ok(())
+    }
+
+    /// Whether the checkpoints are those of an earlier run that is being replaced.
+    pub fn is_replaced(&self) -> bool {
+        self.path.join(REPLACED).exists()
+    }
+
+    /// Removes every checkpoint of an earlier run that is being replaced, then the mark that says so.
     pub fn clear(&self) -> Result<(), CheckpointError> {
         for (_, path) in self.list()? {
             std::fs::remove_file(&path).map_err(|source| CheckpointError::Write { path, source })?;
         }
-        Ok(())
+        let path = self.path.join(REPLACED);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(CheckpointError::Write { path, source })
+            }
+            _ => Ok(()),
+        }
     }
 }
+
+/// Name of the mark of [`RunFolder::mark_replaced`].
+const REPLACED: &str = "being-replaced";
 
 /// Writes a file so that its name only ever holds the old or the new bytes: temporary file in the same folder, synced,
 /// renamed, folder synced.

@@ -344,3 +344,17 @@ fn a_failed_write_keeps_the_old_file() {
     }
     set(0o755);
 }
+
+#[test]
+fn a_run_that_is_being_replaced_is_marked_until_it_is_cleared() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunFolder::open(folder.path()).unwrap();
+    run.write(10, b"old", 3).unwrap();
+    assert!(!run.is_replaced());
+    run.mark_replaced().unwrap();
+    run.mark_replaced().unwrap();
+    assert!(run.is_replaced() && run.list().unwrap().len() == 1);
+    run.clear().unwrap();
+    assert!(!run.is_replaced() && run.list().unwrap().is_empty());
+    run.clear().unwrap();
+}

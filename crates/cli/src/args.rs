@@ -25,6 +25,10 @@ pub fn command() -> Command {
                 .arg(stage_argument(&["nn", "text", "mixed", "all"]))
                 .arg(config_argument())
                 .arg(flag("no-eval", "Do not evaluate the result at the end"))
+                .arg(
+                    option("chaos", "SPEC", "Faults on purpose, from a seed: the result has the same bytes")
+                        .long_help(crate::supervisor::chaos::SYNTAX),
+                )
                 .arg(json_flag()),
         ))
         .subcommand(with_keys(
@@ -118,6 +122,44 @@ pub fn command() -> Command {
                 .arg(json_flag()),
         )
         .subcommand(
+            Command::new("verify")
+                .about("Proves that a checkpoint is whole and took every sample once, in order")
+                .after_help(
+                    "The stream is regenerated from the checkpoint's own seeds and settings. The frozen model's fingerprint is \
+                     compared where the model can be loaded without the network. Exit code 0, or 1 with the reason.",
+                )
+                .arg(Arg::new("file").value_name("FILE").help("Checkpoint").required(true))
+                .arg(option("dataset", "FILE", "The JSONL file of a run that was trained from one"))
+                .arg(model_argument())
+                .arg(flag("no-base", "Do not look at the frozen model").conflicts_with("model"))
+                .arg(json_flag()),
+        )
+        .subcommand(
+            Command::new("replay")
+                .about("Recomputes the steps after a checkpoint in this process, with loss and state digest of each")
+                .after_help(
+                    "The digest after a step is the state_digest of a checkpoint of that step: two builds or machines that \
+                     agree print the same lines.",
+                )
+                .arg(option("checkpoint", "FILE", "Checkpoint to start from").required(true))
+                .arg(count_option("steps", "Steps to recompute", "1"))
+                .arg(option("dataset", "FILE", "The JSONL file of a run that was trained from one"))
+                .arg(model_argument())
+                .arg(device_argument())
+                .arg(json_flag()),
+        )
+        .subcommand(
+            Command::new("status")
+                .about("Shows what a run is doing, and why")
+                .after_help(
+                    "Without --coordinator, MASTER_ADDR and MASTER_PORT name it, else http://127.0.0.1:7400. \
+                     With --watch and --json, one JSON object per line.",
+                )
+                .arg(option("coordinator", "URL", "The coordinator, such as http://10.0.0.1:7400"))
+                .arg(flag("watch", "Show it again every second, until the coordinator is gone"))
+                .arg(json_flag()),
+        )
+        .subcommand(
             Command::new("bench").about("Measures").subcommand_required(true).subcommand(
                 Command::new("step")
                     .about("Stage nn's forward, backward and update, without a network")
@@ -126,6 +168,18 @@ pub fn command() -> Command {
                     .arg(count_option("positions", "Positions that a number fills", "1"))
                     .arg(count_option("steps", "Steps to measure", "20"))
                     .arg(device_argument())
+                    .arg(json_flag()),
+            )
+            .subcommand(
+                Command::new("coordinator")
+                    .about("A real coordinator with simulated workers on loopback: no model, every message real")
+                    .after_help(
+                        "Each worker has one micro-batch of every step; its row is made up, everything else is the real \
+                         worker's code. The workers share this machine's cores with the coordinator.",
+                    )
+                    .arg(count_option("workers", "Simulated workers", "10"))
+                    .arg(count_option("steps", "Steps to measure", "200"))
+                    .arg(count_option("hidden", "Hidden size of the model that is not there", "768"))
                     .arg(json_flag()),
             ),
         )

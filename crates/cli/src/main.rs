@@ -1,10 +1,14 @@
 //! `numalign`: one binary for every role. Parses, dispatches, and turns errors into a chain, a hint and an exit code.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
 use std::process::ExitCode;
 
 mod args;
 mod commands;
+mod connect;
 mod failure;
+mod limits;
 mod logging;
 mod settings;
 mod supervisor;

@@ -889,7 +889,7 @@ fn a_worker_ends_when_the_coordinator_is_of_another_build() {
 
 fn hello(protocol: u32) -> wire::WorkerMessage {
     let hello =
-        wire::Hello { protocol, build: "9.9.9".to_owned(), host: "elsewhere".to_owned(), pid: 1, survivor: None };
+        wire::Hello { protocol, build: "9.9.9".to_owned(), host: "elsewhere".to_owned(), ..wire::Hello::default() };
     wire::WorkerMessage { message: Some(Message::Hello(hello)) }
 }
 
@@ -942,7 +942,8 @@ fn nonsense_on_the_coordinators_port_harms_no_run() {
         assert_eq!(control(&client, vec![]).await.unwrap_err().code(), tonic::Code::InvalidArgument);
         let done =
             |digest: usize| wire::StepDone { generation, step: 9, digest: vec![0; digest], ..Default::default() };
-        for message in [Message::StepDone(done(3)), Message::StepDone(done(32)), Message::Heartbeat(wire::Heartbeat {})]
+        for message in
+            [Message::StepDone(done(3)), Message::StepDone(done(32)), Message::Heartbeat(wire::Heartbeat::default())]
         {
             let message = wire::WorkerMessage { message: Some(message) };
             // Whatever it answers.

@@ -6,32 +6,15 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Folder, Output};
-use rustix::process::{Pid, Signal, kill_process};
+use common::Folder;
+use common::run::{arguments, bytes, children, kill, newest_step, succeed, wait_for};
+use rustix::process::Signal;
 
 const SHORT: &str = "--num-epochs 4 --num-batches 10 --batch-size 20 --micro-batch-size 4 --mixed-max-numbers 4 \
                      --checkpoint-every 7 --keep-checkpoints 100 --lr 0.01";
 
 /// Long enough that something can be killed in the middle.
 const LONG: &str = "--num-epochs 60 --num-batches 20 --checkpoint-every 10 --batch-size 20 --micro-batch-size 4";
-
-fn arguments<'a>(stage: &'a str, settings: &'a str, more: &'a str) -> Vec<&'a str> {
-    let mut list = vec!["launch", stage, "--no-eval"];
-    list.extend(settings.split_whitespace());
-    list.extend(more.split_whitespace());
-    list
-}
-
-fn succeed(folder: &Folder, stage: &str, settings: &str, more: &str) -> Output {
-    let output = folder.run(&arguments(stage, settings, more));
-    assert!(output.status.success(), "{stage} {more}: {}", output.stderr);
-    output
-}
-
-fn bytes(folder: &Folder, run: &str) -> Vec<u8> {
-    let path = folder.path().join(format!("chk/{run}.safetensors"));
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
 
 fn long_reference(folder: &Folder) -> Vec<u8> {
     succeed(folder, "nn", LONG, "--run-id reference");
@@ -72,50 +55,6 @@ fn resuming_after_any_checkpoint_gives_the_same_bytes() {
     succeed(&folder, "nn", SHORT.replace("epochs 4", "epochs 2").as_str(), "--run-id grown");
     succeed(&folder, "nn", SHORT, "--run-id grown --resume auto");
     assert!(bytes(&folder, "grown") == whole, "num_epochs grown on resume");
-}
-
-/// Processes whose parent is `parent` and whose command line, arguments joined by blanks, holds `word`.
-fn children(parent: u32, word: &str) -> Vec<i32> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
-            continue;
-        };
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let ppid = after_name.split_whitespace().nth(1).and_then(|field| field.parse::<u32>().ok());
-        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default().replace('\0', " ");
-        if ppid == Some(parent) && line.contains(word) {
-            found.push(pid);
-        }
-    }
-    found
-}
-
-fn kill(pid: i32, signal: Signal) {
-    // It may have ended in the meantime.
-    let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
-}
-
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < until, "waited a minute for {what}");
-        std::thread::sleep(Duration::from_millis(3));
-    }
-}
-
-fn newest_step(folder: &Path) -> u64 {
-    let mut newest = 0;
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if let Some(step) = name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(".safetensors")) {
-            newest = newest.max(step.parse().unwrap_or(0));
-        }
-    }
-    newest
 }
 
 #[test]

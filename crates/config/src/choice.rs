@@ -4,8 +4,8 @@
 use std::fmt;
 
 use crate::types::{
-    CollectiveChoice, DeviceChoice, Distribution, Loss, Readout, Resume, Solver, Stage, TargetEncoding, Task,
-    ValueEncoding,
+    CollectiveChoice, DeviceChoice, Distribution, LoadedProjections, Loss, Readout, Resume, Solver, Stage,
+    TargetEncoding, Task, ValueEncoding,
 };
 
 /// A setting with a fixed list of names.
@@ -46,6 +46,7 @@ choices!(Solver { Adam = "adam" });
 choices!(Readout { Last = "last", Mean = "mean", Numbers = "numbers" });
 choices!(Loss { Mse = "mse", Huber = "huber", Relative = "relative" });
 choices!(Task { Min = "min", Max = "max", Mean = "mean", Count = "count" });
+choices!(LoadedProjections { Both = "both", Input = "input", Output = "output" });
 choices!(CollectiveChoice { Auto = "auto", Grpc = "grpc", Nccl = "nccl" });
 
 impl fmt::Display for DeviceChoice {
@@ -90,6 +91,7 @@ mod tests {
         assert_stored_under_its_name::<Readout>();
         assert_stored_under_its_name::<Loss>();
         assert_stored_under_its_name::<Task>();
+        assert_stored_under_its_name::<LoadedProjections>();
         assert_stored_under_its_name::<CollectiveChoice>();
     }
 

@@ -4,6 +4,8 @@
 //! settings), `resolve` (layers become a [`Config`]), `encoding` (its part about encoders), `checks` (rules between keys), `show` (back
 //! to YAML), `recipe` (the half that travels in the checkpoint).
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
 mod checks;
 mod choice;
 mod encoding;
@@ -29,3 +31,8 @@ pub use resolve::resolve;
 pub use show::to_yaml;
 pub use signlog::{signlog, signlog_inverse};
 pub use types::*;
+
+/// A span of time as settings have it: a number of seconds, or one with `ms`, `s`, `min` or `h`; else why not, in words.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    parse::duration(&raw::Raw::Text(text.to_owned())).map_err(|fault| fault.message)
+}

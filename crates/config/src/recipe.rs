@@ -2,11 +2,19 @@
 //! Called by `checkpoint` (stores and compares), `coordinator` (config digest) and `cli`.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::keys::keys;
-use crate::types::Recipe;
+use crate::layer::Layer;
+use crate::problem::ConfigErrors;
+use crate::resolve::resolve;
+use crate::show::to_yaml;
+use crate::types::{Config, Recipe};
+
+/// The key of the run's settings that a bare recipe is completed with; it reaches no file.
+const NO_RUN: [(&str, &str); 1] = [("run_id", "check")];
 
 impl Recipe {
     /// The recipe as canonical JSON: one line, fields in the order of the struct, floats in their
@@ -17,6 +25,20 @@ impl Recipe {
             // Every field has a JSON form: names are strings and floats are finite.
             Err(error) => format!("recipe without a JSON form: {error}"),
         }
+    }
+
+    /// Applies every rule of the configuration to a recipe that came from a file or a message: nothing that [`resolve`]
+    /// would refuse gets by.
+    ///
+    /// # Errors
+    /// All the reasons why not.
+    pub fn check(&self) -> Result<(), ConfigErrors> {
+        let mut flags = Vec::new();
+        for (name, value) in fields(self) {
+            flags.push((key_of_field(&name).1, phrase(Some(&value))));
+        }
+        flags.extend(NO_RUN.map(|(key, value)| (key.to_string(), value.to_string())));
+        resolve(None, Layer::from_env([]), Layer::from_flags(flags)).map(|_| ())
     }
 
     /// Every key that differs, with this recipe's value and the other's, in the table's order.
@@ -34,6 +56,18 @@ impl Recipe {
         }
         found.sort_by_key(|(place, _)| *place);
         found.into_iter().map(|(_, difference)| difference).collect()
+    }
+}
+
+impl Config {
+    /// As [`Recipe::check`], for a whole configuration.
+    ///
+    /// # Errors
+    /// All the reasons why not.
+    pub fn check(&self) -> Result<(), ConfigErrors> {
+        self.recipe.check()?;
+        let shown = Layer::from_yaml_text(Path::new("the configuration"), &to_yaml(self));
+        resolve(Some(shown), Layer::from_env([]), Layer::from_flags::<&str>([])).map(|_| ())
     }
 }
 
@@ -69,8 +103,6 @@ fn phrase(value: Option<&Value>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::Layer;
-    use crate::resolve::resolve;
     use crate::types::{Stage, Task};
 
     fn recipe() -> Recipe {
@@ -120,6 +152,34 @@ mod tests {
         let text = recipe().digest_text().replace("\"seed\":0", "\"seed\":0,\"momentum\":1");
         let error = serde_json::from_str::<Recipe>(&text).unwrap_err().to_string();
         assert!(error.contains("momentum"), "{error}");
+    }
+
+    #[test]
+    fn a_recipe_from_elsewhere_is_checked_by_the_same_rules() {
+        let good = recipe();
+        good.check().unwrap();
+        type Spoil = fn(&mut Recipe);
+        let spoiled: [(&str, Spoil); 8] = [
+            ("micro_batch_size", |recipe| recipe.micro_batch_size = 0),
+            ("micro_batch_size", |recipe| recipe.micro_batch_size = 3),
+            ("num_", |recipe| (recipe.num_epochs, recipe.num_batches) = (1 << 52, 1 << 52)),
+            ("lr", |recipe| recipe.lr = -1.0),
+            ("max_val", |recipe| recipe.max_val = recipe.min_val),
+            ("lr_step_epochs", |recipe| recipe.lr_step_epochs = 0),
+            ("mixed_tasks", |recipe| recipe.mixed_tasks = Vec::new()),
+            ("mixed_max_numbers", |recipe| recipe.mixed_max_numbers = usize::MAX),
+        ];
+        for (key, spoil) in spoiled {
+            let mut recipe = good.clone();
+            spoil(&mut recipe);
+            let said = recipe.check().unwrap_err().to_string();
+            assert!(said.contains(key), "{key}: {said}");
+        }
+        let nothing: [(&str, String); 0] = [];
+        let mut config = resolve(None, Layer::from_env([]), Layer::from_flags(nothing)).unwrap();
+        config.check().unwrap();
+        config.run.heartbeat = std::time::Duration::ZERO;
+        assert!(config.check().unwrap_err().to_string().contains("heartbeat"));
     }
 
     #[test]

@@ -137,6 +137,7 @@ fn read_run(reader: &mut Reader, stage: Option<Stage>, file: Option<FileStem>) -
     let from_one = |raw: &Raw| parse::whole(raw, 1, EXACT);
     let dataset_file = reader.optional("dataset.file", parse::path);
     let model_path_load = reader.optional("model_path_load", parse::path);
+    let load_projections = reader.value("load_projections", parse::choice);
     let run_id = read_run_id(reader, stage, file);
     let final_path = run_id.as_ref().map(|id| format!("chk/{id}.safetensors"));
     let model_path_save = reader.value_or("model_path_save", parse::file_to_write, final_path);
@@ -150,6 +151,7 @@ fn read_run(reader: &mut Reader, stage: Option<Stage>, file: Option<FileStem>) -
     let device = reader.value("device", parse::device);
     let collective = reader.value("collective", parse::choice);
     let deterministic = reader.value("deterministic", parse::boolean);
+    let audit_every = reader.value("audit_every", |raw| parse::whole(raw, 0, EXACT));
     let prefetch_steps = reader.value("prefetch_steps", |raw| parse::whole(raw, 1, MOST_PREFETCHED));
     let eval_every = reader.value("eval_every", |raw| parse::whole(raw, 0, EXACT));
     let heartbeat = reader.value("heartbeat", parse::positive_duration);
@@ -164,6 +166,7 @@ fn read_run(reader: &mut Reader, stage: Option<Stage>, file: Option<FileStem>) -
     Some(RunSettings {
         dataset_file: dataset_file?,
         model_path_load: model_path_load?,
+        load_projections: load_projections?,
         model_path_save: model_path_save?.into(),
         run_id: run_id?,
         resume: resume?,
@@ -176,6 +179,7 @@ fn read_run(reader: &mut Reader, stage: Option<Stage>, file: Option<FileStem>) -
         device: device?,
         collective: collective?,
         deterministic: deterministic?,
+        audit_every: audit_every?,
         prefetch_steps: prefetch_steps?,
         eval_every: eval_every?,
         heartbeat: heartbeat?,

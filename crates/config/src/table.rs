@@ -251,6 +251,13 @@ pub(crate) const KEYS: &[Key] = &[
         shown: |c| path(c.run.model_path_load.as_ref()),
     },
     Key {
+        name: "load_projections",
+        default: KeyDefault::Value("both"),
+        value_name: "both|input|output",
+        help: "Which projectors model_path_load brings; the others start fresh",
+        shown: |c| c.run.load_projections.name().into(),
+    },
+    Key {
         name: "model_path_save",
         default: KeyDefault::Worked("chk/<run_id>.safetensors"),
         value_name: "PATH",
@@ -333,6 +340,13 @@ pub(crate) const KEYS: &[Key] = &[
         value_name: "true|false",
         help: "Refuse workers that would compute other bits",
         shown: |c| c.run.deterministic.into(),
+    },
+    Key {
+        name: "audit_every",
+        default: KeyDefault::Value("50"),
+        value_name: "N",
+        help: "Steps between two audits, in which other ranks compute a micro-batch too; 0 is off",
+        shown: |c| c.run.audit_every.into(),
     },
     Key {
         name: "prefetch_steps",

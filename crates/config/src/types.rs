@@ -186,6 +186,8 @@ pub struct Recipe {
 pub struct RunSettings {
     pub dataset_file: Option<PathBuf>,
     pub model_path_load: Option<PathBuf>,
+    /// It shows in the checkpoint through the digest of what was loaded.
+    pub load_projections: LoadedProjections,
     pub model_path_save: PathBuf,
     pub run_id: String,
     pub resume: Option<Resume>,
@@ -199,6 +201,8 @@ pub struct RunSettings {
     pub device: DeviceChoice,
     pub collective: CollectiveChoice,
     pub deterministic: bool,
+    /// Steps between two audits, in which another rank computes a micro-batch too; 0 is off.
+    pub audit_every: u64,
     /// Steps of work that are streamed ahead of the step in progress.
     pub prefetch_steps: u64,
     /// Epochs between evaluations during training; 0 is off.
@@ -207,6 +211,15 @@ pub struct RunSettings {
     pub dead_after: Duration,
     pub join_debounce: Duration,
     pub coordinator_wait: Duration,
+}
+
+/// Which projectors `model_path_load` brings; the others start fresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoadedProjections {
+    Both,
+    Input,
+    Output,
 }
 
 /// One validated configuration.

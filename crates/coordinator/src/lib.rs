@@ -3,16 +3,21 @@
 //! It never computes with a model: it starts in milliseconds on a box without a GPU, and moves bytes.
 //! Called by `numalign coordinator` and by tests, through [`run`].
 //!
-//! Reading order: [`machine`] (what is decided) → [`shell`] (what is done about it) → [`service`] (how workers talk to it).
+//! Reading order: [`machine`] (what is decided, with [`audit`] and [`shares`]) → [`shell`] (what is done about it) → [`service`] (how workers talk to it).
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod audit;
 pub mod error;
+pub mod failures;
+pub mod heard;
 pub mod machine;
+pub mod outbox;
 pub mod progress;
 pub mod reduce;
 pub mod run;
 pub mod service;
+pub mod shares;
 pub mod shell;
 pub mod start;
 pub mod work;

@@ -9,7 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use numalign_config::Config;
+use numalign_data::{Audit, audit_of};
 use numalign_projector::{Layout, NormTensor, State, StateDigest, layer_norms};
+
+use crate::audit::{RowDigests, Verdict, shown, verdict};
+use crate::shares::{self, Pace};
 
 /// A worker's connection; a worker that comes back is another member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +31,8 @@ pub struct Generation {
 pub struct Introduction {
     pub host: String,
     pub pid: u32,
+    /// How often a worker was started in this one's place before.
+    pub restarts: u32,
     /// The last committed state it holds, when it outlived another coordinator of this run.
     pub survivor: Option<State>,
 }
@@ -56,6 +62,8 @@ pub struct Report {
     pub digest: StateDigest,
     /// From rank 0 only.
     pub state: Option<State>,
+    /// In an audited step: every row this rank computed.
+    pub rows: RowDigests,
     pub timing: Timing,
 }
 
@@ -141,15 +149,24 @@ pub struct Member {
     pub activity: Activity,
     pub last_heard: Instant,
     pub last_timing: Timing,
+    pub pace: Pace,
 }
 
 struct Running {
     generation: Generation,
     ranks: Vec<(MemberId, Range<usize>)>,
-    /// Reports of the steps after the committed one, in step order; one slot per rank.
+    /// Reports of the steps after the committed one, in step order: one slot per rank, none before the step's first report.
     pending: VecDeque<Vec<Option<Report>>>,
-    /// True once work was stopped for a join.
-    quiescing: bool,
+    /// Why work was stopped, once it was: a join, or another split.
+    quiescing: Option<&'static str>,
+    /// When the generation began, and at which step.
+    since: (Instant, u64),
+}
+
+impl Running {
+    fn parts(&self) -> Vec<Range<usize>> {
+        self.ranks.iter().map(|(_, part)| part.clone()).collect()
+    }
 }
 
 /// What identifies the frozen model of this run.
@@ -171,9 +188,22 @@ pub struct Machine {
     /// From the checkpoint or projectors that `committed` came from, else from the first worker that was ready.
     base: Option<Base>,
     first_ready: Option<Instant>,
+    /// A worker came that outlived another coordinator of this run: the run goes on, it does not begin.
+    goes_on: bool,
+    /// Host and device of workers that computed wrong numbers.
+    excluded: Vec<(String, String)>,
+    /// Processes that were told not to come back, the latest last.
+    refused_pids: VecDeque<u32>,
     reason: String,
     over: bool,
 }
+
+/// Another split is thought about when a generation has lasted this long, and this many steps.
+const SETTLED: Duration = Duration::from_secs(5);
+const SETTLED_STEPS: u64 = 30;
+
+/// Refused processes that are remembered for the launcher.
+const MOST_REFUSED: usize = 1024;
 
 /// A hidden size beyond this is nonsense, and the state of it would fill the memory.
 const MOST_HIDDEN: usize = 1 << 20;
@@ -183,7 +213,8 @@ const MOST_HIDDEN: usize = 1 << 20;
 pub enum Decision {
     Wait,
     Begin(Vec<MemberId>),
-    Quiesce,
+    /// Come to rest at a commit boundary: why, in a few words.
+    Quiesce(&'static str),
     Finish,
 }
 
@@ -200,6 +231,9 @@ impl Machine {
             committed: committed.map(Arc::new),
             base,
             first_ready: None,
+            goes_on: false,
+            excluded: Vec::new(),
+            refused_pids: VecDeque::new(),
             reason: "starting".to_owned(),
             over: false,
         }
@@ -212,6 +246,11 @@ impl Machine {
     /// The last state that is certain.
     pub fn committed(&self) -> Option<&Arc<State>> {
         self.committed.as_ref()
+    }
+
+    /// Processes that were told not to come back.
+    pub fn refused_pids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.refused_pids.iter().copied()
     }
 
     /// Why the run is where it is.
@@ -286,6 +325,15 @@ impl Machine {
         effects.push(Effect::Failed(reason, hint));
     }
 
+    /// Tells a process of `pid` that it is out for good.
+    fn refuse(&mut self, id: MemberId, pid: u32, reason: String, effects: &mut Vec<Effect>) {
+        self.refused_pids.push_back(pid);
+        if self.refused_pids.len() > MOST_REFUSED {
+            self.refused_pids.pop_front();
+        }
+        effects.push(Effect::Dismiss(id, true, reason));
+    }
+
     fn heard(&mut self, now: Instant, id: MemberId) {
         if let Some(member) = self.members.get_mut(&id) {
             member.last_heard = now;
@@ -295,7 +343,7 @@ impl Machine {
     fn joined(&mut self, now: Instant, id: MemberId, introduction: Introduction, effects: &mut Vec<Effect>) {
         if self.members.len() >= self.config.run.max_workers {
             let reason = format!("max_workers is {} and as many are connected", self.config.run.max_workers);
-            effects.push(Effect::Dismiss(id, true, reason));
+            self.refuse(id, introduction.pid, reason, effects);
             return;
         }
         if let (Some(state), Some(committed)) = (&introduction.survivor, &self.committed)
@@ -303,7 +351,7 @@ impl Machine {
         {
             let (its, ours) = (state.layout().hidden(), committed.layout().hidden());
             let reason = format!("its hidden size is {its}, this run's is {ours}");
-            effects.push(Effect::Dismiss(id, true, reason));
+            self.refuse(id, introduction.pid, reason, effects);
             return;
         }
         if let Some(state) = &introduction.survivor
@@ -312,12 +360,14 @@ impl Machine {
             self.fail(reason, "compare the machines; one of them computed or stored other numbers", effects);
             return;
         }
+        self.goes_on |= introduction.survivor.is_some();
         let member = Member {
             introduction,
             readiness: None,
             activity: Activity::Loading,
             last_heard: now,
             last_timing: Timing::default(),
+            pace: Pace::default(),
         };
         self.members.insert(id, member);
     }
@@ -345,11 +395,12 @@ impl Machine {
     fn ready(&mut self, now: Instant, id: MemberId, readiness: Readiness, effects: &mut Vec<Effect>) {
         self.heard(now, id);
         // Once is enough; a rank that says it again keeps its rank.
-        if self.members.get(&id).is_none_or(|member| member.readiness.is_some()) {
+        let Some(introduction) = self.members.get(&id).filter(|member| member.readiness.is_none()) else {
             return;
-        }
-        if let Err(reason) = self.admissible(&readiness) {
-            effects.push(Effect::Dismiss(id, true, reason.clone()));
+        };
+        let introduction = introduction.introduction.clone();
+        if let Err(reason) = self.admissible(&introduction.host, &readiness) {
+            self.refuse(id, introduction.pid, reason.clone(), effects);
             let name = self.name(id);
             self.members.remove(&id);
             self.reason = format!("{name} was refused: {reason}");
@@ -386,7 +437,10 @@ impl Machine {
         self.committed = Some(Arc::new(state));
     }
 
-    fn admissible(&self, readiness: &Readiness) -> Result<(), String> {
+    fn admissible(&self, host: &str, readiness: &Readiness) -> Result<(), String> {
+        if self.excluded.iter().any(|(bad, device)| bad == host && *device == readiness.device) {
+            return Err(format!("{} of host {host} computed wrong numbers earlier in this run", readiness.device));
+        }
         if !(1..=MOST_HIDDEN).contains(&readiness.hidden_size) {
             return Err(format!("a hidden size of {} is not from 1 to {MOST_HIDDEN}", readiness.hidden_size));
         }
@@ -433,9 +487,6 @@ impl Machine {
 
     fn reported(&mut self, now: Instant, id: MemberId, report: Report, effects: &mut Vec<Effect>) {
         self.heard(now, id);
-        if let Some(member) = self.members.get_mut(&id) {
-            member.last_timing = report.timing;
-        }
         let committed = self.step();
         let Some(running) = &mut self.running else {
             return;
@@ -447,13 +498,23 @@ impl Machine {
         let Some(rank) = running.ranks.iter().position(|(member, _)| *member == id) else {
             return;
         };
+        if let Some(member) = self.members.get_mut(&id) {
+            member.last_timing = report.timing;
+            // An audited step holds a micro-batch more than the rank's own.
+            if report.rows.is_empty() {
+                member.pace.observe(report.timing.compute, running.ranks[rank].1.len());
+            }
+        }
         let place = (report.step - committed) as usize;
         const MOST_AHEAD: usize = 1 << 16;
         if place >= MOST_AHEAD {
             return;
         }
         while running.pending.len() <= place {
-            running.pending.push_back(vec![None; running.ranks.len()]);
+            running.pending.push_back(Vec::new());
+        }
+        if running.pending[place].is_empty() {
+            running.pending[place] = vec![None; running.ranks.len()];
         }
         running.pending[place][rank] = Some(report);
         self.commit_what_is_complete(effects);
@@ -461,7 +522,10 @@ impl Machine {
 
     fn commit_what_is_complete(&mut self, effects: &mut Vec<Effect>) {
         while let Some(running) = &mut self.running {
-            let complete = running.pending.front().is_some_and(|reports| reports.iter().all(Option::is_some));
+            let complete = running
+                .pending
+                .front()
+                .is_some_and(|reports| !reports.is_empty() && reports.iter().all(Option::is_some));
             if !complete {
                 return;
             }
@@ -478,6 +542,12 @@ impl Machine {
                     reports[odd].digest
                 );
                 self.fail(reason, "one of the two machines computes wrong numbers; resume without it", effects);
+                return;
+            }
+            let parts = running.parts();
+            if let Some(audit) = self.audit(step, &parts)
+                && !self.passes(step, &audit, &reports, effects)
+            {
                 return;
             }
             let Some(state) = reports[0].state.clone() else {
@@ -507,6 +577,66 @@ impl Machine {
             self.committed = Some(state.clone());
             effects.push(Effect::Committed(Commit { state, loss: reports[0].loss, timing, world }));
         }
+    }
+
+    /// Machines that may compute other bits have no rows to compare.
+    fn audit(&self, step: u64, parts: &[Range<usize>]) -> Option<Audit> {
+        if !self.config.run.deterministic {
+            return None;
+        }
+        audit_of(step, self.config.run.audit_every, parts)
+    }
+
+    /// Compares the audited rows of a step; where they differ, excludes the odd rank or stops the run.
+    fn passes(&mut self, step: u64, audit: &Audit, reports: &[Report], effects: &mut Vec<Effect>) -> bool {
+        let Some(running) = &self.running else {
+            return true;
+        };
+        let member = |rank: usize| running.ranks[rank].0;
+        let found = verdict(audit, |rank| reports[rank].rows.as_slice());
+        let micro_batch = audit.micro_batch;
+        match found {
+            Verdict::Agreed => true,
+            Verdict::Odd { rank, its, others } => {
+                let id = member(rank);
+                let why = format!(
+                    "the audit of step {step} found another gradient row for micro-batch {micro_batch}: {}, where two \
+                     others have {}",
+                    shown(its),
+                    shown(others)
+                );
+                self.exclude(id, &why, effects);
+                false
+            }
+            Verdict::Split { first, second, digests } => {
+                let reason = format!(
+                    "the audit of step {step} found two gradient rows for micro-batch {micro_batch}: {} has {}, {} has \
+                     {}; nothing of this step is committed",
+                    self.name(member(first)),
+                    shown(digests[0]),
+                    self.name(member(second)),
+                    shown(digests[1])
+                );
+                self.fail(
+                    reason,
+                    "one of the two machines computes wrong numbers: resume with --resume auto on other machines, one at a \
+                     time; three or more workers can tell by themselves",
+                    effects,
+                );
+                false
+            }
+        }
+    }
+
+    /// A worker that computes wrong numbers goes, and its device does not come back in this run.
+    fn exclude(&mut self, id: MemberId, why: &str, effects: &mut Vec<Effect>) {
+        if let Some(member) = self.members.get(&id) {
+            let (host, pid) = (member.introduction.host.clone(), member.introduction.pid);
+            let device = member.readiness.as_ref().map_or_else(String::new, |ready| ready.device.clone());
+            self.excluded.push((host, device));
+            self.refuse(id, pid, format!("excluded: {why}"), effects);
+        }
+        self.left(id, &format!("excluded: {why}"), effects);
     }
 
     fn left(&mut self, id: MemberId, why: &str, effects: &mut Vec<Effect>) {
@@ -562,21 +692,25 @@ impl Machine {
                 self.running = None;
                 effects.push(Effect::Finished);
             }
-            Decision::Quiesce => {
+            Decision::Quiesce(why) => {
                 if let Some(running) = &mut self.running {
-                    running.quiescing = true;
+                    running.quiescing = Some(why);
                     effects.push(Effect::Quiesce(running.generation));
                 }
             }
-            Decision::Begin(members) => self.begin(members, effects),
+            Decision::Begin(members) => self.begin(now, members, effects),
         }
     }
 
-    fn begin(&mut self, members: Vec<MemberId>, effects: &mut Vec<Effect>) {
+    fn paces<'a>(&self, members: impl Iterator<Item = &'a MemberId>) -> Vec<Pace> {
+        members.map(|id| self.members.get(id).map_or_else(Pace::default, |member| member.pace)).collect()
+    }
+
+    fn begin(&mut self, now: Instant, members: Vec<MemberId>, effects: &mut Vec<Effect>) {
         let Some(state) = self.committed.clone() else {
             return;
         };
-        let parts = numalign_data::assign(self.config.recipe.micro_batches(), members.len());
+        let parts = shares::split(self.config.recipe.micro_batches(), &self.paces(members.iter()));
         let first = self.generations == 0;
         self.generations += 1;
         let generation = Generation { incarnation: self.incarnation, number: self.generations };
@@ -586,7 +720,13 @@ impl Machine {
                 member.activity = Activity::Training(rank as u32);
             }
         }
-        self.running = Some(Running { generation, ranks: ranks.clone(), pending: VecDeque::new(), quiescing: false });
+        self.running = Some(Running {
+            generation,
+            ranks: ranks.clone(),
+            pending: VecDeque::new(),
+            quiescing: None,
+            since: (now, state.step()),
+        });
         self.reason = format!("training with {} worker{}", ranks.len(), if ranks.len() == 1 { "" } else { "s" });
         effects.push(Effect::Begin(Beginning { generation, ranks, state, first }));
     }
@@ -597,10 +737,18 @@ impl Machine {
         if self.over || self.generation() != Some(generation) {
             return effects;
         }
-        self.end_generation("workers join", &mut effects);
+        let why = self.running.as_ref().and_then(|running| running.quiescing).unwrap_or("workers join");
+        self.end_generation(why, &mut effects);
         effects.retain(|effect| !matches!(effect, Effect::Pause(..)));
         self.advance(now, &mut effects);
         effects
+    }
+
+    fn another_split(&self, now: Instant, running: &Running) -> bool {
+        let (began, first_step) = running.since;
+        now.saturating_duration_since(began) >= SETTLED
+            && self.step() >= first_step + SETTLED_STEPS
+            && shares::worth_another_split(&running.parts(), &self.paces(running.ranks.iter().map(|(id, _)| id)))
     }
 
     /// The pure decision: what to do, and why, in words.
@@ -631,19 +779,20 @@ impl Machine {
         if let Some(running) = &self.running {
             let room = most.saturating_sub(running.ranks.len());
             let training = format!("training with {} of {} workers", running.ranks.len(), self.members.len());
-            if running.quiescing {
-                return (
-                    Decision::Wait,
-                    format!("{training}; a commit boundary is near, then {} join", ready.len().min(room)),
-                );
+            if let Some(why) = running.quiescing {
+                return (Decision::Wait, format!("{training}; a commit boundary is near, then {why}"));
             }
             if room == 0 || ready.is_empty() {
+                if self.another_split(now, running) {
+                    return (Decision::Quiesce("the faster get more"), format!("{training}; some are faster"));
+                }
                 return (Decision::Wait, training);
             }
             if !settled {
                 return (Decision::Wait, format!("{training}; {} about to join", ready.len()));
             }
-            return (Decision::Quiesce, format!("{training}; {} join at the next boundary", ready.len().min(room)));
+            let joining = format!("{training}; {} join at the next boundary", ready.len().min(room));
+            return (Decision::Quiesce("workers join"), joining);
         }
 
         let mut members: Vec<MemberId> = ready.iter().map(|(id, _)| *id).collect();
@@ -672,7 +821,9 @@ impl Machine {
             return (Decision::Wait, reason);
         };
         let waited = now.saturating_duration_since(first_ready);
-        if loading == 0 && ready.len() >= run.min_workers && waited >= run.coordinator_wait {
+        // Those that outlived the last coordinator come back within a second; what is missing now may never come.
+        let patience = if self.goes_on { run.dead_after.min(run.coordinator_wait) } else { run.coordinator_wait };
+        if loading == 0 && ready.len() >= run.min_workers && waited >= patience {
             let reason = format!("{} of {wanted} workers came in {:.0} s", ready.len(), waited.as_secs_f64());
             return (Decision::Begin(members), reason);
         }

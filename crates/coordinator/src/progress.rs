@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use numalign_config::Config;
 use numalign_projector::{Layout, Trained, schedule::learning_rate};
 
+use crate::failures::Failure;
 use crate::machine::{Commit, Readiness};
 
 /// Figures of the epoch in progress.
@@ -43,8 +44,8 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     metrics: Option<File>,
     epoch: Epoch,
-    /// Steps per second of late, for `status`.
-    pub steps_per_second: f64,
+    /// Steps per second of the last whole epoch; zero before its end.
+    last_rate: f64,
     pub loss: f32,
 }
 
@@ -59,7 +60,7 @@ impl Progress {
                 None
             }
         };
-        Self { config, bar: None, metrics, epoch: Epoch::new(), steps_per_second: 0.0, loss: f32::NAN }
+        Self { config, bar: None, metrics, epoch: Epoch::new(), last_rate: 0.0, loss: f32::NAN }
     }
 
     /// A line for the user.
@@ -144,7 +145,7 @@ impl Progress {
         let samples_per_s = steps as f64 * recipe.batch_size as f64 / seconds;
         let peak = epoch.peak_rss_mib;
         let rate = learning_rate(recipe, step - 1);
-        self.steps_per_second = steps as f64 / seconds;
+        self.last_rate = steps as f64 / seconds;
         self.epoch = Epoch::new();
         self.say(&format!(
             "epoch {:>4}/{} | step {step:>6} | loss {loss:.6} | lr {rate:.2e} | {samples_per_s:>8.1} samples/s | \
@@ -168,6 +169,23 @@ impl Progress {
             tracing::warn!("metrics.jsonl: {error}; no more lines are written");
             self.metrics = None;
         }
+    }
+
+    /// Steps per second of late: of the last whole epoch, or of the first one so far.
+    pub fn steps_per_second(&self) -> f64 {
+        if self.last_rate > 0.0 {
+            return self.last_rate;
+        }
+        self.epoch.steps as f64 / self.epoch.since.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// The run goes on after a failure: a line of the record.
+    pub fn recovered(&mut self, failure: &Failure) {
+        let seconds = failure.recovery.unwrap_or_default().as_secs_f64();
+        tracing::info!("recovered in {seconds:.3} s: {}", failure.text);
+        self.record(&serde_json::json!({
+            "kind": "failure", "step": failure.step, "text": failure.text, "recovery_ms": seconds * 1e3,
+        }));
     }
 
     /// The run ended; the bar goes.

@@ -1,24 +1,32 @@
 //! The coordinator's side of the gRPC collective: rows come in, the canonical sum goes out to every rank.
 //! Called by the service; the shell begins and ends generations.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numalign_projector::{RowError, Rows};
+use prost::bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::machine::{Beginning, Generation, MemberId};
 
+/// No rank gets further ahead of the others than the step after theirs, so what is in work is a handful of steps. A member
+/// that names more is out of its mind, and its rows would fill the memory.
+const MOST_STEPS: usize = 8;
+
 struct StepRows {
     rows: Rows,
-    waiting: Vec<oneshot::Sender<Vec<f32>>>,
+    /// One place per member: whoever asks again takes the place of its earlier call.
+    waiting: HashMap<MemberId, oneshot::Sender<Bytes>>,
     asked: HashSet<MemberId>,
-    sum: Option<Vec<f32>>,
+    /// Little-endian floats, as they are sent; shared by all who ask.
+    sum: Option<Bytes>,
 }
 
 struct Current {
     generation: Generation,
     members: HashSet<MemberId>,
+    first_step: u64,
     steps: BTreeMap<u64, StepRows>,
     micro_batches: usize,
     row_len: usize,
@@ -32,9 +40,10 @@ pub struct Reducer {
 
 /// What became of a contribution.
 pub enum Contribution {
-    Sum(Vec<f32>),
+    /// Little-endian floats.
+    Sum(Bytes),
     /// The sum comes here, or the sender is dropped with the generation.
-    Later(oneshot::Receiver<Vec<f32>>),
+    Later(oneshot::Receiver<Bytes>),
     /// It belongs to no present generation.
     Stale,
 }
@@ -49,6 +58,7 @@ impl Reducer {
         *self.lock() = Some(Current {
             generation: beginning.generation,
             members: beginning.ranks.iter().map(|(id, _)| *id).collect(),
+            first_step: beginning.state.step(),
             steps: BTreeMap::new(),
             micro_batches,
             row_len: beginning.state.layout().row_len(),
@@ -74,10 +84,14 @@ impl Reducer {
         else {
             return Ok(Contribution::Stale);
         };
+        let is_new = !current.steps.contains_key(&step);
+        if step < current.first_step || (is_new && current.steps.len() >= MOST_STEPS) {
+            return Ok(Contribution::Stale);
+        }
         let (micro_batches, row_len) = (current.micro_batches, current.row_len);
         let entry = current.steps.entry(step).or_insert_with(|| StepRows {
             rows: Rows::new(micro_batches, row_len),
-            waiting: Vec::new(),
+            waiting: HashMap::new(),
             asked: HashSet::new(),
             sum: None,
         });
@@ -86,14 +100,15 @@ impl Reducer {
         }
         entry.asked.insert(member);
         if entry.sum.is_none() && entry.rows.complete() {
-            entry.sum = Some(entry.rows.sum()?);
+            let sum = entry.rows.sum()?;
+            entry.sum = Some(sum.iter().flat_map(|value| value.to_le_bytes()).collect());
         }
         let Some(sum) = entry.sum.clone() else {
             let (sender, receiver) = oneshot::channel();
-            entry.waiting.push(sender);
+            entry.waiting.insert(member, sender);
             return Ok(Contribution::Later(receiver));
         };
-        for waiter in entry.waiting.drain(..) {
+        for (_, waiter) in entry.waiting.drain() {
             // A waiter that went away has left its generation too.
             let _ = waiter.send(sum.clone());
         }
@@ -138,11 +153,11 @@ mod tests {
         (micro_batch, values[micro_batch].to_vec())
     }
 
-    fn bits(sum: &[f32]) -> Vec<u32> {
-        sum.iter().map(|value| value.to_bits()).collect()
+    fn bits(sum: &[f32]) -> Bytes {
+        sum.iter().flat_map(|value| value.to_le_bytes()).collect()
     }
 
-    fn later(contribution: Contribution) -> oneshot::Receiver<Vec<f32>> {
+    fn later(contribution: Contribution) -> oneshot::Receiver<Bytes> {
         match contribution {
             Contribution::Later(receiver) => receiver,
             Contribution::Sum(_) => panic!("a sum without all rows"),
@@ -150,7 +165,7 @@ mod tests {
         }
     }
 
-    fn sum(contribution: Contribution) -> Vec<f32> {
+    fn sum(contribution: Contribution) -> Bytes {
         match contribution {
             Contribution::Sum(sum) => sum,
             Contribution::Later(_) => panic!("all rows are there"),
@@ -173,8 +188,8 @@ mod tests {
             let mut waiting = later(reducer.contribute(OLD, first.0, 7, first.1).unwrap());
             assert_eq!(waiting.try_recv(), Err(TryRecvError::Empty));
             let answer = sum(reducer.contribute(OLD, second.0, 7, second.1).unwrap());
-            assert_eq!(bits(&answer), canonical);
-            assert_eq!(bits(&waiting.try_recv().unwrap()), canonical);
+            assert_eq!(answer, canonical);
+            assert_eq!(waiting.try_recv().unwrap(), canonical);
             assert_eq!(reducer.waiting_for(), None);
         }
     }
@@ -222,6 +237,22 @@ mod tests {
         assert!(stale(NEW, MemberId(3)));
         later(reducer.contribute(NEW, A, 0, vec![row(0), row(1)]).unwrap());
         assert_eq!(reducer.waiting_for(), Some((0, vec![2])));
+    }
+
+    #[test]
+    fn a_member_gone_mad_takes_no_memory() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        let mut first = later(reducer.contribute(OLD, B, 0, vec![row(2)]).unwrap());
+        let mut again = later(reducer.contribute(OLD, B, 0, vec![row(2)]).unwrap());
+        assert_eq!(first.try_recv(), Err(TryRecvError::Closed), "it has one place to wait at");
+        assert_eq!(again.try_recv(), Err(TryRecvError::Empty));
+        for step in 1..10_000 {
+            let contribution = reducer.contribute(OLD, B, step, vec![row(2)]).unwrap();
+            assert_eq!(matches!(contribution, Contribution::Stale), step >= MOST_STEPS as u64, "step {step}");
+        }
+        sum(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
+        assert!(again.try_recv().is_ok(), "the step in work is not harmed");
     }
 
     #[test]

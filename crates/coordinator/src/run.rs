@@ -4,17 +4,19 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use numalign_checkpoint::{CheckpointError, write_atomically};
 use numalign_config::{CollectiveChoice, Config};
 use numalign_wire::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
 use crate::error::CoordinatorError;
+use crate::failures::FailureLog;
+use crate::heard::Unheard;
 use crate::machine::Machine;
 use crate::progress::Progress;
 use crate::reduce::Reducer;
@@ -30,11 +32,13 @@ const MOST_MESSAGE: usize = 256 << 20;
 /// Time that workers get to read the last messages before the server goes.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Runs `config` on `listener` until every step is committed, the run fails, or `shutdown` resolves.
+/// Runs `config` on `listener` until every step is committed, the run fails, or `shutdown` resolves. Each time
+/// `checkpoint_wanted` is notified, the committed state is written to the run's folder.
 pub async fn run(
     config: Config,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
+    checkpoint_wanted: Arc<Notify>,
 ) -> Result<Outcome, CoordinatorError> {
     check_available(&config)?;
     let config = Arc::new(config);
@@ -84,7 +88,10 @@ pub async fn run(
         history: start.history.clone(),
         outboxes: HashMap::new(),
         boundary: None,
-        failures: Vec::new(),
+        failures: FailureLog::default(),
+        unheard: Unheard::default(),
+        unreachable: Vec::new(),
+        started: Instant::now(),
         last_reason: String::new(),
     };
 
@@ -102,7 +109,7 @@ pub async fn run(
             let _ = stopped.await;
         });
     let mut server = tokio::spawn(server);
-    let shell = shell.run(inbox, shutdown);
+    let shell = shell.run(inbox, shutdown, checkpoint_wanted);
     tokio::pin!(shell);
     let outcome = tokio::select! {
         outcome = &mut shell => outcome,

@@ -17,11 +17,9 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::machine::{Event, Introduction, MemberId, Readiness, Report, Timing};
+use crate::outbox::{Outbox, outbox};
 use crate::reduce::{Contribution, Reducer};
 use crate::work::{Claim, WorkBoard, micro_batch};
-
-/// Control messages that may wait for a worker that does not read; beyond that it counts as dead.
-pub const MOST_UNREAD: usize = 256;
 
 /// A connection that says nothing for this long is closed.
 const FIRST_WORD: Duration = Duration::from_secs(10);
@@ -29,8 +27,10 @@ const FIRST_WORD: Duration = Duration::from_secs(10);
 /// What the service sends to the shell.
 pub enum Call {
     /// A worker connected, with the way to talk to it.
-    Connected(MemberId, Introduction, mpsc::Sender<Result<wire::CoordinatorMessage, Status>>),
+    Connected(MemberId, Introduction, Outbox),
     Event(Event),
+    /// A heartbeat, with the number of the newest generation that the member knows.
+    Heartbeat(MemberId, u64),
     Status(oneshot::Sender<wire::StatusReply>),
 }
 
@@ -78,11 +78,11 @@ impl Coordinator for Handle {
         };
         let introduction = self.introduction(hello)?;
         let member = MemberId(self.next_member.fetch_add(1, Ordering::Relaxed));
-        let (outbound, messages) = mpsc::channel(MOST_UNREAD);
-        self.tell(Call::Connected(member, introduction, outbound)).await?;
+        let (outbox, messages) = outbox();
+        self.tell(Call::Connected(member, introduction, outbox)).await?;
         let service = self.0.clone();
         tokio::spawn(async move { service.listen(member, inbound).await });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn work(&self, request: Request<Streaming<wire::WorkCredit>>) -> Result<Response<Self::WorkStream>, Status> {
@@ -122,8 +122,13 @@ impl Coordinator for Handle {
                     }
                     Claim::Send => {}
                 }
-                for index in part.clone() {
-                    let message = micro_batch(&service.stream, &service.config.recipe, generation, step, index);
+                let audited = match service.config.run.deterministic {
+                    true => service.board.audited_by(generation, member, step, service.config.run.audit_every),
+                    false => None,
+                };
+                for index in audited.into_iter().chain(part.clone()) {
+                    let mut message = micro_batch(&service.stream, &service.config.recipe, generation, step, index);
+                    message.audit = !part.contains(&index);
                     if sender.send(Ok(message)).await.is_err() {
                         return;
                     }
@@ -155,9 +160,7 @@ impl Coordinator for Handle {
             Contribution::Later(receiver) => receiver.await.ok(),
             Contribution::Stale => None,
         };
-        let complete = sum.is_some();
-        let sum = sum.unwrap_or_default().iter().flat_map(|value| value.to_le_bytes()).collect();
-        Ok(Response::new(wire::ReduceReply { complete, sum }))
+        Ok(Response::new(wire::ReduceReply { complete: sum.is_some(), sum: sum.unwrap_or_default() }))
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
@@ -189,9 +192,14 @@ impl Service {
         {
             let state = State::from_bytes(&claimed.state)
                 .map_err(|error| Status::invalid_argument(format!("the survivor's state: {error}")))?;
+            let total = self.config.recipe.total_steps();
+            if state.step() > total {
+                let reason = format!("the survivor's state is after {} of {total} steps", state.step());
+                return Err(Status::invalid_argument(reason));
+            }
             survivor = Some(state);
         }
-        Ok(Introduction { host: hello.host, pid: hello.pid, survivor })
+        Ok(Introduction { host: hello.host, pid: hello.pid, restarts: hello.restarts, survivor })
     }
 
     /// Reads a worker's messages until its stream ends.
@@ -202,12 +210,12 @@ impl Service {
                 Some(Err(status)) => break format!("its stream broke: {}", status.message()),
                 None => break "its stream ended".to_owned(),
             };
-            let event = match event_of(member, message) {
-                Ok(Some(event)) => event,
+            let call = match call_of(member, message) {
+                Ok(Some(call)) => call,
                 Ok(None) => continue,
                 Err(why) => break why,
             };
-            if self.shell.send(Call::Event(event)).await.is_err() {
+            if self.shell.send(call).await.is_err() {
                 return;
             }
         };
@@ -216,20 +224,25 @@ impl Service {
     }
 }
 
-/// A worker's message as an event; an error ends its membership.
-fn event_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Event>, String> {
+/// A worker's message as a call; an error ends its membership.
+fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call>, String> {
     use wire::worker_message::Message;
     let Some(message) = message.message else {
         return Ok(None);
     };
-    Ok(Some(match message {
+    Ok(Some(Call::Event(match message {
         Message::Hello(_) => return Err("it said Hello twice".to_owned()),
-        Message::Heartbeat(_) => Event::Heartbeat(member),
+        Message::Heartbeat(heartbeat) => return Ok(Some(Call::Heartbeat(member, heartbeat.generation))),
         Message::Failure(failure) if failure.permanent => Event::FailedForGood(member, failure.message),
         Message::Failure(failure) => Event::Left(member, failure.message),
         Message::Ready(ready) => Event::Ready(member, readiness_of(ready)?),
         Message::StepDone(done) => {
             let digest = StateDigest::from_slice(&done.digest).ok_or("it sent a digest that is not 32 bytes")?;
+            let mut rows = Vec::with_capacity(done.rows.len());
+            for row in done.rows {
+                let digest = row.digest.try_into().map_err(|_| "it sent a row digest that is not 32 bytes")?;
+                rows.push((row.micro_batch as usize, digest));
+            }
             let state = match done.state.is_empty() {
                 true => None,
                 false => Some(State::from_bytes(&done.state).map_err(|error| error.to_string())?),
@@ -242,16 +255,23 @@ fn event_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Eve
                     loss: done.loss,
                     digest,
                     state,
+                    rows,
                     timing: Timing {
-                        compute: Duration::from_micros(done.compute_us),
-                        data_wait: Duration::from_micros(done.data_wait_us),
-                        reduce: Duration::from_micros(done.reduce_us),
+                        compute: measured(done.compute_us),
+                        data_wait: measured(done.data_wait_us),
+                        reduce: measured(done.reduce_us),
                         peak_rss_mib: done.peak_rss_mib,
                     },
                 },
             )
         }
-    }))
+    })))
+}
+
+/// A time that a worker measured; more than a day is a slip of its clock, and sums of such would overflow.
+fn measured(microseconds: u64) -> Duration {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    Duration::from_micros(microseconds).min(DAY)
 }
 
 fn readiness_of(ready: wire::Ready) -> Result<Readiness, String> {

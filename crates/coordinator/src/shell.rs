@@ -12,15 +12,16 @@ use numalign_data::{Ledger, SampleStream};
 use numalign_projector::NormTensor;
 use numalign_wire as wire;
 use numalign_wire::coordinator_message::Message;
-use tokio::sync::mpsc;
-use tonic::Status;
+use tokio::sync::{Notify, mpsc};
 
 use crate::error::CoordinatorError;
+use crate::failures::FailureLog;
+use crate::heard::Unheard;
 use crate::machine::{Activity, Beginning, Commit, Effect, Event, Generation, Machine, MemberId};
+use crate::outbox::Outbox;
 use crate::progress::Progress;
 use crate::reduce::Reducer;
 use crate::service::Call;
-use crate::start::advance_ledger;
 use crate::work::{WorkBoard, micro_batch};
 use crate::writer::Writer;
 
@@ -31,8 +32,6 @@ pub struct Outcome {
     /// True when the run had been finished before.
     pub already: bool,
 }
-
-type Outbox = mpsc::Sender<Result<wire::CoordinatorMessage, Status>>;
 
 /// Everything the shell owns.
 pub struct Shell {
@@ -59,9 +58,17 @@ pub struct Shell {
     pub outboxes: HashMap<MemberId, Outbox>,
     /// Where a quiescing generation comes to rest.
     pub boundary: Option<(Generation, u64)>,
-    pub failures: Vec<String>,
+    pub failures: FailureLog,
+    pub unheard: Unheard,
+    /// Members whose outbox was closed on them, and why; the machine hears of it next.
+    pub unreachable: Vec<(MemberId, String)>,
+    pub started: Instant,
     pub last_reason: String,
 }
+
+/// How long the disk may take for the last checkpoint: of a run that was told to stop, and of one that is complete.
+const WHEN_STOPPED: Duration = Duration::from_secs(3);
+const AT_THE_END: Duration = Duration::from_secs(600);
 
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(50);
@@ -72,6 +79,7 @@ impl Shell {
         mut self,
         mut calls: mpsc::Receiver<Call>,
         shutdown: impl Future<Output = ()>,
+        checkpoint_wanted: Arc<Notify>,
     ) -> Result<Outcome, CoordinatorError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -82,13 +90,46 @@ impl Shell {
                     Some(call) => self.take(call),
                     None => return Err(CoordinatorError::Server("no more calls can come".to_owned())),
                 },
-                _ = tick.tick() => self.machine.handle(Instant::now(), Event::Tick),
+                _ = tick.tick() => self.tick(),
+                () = checkpoint_wanted.notified() => {
+                    self.write_checkpoint();
+                    Vec::new()
+                }
                 () = &mut shutdown => return Err(self.stop()),
             };
             self.explain();
             if let Some(end) = self.carry_out(effects).await {
                 return end;
             }
+            while let Some((member, why)) = self.unreachable.pop() {
+                let effects = self.machine.handle(Instant::now(), Event::Left(member, why));
+                self.explain();
+                if let Some(end) = self.carry_out(effects).await {
+                    return end;
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self) -> Vec<Effect> {
+        let now = Instant::now();
+        let limit = self.config.run.dead_after;
+        for member in self.unheard.overdue(now, limit) {
+            self.unheard.forget(member);
+            let why = format!("it has not answered the news of a generation for {:.1} s", limit.as_secs_f64());
+            self.progress.say(&format!("worker {} is dismissed: {why}", member.0));
+            let abort = wire::Abort { permanent: false, reason: why.clone(), hint: "it may come back".to_owned() };
+            self.send(member, Message::Abort(abort));
+            self.cut_off(member, why);
+        }
+        self.machine.handle(now, Event::Tick)
+    }
+
+    /// Closes the way to a member; the machine hears of it after the present effects.
+    fn cut_off(&mut self, member: MemberId, why: String) {
+        if self.outboxes.remove(&member).is_some() {
+            self.unheard.forget(member);
+            self.unreachable.push((member, why));
         }
     }
 
@@ -106,11 +147,22 @@ impl Shell {
             Call::Event(event) => {
                 if let Event::Left(member, _) = &event {
                     self.outboxes.remove(member);
+                    self.unheard.forget(*member);
                 }
                 self.machine.handle(now, event)
             }
+            Call::Heartbeat(member, generation) => {
+                self.unheard.heard(member, generation);
+                self.machine.handle(now, Event::Heartbeat(member))
+            }
             Call::Connected(member, introduction, outbox) => {
                 self.outboxes.insert(member, outbox);
+                // Whoever outlived a coordinator tells that it was lost; it is told once.
+                if introduction.survivor.is_some() && self.failures.total() == 0 && self.machine.phase() == "waiting" {
+                    let step = self.machine.committed().map_or(0, |state| state.step());
+                    let text = "the coordinator was lost and started again".to_owned();
+                    self.failures.note(self.started, step, text);
+                }
                 let nowhere = Generation { incarnation: self.incarnation, number: 0 };
                 let probe = micro_batch(&self.stream, &self.config.recipe, nowhere, 0, 0);
                 self.send(
@@ -135,13 +187,11 @@ impl Shell {
         }
     }
 
-    /// A worker that does not read its messages is cut off; its stream's end will say so to the machine.
+    /// A worker that does not read its messages is cut off.
     fn send(&mut self, member: MemberId, message: Message) {
-        let message = wire::CoordinatorMessage { message: Some(message) };
-        if let Some(outbox) = self.outboxes.get(&member)
-            && outbox.try_send(Ok(message)).is_err()
-        {
-            self.outboxes.remove(&member);
+        let sent = self.outboxes.get(&member).map(|outbox| outbox.send(message));
+        if let Some(Err(unread)) = sent {
+            self.cut_off(member, unread.to_string());
         }
     }
 
@@ -181,6 +231,7 @@ impl Shell {
                             first_micro_batch: part.start as u32,
                             end_micro_batch: part.end as u32,
                         };
+                        self.unheard.told(*member, beginning.generation.number, Instant::now());
                         self.send(*member, Message::Begin(begin));
                     }
                     let step = beginning.state.step();
@@ -194,7 +245,8 @@ impl Shell {
                     self.reducer.end();
                     self.boundary = None;
                     self.progress.say(&format!("{reason}; going on from the last committed step"));
-                    self.failures.push(reason.clone());
+                    let step = self.machine.committed().map_or(0, |state| state.step());
+                    self.failures.note(Instant::now(), step, reason.clone());
                     for member in members {
                         self.send(member, Message::Pause(wire::Pause { reason: reason.clone() }));
                     }
@@ -210,11 +262,12 @@ impl Shell {
                     let hint = if permanent { "give the worker what the message asks for" } else { "it may come back" };
                     self.send(member, Message::Abort(wire::Abort { permanent, reason, hint: hint.to_owned() }));
                     self.outboxes.remove(&member);
+                    self.unheard.forget(member);
                 }
                 Effect::Finished => return Some(self.finish().await),
                 Effect::Failed(reason, hint) => {
                     self.end_everybody(&reason, hint);
-                    self.settle();
+                    self.settle(WHEN_STOPPED);
                     return Some(Err(CoordinatorError::Failed { reason, hint: hint.to_owned() }));
                 }
             }
@@ -253,9 +306,11 @@ impl Shell {
         {
             self.writer.write(&checkpoint);
         }
-        let members: Vec<MemberId> = self.outboxes.keys().copied().collect();
-        for member in members {
-            self.send(member, Message::Committed(wire::Committed { step }));
+        for outbox in self.outboxes.values() {
+            outbox.committed(step);
+        }
+        for failure in self.failures.committed(Instant::now()) {
+            self.progress.recovered(&failure);
         }
     }
 
@@ -263,7 +318,7 @@ impl Shell {
     fn catch_up_ledger(&mut self) {
         let step = self.machine.committed().map_or(0, |state| state.step());
         if step > self.ledger_step {
-            advance_ledger(&mut self.ledger, &self.stream, &self.config.recipe, self.ledger_step, step);
+            self.ledger.advance_over(&self.stream, &self.config.recipe, self.ledger_step..step);
             self.ledger_step = step;
         }
     }
@@ -291,7 +346,7 @@ impl Shell {
     async fn finish(&mut self) -> Result<Outcome, CoordinatorError> {
         self.progress.finish();
         let step = self.machine.committed().map_or(0, |state| state.step());
-        self.settle();
+        self.settle(AT_THE_END);
         let Some(checkpoint) = self.checkpoint() else {
             return Err(CoordinatorError::Server("the run ended without a state".to_owned()));
         };
@@ -301,6 +356,9 @@ impl Shell {
             return Err(error.into());
         }
         self.progress.say(&format!("wrote {}", path.display()));
+        if let Some(line) = self.failures.summary() {
+            self.progress.say(&line);
+        }
         let members: Vec<MemberId> = self.outboxes.keys().copied().collect();
         for member in members {
             self.send(member, Message::Done(wire::Done { summary: format!("all {step} steps are committed") }));
@@ -310,16 +368,28 @@ impl Shell {
         Ok(Outcome { step, already: false })
     }
 
-    /// Writes a checkpoint of the committed state into the run's folder and waits for the disk.
-    fn settle(&mut self) {
-        self.progress.finish();
+    /// Queues a checkpoint of the committed state for the run's folder.
+    fn write_checkpoint(&mut self) {
         self.catch_up_ledger();
         if let Some(checkpoint) = self.checkpoint()
             && checkpoint.state.step() > 0
         {
+            tracing::info!("writing a checkpoint of step {}", checkpoint.state.step());
             self.writer.write(&checkpoint);
         }
-        let failed = self.writer.finish();
+    }
+
+    /// Writes a checkpoint of the committed state and waits for the disk, for so long at most.
+    fn settle(&mut self, patience: Duration) {
+        self.progress.finish();
+        self.write_checkpoint();
+        if !self.writer.finish(patience) {
+            self.progress.say(&format!(
+                "the disk has not taken the last checkpoint in {:.1} s; the one before is valid",
+                patience.as_secs_f64()
+            ));
+        }
+        let failed = self.writer.failed();
         if failed > 0 {
             tracing::error!("{failed} checkpoints could not be written");
         }
@@ -327,7 +397,7 @@ impl Shell {
 
     fn stop(&mut self) -> CoordinatorError {
         self.end_everybody("the run was stopped", "start it again with --resume auto");
-        self.settle();
+        self.settle(WHEN_STOPPED);
         CoordinatorError::Stopped {
             step: self.machine.committed().map_or(0, |state| state.step()),
             total: self.config.recipe.total_steps(),
@@ -370,8 +440,18 @@ impl Shell {
                     Some(generation) => self.board.part_of(generation, *id).map_or(0, |(_, part)| part.len() as u32),
                     None => 0,
                 },
-                ms_per_step: (timing.compute + timing.data_wait + timing.reduce).as_secs_f64() * 1e3,
+                ms_per_step: milliseconds(timing.compute + timing.data_wait + timing.reduce),
                 last_heartbeat_seconds: now.saturating_duration_since(member.last_heard).as_secs_f64(),
+                restarts: member.introduction.restarts,
+            });
+        }
+        let mut failures = Vec::new();
+        for failure in self.failures.newest() {
+            failures.push(wire::FailureStatus {
+                text: failure.text.clone(),
+                step: failure.step,
+                recovered: failure.recovery.is_some(),
+                recovery_ms: milliseconds(failure.recovery.unwrap_or_default()),
             });
         }
         wire::StatusReply {
@@ -381,11 +461,21 @@ impl Shell {
             generation: self.machine.generation().map_or(0, |generation| generation.number),
             step: self.machine.committed().map_or(0, |state| state.step()),
             total_steps: self.config.recipe.total_steps(),
-            steps_per_second: self.progress.steps_per_second,
+            steps_per_second: self.progress.steps_per_second(),
             loss: self.progress.loss,
             workers,
-            failures: self.failures.clone(),
             collective: "grpc".to_owned(),
+            refused_pids: self.machine.refused_pids().collect(),
+            failures,
+            failures_total: self.failures.total(),
+            recoveries_total: self.failures.recoveries(),
+            median_recovery_ms: milliseconds(self.failures.median()),
+            worst_recovery_ms: milliseconds(self.failures.worst()),
+            failed_checkpoints: self.writer.failed(),
         }
     }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }

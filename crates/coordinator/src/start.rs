@@ -5,8 +5,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder};
-use numalign_config::{Config, Recipe, Resume};
-use numalign_data::{Domain, Ledger, SampleStream, samples_of};
+use numalign_config::{Config, LoadedProjections, Recipe, Resume};
+use numalign_data::{Domain, Ledger, SampleStream};
 use numalign_projector::{InputEncoder, Layout, NormTensor, State};
 
 use crate::error::CoordinatorError;
@@ -52,7 +52,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         lock,
         stream,
         dataset_digest,
-        loaded_digest: loaded.as_ref().map(|(_, checkpoint)| checkpoint.projector_digest()),
+        loaded_digest: loaded.as_ref().map(|(_, checkpoint)| checkpoint.loaded_digest(config.run.load_projections)),
         state: None,
         fingerprint: None,
         layer_norms: Vec::new(),
@@ -63,15 +63,19 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
     };
     if let Some((path, checkpoint)) = &loaded {
         start.story.push(format!(
-            "projectors from {} (stage {}, step {})",
+            "{} from {} (stage {}, step {})",
+            match config.run.load_projections {
+                LoadedProjections::Both => "projectors",
+                LoadedProjections::Input => "input projector",
+                LoadedProjections::Output => "output projector",
+            },
             path.display(),
             checkpoint.identity.recipe.stage,
             checkpoint.state.step()
         ));
-        let layout = checkpoint.state.layout();
-        loadable(recipe, path, layout)?;
+        loadable(recipe, path, checkpoint.state.layout())?;
         start.layer_norms = checkpoint.identity.layer_norms.clone();
-        start.state = Some(State::with_parameters(layout, checkpoint.state.parameters().to_vec()));
+        start.state = Some(State::starting_from(&checkpoint.state, config.run.load_projections, recipe.seed));
         start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
     }
     if let Some((path, checkpoint)) = find(config, &mut start)? {
@@ -120,6 +124,12 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
     if let Some(Resume::File(path)) = &config.run.resume {
         return Ok(Some((path.clone(), Checkpoint::read(path)?)));
     }
+    if start.folder.is_replaced() {
+        // A coordinator of this run was killed before it trained: the checkpoints are the earlier run's.
+        start.story.push(format!("replacing the finished run in {}", start.folder.path().display()));
+        start.replaces = true;
+        return Ok(None);
+    }
     let (newest, skipped) = start.folder.newest_valid()?;
     for error in &skipped {
         start.story.push(format!("passed over: {error}"));
@@ -141,6 +151,7 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
             });
         }
         start.story.push(format!("replacing the finished run in {}", start.folder.path().display()));
+        start.folder.mark_replaced()?;
     }
     if newest.is_none()
         && let Some(error) = skipped.into_iter().next()
@@ -196,17 +207,4 @@ fn differences(stored: &Identity, config: &Config, start: &Start) -> Vec<String>
         add("projectors of model_path_load", &show(&stored.loaded_digest), &show(&start.loaded_digest));
     }
     list
-}
-
-/// Advances `ledger` over the samples of the steps in `from..to`.
-pub fn advance_ledger(ledger: &mut Ledger, stream: &SampleStream, recipe: &Recipe, from: u64, to: u64) {
-    for step in from..to {
-        let mut samples = Vec::with_capacity(recipe.batch_size);
-        for micro_batch in 0..recipe.micro_batches() {
-            for index in samples_of(step, numalign_data::MicroBatchId(micro_batch), recipe) {
-                samples.push(stream.sample(index));
-            }
-        }
-        ledger.advance(step, samples.iter());
-    }
 }

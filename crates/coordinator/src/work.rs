@@ -1,12 +1,11 @@
 //! Which micro-batches may be sent to whom, and how far. Shared by the shell, which sets the plan, and the
 //! work streams of the service, which follow it.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numalign_config::Recipe;
-use numalign_data::{Input, MicroBatchId, Sample, SampleStream, samples_of};
+use numalign_data::{Input, MicroBatchId, Sample, SampleStream, audit_due, audit_of, samples_of};
 use numalign_wire as wire;
 use tokio::sync::Notify;
 
@@ -15,7 +14,8 @@ use crate::machine::{Beginning, Generation, MemberId};
 /// The present generation's plan.
 struct Plan {
     generation: Generation,
-    parts: HashMap<MemberId, Range<usize>>,
+    /// Micro-batches of each rank.
+    ranks: Vec<(MemberId, Range<usize>)>,
     first_step: u64,
     /// Work of steps below this may be sent.
     limit: u64,
@@ -51,7 +51,7 @@ impl WorkBoard {
         let first_step = beginning.state.step();
         *self.lock() = Some(Plan {
             generation: beginning.generation,
-            parts: beginning.ranks.iter().cloned().collect(),
+            ranks: beginning.ranks.clone(),
             first_step,
             limit: total_steps,
             furthest: first_step,
@@ -77,7 +77,21 @@ impl WorkBoard {
     pub fn part_of(&self, generation: Generation, member: MemberId) -> Option<(u64, Range<usize>)> {
         let plan = self.lock();
         let plan = plan.as_ref().filter(|plan| plan.generation == generation)?;
-        plan.parts.get(&member).map(|part| (plan.first_step, part.clone()))
+        let (_, part) = plan.ranks.iter().find(|(id, _)| *id == member)?;
+        Some((plan.first_step, part.clone()))
+    }
+
+    /// The micro-batch of another rank that `member` computes in `step` for comparison, where it is an auditor.
+    pub fn audited_by(&self, generation: Generation, member: MemberId, step: u64, audit_every: u64) -> Option<usize> {
+        if !audit_due(step, audit_every) {
+            return None;
+        }
+        let plan = self.lock();
+        let plan = plan.as_ref().filter(|plan| plan.generation == generation)?;
+        let rank = plan.ranks.iter().position(|(id, _)| *id == member)?;
+        let parts: Vec<Range<usize>> = plan.ranks.iter().map(|(_, part)| part.clone()).collect();
+        let audit = audit_of(step, audit_every, &parts)?;
+        audit.auditors.contains(&rank).then_some(audit.micro_batch)
     }
 
     /// Asks to send the work of `step`.
@@ -115,6 +129,7 @@ pub fn micro_batch(
         step,
         micro_batch: micro_batch as u32,
         samples: samples.collect(),
+        audit: false,
     }
 }
 

@@ -1,52 +1,170 @@
 //! Writes checkpoints on a thread of its own, beside the training and never in its way.
 //! Started by [`crate::run`], fed by the shell.
 
-use std::sync::mpsc;
-use std::thread::JoinHandle;
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use numalign_checkpoint::{Checkpoint, RunFolder};
+use numalign_checkpoint::{Checkpoint, CheckpointError, RunFolder};
 
 /// Checkpoints that may wait for a slow disk; they are tens of KB each.
 const MOST_QUEUED: usize = 256;
 
-/// The thread and its queue.
+/// What the thread and its owner share.
+#[derive(Default)]
+struct Queue {
+    /// Step and bytes, oldest first.
+    jobs: VecDeque<(u64, Vec<u8>)>,
+    /// The thread is writing one.
+    busy: bool,
+    closed: bool,
+    failed: u64,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Every change of the queue is whole, so a panic elsewhere leaves nothing half done.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The way to the thread.
 pub struct Writer {
-    queue: Option<mpsc::SyncSender<(u64, Vec<u8>)>>,
-    thread: Option<JoinHandle<u64>>,
+    shared: Arc<Shared>,
 }
 
 impl Writer {
     /// Starts the thread; it keeps the newest `keep` files.
     pub fn start(folder: RunFolder, keep: usize) -> std::io::Result<Self> {
-        let (queue, jobs) = mpsc::sync_channel::<(u64, Vec<u8>)>(MOST_QUEUED);
-        let thread = std::thread::Builder::new().name("checkpoints".to_owned()).spawn(move || {
-            let mut failures = 0;
-            while let Ok((step, bytes)) = jobs.recv() {
-                if let Err(error) = folder.write(step, &bytes, keep) {
-                    failures += 1;
+        Self::with(move |step, bytes| folder.write(step, bytes, keep).map(|_| ()))
+    }
+
+    fn with(
+        mut write: impl FnMut(u64, &[u8]) -> Result<(), CheckpointError> + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let theirs = shared.clone();
+        std::thread::Builder::new().name("checkpoints".to_owned()).spawn(move || {
+            loop {
+                let mut queue = theirs.lock();
+                let (step, bytes) = loop {
+                    if let Some(job) = queue.jobs.pop_front() {
+                        break job;
+                    }
+                    if queue.closed {
+                        return;
+                    }
+                    queue = theirs.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                };
+                queue.busy = true;
+                drop(queue);
+                let result = write(step, &bytes);
+                let mut queue = theirs.lock();
+                queue.busy = false;
+                if let Err(error) = result {
+                    queue.failed += 1;
                     tracing::error!(
-                        "{error}; training goes on, the previous checkpoint stays ({failures} failed so far)"
+                        "{error}; training goes on, the previous checkpoint stays ({} failed so far)",
+                        queue.failed
                     );
                 }
+                theirs.changed.notify_all();
             }
-            failures
         })?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { shared })
     }
 
     /// Queues a checkpoint.
     pub fn write(&self, checkpoint: &Checkpoint) {
-        if let Some(queue) = &self.queue
-            && queue.try_send((checkpoint.state.step(), checkpoint.to_bytes())).is_err()
-        {
-            let step = checkpoint.state.step();
-            tracing::warn!("the disk is too slow: the checkpoint of step {step} is left out");
-        }
+        self.push(checkpoint.state.step(), checkpoint.to_bytes());
     }
 
-    /// Waits until everything queued is written; answers with the number of failed writes.
-    pub fn finish(&mut self) -> u64 {
-        self.queue = None;
-        self.thread.take().map_or(0, |thread| thread.join().unwrap_or(1))
+    fn push(&self, step: u64, bytes: Vec<u8>) {
+        let mut queue = self.shared.lock();
+        if queue.jobs.len() >= MOST_QUEUED {
+            queue.failed += 1;
+            tracing::warn!("the disk is too slow: the checkpoint of step {step} is left out");
+            return;
+        }
+        queue.jobs.push_back((step, bytes));
+        self.shared.changed.notify_all();
+    }
+
+    /// Checkpoints that could not be written so far.
+    pub fn failed(&self) -> u64 {
+        self.shared.lock().failed
+    }
+
+    /// Waits until everything queued is written, for `patience` at most; where the disk is behind, only the newest of what
+    /// waits is still worth writing. False when the time was not enough.
+    pub fn finish(&mut self, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        let mut queue = self.shared.lock();
+        queue.closed = true;
+        while queue.jobs.len() > 1 {
+            queue.jobs.pop_front();
+        }
+        self.shared.changed.notify_all();
+        while queue.busy || !queue.jobs.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            (queue, _) = self.shared.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_behind_gets_the_newest_and_is_not_waited_for_too_long() {
+        let (entered, at_work) = mpsc::channel();
+        let (release, gate) = mpsc::channel::<()>();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let list = written.clone();
+        let mut writer = Writer::with(move |step, _| {
+            entered.send(step).unwrap();
+            gate.recv().unwrap();
+            list.lock().unwrap().push(step);
+            Ok(())
+        })
+        .unwrap();
+        for step in [10, 20, 30, 40] {
+            writer.push(step, Vec::new());
+        }
+        assert_eq!(at_work.recv(), Ok(10));
+        assert!(!writer.finish(Duration::from_millis(20)), "it hangs in the first write");
+        release.send(()).unwrap();
+        release.send(()).unwrap();
+        assert!(writer.finish(Duration::from_secs(60)));
+        assert_eq!(*written.lock().unwrap(), [10, 40]);
+    }
+
+    #[test]
+    fn failures_are_counted_and_the_next_one_is_tried() {
+        let mut writer = Writer::with(|step, _| {
+            let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            if step == 1 { Err(CheckpointError::Write { path: "x".into(), source }) } else { Ok(()) }
+        })
+        .unwrap();
+        writer.push(1, Vec::new());
+        while writer.failed() == 0 {
+            std::thread::yield_now();
+        }
+        writer.push(2, Vec::new());
+        assert!(writer.finish(Duration::from_secs(60)));
+        assert_eq!(writer.failed(), 1);
     }
 }

@@ -43,6 +43,7 @@ fn config_of(shape: Shape) -> Config {
     config.run.dead_after = Duration::from_secs(3);
     config.run.join_debounce = Duration::from_millis(200);
     config.run.coordinator_wait = Duration::from_secs(5);
+    config.run.audit_every = 2;
     config
 }
 
@@ -68,7 +69,7 @@ fn correct_states(config: &Config) -> Vec<State> {
 }
 
 fn introduction(survivor: Option<State>) -> Introduction {
-    Introduction { host: "host".to_owned(), pid: 7, survivor }
+    Introduction { host: "host".to_owned(), pid: 7, restarts: 0, survivor }
 }
 
 fn readiness() -> Readiness {
@@ -84,6 +85,13 @@ fn readiness() -> Readiness {
     }
 }
 
+/// Digests of every row of a step, as honest ranks have them. A real rank has only those that it computed.
+fn rows_of(step: u64) -> Vec<(usize, [u8; 32])> {
+    (0..8)
+        .map(|micro_batch| (micro_batch, [(step as u8).wrapping_mul(31).wrapping_add(micro_batch as u8); 32]))
+        .collect()
+}
+
 /// A rank's report that it made `after` out of the state before.
 fn report(generation: Generation, rank: usize, after: &State) -> Report {
     Report {
@@ -92,6 +100,7 @@ fn report(generation: Generation, rank: usize, after: &State) -> Report {
         loss: 0.5,
         digest: after.digest(),
         state: (rank == 0).then(|| after.clone()),
+        rows: rows_of(after.step() - 1),
         timing: Timing::default(),
     }
 }
@@ -1178,4 +1187,97 @@ fn a_second_ready_changes_nothing() {
     run.beat(1);
     run.beat(2);
     assert_eq!(run.tick(1000), Vec::new());
+}
+
+/// Every rank reports the next step; `wrong` has other rows.
+fn audited(run: &mut Run, wrong: usize) -> Vec<Effect> {
+    let after = run.correct[run.machine.committed().unwrap().step() as usize + 1].clone();
+    let (generation, ranks) = (run.generation(), run.ranks());
+    let mut effects = Vec::new();
+    for (rank, member) in ranks.into_iter().enumerate() {
+        let mut report = report(generation, rank, &after);
+        if rank == wrong {
+            for (_, digest) in &mut report.rows {
+                digest[7] ^= 1;
+            }
+        }
+        effects.extend(run.machine.handle(run.now, Event::Reported(MemberId(member), report)));
+    }
+    effects
+}
+
+#[test]
+fn an_audit_excludes_the_odd_rank_and_the_others_redo_the_step() {
+    for wrong in 0..3 {
+        let shape = Shape { workers: 3, ..PAIR };
+        let mut run = Run::begun(shape, 3);
+        // Step 0 is not audited, whatever its rows say; step 1 is.
+        assert_eq!(audited(&mut run, wrong).len(), 1);
+        let effects = audited(&mut run, wrong);
+        let odd = wrong as u64 + 1;
+        let (who, permanent, why) = dismissed(&effects).expect("somebody goes");
+        assert_eq!((who, permanent), (odd, true));
+        assert!(why.contains("step 1") && why.contains("micro-batch"), "{why}");
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Committed(_))), "the step is not committed");
+        let [beginning] = beginnings(&effects)[..] else { panic!("{effects:?}") };
+        assert_eq!(beginning.state.step(), 1);
+        assert!(!members_of(beginning).contains(&odd) && beginning.ranks.len() == 2);
+        // Its machine does not come back, and the launcher is told.
+        run.join(9);
+        let effects = run.ready(9);
+        assert!(dismissed(&effects).is_some_and(|(who, good, why)| who == 9 && good && why.contains("wrong numbers")));
+        assert_eq!(run.machine.refused_pids().collect::<Vec<_>>(), [7, 7]);
+    }
+}
+
+#[test]
+fn an_audit_between_two_stops_the_run_and_names_both() {
+    let mut run = Run::begun(PAIR, 2);
+    run.commit();
+    let effects = audited(&mut run, 1);
+    let why = failure(&effects).expect("the run stops");
+    assert!(why.contains("rank 0") && why.contains("rank 1") && why.contains("step 1"), "{why}");
+    assert_eq!(run.machine.committed().unwrap().step(), 1, "nothing of the step is committed");
+}
+
+#[test]
+fn rows_are_not_compared_where_machines_may_differ_or_audits_are_off() {
+    for (deterministic, audit_every) in [(false, 2), (true, 0)] {
+        let mut config = config_of(PAIR);
+        (config.run.deterministic, config.run.audit_every) = (deterministic, audit_every);
+        let mut run = Run::of(config, None);
+        for member in [1, 2] {
+            run.join(member);
+            run.ready(member);
+        }
+        run.commit();
+        assert_eq!(audited(&mut run, 1).len(), 1, "a commit and nothing else");
+    }
+}
+
+#[test]
+fn a_slow_rank_gets_less_at_a_boundary_once_it_is_known_to_be_slow() {
+    let shape = Shape { micro_batches: 8, steps: 100, ..PAIR };
+    let mut run = Run::begun(shape, 2);
+    let mut quiesced = None;
+    for _ in 0..60 {
+        let after = run.correct[run.machine.committed().unwrap().step() as usize + 1].clone();
+        let generation = run.generation();
+        for (rank, milliseconds) in [(0, 40), (1, 120)] {
+            let mut report = Report { rows: Vec::new(), ..report(generation, rank, &after) };
+            report.timing.compute = Duration::from_millis(milliseconds);
+            for effect in run.machine.handle(run.now, Event::Reported(MemberId(rank as u64 + 1), report)) {
+                if let Effect::Quiesce(generation) = effect {
+                    quiesced = Some(generation);
+                }
+            }
+        }
+        run.now += Duration::from_millis(120);
+    }
+    let generation = quiesced.expect("another split is worth a generation");
+    assert!(run.machine.reason().contains("the faster get more"), "{}", run.machine.reason());
+    let effects = run.machine.at_rest(run.now, generation);
+    let [beginning] = beginnings(&effects)[..] else { panic!("{effects:?}") };
+    let sizes: Vec<usize> = beginning.ranks.iter().map(|(_, part)| part.len()).collect();
+    assert_eq!(sizes, [6, 2]);
 }

@@ -3,9 +3,14 @@
 //! The coordinator advances it with each committed step and stores it in the checkpoint; anyone can recompute it
 //! from the sample stream.
 
+use std::ops::Range;
+
+use numalign_config::Recipe;
 use thiserror::Error;
 
+use crate::plan::{MicroBatchId, samples_of};
 use crate::sample::Sample;
+use crate::stream::SampleStream;
 
 /// Digest after some number of committed steps.
 ///
@@ -37,6 +42,19 @@ impl Ledger {
             sample.digest_into(&mut hasher);
         }
         self.0 = hasher.finalize();
+    }
+
+    /// Adds the samples that a run of `recipe` takes from `stream` in `steps`.
+    pub fn advance_over(&mut self, stream: &SampleStream, recipe: &Recipe, steps: Range<u64>) {
+        for step in steps {
+            let mut samples = Vec::with_capacity(recipe.batch_size);
+            for micro_batch in 0..recipe.micro_batches() {
+                for index in samples_of(step, MicroBatchId(micro_batch), recipe) {
+                    samples.push(stream.sample(index));
+                }
+            }
+            self.advance(step, samples.iter());
+        }
     }
 
     /// The 32 bytes of the digest.
@@ -75,7 +93,10 @@ impl std::fmt::Display for Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Domain;
     use crate::sample::Input;
+    use crate::stream::test_recipe;
+    use numalign_config::Stage;
 
     fn samples() -> [Sample; 2] {
         let text = Sample { index: 1, input: Input::Text("$$2&&".to_string()), target: 2.0 };
@@ -107,6 +128,21 @@ mod tests {
         assert_ne!(expected, after(0, &[second, first.clone()]));
         assert_ne!(expected, after(0, &[first]));
         assert_ne!(after(0, &[]), Ledger::start());
+    }
+
+    #[test]
+    fn a_run_takes_every_sample_once_and_in_order() {
+        let recipe = Recipe { batch_size: 6, micro_batch_size: 2, ..test_recipe(Stage::Mixed) };
+        let stream = SampleStream::generated(&recipe, Domain::Train).unwrap();
+        let mut by_hand = Ledger::start();
+        for step in 0..5u64 {
+            let samples: Vec<Sample> = (6 * step..6 * step + 6).map(|index| stream.sample(index)).collect();
+            by_hand.advance(step, samples.iter());
+        }
+        let mut ledger = Ledger::start();
+        ledger.advance_over(&stream, &recipe, 0..2);
+        ledger.advance_over(&stream, &recipe, 2..5);
+        assert_eq!(ledger, by_hand);
     }
 
     #[test]

@@ -46,6 +46,11 @@ pub fn folder_of(id: &str) -> Result<PathBuf, ModelError> {
     fetch(&cache, id)
 }
 
+/// Whether the cache holds all of hub model `id`.
+pub fn is_cached(id: &str) -> bool {
+    cache_folder().and_then(|cache| cached(&cache, id)).is_some()
+}
+
 /// `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`.
 fn cache_folder() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

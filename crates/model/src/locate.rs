@@ -54,4 +54,12 @@ impl ModelName {
         }
         Ok(Self::Hub(name.to_owned()))
     }
+
+    /// Whether the model can be loaded without the network.
+    pub fn is_at_hand(&self) -> bool {
+        match self {
+            Self::Demo | Self::Synthetic { .. } | Self::Folder(_) => true,
+            Self::Hub(id) => hub::is_cached(id),
+        }
+    }
 }

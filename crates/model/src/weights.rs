@@ -1,7 +1,8 @@
 //! Where a model's numbers come from: safetensors files (single or sharded), bytes inside this binary, or a
 //! generator. One tensor is held at a time, as `f32`. Called by the loader.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -21,6 +22,9 @@ pub trait TensorSource {
 /// A safetensors header larger than this is refused; the format's own reader draws the same line.
 const MOST_HEADER: u64 = 100_000_000;
 
+/// An index of shards larger than this is refused.
+const MOST_INDEX: u64 = 64 << 20;
+
 /// One tensor's place in a file.
 #[derive(Debug, Clone)]
 struct Place {
@@ -33,7 +37,7 @@ struct Place {
 
 enum Storage {
     File { path: PathBuf, file: File },
-    Memory { name: PathBuf, bytes: &'static [u8] },
+    Memory { name: PathBuf, bytes: Cow<'static, [u8]> },
 }
 
 impl Storage {
@@ -50,9 +54,9 @@ impl Storage {
                 file.read_exact_at(out, start).map_err(|source| ModelError::Read { path: path.clone(), source })
             }
             Storage::Memory { name, bytes } => {
-                let start = start as usize;
+                let start = usize::try_from(start).unwrap_or(usize::MAX);
                 let part = bytes
-                    .get(start..start + out.len())
+                    .get(start..start.saturating_add(out.len()))
                     .ok_or_else(|| ModelError::Damaged { path: name.clone(), reason: "ends too early".to_owned() })?;
                 out.copy_from_slice(part);
                 Ok(())
@@ -88,28 +92,28 @@ impl Safetensors {
 
     /// File names (without folder) that a model's index refers to.
     pub fn shard_names(index: &Path) -> Result<Vec<String>, ModelError> {
+        Self::shard_names_in(index, &read_text(index, MOST_INDEX)?)
+    }
+
+    /// As [`Safetensors::shard_names`], from the index's text; `index` is named in errors.
+    pub fn shard_names_in(index: &Path, text: &str) -> Result<Vec<String>, ModelError> {
         let damaged = |reason: String| ModelError::Damaged { path: index.to_owned(), reason };
-        let text =
-            std::fs::read_to_string(index).map_err(|source| ModelError::Read { path: index.to_owned(), source })?;
         let value: serde_json::Value =
-            serde_json::from_str(&text).map_err(|error| damaged(format!("not JSON: {error}")))?;
+            serde_json::from_str(text).map_err(|error| damaged(format!("not JSON: {error}")))?;
         let Some(map) = value.get("weight_map").and_then(|map| map.as_object()) else {
             return Err(damaged("no weight_map".to_owned()));
         };
-        let mut names = Vec::new();
+        let mut names = BTreeSet::new();
         for (tensor, file) in map {
             let Some(file) = file.as_str() else {
                 return Err(damaged(format!("weight_map of {tensor} is not a file name")));
             };
-            if file.is_empty() || file.contains(['/', '\\']) || file == ".." {
+            if file.contains(['/', '\\', '\0']) || matches!(file, "" | "." | "..") {
                 return Err(damaged(format!("weight_map of {tensor} leaves the folder: {file}")));
             }
-            if !names.iter().any(|known| known == file) {
-                names.push(file.to_owned());
-            }
+            names.insert(file.to_owned());
         }
-        names.sort();
-        Ok(names)
+        Ok(names.into_iter().collect())
     }
 
     fn open_sharded(folder: &Path, index: &Path) -> Result<Self, ModelError> {
@@ -130,11 +134,18 @@ impl Safetensors {
         Ok(all)
     }
 
-    /// The tensors of a file compiled into this binary.
-    pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self, ModelError> {
+    /// The tensors of a file in memory, such as one compiled into this binary.
+    pub fn embedded(name: &str, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, ModelError> {
+        let bytes = bytes.into();
+        let size = bytes.len() as u64;
         let mut all = Self { files: Vec::new(), places: BTreeMap::new() };
-        all.add(Storage::Memory { name: PathBuf::from(name), bytes }, bytes.len() as u64)?;
+        all.add(Storage::Memory { name: PathBuf::from(name), bytes }, size)?;
         Ok(all)
+    }
+
+    /// Names of all tensors, without a prefix.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
     }
 
     fn add(&mut self, storage: Storage, size: u64) -> Result<(), ModelError> {
@@ -190,8 +201,9 @@ impl Safetensors {
                 Some(_) => {}
             }
         }
+        let known: BTreeSet<&String> = wanted.iter().map(|(name, _)| name).collect();
         for (name, place) in &self.places {
-            if !ignorable(name) && !wanted.iter().any(|(known, _)| known == name) {
+            if !ignorable(name) && !known.contains(name) {
                 problems.push(format!("  unexpected: {name} {:?}", place.shape));
             }
         }
@@ -226,7 +238,7 @@ fn read_header(bytes: &[u8]) -> Result<(usize, Metadata), String> {
             count = count.checked_mul(*size).ok_or_else(|| format!("the shape of {name} overflows"))?;
         }
         let bits = count.checked_mul(info.dtype.bitsize()).ok_or_else(|| format!("the size of {name} overflows"))?;
-        if start > end || (end - start) * 8 != bits {
+        if end.checked_sub(start).and_then(|bytes| bytes.checked_mul(8)) != Some(bits) {
             return Err(format!("tensor {name} has {start}..{end} bytes for shape {:?}", info.shape));
         }
     }

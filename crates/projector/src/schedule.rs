@@ -12,10 +12,12 @@ pub fn learning_rate(recipe: &Recipe, step: u64) -> f64 {
     let epoch = step / recipe.num_batches.max(1);
     let mut rate = recipe.lr;
     for _ in 0..epoch / recipe.lr_step_epochs.max(1) {
-        rate *= recipe.lr_gamma;
-        if rate == 0.0 {
+        let next = rate * recipe.lr_gamma;
+        // Zero, infinity or a factor of one: further products change nothing.
+        if next == rate {
             break;
         }
+        rate = next;
     }
     rate
 }

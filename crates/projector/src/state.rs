@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use numalign_config::Recipe;
+use numalign_config::{LoadedProjections, Recipe};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -127,6 +127,22 @@ impl State {
             parameters.push(((2.0 * unit - 1.0) * bound) as f32);
         }
         parameters.resize(layout.len(), 1.0);
+        Self::with_parameters(layout, parameters)
+    }
+
+    /// Fresh projectors, but for those that `loaded` has and `which` names. Its layer norms, where it has some, come along:
+    /// either projector was trained with them.
+    pub fn starting_from(loaded: &State, which: LoadedProjections, seed: u64) -> Self {
+        let layout = loaded.layout;
+        let mut parameters = Self::initial(layout, seed).parameters;
+        let taken = match which {
+            LoadedProjections::Both => layout.input().start..layout.output().end,
+            LoadedProjections::Input => layout.input(),
+            LoadedProjections::Output => layout.output(),
+        };
+        for part in [taken, layout.layer_norms()] {
+            parameters[part.clone()].copy_from_slice(&loaded.parameters[part]);
+        }
         Self::with_parameters(layout, parameters)
     }
 

@@ -14,10 +14,10 @@ use crate::engine::Engine;
 use crate::error::WorkerError;
 
 /// Rows asked for.
-struct Job {
-    state: Arc<State>,
-    micro_batches: Vec<(usize, Vec<Sample>)>,
-    reply: oneshot::Sender<Result<OwnRows, WorkerError>>,
+pub(crate) struct Job {
+    pub state: Arc<State>,
+    pub micro_batches: Vec<(usize, Vec<Sample>)>,
+    pub reply: oneshot::Sender<Result<OwnRows, WorkerError>>,
 }
 
 /// What is known once the model is loaded and the probe computed.
@@ -35,17 +35,19 @@ pub struct Loaded {
 /// The way to the device thread.
 #[derive(Clone)]
 pub struct Device {
-    jobs: mpsc::Sender<Job>,
+    pub(crate) jobs: mpsc::Sender<Job>,
 }
+
+/// Answers when the device is ready for work, or why it never will be.
+pub(crate) type Loading = oneshot::Receiver<Result<Loaded, WorkerError>>;
 
 impl Device {
     /// Starts the thread; the receiver answers when the model is loaded and `probe` computed.
-    #[allow(clippy::type_complexity)]
-    pub fn start(
+    pub(crate) fn start(
         config: Arc<Config>,
         choice: DeviceChoice,
         probe: Vec<Sample>,
-    ) -> Result<(Self, oneshot::Receiver<Result<Loaded, WorkerError>>), WorkerError> {
+    ) -> Result<(Self, Loading), WorkerError> {
         let (jobs, mut inbox) = mpsc::channel::<Job>(2);
         let (loaded, receiver) = oneshot::channel();
         let body = move || {

@@ -9,18 +9,19 @@ use std::time::{Duration, Instant};
 use numalign_collective::{CollectiveError, Grpc};
 use numalign_config::{Config, DeviceChoice};
 use numalign_model::NormParameter;
-use numalign_projector::State;
+use numalign_projector::{Layout, State};
 use numalign_wire as wire;
 use numalign_wire::coordinator_client::CoordinatorClient;
 use numalign_wire::coordinator_message::Message as FromCoordinator;
 use numalign_wire::worker_message::Message as FromWorker;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::device::{Device, Loaded};
+use crate::device::{Device, Loaded, Loading};
 use crate::error::WorkerError;
+use crate::simulated::Simulated;
 use crate::steps::{Steps, Watermark, samples_of};
 
 /// This process's present rank, −1 while it has none; log lines carry it.
@@ -35,6 +36,10 @@ pub struct Options {
     pub device: Option<DeviceChoice>,
     /// Patience with a coordinator that was never reached, before its configuration is known.
     pub first_contact: Duration,
+    /// How often a worker was started in this one's place before.
+    pub restarts: u32,
+    /// Rows without a model, for benchmarks and tests of the coordinator; none for real work.
+    pub simulated: Option<Simulated>,
 }
 
 /// An attempt to connect is given this long even when the patience is nearly over.
@@ -53,7 +58,11 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     }
 }
 
-fn endpoint(url: &str) -> Result<Endpoint, WorkerError> {
+/// How every client of a coordinator connects to `url`.
+///
+/// # Errors
+/// What is not `http://HOST:PORT`.
+pub fn endpoint(url: &str) -> Result<Endpoint, WorkerError> {
     let wrong = |reason: String| WorkerError::Address { url: url.to_owned(), reason };
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| wrong(error.to_string()))?;
     if !matches!(endpoint.uri().scheme_str(), Some("http")) {
@@ -142,6 +151,7 @@ impl Worker {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             pid: std::process::id(),
             survivor,
+            restarts: self.options.restarts,
         }
     }
 
@@ -190,7 +200,7 @@ impl Worker {
             Some(FromCoordinator::Abort(abort)) => return ended_by(abort).map(Err),
             _ => return Err(WorkerError::Protocol("its first message is not Welcome".to_owned())),
         };
-        let connection = Connection { client, reports, member: welcome.member, steps: None };
+        let connection = Connection { client, reports, member: welcome.member, generation: 0, steps: None };
         Ok(Ok(Met { connection, welcome, inbound }))
     }
 
@@ -202,18 +212,24 @@ impl Worker {
     ) -> Result<Ending, WorkerError> {
         let config: Config = serde_json::from_str(&welcome.config)
             .map_err(|error| WorkerError::Protocol(format!("its configuration cannot be read: {error}")))?;
+        config.check().map_err(|error| WorkerError::Protocol(format!("its configuration is not valid: {error}")))?;
         let config = Arc::new(config);
         let mut heartbeat = tokio::time::interval(config.run.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // A model loaded for another run is of no use.
-        let mut loading: Option<oneshot::Receiver<Result<Loaded, WorkerError>>> = None;
+        let mut loading: Option<Loading> = None;
         let mut device = None;
         match &self.kept {
             Some(kept) if kept.config_text == welcome.config => connection.ready(&kept.loaded).await,
             _ => {
                 self.kept = None;
-                let choice = self.options.device.unwrap_or(config.run.device);
-                let (started, receiver) = Device::start(config.clone(), choice, samples_of(welcome.probe)?)?;
+                let (started, receiver) = match &self.options.simulated {
+                    Some(simulated) => simulated.start(),
+                    None => {
+                        let choice = self.options.device.unwrap_or(config.run.device);
+                        Device::start(config.clone(), choice, samples_of(welcome.probe)?)?
+                    }
+                };
                 device = Some(started);
                 loading = Some(receiver);
             }
@@ -245,7 +261,7 @@ impl Worker {
                         Some(FromCoordinator::Welcome(_)) | None => {}
                     }
                 }
-                _ = heartbeat.tick() => connection.send(FromWorker::Heartbeat(wire::Heartbeat {})).await,
+                _ = heartbeat.tick() => connection.send(FromWorker::Heartbeat(wire::Heartbeat { generation: connection.generation })).await,
                 loaded = wait_for(&mut loading) => {
                     loading = None;
                     match loaded {
@@ -275,10 +291,12 @@ impl Worker {
 
     fn begin(&mut self, connection: &mut Connection, begin: wire::Begin) -> Result<(), WorkerError> {
         connection.stop_steps();
+        connection.generation = begin.generation.map_or(0, |generation| generation.number);
         let (Some(kept), Some(generation)) = (&self.kept, begin.generation) else {
             return Err(WorkerError::Protocol("a generation began before the model was loaded".to_owned()));
         };
         let state = Arc::new(State::from_bytes(&begin.state)?);
+        check_begin(&begin, &state, kept)?;
         kept.watermark.restart(state.clone());
         RANK.store(i64::from(begin.rank), Ordering::Relaxed);
         tracing::info!(
@@ -308,6 +326,25 @@ impl Worker {
     }
 }
 
+/// A generation must fit the run and the model, or its arithmetic would make no sense.
+fn check_begin(begin: &wire::Begin, state: &State, kept: &Kept) -> Result<(), WorkerError> {
+    let wrong = |reason: String| Err(WorkerError::Protocol(reason));
+    let micro_batches = kept.config.recipe.micro_batches();
+    let (first, end) = (begin.first_micro_batch as usize, begin.end_micro_batch as usize);
+    if first > end || end > micro_batches {
+        return wrong(format!("a generation gives micro-batches {first}..{end} of {micro_batches}"));
+    }
+    if begin.rank >= begin.world {
+        return wrong(format!("a generation gives rank {} of {}", begin.rank, begin.world));
+    }
+    let norms = kept.loaded.layer_norms.iter().map(|norm| norm.values.len()).sum();
+    let (found, wanted) = (state.layout(), Layout::of(&kept.config.recipe, kept.loaded.hidden_size, norms));
+    if found != wanted {
+        return wrong(format!("a generation's state has the layout {found:?}, this model and recipe {wanted:?}"));
+    }
+    Ok(())
+}
+
 /// A coordinator that was reached.
 struct Met {
     connection: Connection,
@@ -324,6 +361,8 @@ struct Connection {
     client: CoordinatorClient<Channel>,
     reports: mpsc::Sender<wire::WorkerMessage>,
     member: u64,
+    /// Number of the newest generation that was begun here.
+    generation: u64,
     steps: Option<JoinHandle<Result<(), WorkerError>>>,
 }
 
@@ -371,7 +410,7 @@ fn layer_norm(norm: &NormParameter) -> wire::LayerNorm {
 }
 
 /// The loading model's news; never, while nothing loads.
-async fn wait_for(loading: &mut Option<oneshot::Receiver<Result<Loaded, WorkerError>>>) -> Result<Loaded, WorkerError> {
+async fn wait_for(loading: &mut Option<Loading>) -> Result<Loaded, WorkerError> {
     match loading {
         Some(receiver) => {
             receiver.await.unwrap_or_else(|_| Err(WorkerError::Device("it panicked; its message is above".to_owned())))
@@ -412,7 +451,7 @@ fn refused_or_lost(status: &tonic::Status) -> Result<Ending, WorkerError> {
 }
 
 /// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -6,9 +6,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use numalign_collective::Collective;
+use numalign_collective::{Collective, OwnRows};
 use numalign_config::Config;
-use numalign_data::{Input, Sample};
+use numalign_data::{Input, Sample, audit_due};
 use numalign_projector::State;
 use numalign_wire as wire;
 use numalign_wire::coordinator_client::CoordinatorClient;
@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 
 use crate::device::Device;
 use crate::error::WorkerError;
+use crate::fault::Faults;
 use crate::memory::peak_rss_mib;
 
 /// States after recent steps. The newest that is known to be committed outlives the coordinator.
@@ -78,6 +79,7 @@ impl<C: Collective> Steps<C> {
     /// Runs steps until the last one, or until the task is aborted or fails.
     pub async fn run(mut self) -> Result<(), WorkerError> {
         let total = self.config.recipe.total_steps();
+        let faults = Faults::from_environment();
         let (credits, mut work) = self.open_work().await?;
         while self.state.step() < total {
             let step = self.state.step();
@@ -88,8 +90,18 @@ impl<C: Collective> Steps<C> {
             let _ = credits.try_send(self.credit(1));
 
             let started = Instant::now();
-            let rows = self.device.rows(self.state.clone(), micro_batches).await?;
+            let delay = faults.delay(micro_batches.len());
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            let mut rows = self.device.rows(self.state.clone(), micro_batches).await?;
+            faults.spoil(step, &mut rows);
             let compute = started.elapsed();
+            let digests = match audit_due(step, self.config.run.audit_every) {
+                true => digests_of(&rows),
+                false => Vec::new(),
+            };
+            rows.retain(|(micro_batch, _)| self.part.contains(micro_batch));
 
             let started = Instant::now();
             let sum = self.collective.all_reduce(step, rows).await?;
@@ -110,6 +122,7 @@ impl<C: Collective> Steps<C> {
                 data_wait_us: data_wait.as_micros() as u64,
                 reduce_us: reduce.as_micros() as u64,
                 peak_rss_mib: peak_rss_mib(),
+                rows: digests,
             };
             let message = wire::WorkerMessage { message: Some(Message::StepDone(done)) };
             if self.reports.send(message).await.is_err() {
@@ -134,29 +147,50 @@ impl<C: Collective> Steps<C> {
         Ok((credits, work.into_inner()))
     }
 
-    /// The work of `step`, all micro-batches of this rank.
+    /// The work of `step`: in an audited step perhaps another rank's micro-batch first, then all of this rank.
     async fn receive(
         &self,
         work: &mut Streaming<wire::MicroBatch>,
         step: u64,
     ) -> Result<Vec<(usize, Vec<Sample>)>, WorkerError> {
-        let mut micro_batches = Vec::with_capacity(self.part.len());
-        while micro_batches.len() < self.part.len() {
+        let mut micro_batches = Vec::with_capacity(self.part.len() + 1);
+        let mut own = 0;
+        while own < self.part.len() {
             let message = work.message().await.map_err(|status| connection(&status))?;
             let Some(message) = message else {
                 return Err(WorkerError::Collective(numalign_collective::CollectiveError::GenerationOver));
             };
-            let expected = self.part.start + micro_batches.len();
-            if message.step != step || message.micro_batch as usize != expected {
+            let micro_batch = message.micro_batch as usize;
+            if message.audit && message.step == step && own == 0 && micro_batches.is_empty() {
+                micro_batches.push((micro_batch, samples_of(message.samples)?));
+                continue;
+            }
+            let expected = self.part.start + own;
+            if message.step != step || micro_batch != expected {
                 return Err(WorkerError::Protocol(format!(
                     "work of step {} micro-batch {} came instead of step {step} micro-batch {expected}",
                     message.step, message.micro_batch
                 )));
             }
             micro_batches.push((expected, samples_of(message.samples)?));
+            own += 1;
         }
         Ok(micro_batches)
     }
+}
+
+/// BLAKE3 of each row's bytes, for the coordinator's comparison.
+fn digests_of(rows: &OwnRows) -> Vec<wire::RowDigest> {
+    let mut digests = Vec::with_capacity(rows.len());
+    for (micro_batch, row) in rows {
+        let mut hasher = blake3::Hasher::new();
+        for value in row {
+            hasher.update(&value.to_le_bytes());
+        }
+        digests
+            .push(wire::RowDigest { micro_batch: *micro_batch as u32, digest: hasher.finalize().as_bytes().to_vec() });
+    }
+    digests
 }
 
 fn connection(status: &tonic::Status) -> WorkerError {

@@ -1,13 +1,13 @@
-//! `numalign bench step`: stage nn's forward, backward and update in this process, without a network.
+//! `numalign bench`: `step` is stage nn's forward, backward and update in this process, without a network;
+//! `coordinator` is in `bench_coordinator`.
 
 use std::time::Instant;
 
 use clap::ArgMatches;
 use numalign_config::{Layer, resolve};
 use numalign_data::{Domain, SampleStream};
-use numalign_worker::Engine;
-use numalign_worker::alone::Alone;
 use numalign_worker::memory::peak_rss_mib;
+use numalign_worker::{Engine, LocalRun};
 
 use crate::args::text;
 use crate::failure::Failure;
@@ -18,7 +18,14 @@ const WARM_UP: u64 = 3;
 const LONG_STEP: f64 = 3.0;
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    let (_, matches) = matches.subcommand().ok_or_else(|| Failure::usage("bench what?"))?;
+    match matches.subcommand() {
+        Some(("step", matches)) => step(matches),
+        Some(("coordinator", matches)) => super::bench_coordinator::run(matches),
+        _ => Err(Failure::usage("bench what?")),
+    }
+}
+
+fn step(matches: &ArgMatches) -> Result<(), Failure> {
     let count = |name: &str| *matches.get_one::<u64>(name).unwrap_or(&1);
     let model = text(matches, "model").unwrap_or("synthetic:small");
     let steps = count("steps");
@@ -39,21 +46,23 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let loaded = numalign_model::load(model, device, true)?;
     let description = loaded.description.clone();
     let engine = Engine::new(loaded.lm, recipe.clone());
-    let mut training = Alone::new(engine, SampleStream::generated(&recipe, Domain::Train)?)?;
+    let state = engine.initial_state(recipe.seed)?;
+    let stream = SampleStream::generated(&recipe, Domain::Train)?;
+    let mut run = LocalRun::new(engine, stream, state);
 
-    let mut step = || -> Result<f64, Failure> {
+    let mut one_step = || -> Result<f64, Failure> {
         let started = Instant::now();
-        training.step()?;
+        run.step()?;
         Ok(started.elapsed().as_secs_f64())
     };
     for _ in 0..WARM_UP {
-        if step()? > LONG_STEP {
+        if one_step()? > LONG_STEP {
             break;
         }
     }
     let mut seconds = Vec::new();
     for _ in 0..steps {
-        seconds.push(step()?);
+        seconds.push(one_step()?);
     }
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];

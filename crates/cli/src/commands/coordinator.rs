@@ -8,7 +8,7 @@ use numalign_config::Config;
 use crate::args::text;
 use crate::failure::Failure;
 use crate::supervisor::CONFIG_VARIABLE;
-use crate::{logging, settings, supervisor};
+use crate::{limits, logging, settings, supervisor};
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     supervisor::child::die_with_parent()?;
@@ -17,6 +17,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Ok(text) => serde_json::from_str(&text).map_err(|error| Failure::new(format!("{CONFIG_VARIABLE}: {error}")))?,
         Err(_) => settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?,
     };
+    limits::open_files(0)?;
     let listen = text(matches, "listen").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(serve(config, listen));
@@ -50,7 +51,8 @@ async fn serve(config: Config, listen: &str) -> Result<(), Failure> {
         );
     }
     let shutdown = supervisor::child::shutdown_signal()?;
-    numalign_coordinator::run(config, listener, shutdown).await?;
+    let checkpoint_wanted = supervisor::child::checkpoint_signal()?;
+    numalign_coordinator::run(config, listener, shutdown, checkpoint_wanted).await?;
     Ok(())
 }
 

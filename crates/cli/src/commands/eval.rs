@@ -8,8 +8,7 @@ use numalign_config::{DeviceChoice, Stage};
 use numalign_data::{Domain, SampleStream};
 use numalign_projector::State;
 use numalign_worker::ablation::{self, MeanOfEmbeddings};
-use numalign_worker::alone::Alone;
-use numalign_worker::{Engine, breakdown, evaluation};
+use numalign_worker::{Engine, LocalRun, breakdown, evaluation};
 
 use super::eval_plot;
 use super::eval_report::{Ablation, Report};
@@ -65,16 +64,27 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     report.print(matches.get_flag("json"))
 }
 
-/// The frozen model of a checkpoint, checked against its fingerprint.
+/// The frozen model of a checkpoint, checked against its fingerprint; for predictions, not for gradients.
 pub fn engine_of(
     checkpoint: &Checkpoint,
     path: &Path,
     model: Option<&str>,
     device: DeviceChoice,
 ) -> Result<Engine, Failure> {
+    load_engine(checkpoint, path, model, device, false)
+}
+
+/// As [`engine_of`]; with `backward` it gives the gradients that its recipe trains with, too.
+pub fn load_engine(
+    checkpoint: &Checkpoint,
+    path: &Path,
+    model: Option<&str>,
+    device: DeviceChoice,
+    backward: bool,
+) -> Result<Engine, Failure> {
     let recipe = &checkpoint.identity.recipe;
     let name = model.unwrap_or(&recipe.model_name);
-    let model = numalign_model::load(name, device, false)?;
+    let model = numalign_model::load(name, device, backward && Engine::needs_backward(recipe))?;
     let found = model.lm.fingerprint().to_hex().to_string();
     if found != checkpoint.identity.base_fingerprint {
         return Err(Failure::new(format!(
@@ -113,10 +123,11 @@ pub fn evaluate(engine: &mut Engine, state: &State, stream: &SampleStream, count
 fn without_model(engine: Engine, stream: &SampleStream, count: u64) -> Result<Ablation, Failure> {
     let recipe = ablation::recipe_of(engine.recipe());
     let bypass = MeanOfEmbeddings::new(engine.into_lm());
+    let engine = Engine::new(Box::new(bypass), recipe.clone());
+    let state = engine.initial_state(recipe.seed)?;
     let training = SampleStream::generated(&recipe, Domain::Train)?;
-    let mut alone = Alone::new(Engine::new(Box::new(bypass), recipe.clone()), training)?;
-    alone.finish()?;
-    let evaluation = evaluate(&mut alone.engine, &alone.state, stream, count)?;
+    let (mut engine, state) = LocalRun::new(engine, training, state).finish()?;
+    let evaluation = evaluate(&mut engine, &state, stream, count)?;
     let mut right_numbers = breakdown::RightNumberCount::default();
     for (place, prediction) in evaluation.predictions.iter().enumerate() {
         right_numbers.add(&stream.sample(place as u64), *prediction);

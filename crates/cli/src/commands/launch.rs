@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
@@ -14,7 +13,8 @@ use super::eval::{engine_of, evaluate};
 use super::eval_report::Report;
 use crate::args::text;
 use crate::failure::Failure;
-use crate::supervisor::{Supervisor, count_signals};
+use crate::supervisor::chaos::Chaos;
+use crate::supervisor::{Signals, Supervisor, count_signals};
 use crate::{logging, settings};
 
 /// Held-out samples of the evaluation at the end.
@@ -24,12 +24,13 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     logging::start("info", false);
     let file = text(matches, "config");
     let stage = text(matches, "stage-name");
+    let chaos = text(matches, "chaos").map(Chaos::parse).transpose()?;
     let signals = count_signals()?;
     if stage == Some("all") {
-        return all(matches, file, &signals);
+        return all(matches, file, &signals, chaos.as_ref());
     }
     let config = settings::load(matches, file, stage)?;
-    train(&config, &signals)?;
+    train(&config, &signals, chaos.as_ref())?;
     match finish(matches, &config)? {
         Some(report) => report.print(matches.get_flag("json")),
         None => Ok(()),
@@ -37,7 +38,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 /// nn, then text, then mixed, each from the last one's projectors.
-fn all(matches: &ArgMatches, file: Option<&str>, signals: &Arc<AtomicUsize>) -> Result<(), Failure> {
+fn all(matches: &ArgMatches, file: Option<&str>, signals: &Arc<Signals>, chaos: Option<&Chaos>) -> Result<(), Failure> {
     let mut whole = settings::load(matches, file, None)?;
     if file.is_none() && whole.run.run_id == whole.recipe.stage.to_string() {
         // Nobody named the run: it is not one stage's.
@@ -60,7 +61,7 @@ fn all(matches: &ArgMatches, file: Option<&str>, signals: &Arc<AtomicUsize>) -> 
     let mut results = serde_json::Map::new();
     for config in &configs {
         eprintln!("stage {}", config.recipe.stage);
-        train(config, signals)?;
+        train(config, signals, chaos)?;
         match finish(matches, config)? {
             Some(report) if json => {
                 results.insert(config.recipe.stage.to_string(), serde_json::json!(report));
@@ -87,10 +88,10 @@ fn beside(path: &Path, stage: &str) -> PathBuf {
     path.with_file_name(format!("{stem}-{stage}{extension}"))
 }
 
-fn train(config: &Config, signals: &Arc<AtomicUsize>) -> Result<(), Failure> {
+fn train(config: &Config, signals: &Arc<Signals>, chaos: Option<&Chaos>) -> Result<(), Failure> {
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
-    Supervisor::start(config.clone(), signals.clone())?.wait()
+    Supervisor::start(config.clone(), signals.clone(), chaos.cloned())?.wait()
 }
 
 fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, Failure> {

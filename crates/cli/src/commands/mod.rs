@@ -5,6 +5,7 @@ use clap::ArgMatches;
 use crate::failure::Failure;
 
 mod bench;
+mod bench_coordinator;
 mod config;
 mod coordinator;
 mod eval;
@@ -15,7 +16,10 @@ mod hidden;
 mod inspect;
 mod launch;
 mod predict;
+mod replay;
+mod status;
 mod verbal;
+mod verify;
 mod worker;
 
 /// Runs the command that `matches` names.
@@ -30,6 +34,9 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("inspect", matches)) => inspect::run(matches),
         Some(("hidden", matches)) => hidden::run(matches),
         Some(("complete", matches)) => verbal::complete(matches),
+        Some(("verify", matches)) => verify::run(matches),
+        Some(("replay", matches)) => replay::run(matches),
+        Some(("status", matches)) => status::run(matches),
         Some(("bench", matches)) => bench::run(matches),
         Some(("config", matches)) => config::run(matches),
         _ => Err(Failure::usage("no such command")),

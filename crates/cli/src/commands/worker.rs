@@ -6,14 +6,17 @@ use numalign_worker::{Options, WorkerError};
 
 use crate::args::text;
 use crate::failure::Failure;
-use crate::{logging, settings, supervisor};
+use crate::{connect, logging, settings, supervisor};
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     supervisor::child::die_with_parent()?;
     logging::start("info", true);
     let coordinator = match text(matches, "coordinator") {
         Some(url) => url.to_owned(),
-        None => from_environment()?,
+        None => connect::from_environment()?.ok_or_else(|| {
+            Failure::usage("no coordinator is given")
+                .with_hint("use --coordinator http://HOST:PORT, or set MASTER_ADDR and MASTER_PORT")
+        })?,
     };
     let device = match settings::device(matches)? {
         Some(DeviceChoice::Cuda(None)) => Some(DeviceChoice::Cuda(local_rank()?)),
@@ -23,7 +26,10 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let shutdown = supervisor::child::shutdown_signal()?;
-        numalign_worker::run(Options { coordinator, device, first_contact }, shutdown).await.map_err(failure_of)
+        let _passes = supervisor::child::checkpoint_signal()?;
+        let restarts = supervisor::child::restarts();
+        let options = Options { coordinator, device, first_contact, restarts, simulated: None };
+        numalign_worker::run(options, shutdown).await.map_err(failure_of)
     });
     // The device thread may be in the middle of a step; the process does not wait for it.
     runtime.shutdown_background();
@@ -44,16 +50,6 @@ fn failure_of(error: WorkerError) -> Failure {
         return Failure::silent(1);
     }
     error.into()
-}
-
-fn from_environment() -> Result<String, Failure> {
-    let missing = || {
-        Failure::usage("no coordinator is given")
-            .with_hint("use --coordinator http://HOST:PORT, or set MASTER_ADDR and MASTER_PORT")
-    };
-    let host = std::env::var("MASTER_ADDR").map_err(|_| missing())?;
-    let port = std::env::var("MASTER_PORT").map_err(|_| missing())?;
-    Ok(format!("http://{host}:{port}"))
 }
 
 fn local_rank() -> Result<Option<usize>, Failure> {

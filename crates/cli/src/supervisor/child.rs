@@ -1,11 +1,13 @@
 //! What a process that `launch` started does about its parent and about signals. Called first by `worker` and `coordinator`.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
-use super::PARENT_VARIABLE;
+use super::{PARENT_VARIABLE, RESTARTS_VARIABLE};
 use crate::failure::Failure;
 
 /// The parent's process id, when `launch` started this process.
@@ -16,6 +18,11 @@ fn parent() -> Option<i32> {
 /// Whether `launch` started this process.
 pub fn is_launched() -> bool {
     parent().is_some()
+}
+
+/// How often `launch` has started a worker in this one's place before.
+pub fn restarts() -> u32 {
+    std::env::var(RESTARTS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// Asks the kernel to kill this process when its parent ends, whatever ends it.
@@ -29,6 +36,20 @@ pub fn die_with_parent() -> Result<(), Failure> {
         return Err(Failure::new("the launcher ended before this process began"));
     }
     Ok(())
+}
+
+/// Notified at each SIGUSR1, such as SLURM's warning before the end of a job. A worker, which has nothing to write, lets
+/// it pass: without a handler the signal would kill it.
+pub fn checkpoint_signal() -> Result<Arc<Notify>, Failure> {
+    let mut warning = signal(SignalKind::user_defined1())?;
+    let notify = Arc::new(Notify::new());
+    let wanted = notify.clone();
+    tokio::spawn(async move {
+        while warning.recv().await.is_some() {
+            wanted.notify_one();
+        }
+    });
+    Ok(notify)
 }
 
 /// Resolves at SIGTERM, and at SIGINT unless `launch` started this process: it ends its children itself.

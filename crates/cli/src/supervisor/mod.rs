@@ -9,18 +9,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use numalign_config::{Config, DeviceChoice, Resume};
-use numalign_wire::StatusRequest;
-use numalign_wire::coordinator_client::CoordinatorClient;
+use numalign_wire::StatusReply;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::failure::Failure;
 
+use chaos::{Chaos, Fault, Record};
+use watch::Watch;
+
+pub mod chaos;
 pub mod child;
+mod watch;
 
 /// Where a launched process finds its parent's id.
 pub const PARENT_VARIABLE: &str = "NUMALIGN_INTERNAL_PARENT";
 /// Where a launched coordinator finds its configuration, as JSON.
 pub const CONFIG_VARIABLE: &str = "NUMALIGN_INTERNAL_CONFIG";
+
+/// Where a launched worker finds how often it was started before.
+pub const RESTARTS_VARIABLE: &str = "NUMALIGN_INTERNAL_RESTARTS";
 
 /// How often children are looked at.
 const POLL: Duration = Duration::from_millis(20);
@@ -28,31 +35,83 @@ const POLL: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_secs(4);
 /// Longest pause before a worker is started again.
 const MOST_PAUSE: Duration = Duration::from_secs(5);
+/// How often the coordinator is asked how the run is, while nothing is amiss.
+const LOOK: Duration = Duration::from_secs(1);
+/// A process that the coordinator has not counted among its workers for this long, and once did, hangs for good.
+const HUNG: Duration = Duration::from_secs(20);
 
-/// Counts SIGINT and SIGTERM; made once per process.
-pub fn count_signals() -> Result<Arc<AtomicUsize>, Failure> {
-    let count = Arc::new(AtomicUsize::new(0));
+/// The worker that `--chaos` tells to compute wrong numbers, or slowly.
+const FAULTY: usize = 1;
+
+/// What arrived from the terminal or the scheduler.
+#[derive(Debug, Default)]
+pub struct Signals {
+    /// SIGINT and SIGTERM.
+    stop: AtomicUsize,
+    /// SIGUSR1: SLURM's warning, for example.
+    checkpoint: AtomicUsize,
+}
+
+/// Begins to count signals; called once per process.
+pub fn count_signals() -> Result<Arc<Signals>, Failure> {
+    let signals = Arc::new(Signals::default());
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        let count = count.clone();
+        let counted = signals.clone();
         let action = move || {
             // The second signal ends everything at once; children follow their parent.
-            if count.fetch_add(1, Ordering::SeqCst) >= 1 {
+            if counted.stop.fetch_add(1, Ordering::SeqCst) >= 1 {
                 signal_hook::low_level::exit(1);
             }
         };
         // SAFETY: the action only touches an atomic and `_exit`, both allowed in a signal handler.
         unsafe { signal_hook::low_level::register(signal, action) }?;
     }
-    Ok(count)
+    let counted = signals.clone();
+    let action = move || {
+        counted.checkpoint.fetch_add(1, Ordering::SeqCst);
+    };
+    // SAFETY: the action only touches an atomic.
+    unsafe { signal_hook::low_level::register(signal_hook::consts::SIGUSR1, action) }?;
+    Ok(signals)
 }
 
+/// Restarts of one process since the run last made progress.
+#[derive(Debug, Default)]
+struct Restarts {
+    count: u32,
+    /// Ever.
+    in_all: u32,
+    /// Committed step at the last one.
+    step_then: u64,
+}
+
+impl Restarts {
+    /// Counts one more, given the committed step where it is known; false when that is one too many.
+    fn allow(&mut self, step: Option<u64>, most: u32) -> bool {
+        if step.is_some_and(|step| step > self.step_then) {
+            self.count = 0;
+        }
+        self.step_then = step.unwrap_or(self.step_then);
+        if self.count >= most {
+            return false;
+        }
+        self.count += 1;
+        self.in_all += 1;
+        true
+    }
+
+    fn pause(&self) -> Duration {
+        (Duration::from_millis(100) * 2u32.saturating_pow(self.count.saturating_sub(1))).min(MOST_PAUSE)
+    }
+}
+
+#[derive(Default)]
 struct Worker {
     child: Option<Child>,
-    /// Restarts since the last progress.
-    restarts: u32,
-    /// Committed step at the last restart.
-    step_then: u64,
+    restarts: Restarts,
     start_at: Option<Instant>,
+    /// When the coordinator last counted the present process among its workers.
+    counted: Option<Instant>,
 }
 
 /// One run's processes.
@@ -61,9 +120,19 @@ pub struct Supervisor {
     listener: TcpListener,
     address: SocketAddr,
     coordinator: Child,
-    coordinator_restarts: u32,
+    coordinator_restarts: Restarts,
+    /// Committed step when it was last asked.
+    step: Option<u64>,
     workers: Vec<Worker>,
-    signals: Arc<AtomicUsize>,
+    signals: Arc<Signals>,
+    /// Checkpoint signals that were passed on.
+    checkpoints_asked: usize,
+    watch: Watch,
+    looked: Instant,
+    chaos: Option<Chaos>,
+    record: Record,
+    /// Hanging workers and when they are woken.
+    asleep: Vec<(Pid, Instant)>,
 }
 
 impl Drop for Supervisor {
@@ -73,18 +142,33 @@ impl Drop for Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the coordinator and `config.run.workers` workers.
-    pub fn start(config: Config, signals: Arc<AtomicUsize>) -> Result<Self, Failure> {
+    /// Starts the coordinator and `config.run.workers` workers, with faults on purpose where `chaos` says so.
+    pub fn start(config: Config, signals: Arc<Signals>, chaos: Option<Chaos>) -> Result<Self, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0")
             .map_err(|error| Failure::new(format!("cannot listen on loopback: {error}")))?;
         let address = listener.local_addr()?;
-        let coordinator = spawn_coordinator(&config, &listener)?;
+        let coordinator = spawn_coordinator(&config, &listener, |_| {})?;
+        eprintln!("coordinator on http://{address} (see it with: numalign status --coordinator http://{address})");
         let count = config.run.workers;
-        let mut supervisor =
-            Self { config, listener, address, coordinator, coordinator_restarts: 0, workers: Vec::new(), signals };
-        for _ in 0..count {
-            let child = supervisor.spawn_worker()?;
-            supervisor.workers.push(Worker { child: Some(child), restarts: 0, step_then: 0, start_at: None });
+        let mut supervisor = Self {
+            config,
+            listener,
+            address,
+            coordinator,
+            coordinator_restarts: Restarts::default(),
+            step: None,
+            workers: Vec::new(),
+            checkpoints_asked: signals.checkpoint.load(Ordering::SeqCst),
+            signals,
+            watch: Watch::new(address)?,
+            looked: Instant::now(),
+            chaos,
+            record: Record::default(),
+            asleep: Vec::new(),
+        };
+        for index in 0..count {
+            let child = supervisor.spawn_worker(index)?;
+            supervisor.workers.push(Worker { child: Some(child), ..Worker::default() });
         }
         Ok(supervisor)
     }
@@ -92,15 +176,18 @@ impl Supervisor {
     /// Waits for the run's end; every child has ended when it answers.
     pub fn wait(mut self) -> Result<(), Failure> {
         loop {
-            if self.signals.load(Ordering::SeqCst) > 0 {
+            if self.signals.stop.load(Ordering::SeqCst) > 0 {
                 return self.stop();
             }
+            self.pass_on_checkpoint_signals();
             if let Some(status) = self.coordinator.try_wait()?
                 && let Some(end) = self.coordinator_ended(status)?
             {
                 return end;
             }
             self.look_after_workers()?;
+            self.look_around(Instant::now());
+            self.make_trouble(Instant::now());
             if self.workers.iter().all(|worker| worker.child.is_none() && worker.start_at.is_none()) {
                 return self.nobody_left();
             }
@@ -111,20 +198,20 @@ impl Supervisor {
     fn coordinator_ended(&mut self, status: ExitStatus) -> Result<Option<Result<(), Failure>>, Failure> {
         match status.code() {
             Some(0) => {
+                self.tell_of_chaos();
                 self.wait_for_workers();
                 Ok(Some(Ok(())))
             }
             // It printed why.
             Some(code) => Ok(Some(Err(Failure::silent(code.clamp(1, 255) as u8)))),
             None => {
-                self.coordinator_restarts += 1;
-                if self.coordinator_restarts > self.config.run.max_restarts {
+                if !self.coordinator_restarts.allow(self.step, self.config.run.max_restarts) {
                     return Ok(Some(Err(Failure::new(format!("the coordinator was killed again ({status})"))
                         .with_hint("see the log above; continue with --resume auto"))));
                 }
                 eprintln!("the coordinator was killed ({status}); starting it again");
                 self.config.run.resume = Some(Resume::Auto);
-                self.coordinator = spawn_coordinator(&self.config, &self.listener)?;
+                self.coordinator = spawn_coordinator(&self.config, &self.listener, |_| {})?;
                 Ok(None)
             }
         }
@@ -134,9 +221,9 @@ impl Supervisor {
         for index in 0..self.workers.len() {
             let now = Instant::now();
             if self.workers[index].start_at.is_some_and(|at| now >= at) {
-                let child = self.spawn_worker()?;
+                let child = self.spawn_worker(index)?;
                 let worker = &mut self.workers[index];
-                (worker.child, worker.start_at) = (Some(child), None);
+                (worker.child, worker.start_at, worker.counted) = (Some(child), None, None);
             }
             let Some(child) = &mut self.workers[index].child else {
                 continue;
@@ -150,26 +237,136 @@ impl Supervisor {
             if status.success() {
                 continue;
             }
-            let step = committed_step(self.address);
-            let worker = &mut self.workers[index];
-            if step.is_some_and(|step| step > worker.step_then) {
-                worker.restarts = 0;
+            let reply = self.ask(now);
+            if reply.is_some_and(|reply| reply.refused_pids.contains(&pid)) {
+                eprintln!("worker {} (pid {pid}) was told not to come back and is not started again", index + 1);
+                continue;
             }
-            if worker.restarts >= self.config.run.max_restarts {
+            let worker = &mut self.workers[index];
+            if !worker.restarts.allow(self.step, self.config.run.max_restarts) {
                 eprintln!(
                     "worker {} (pid {pid}) ended ({status}) and is not started again: {} restarts brought no progress",
                     index + 1,
-                    worker.restarts
+                    worker.restarts.count
                 );
                 continue;
             }
-            worker.restarts += 1;
-            worker.step_then = step.unwrap_or(worker.step_then);
-            let pause = (Duration::from_millis(100) * 2u32.saturating_pow(worker.restarts - 1)).min(MOST_PAUSE);
+            let pause = worker.restarts.pause();
             worker.start_at = Some(now + pause);
             tracing::info!("worker {} (pid {pid}) ended ({status}); a new one starts in {pause:?}", index + 1);
         }
         Ok(())
+    }
+
+    /// Asks the coordinator how the run is, and notes what it says.
+    fn ask(&mut self, now: Instant) -> Option<StatusReply> {
+        let reply = self.watch.status()?;
+        self.looked = now;
+        self.step = Some(self.step.unwrap_or(0).max(reply.step));
+        self.record.observe(now, reply.step, reply.generation);
+        for worker in &mut self.workers {
+            if let Some(child) = &worker.child
+                && reply.workers.iter().any(|known| known.pid == child.id())
+            {
+                worker.counted = Some(now);
+            }
+        }
+        Some(reply)
+    }
+
+    /// Now and then, and often while something is being recovered from: who is still counted? A process that was
+    /// declared dead and never came back hangs, and makes place for another.
+    fn look_around(&mut self, now: Instant) {
+        let wait = if self.record.waiting() { POLL } else { LOOK };
+        if now.saturating_duration_since(self.looked) < wait {
+            return;
+        }
+        self.looked = now;
+        if self.ask(now).is_none() {
+            return;
+        }
+        for (index, worker) in self.workers.iter_mut().enumerate() {
+            if worker.counted.is_some_and(|counted| now.saturating_duration_since(counted) > HUNG)
+                && let Some(child) = &mut worker.child
+            {
+                eprintln!(
+                    "worker {} (pid {}) does not answer and has been out of the run for {} s: killing it",
+                    index + 1,
+                    child.id(),
+                    HUNG.as_secs()
+                );
+                worker.counted = None;
+                // It may have ended just now.
+                let _ = child.kill();
+            }
+        }
+    }
+
+    fn pass_on_checkpoint_signals(&mut self) {
+        let asked = self.signals.checkpoint.load(Ordering::SeqCst);
+        if asked != self.checkpoints_asked {
+            self.checkpoints_asked = asked;
+            signal(&self.coordinator, Signal::USR1);
+        }
+    }
+
+    /// The faults that `--chaos` asks for.
+    fn make_trouble(&mut self, now: Instant) {
+        self.asleep.retain(|(pid, until)| {
+            if now < *until {
+                return true;
+            }
+            // It may have been killed in its sleep.
+            let _ = kill_process(*pid, Signal::CONT);
+            false
+        });
+        let Some(fault) = self.chaos.as_mut().and_then(|chaos| chaos.due(now)) else {
+            return;
+        };
+        // Trouble begins with the training, and finds only what stands.
+        let reply = self.ask(now).filter(|reply| reply.step > 0);
+        let sleeping = |pid: u32| self.asleep.iter().any(|(known, _)| known.as_raw_nonzero().get() as u32 == pid);
+        let standing: Vec<u32> = self
+            .workers
+            .iter()
+            .filter_map(|worker| worker.child.as_ref().map(Child::id))
+            .filter(|pid| !sleeping(*pid))
+            .filter(|pid| reply.iter().any(|reply| reply.workers.iter().any(|known| known.pid == *pid)))
+            .collect();
+        let Some(chaos) = &mut self.chaos else {
+            return;
+        };
+        let Some(reply) = reply.filter(|_| !standing.is_empty()) else {
+            return chaos.missed(fault, now);
+        };
+        self.record.begin(fault, now, reply.step, reply.generation);
+        let victim = standing[chaos.victim(standing.len())];
+        let pid = match fault {
+            Fault::KillCoordinator => self.coordinator.id(),
+            Fault::KillWorker | Fault::HangWorker(_) => victim,
+        };
+        tracing::info!("chaos: {fault} at step {} (pid {pid})", reply.step);
+        let Some(pid) = Pid::from_raw(pid as i32) else {
+            return;
+        };
+        let sent = match fault {
+            Fault::HangWorker(length) => {
+                self.asleep.push((pid, now + length));
+                kill_process(pid, Signal::STOP)
+            }
+            _ => kill_process(pid, Signal::KILL),
+        };
+        if let Err(error) = sent {
+            tracing::warn!("chaos: {fault} failed: {error}");
+        }
+    }
+
+    /// The run is complete, and with it every recovery.
+    fn tell_of_chaos(&mut self) {
+        self.record.end(Instant::now());
+        for line in self.record.table() {
+            eprintln!("{line}");
+        }
     }
 
     /// The last worker is gone for good: the coordinator may know why, in better words.
@@ -178,19 +375,22 @@ impl Supervisor {
         while Instant::now() < until {
             if let Some(status) = self.coordinator.try_wait()? {
                 return match status.code() {
-                    Some(0) => Ok(()),
+                    Some(0) => {
+                        self.tell_of_chaos();
+                        Ok(())
+                    }
                     code => Err(Failure::silent(code.unwrap_or(1).clamp(1, 255) as u8)),
                 };
             }
             std::thread::sleep(POLL);
         }
-        terminate(&self.coordinator);
+        signal(&self.coordinator, Signal::TERM);
         self.wait_for(Instant::now() + GRACE);
         Err(Failure::new("no worker is left").with_hint("the workers' messages are above; continue with --resume auto"))
     }
 
     fn stop(&mut self) -> Result<(), Failure> {
-        terminate(&self.coordinator);
+        signal(&self.coordinator, Signal::TERM);
         self.wait_for(Instant::now() + GRACE);
         match self.coordinator.try_wait()? {
             Some(status) if status.code() == Some(0) => Ok(()),
@@ -231,8 +431,15 @@ impl Supervisor {
         }
     }
 
-    fn spawn_worker(&self) -> Result<Child, Failure> {
+    fn spawn_worker(&self, index: usize) -> Result<Child, Failure> {
         let mut command = Command::new(executable()?);
+        let restarts = self.workers.get(index).map_or(0, |worker| worker.restarts.in_all);
+        command.env(RESTARTS_VARIABLE, restarts.to_string());
+        if let Some(faults) = self.chaos.as_ref().and_then(|chaos| chaos.worker_faults.as_ref())
+            && index == FAULTY
+        {
+            command.env(numalign_worker::fault::VARIABLE, faults);
+        }
         command.arg("worker").arg("--coordinator").arg(format!("http://{}", self.address));
         match self.config.run.device {
             DeviceChoice::Auto => {}
@@ -245,22 +452,27 @@ impl Supervisor {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             command.env("RAYON_NUM_THREADS", (cores / self.config.run.workers).max(1).to_string());
         }
-        spawn(command)
+        spawn(command, |_| {})
     }
 }
 
-fn spawn_coordinator(config: &Config, listener: &TcpListener) -> Result<Child, Failure> {
+/// Starts a coordinator on `listener`, which stays open here; `adjust` has the last word on the command.
+pub fn spawn_coordinator(
+    config: &Config,
+    listener: &TcpListener,
+    adjust: impl FnOnce(&mut Command),
+) -> Result<Child, Failure> {
     let text = serde_json::to_string(config).map_err(|error| Failure::new(error.to_string()))?;
     let mut command = Command::new(executable()?);
     command.arg("coordinator").arg("--listen").arg(format!("fd:{}", listener.as_raw_fd())).env(CONFIG_VARIABLE, text);
     // The coordinator inherits the socket; workers do not.
     rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty()).map_err(std::io::Error::from)?;
-    let child = spawn(command);
+    let child = spawn(command, adjust);
     rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
     child
 }
 
-fn spawn(mut command: Command) -> Result<Child, Failure> {
+fn spawn(mut command: Command, adjust: impl FnOnce(&mut Command)) -> Result<Child, Failure> {
     use std::io::IsTerminal;
     command.env(PARENT_VARIABLE, std::process::id().to_string()).stdin(Stdio::null());
     if std::env::var_os("NUMALIGN_LOG").is_none() {
@@ -269,6 +481,7 @@ fn spawn(mut command: Command) -> Result<Child, Failure> {
     }
     // Standard output is for results alone.
     command.stdout(std::io::stderr());
+    adjust(&mut command);
     command.spawn().map_err(|error| Failure::new(format!("cannot start a process: {error}")))
 }
 
@@ -276,19 +489,9 @@ fn executable() -> Result<std::path::PathBuf, Failure> {
     std::env::current_exe().map_err(|error| Failure::new(format!("this program's own path is not known: {error}")))
 }
 
-fn terminate(child: &Child) {
+fn signal(child: &Child, signal: Signal) {
     if let Some(pid) = Pid::from_raw(child.id() as i32) {
         // It may have ended already.
-        let _ = kill_process(pid, Signal::TERM);
+        let _ = kill_process(pid, signal);
     }
-}
-
-/// The run's committed step, asked of the coordinator; none when it does not answer within a second.
-fn committed_step(address: SocketAddr) -> Option<u64> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    let ask = async {
-        let mut client = CoordinatorClient::connect(format!("http://{address}")).await.ok()?;
-        Some(client.status(StatusRequest {}).await.ok()?.into_inner().step)
-    };
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(1), ask).await.ok()? })
 }

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub mod run;
+
 /// How long a process may take.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 

@@ -1,0 +1,242 @@
+//! `numalign status`: what a run is doing and why, its workers, and what went wrong so far.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use numalign_wire::{StatusReply, WorkerStatus};
+
+use crate::args::text;
+use crate::connect;
+use crate::failure::Failure;
+
+const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7400";
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Failures shown in the table; `--json` has all that the coordinator remembers.
+const MOST_SHOWN: usize = 10;
+
+pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let url = match text(matches, "coordinator") {
+        Some(url) => url.to_owned(),
+        None => connect::from_environment()?.unwrap_or_else(|| DEFAULT_COORDINATOR.to_owned()),
+    };
+    let json = matches.get_flag("json");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        print(&connect::status(&url, PATIENCE).await?, json, false);
+        if !matches.get_flag("watch") {
+            return Ok(());
+        }
+        loop {
+            tokio::time::sleep(WATCH_EVERY).await;
+            match connect::status(&url, PATIENCE).await {
+                Ok(status) => print(&status, json, true),
+                Err(_) => {
+                    eprintln!("the coordinator at {url} is gone");
+                    return Ok(());
+                }
+            }
+        }
+    })
+}
+
+/// One JSON object on a line, or a page; `again` replaces the page before on a terminal.
+fn print(status: &StatusReply, json: bool, again: bool) {
+    if json {
+        println!("{}", as_json(status));
+        return;
+    }
+    if again && std::io::stdout().is_terminal() {
+        print!("\x1b[H\x1b[2J");
+    }
+    print!("{}", page(status));
+}
+
+fn as_json(status: &StatusReply) -> serde_json::Value {
+    let mut workers = Vec::new();
+    for worker in &status.workers {
+        let training = worker.state == "training";
+        workers.push(serde_json::json!({
+            "member": worker.member, "host": worker.host, "pid": worker.pid, "device": worker.device,
+            "state": worker.state, "rank": training.then_some(worker.rank), "micro_batches": worker.micro_batches,
+            "ms_per_step": worker.ms_per_step, "last_heartbeat_s": worker.last_heartbeat_seconds,
+            "restarts": worker.restarts,
+        }));
+    }
+    let mut failures = Vec::new();
+    for failure in &status.failures {
+        failures.push(serde_json::json!({
+            "text": failure.text, "step": failure.step, "recovered": failure.recovered,
+            "recovery_ms": failure.recovered.then_some(failure.recovery_ms),
+        }));
+    }
+    serde_json::json!({
+        "run_id": status.run_id, "phase": status.phase, "reason": status.reason, "generation": status.generation,
+        "collective": status.collective, "step": status.step, "total_steps": status.total_steps,
+        "steps_per_s": status.steps_per_second, "loss": status.loss, "workers": workers,
+        "failures": failures, "failures_total": status.failures_total, "recoveries_total": status.recoveries_total,
+        "median_recovery_ms": status.median_recovery_ms, "worst_recovery_ms": status.worst_recovery_ms,
+        "failed_checkpoints": status.failed_checkpoints,
+    })
+}
+
+fn page(status: &StatusReply) -> String {
+    let mut page = String::new();
+    let percent = 100.0 * status.step as f64 / status.total_steps.max(1) as f64;
+    let loss = if status.loss.is_finite() { format!("{:.6}", status.loss) } else { "not known yet".to_owned() };
+    // Writing into a string cannot fail.
+    let _ = write!(
+        page,
+        "run {}: {}\n  reason      {}\n  generation  {}, collective {}\n  step        {} of {} ({percent:.1} %), \
+         {:.1} steps/s\n  loss        {loss}\n",
+        status.run_id,
+        status.phase,
+        status.reason,
+        status.generation,
+        status.collective,
+        status.step,
+        status.total_steps,
+        status.steps_per_second,
+    );
+    if status.failed_checkpoints > 0 {
+        let _ = writeln!(page, "  disk        {} checkpoints could not be written", status.failed_checkpoints);
+    }
+    let mut rows = vec![
+        ["worker", "host", "pid", "device", "state", "rank", "micro-batches", "ms/step", "heard", "restarts"]
+            .map(str::to_owned),
+    ];
+    rows.extend(status.workers.iter().map(row));
+    page.push_str(&table(&rows));
+    failures(status, &mut page);
+    page
+}
+
+fn row(worker: &WorkerStatus) -> [String; 10] {
+    let training = worker.state == "training";
+    [
+        worker.member.to_string(),
+        worker.host.clone(),
+        worker.pid.to_string(),
+        if worker.device.is_empty() { "-".to_owned() } else { worker.device.clone() },
+        worker.state.clone(),
+        if training { worker.rank.to_string() } else { "-".to_owned() },
+        worker.micro_batches.to_string(),
+        format!("{:.2}", worker.ms_per_step),
+        format!("{:.1} s ago", worker.last_heartbeat_seconds),
+        worker.restarts.to_string(),
+    ]
+}
+
+/// Rows with columns as wide as they need.
+fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+    let mut widths = [0; COLUMNS];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let mut line = " ".to_owned();
+        for (width, cell) in widths.iter().zip(row) {
+            let _ = write!(line, " {cell:width$} ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn failures(status: &StatusReply, page: &mut String) {
+    if status.failures_total == 0 {
+        page.push_str("  no failures so far\n");
+        return;
+    }
+    let _ = writeln!(
+        page,
+        "  {} failures so far, {} recovered from: median {:.2} s, worst {:.2} s",
+        status.failures_total,
+        status.recoveries_total,
+        status.median_recovery_ms / 1e3,
+        status.worst_recovery_ms / 1e3
+    );
+    let hidden = status.failures.len().saturating_sub(MOST_SHOWN);
+    for failure in status.failures.iter().skip(hidden) {
+        let outcome = match failure.recovered {
+            true => format!("recovered in {:.2} s", failure.recovery_ms / 1e3),
+            false => "not recovered yet".to_owned(),
+        };
+        let _ = writeln!(page, "    step {:>6}: {}; {outcome}", failure.step, failure.text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use numalign_wire::FailureStatus;
+
+    use super::*;
+
+    fn status() -> StatusReply {
+        let worker = WorkerStatus {
+            member: 7,
+            host: "node-a".to_owned(),
+            pid: 4711,
+            device: "cpu (avx2, 1 thread)".to_owned(),
+            state: "training".to_owned(),
+            rank: 0,
+            micro_batches: 5,
+            ms_per_step: 1.25,
+            last_heartbeat_seconds: 0.21,
+            restarts: 2,
+        };
+        let failure = FailureStatus { text: "worker 3 left".to_owned(), step: 11, recovered: true, recovery_ms: 240.0 };
+        StatusReply {
+            run_id: "nn".to_owned(),
+            phase: "training".to_owned(),
+            reason: "training with 1 of 1 workers".to_owned(),
+            generation: 2,
+            step: 30,
+            total_steps: 600,
+            loss: f32::NAN,
+            workers: vec![worker.clone(), WorkerStatus { member: 8, state: "loading".to_owned(), ..worker }],
+            failures: vec![failure; 12],
+            failures_total: 1200,
+            recoveries_total: 1200,
+            median_recovery_ms: 240.0,
+            worst_recovery_ms: 1500.0,
+            ..StatusReply::default()
+        }
+    }
+
+    #[test]
+    fn the_page_says_what_and_why() {
+        let page = page(&status());
+        for part in [
+            "run nn: training\n",
+            "reason      training with 1 of 1 workers\n",
+            "step        30 of 600 (5.0 %)",
+            "loss        not known yet",
+            "  7       node-a  4711  cpu (avx2, 1 thread)  training  0     5              1.25     0.2 s ago  2\n",
+            "1200 failures so far, 1200 recovered from: median 0.24 s, worst 1.50 s\n",
+            "    step     11: worker 3 left; recovered in 0.24 s\n",
+        ] {
+            assert!(page.contains(part), "`{part}` is not in\n{page}");
+        }
+        assert_eq!(page.matches("worker 3 left").count(), MOST_SHOWN);
+    }
+
+    #[test]
+    fn json_says_nothing_that_is_not_known() {
+        let value = as_json(&status());
+        assert_eq!(value["loss"], serde_json::Value::Null);
+        assert_eq!(value["workers"][0]["rank"], 0);
+        assert_eq!(value["workers"][1]["rank"], serde_json::Value::Null);
+        assert_eq!(value["failures"].as_array().map(Vec::len), Some(12));
+        assert_eq!(value["failures"][0]["recovery_ms"], 240.0);
+    }
+}

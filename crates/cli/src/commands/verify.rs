@@ -1,0 +1,145 @@
+//! `numalign verify`: proves from a checkpoint alone that it is whole and that its run took exactly the samples
+//! 0…n−1 once each, in order; and that it belongs to the frozen model it names, where that model is at hand.
+
+use std::path::Path;
+
+use clap::ArgMatches;
+use numalign_checkpoint::Checkpoint;
+use numalign_config::DeviceChoice;
+use numalign_data::{Domain, Ledger, SampleStream};
+use numalign_model::locate::ModelName;
+
+use crate::args::text;
+use crate::failure::Failure;
+
+pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let path = Path::new(text(matches, "file").unwrap_or_default());
+    let json = matches.get_flag("json");
+    match verify(matches, path) {
+        Ok(proof) if json => println!("{}", proof.as_json(path)),
+        Ok(proof) => println!("{}", proof.line(path)),
+        Err(failure) => {
+            if json {
+                let why = failure.to_string();
+                let why = why.strip_prefix("error: ").unwrap_or(&why);
+                println!("{}", serde_json::json!({ "path": path, "ok": false, "why": why }));
+            }
+            return Err(failure);
+        }
+    }
+    Ok(())
+}
+
+/// What is known of the frozen model.
+enum Base {
+    Matches(String),
+    NotAtHand(String),
+    Skipped,
+}
+
+/// Everything that was checked.
+struct Proof {
+    step: u64,
+    samples: u64,
+    ledger: String,
+    state_digest: String,
+    base: Base,
+}
+
+fn verify(matches: &ArgMatches, path: &Path) -> Result<Proof, Failure> {
+    // Reading compares the digest over the whole file and the state's own.
+    let checkpoint = Checkpoint::read(path)?;
+    let recipe = &checkpoint.identity.recipe;
+    let stream = stream_of(&checkpoint, path, text(matches, "dataset"))?;
+    let (step, samples) = (checkpoint.state.step(), checkpoint.samples());
+    let mut ledger = Ledger::start();
+    ledger.advance_over(&stream, recipe, 0..step);
+    let ledger = ledger.to_hex();
+    if ledger != checkpoint.sample_digest {
+        return Err(Failure::new(format!(
+            "{}: samples 0 to {samples} (exclusive), once each and in order, give the digest {ledger:.16}; the run's is {:.16}",
+            path.display(),
+            checkpoint.sample_digest
+        ))
+        .with_hint("the run repeated, lost or changed samples, or another version of numalign generated them"));
+    }
+    let base = match matches.get_flag("no-base") {
+        true => Base::Skipped,
+        false => base_of(&checkpoint, path, text(matches, "model"))?,
+    };
+    Ok(Proof { step, samples, ledger, state_digest: checkpoint.state.digest().to_hex(), base })
+}
+
+/// The stream that a checkpoint's run was trained on: generated, or from `dataset`, whose content must be the run's.
+pub fn stream_of(checkpoint: &Checkpoint, path: &Path, dataset: Option<&str>) -> Result<SampleStream, Failure> {
+    let recipe = &checkpoint.identity.recipe;
+    let (stored, file) = match (&checkpoint.identity.dataset_digest, dataset) {
+        (None, None) => return Ok(SampleStream::generated(recipe, Domain::Train)?),
+        (Some(stored), Some(file)) => (stored, file),
+        (Some(stored), None) => {
+            return Err(Failure::new(format!("{} was trained from a file (digest {stored:.16})", path.display()))
+                .with_hint("give that file with --dataset"));
+        }
+        (None, Some(_)) => {
+            return Err(Failure::new(format!("{} was not trained from a file", path.display()))
+                .with_hint("leave --dataset out: its samples are regenerated from its seed"));
+        }
+    };
+    let stream = SampleStream::from_file(Path::new(file), recipe)?;
+    let found = stream.content_digest().map_or_else(String::new, |digest| digest.to_hex().to_string());
+    if found != *stored {
+        return Err(Failure::new(format!(
+            "{file} is not the file that {} was trained from: its content has digest {found:.16}, the run's {stored:.16}",
+            path.display()
+        ))
+        .with_hint("give the file of the run, with the same lines in the same order"));
+    }
+    Ok(stream)
+}
+
+/// Compares fingerprints where the model can be loaded without the network; a model named with --model must be there.
+fn base_of(checkpoint: &Checkpoint, path: &Path, model: Option<&str>) -> Result<Base, Failure> {
+    let name = model.unwrap_or(&checkpoint.identity.recipe.model_name);
+    let at_hand = match (ModelName::parse(name), model) {
+        (Ok(parsed), None) => parsed.is_at_hand(),
+        (Ok(_), Some(_)) => true,
+        (Err(_), None) => false,
+        (Err(error), Some(_)) => return Err(error.into()),
+    };
+    if !at_hand {
+        return Ok(Base::NotAtHand(name.to_owned()));
+    }
+    super::eval::load_engine(checkpoint, path, model, DeviceChoice::Cpu, false)?;
+    Ok(Base::Matches(name.to_owned()))
+}
+
+impl Proof {
+    fn line(&self, path: &Path) -> String {
+        let base = match &self.base {
+            Base::Matches(name) => format!("frozen model {name} matches"),
+            Base::NotAtHand(name) => format!("frozen model {name} is not at hand and was not compared"),
+            Base::Skipped => "frozen model not compared".to_owned(),
+        };
+        format!(
+            "{}: file and state are whole (state {:.16}); {} steps took samples 0 to {} (exclusive) once each, in order \
+             (ledger {:.16}); {base}",
+            path.display(),
+            self.state_digest,
+            self.step,
+            self.samples,
+            self.ledger
+        )
+    }
+
+    fn as_json(&self, path: &Path) -> serde_json::Value {
+        let (base, name) = match &self.base {
+            Base::Matches(name) => ("matches", Some(name)),
+            Base::NotAtHand(name) => ("not at hand", Some(name)),
+            Base::Skipped => ("skipped", None),
+        };
+        serde_json::json!({
+            "path": path, "ok": true, "step": self.step, "samples": self.samples, "sample_digest": self.ledger,
+            "state_digest": self.state_digest, "base": base, "base_model": name,
+        })
+    }
+}

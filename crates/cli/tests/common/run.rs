@@ -1,0 +1,71 @@
+//! Training runs of the real binary: starting them, finding and hitting their processes, reading their results.
+//! Used by the tests of the promise.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Folder, Output};
+
+pub fn arguments<'a>(stage: &'a str, settings: &'a str, more: &'a str) -> Vec<&'a str> {
+    let mut list = vec!["launch", stage, "--no-eval"];
+    list.extend(settings.split_whitespace());
+    list.extend(more.split_whitespace());
+    list
+}
+
+pub fn succeed(folder: &Folder, stage: &str, settings: &str, more: &str) -> Output {
+    let output = folder.run(&arguments(stage, settings, more));
+    assert!(output.status.success(), "{stage} {more}: {}", output.stderr);
+    output
+}
+
+pub fn bytes(folder: &Folder, run: &str) -> Vec<u8> {
+    let path = folder.path().join(format!("chk/{run}.safetensors"));
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Processes whose parent is `parent` and whose command line, arguments joined by blanks, holds `word`.
+pub fn children(parent: u32, word: &str) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let ppid = after_name.split_whitespace().nth(1).and_then(|field| field.parse::<u32>().ok());
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default().replace('\0', " ");
+        if ppid == Some(parent) && line.contains(word) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+pub fn kill(pid: i32, signal: Signal) {
+    // It may have ended in the meantime.
+    let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
+}
+
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < until, "waited a minute for {what}");
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+pub fn newest_step(folder: &Path) -> u64 {
+    let mut newest = 0;
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(step) = name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(".safetensors")) {
+            newest = newest.max(step.parse().unwrap_or(0));
+        }
+    }
+    newest
+}

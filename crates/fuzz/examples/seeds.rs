@@ -1,0 +1,117 @@
+//! Writes the binary seeds (checkpoints, weights, messages) into `seeds/`; run by hand when a format changes:
+//! `cargo run -p numalign-fuzz --example seeds`.
+
+use std::path::Path;
+
+use anyhow::Context;
+use numalign_checkpoint::{Checkpoint, Identity};
+use numalign_config::{Config, Layer, resolve};
+use numalign_data::{Domain, Ledger, SampleStream};
+use numalign_fuzz::structure::join_safetensors;
+use numalign_projector::State;
+use numalign_wire as wire;
+use numalign_wire::worker_message::Message;
+use prost::Message as _;
+use serde_json::{Map, Value, json};
+
+const HIDDEN: usize = 2;
+
+fn main() -> anyhow::Result<()> {
+    for stage in ["nn", "text", "mixed"] {
+        write("checkpoint", stage, &checkpoint(stage)?.to_bytes())?;
+    }
+    write("weights", "f32", &weights("F32", "", 4))?;
+    write("weights", "bf16-prefixed", &weights("BF16", "transformer.", 2))?;
+    for (name, bytes) in messages()? {
+        write("messages", name, &bytes)?;
+    }
+    Ok(())
+}
+
+fn write(target: &str, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).with_context(|| path.display().to_string())
+}
+
+fn config(stage: &str) -> anyhow::Result<Config> {
+    let flags =
+        [("stage", stage), ("batch_size", "4"), ("micro_batch_size", "2"), ("num_epochs", "2"), ("num_batches", "3")];
+    let flags = flags.map(|(key, value)| (key, value.to_owned()));
+    Ok(resolve(None, Layer::from_env([]), Layer::from_flags(flags))?)
+}
+
+/// The state after two updates with a made-up row.
+fn checkpoint(stage: &str) -> anyhow::Result<Checkpoint> {
+    let recipe = config(stage)?.recipe;
+    let stream = SampleStream::generated(&recipe, Domain::Train)?;
+    let mut ledger = Ledger::start();
+    ledger.advance_over(&stream, &recipe, 0..2);
+    let mut state = State::initial(HIDDEN, recipe.seed);
+    for _ in 0..2 {
+        state.update(&vec![0.5; state.layout().row_len()], &recipe)?;
+    }
+    let identity = Identity {
+        recipe,
+        base_fingerprint: blake3::hash(b"no model").to_hex().to_string(),
+        layer_norms: Vec::new(),
+        dataset_digest: None,
+        loaded_digest: None,
+    };
+    let history = vec![json!({ "step": 2, "mae": 0.5 }).to_string()];
+    Ok(Checkpoint { identity, state, sample_digest: ledger.to_hex(), history })
+}
+
+/// The weights of a GPT-2 with one layer of width two, all zero.
+fn weights(dtype: &str, prefix: &str, bytes_each: usize) -> Vec<u8> {
+    let d = 2;
+    let mut shapes = vec![("wte.weight", vec![3, d]), ("wpe.weight", vec![2, d])];
+    for (name, shape) in [
+        ("h.0.ln_1.weight", vec![d]),
+        ("h.0.ln_1.bias", vec![d]),
+        ("h.0.attn.c_attn.weight", vec![d, 3 * d]),
+        ("h.0.attn.c_attn.bias", vec![3 * d]),
+        ("h.0.attn.c_proj.weight", vec![d, d]),
+        ("h.0.attn.c_proj.bias", vec![d]),
+        ("h.0.ln_2.weight", vec![d]),
+        ("h.0.ln_2.bias", vec![d]),
+        ("h.0.mlp.c_fc.weight", vec![d, d]),
+        ("h.0.mlp.c_fc.bias", vec![d]),
+        ("h.0.mlp.c_proj.weight", vec![d, d]),
+        ("h.0.mlp.c_proj.bias", vec![d]),
+        ("ln_f.weight", vec![d]),
+        ("ln_f.bias", vec![d]),
+        ("h.0.attn.bias", vec![1, 1, 2, 2]),
+    ] {
+        shapes.push((name, shape));
+    }
+    let (mut header, mut end) = (Map::new(), 0);
+    for (name, shape) in shapes {
+        let start = end;
+        end += shape.iter().product::<usize>() * bytes_each;
+        header
+            .insert(format!("{prefix}{name}"), json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] }));
+    }
+    header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+    join_safetensors(&Value::Object(header), &vec![0; end])
+}
+
+fn messages() -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
+    let state = State::initial(HIDDEN, 0).to_bytes();
+    let generation = Some(wire::Generation { incarnation: u64::MAX, number: 3 });
+    let survivor = wire::Survivor { run_id: "nn".to_owned(), config_digest: "0".repeat(64), state: state.clone() };
+    let hello =
+        wire::Hello { protocol: 1, host: "host".to_owned(), survivor: Some(survivor), ..wire::Hello::default() };
+    let done =
+        wire::StepDone { generation, step: 7, digest: vec![1; 32], state: state.clone(), ..wire::StepDone::default() };
+    let rows = vec![wire::Row { micro_batch: 1, values: vec![0; 32] }];
+    let reduce = wire::ReduceRequest { generation, member: 2, step: 7, rows };
+    let message = |message| wire::WorkerMessage { message: Some(message) }.encode_to_vec();
+    Ok(vec![
+        ("state", state),
+        ("hello", message(Message::Hello(hello))),
+        ("step-done", message(Message::StepDone(done))),
+        ("reduce", reduce.encode_to_vec()),
+    ])
+}

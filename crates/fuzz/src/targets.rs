@@ -1,0 +1,366 @@
+//! What is fuzzed: every reader of files and messages. A target answers with an error's words or accepts, checks what must
+//! hold of an accepted input, and panics on nothing.
+
+use std::path::Path;
+
+use numalign_checkpoint::Checkpoint;
+use numalign_config::{Layer, Stage, resolve, to_yaml};
+use numalign_data::{Domain, Ledger, SampleStream, Segment, grammar, jsonl};
+use numalign_model::architecture::Gpt2Config;
+use numalign_model::weights::{Safetensors, TensorSource};
+use numalign_projector::State;
+use prost::Message;
+
+use crate::mutate::Choices;
+use crate::structure::{mutate_checkpoint, mutate_json, mutate_safetensors};
+
+/// Changes an input by its structure, with the format's words; none where it has lost that structure.
+pub type Structured = fn(&mut Choices, &[u8], &[&str]) -> Option<Vec<u8>>;
+
+/// One reader.
+#[derive(Clone, Copy)]
+pub struct Target {
+    pub name: &'static str,
+    /// Words of the format.
+    pub words: &'static [&'static str],
+    pub structured: Option<Structured>,
+    /// The error's words, or acceptance.
+    pub run: fn(&[u8]) -> Result<(), String>,
+}
+
+/// Every target.
+pub const ALL: &[Target] = &[
+    Target { name: "grammar", words: GRAMMAR_WORDS, structured: None, run: grammar },
+    Target { name: "jsonl", words: JSONL_WORDS, structured: Some(mutate_json), run: jsonl },
+    Target { name: "config", words: CONFIG_WORDS, structured: None, run: config },
+    Target { name: "checkpoint", words: CHECKPOINT_WORDS, structured: Some(mutate_checkpoint), run: checkpoint },
+    Target { name: "model_config", words: MODEL_CONFIG_WORDS, structured: Some(mutate_json), run: model_config },
+    Target { name: "weights", words: WEIGHTS_WORDS, structured: Some(mutate_safetensors), run: weights },
+    Target { name: "shard_index", words: WEIGHTS_WORDS, structured: Some(mutate_json), run: shard_index },
+    Target { name: "messages", words: &[], structured: None, run: messages },
+];
+
+const GRAMMAR_WORDS: &[&str] = &["$$", "&&", "$$1&&", "$$-2.5e3&&", "$", "&", "e", "+", "-", ".", "1e308", "NaN", "é"];
+
+/// A text of stage `mixed`: its pieces put together again are the text.
+fn grammar(input: &[u8]) -> Result<(), String> {
+    let text = std::str::from_utf8(input).map_err(|error| error.to_string())?;
+    // Its answer does not matter, only that there is one.
+    let _ = grammar::parse_value(text);
+    let segments = grammar::parse(text).map_err(|error| error.to_string())?;
+    let mut plain = 0;
+    let mut last_was_text = false;
+    for segment in &segments {
+        match segment {
+            Segment::Text(text) => {
+                assert!(!text.is_empty() && !last_was_text && !text.contains("$$"), "{text:?}");
+                plain += text.len();
+                last_was_text = true;
+            }
+            Segment::Number(value) => {
+                assert!(value.is_finite());
+                last_was_text = false;
+            }
+        }
+    }
+    assert!(plain <= text.len());
+    Ok(())
+}
+
+const JSONL_WORDS: &[&str] = &[
+    "{\"input\": ",
+    "\"output\": ",
+    "\"input\"",
+    "input",
+    "output",
+    "null",
+    "true",
+    "[",
+    "]",
+    "{",
+    "}",
+    "\\u0000",
+    "\\ud800",
+    "$$1&&",
+    "\r\n",
+    "\n",
+    "\u{feff}",
+    "1e999",
+    "\"\"",
+];
+
+/// A JSONL file, read for each stage, accepted by any: what was read comes back from what is written.
+fn jsonl(input: &[u8]) -> Result<(), String> {
+    let path = Path::new("fuzz.jsonl");
+    let (mut words, mut accepted) = (String::new(), false);
+    for stage in [Stage::Nn, Stage::Text, Stage::Mixed] {
+        let samples = match jsonl::read_lines(input, path, stage) {
+            Ok(samples) => samples,
+            Err(error) => {
+                words.push_str(&error.to_string());
+                continue;
+            }
+        };
+        accepted = true;
+        let mut written = String::new();
+        for line in 0..samples.len() {
+            written.push_str(&jsonl::write_line(&samples.sample(line, line as u64)));
+            written.push('\n');
+        }
+        let again =
+            jsonl::read_lines(written.as_bytes(), path, stage).unwrap_or_else(|error| panic!("{error}: {written}"));
+        assert_eq!(again.digest(), samples.digest(), "{written}");
+    }
+    if accepted { Ok(()) } else { Err(words) }
+}
+
+const CONFIG_WORDS: &[&str] = &[
+    "\n---flags\n",
+    "\n---env\n",
+    "stage: ",
+    "nn",
+    "text",
+    "mixed",
+    "batch_size",
+    "micro_batch_size: ",
+    "num_epochs",
+    "num_batches",
+    "min_val",
+    "max_val",
+    "decimals",
+    "dataset:",
+    "  file: ",
+    "  shuffle: ",
+    "dataset.file",
+    "mixed_tasks: [min]",
+    "mixed_max_numbers",
+    "seed",
+    "lr",
+    "run_id",
+    "resume: auto",
+    "device: cuda:0",
+    "heartbeat: 1s",
+    "dead_after: 500ms",
+    "NUMALIGN_",
+    "NUMALIGN_BATCH_SIZE=",
+    "NUMALIGN_TOKEN",
+    "numeric_positions",
+    "null",
+    "~",
+    "*a",
+    "&a",
+    "!!str ",
+    "? ",
+    "- ",
+    "|",
+    ">",
+    "{a: 1}",
+    "<<: ",
+    "\t",
+    "true",
+    "false",
+    "1e3",
+    "0x10",
+    ".inf",
+];
+
+/// YAML, then `KEY=VALUE` lines of environment and flags; what is accepted loads back from the YAML shown.
+fn config(input: &[u8]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(input);
+    let (mut yaml, mut env, mut flags) = (String::new(), Vec::new(), Vec::new());
+    let mut part = 0;
+    for line in text.split('\n') {
+        match (line, part) {
+            ("---env", _) => part = 1,
+            ("---flags", _) => part = 2,
+            (_, 0) => {
+                yaml.push_str(line);
+                yaml.push('\n');
+            }
+            (_, place) => {
+                let (key, value) = line.split_once('=').unwrap_or((line, ""));
+                let list = if place == 1 { &mut env } else { &mut flags };
+                list.push((key.to_owned(), value.to_owned()));
+            }
+        }
+    }
+    let path = Path::new("fuzz.yaml");
+    let yaml = Layer::from_yaml_text(path, &yaml);
+    let config =
+        resolve(Some(yaml), Layer::from_env(env), Layer::from_flags(flags)).map_err(|error| error.to_string())?;
+    config.recipe.check().unwrap_or_else(|error| panic!("resolved and not valid: {error}"));
+    let shown = to_yaml(&config);
+    let nothing: [(&str, String); 0] = [];
+    match resolve(Some(Layer::from_yaml_text(path, &shown)), Layer::from_env([]), Layer::from_flags(nothing)) {
+        Ok(again) => assert_eq!(again, config, "{shown}"),
+        Err(error) => panic!("{error}\n{shown}"),
+    }
+    Ok(())
+}
+
+const CHECKPOINT_WORDS: &[&str] = &[
+    "format",
+    "format_version",
+    "stage",
+    "step",
+    "samples",
+    "sample_digest",
+    "state_digest",
+    "seed",
+    "hidden_size",
+    "encoder",
+    "schedule",
+    "base_model",
+    "base_fingerprint",
+    "config",
+    "dataset_digest",
+    "loaded_digest",
+    "history",
+    "file_digest",
+    "num_epochs",
+    "num_batches",
+    "batch_size",
+    "micro_batch_size",
+    "lr",
+    "min_val",
+    "max_val",
+    "decimals",
+    "mixed_tasks",
+    "numeric_positions",
+    "mixed_max_numbers",
+    "raw",
+    "standard",
+    "nn",
+    "text",
+    "mixed",
+    "shape",
+    "dtype",
+    "F32",
+    "data_offsets",
+    "optimizer.exp_avg.input_projection.weight",
+    "input_projection.bias",
+    "[]",
+    "{}",
+];
+
+/// A checkpoint file; an accepted one can be used for all that checkpoints are used for.
+fn checkpoint(input: &[u8]) -> Result<(), String> {
+    let checkpoint = Checkpoint::from_bytes(Path::new("fuzz.safetensors"), input).map_err(|error| error.to_string())?;
+    let recipe = &checkpoint.identity.recipe;
+    let _ = (checkpoint.samples(), checkpoint.projector_digest(), recipe.total_steps(), recipe.micro_batches());
+    let stream = SampleStream::generated(recipe, Domain::Train).map_err(|error| error.to_string())?;
+    if recipe.batch_size <= 64 && recipe.mixed_max_numbers <= 100 {
+        Ledger::start().advance_over(&stream, recipe, 0..checkpoint.state.step().min(2));
+    }
+    let mut state = checkpoint.state.clone();
+    let row = vec![0.25; state.layout().row_len()];
+    state.update(&row, recipe).map_err(|error| error.to_string())
+}
+
+const MODEL_CONFIG_WORDS: &[&str] = &[
+    "model_type",
+    "gpt2",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "n_inner",
+    "n_positions",
+    "vocab_size",
+    "layer_norm_epsilon",
+    "activation_function",
+    "gelu_new",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "reorder_and_upcast_attn",
+    "add_cross_attention",
+    "relu",
+    "torch_dtype",
+    "architectures",
+    "null",
+    "true",
+];
+
+/// A `config.json`; of an accepted one all that is derived can be derived.
+fn model_config(input: &[u8]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(input);
+    let config = Gpt2Config::parse(Path::new("config.json"), &text).map_err(|error| error.to_string())?;
+    assert!(config.head_size() > 0 && !config.canonical().is_empty());
+    if config.n_layer <= 100 {
+        assert!(config.parameters() > 0);
+        assert!(config.attention_scale(config.n_layer).is_finite());
+    }
+    Ok(())
+}
+
+const WEIGHTS_WORDS: &[&str] = &[
+    "__metadata__",
+    "dtype",
+    "F32",
+    "F16",
+    "BF16",
+    "I64",
+    "BOOL",
+    "F8_E4M3",
+    "F4",
+    "shape",
+    "data_offsets",
+    "transformer.",
+    "wte.weight",
+    "h.0.attn.bias",
+    "h.0.ln_1.weight",
+    "lm_head.weight",
+    "[0,8]",
+    "[0,18446744073709551615]",
+    "weight_map",
+    "metadata",
+    "total_size",
+    "model-00001-of-00002.safetensors",
+    "..",
+    "/",
+    "",
+];
+
+/// A safetensors file of weights: the header, the comparison with a configuration, and every tensor that is there.
+fn weights(input: &[u8]) -> Result<(), String> {
+    let path = Path::new("fuzz");
+    let source = Safetensors::embedded("fuzz.safetensors", input.to_vec()).map_err(|error| error.to_string())?;
+    for name in source.names() {
+        source.read(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    let config = Gpt2Config { n_layer: 1, n_embd: 2, n_head: 1, n_inner: 2, vocab_size: 3, n_positions: 2, ..small() };
+    source.check(&config, path).map_err(|error| error.to_string())
+}
+
+fn small() -> Gpt2Config {
+    match Gpt2Config::parse(Path::new("config.json"), "{\"model_type\": \"gpt2\"}") {
+        Ok(config) => config,
+        Err(error) => panic!("the defaults are valid: {error}"),
+    }
+}
+
+/// A `model.safetensors.index.json`: no name in it leaves the folder.
+fn shard_index(input: &[u8]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(input);
+    let names = Safetensors::shard_names_in(Path::new("index.json"), &text).map_err(|error| error.to_string())?;
+    for name in names {
+        assert!(Path::new(&name).file_name().is_some_and(|last| last == name.as_str()), "{name:?}");
+    }
+    Ok(())
+}
+
+/// What a stranger may send: the worker's messages, and states inside them.
+fn messages(input: &[u8]) -> Result<(), String> {
+    let request = numalign_wire::ReduceRequest::decode(input).map(|_| ()).map_err(|error| error.to_string());
+    let message = numalign_wire::WorkerMessage::decode(input).map_err(|error| error.to_string());
+    let state = match State::from_bytes(input) {
+        Ok(state) => {
+            assert_eq!(state.to_bytes(), input);
+            Ok(())
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    if state.is_ok() {
+        return Ok(());
+    }
+    request.and(message.map(|_| ())).and(state)
+}

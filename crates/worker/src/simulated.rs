@@ -1,0 +1,74 @@
+//! A device without a model, whose rows are made up: for measuring and testing the coordinator with many workers. All
+//! else — session, work, reduction, update, digest, reports — is the real worker's code.
+//! Used by `numalign bench coordinator` and by tests, through [`crate::Options`].
+
+use std::sync::Arc;
+
+use numalign_model::Description;
+use numalign_projector::Layout;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::device::{Device, Job, Loaded, Loading};
+
+/// How a simulated device behaves.
+#[derive(Clone)]
+pub struct Simulated {
+    /// Hidden size of the model that is not there.
+    pub hidden: usize,
+    /// Called with the number of the update whenever a rank's rows are asked for.
+    pub observer: Arc<dyn Fn(u64) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Simulated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Simulated").field("hidden", &self.hidden).finish_non_exhaustive()
+    }
+}
+
+impl Simulated {
+    /// A device of the given hidden size that nobody watches.
+    pub fn new(hidden: usize) -> Self {
+        Self { hidden, observer: Arc::new(|_| {}) }
+    }
+
+    /// Starts the device, a task of the present runtime; it is ready at once.
+    pub(crate) fn start(&self) -> (Device, Loading) {
+        let (jobs, mut inbox) = mpsc::channel::<Job>(2);
+        let (loaded, receiver) = oneshot::channel();
+        // The receiver is in this function's hands.
+        let _ = loaded.send(Ok(self.facts()));
+        let observer = self.observer.clone();
+        tokio::spawn(async move {
+            while let Some(job) = inbox.recv().await {
+                observer(job.state.step());
+                let row = row(job.state.layout());
+                let rows = job.micro_batches.iter().map(|(micro_batch, _)| (*micro_batch, row.clone()));
+                // A generation that ended in the meantime has no use for the rows.
+                let _ = job.reply.send(Ok(rows.collect()));
+            }
+        });
+        (Device { jobs }, receiver)
+    }
+
+    fn facts(&self) -> Loaded {
+        Loaded {
+            description: Description {
+                name: "simulated".to_owned(),
+                weights: "simulated",
+                device: "simulated".to_owned(),
+            },
+            fingerprint: blake3::hash(b"simulated").to_hex().to_string(),
+            hidden_size: self.hidden,
+            parameters: 0,
+            probe_digest: blake3::hash(&self.hidden.to_le_bytes()).as_bytes().to_vec(),
+            layer_norms: Vec::new(),
+        }
+    }
+}
+
+/// Every micro-batch's row: small slopes of both signs, and a loss of one half.
+fn row(layout: Layout) -> Vec<f32> {
+    let mut row: Vec<f32> = (0..layout.len()).map(|i| ((i % 7) as f32 - 3.0) * 1e-3).collect();
+    row.push(0.5);
+    row
+}
