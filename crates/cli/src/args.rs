@@ -77,12 +77,18 @@ pub fn command() -> Command {
                 .about("Evaluates a checkpoint on a held-out stream, beside the constant predictor")
                 .after_help(
                     "Percentages are of the value range. The relative error divides by the target, but never by less than \
-                     1 % of the range. The baseline always answers the median target.",
+                     1 % of the range; its median divides by the target itself. The baseline always answers the median \
+                     target. --ablation trains the same projectors from the start with the frozen model bypassed: the hidden \
+                     state is then the mean of the input embeddings. --verbal asks up to 200 questions of stage mixed as \
+                     plain text.",
                 )
                 .arg(option("checkpoint", "FILE", "Checkpoint to evaluate").required(true))
                 .arg(option("count", "N", "Held-out samples").default_value("1000").value_parser(value_parser!(u64).range(1..=100_000_000)))
                 .arg(option("seed", "S", "Seed of the held-out stream; the run's by default").value_parser(value_parser!(u64)))
                 .arg(option("dataset", "FILE", "Evaluate on this JSONL file instead, from its first line"))
+                .arg(flag("ablation", "Also train and evaluate the same projectors without the language model"))
+                .arg(flag("verbal", "Also ask the frozen model in words (stage mixed)"))
+                .arg(option("plot", "FILE.svg", "Draw predicted against true, error over value and the loss curve"))
                 .arg(model_argument())
                 .arg(device_argument())
                 .arg(json_flag()),
@@ -134,6 +140,15 @@ pub fn command() -> Command {
                 .arg(option("checkpoint", "FILE", "Projectors for --value and --mixed"))
                 .arg(option("value", "X", "One number, projected").allow_hyphen_values(true).value_parser(value_parser!(f64)))
                 .arg(option("mixed", "TEXT", "A text whose $$…&& are projected").allow_hyphen_values(true))
+                .arg(device_argument())
+                .arg(json_flag()),
+        )
+        .subcommand(
+            Command::new("complete")
+                .about("Continues a text in the frozen model's own words, by the likeliest token at a time")
+                .arg(model_argument().default_value("demo"))
+                .arg(Arg::new("prompt").value_name("TEXT").help("Text to continue").required(true))
+                .arg(count_option("max-tokens", "Tokens to add at most", "16"))
                 .arg(device_argument())
                 .arg(json_flag()),
         )

@@ -95,6 +95,7 @@ pub async fn run(
         writer,
         solver,
         fingerprint: start.fingerprint.clone().unwrap_or_default(),
+        layer_norms: start.layer_norms.clone(),
         dataset_digest: start.dataset_digest.clone(),
         loaded_digest: start.loaded_digest.clone(),
         ledger: start.ledger,
@@ -200,6 +201,7 @@ fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, C
         identity: numalign_checkpoint::Identity {
             recipe: config.recipe.clone(),
             base_fingerprint: fingerprint.clone(),
+            layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
             loaded_digest: start.loaded_digest.clone(),
         },

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use numalign_config::Config;
-use numalign_projector::{Features, RowError, State, StateDigest};
+use numalign_projector::{Features, NormTensor, RowError, State, StateDigest};
 use numalign_wire as wire;
 use numalign_wire::coordinator_server::Coordinator;
 use tokio::sync::{mpsc, oneshot};
@@ -281,17 +281,7 @@ fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call
             Event::FailedForGood(member, clipped(&failure.message, MOST_MESSAGE))
         }
         Message::Failure(failure) => Event::Left(member, clipped(&failure.message, MOST_MESSAGE)),
-        Message::Ready(ready) => Event::Ready(
-            member,
-            Readiness {
-                base_fingerprint: clipped(&ready.base_fingerprint, MOST_NAME),
-                hidden_size: ready.hidden_size as usize,
-                model_parameters: ready.model_parameters,
-                weights: clipped(&ready.weights, MOST_NAME),
-                device: clipped(&ready.device, MOST_NAME),
-                probe_digest: ready.probe_digest.into_iter().take(MOST_NAME).collect(),
-            },
-        ),
+        Message::Ready(ready) => Event::Ready(member, readiness_of(ready)?),
         Message::StepDone(done) => {
             let digest = StateDigest::from_slice(&done.digest).ok_or("it sent a digest that is not 32 bytes")?;
             let mut rows = Vec::with_capacity(done.rows.len());
@@ -334,4 +324,26 @@ fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call
 fn measured(microseconds: u64) -> Duration {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     Duration::from_micros(microseconds).min(DAY)
+}
+
+fn readiness_of(ready: wire::Ready) -> Result<Readiness, String> {
+    let (mut layer_norms, mut layer_norm_values) = (Vec::new(), Vec::new());
+    for tensor in ready.layer_norms {
+        if tensor.values.len() % 4 != 0 {
+            return Err(format!("its layer norm {} is not whole floats", tensor.name));
+        }
+        let values = tensor.values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        layer_norms.push(NormTensor { name: tensor.name, len: values.len() });
+        layer_norm_values.extend(values);
+    }
+    Ok(Readiness {
+        base_fingerprint: ready.base_fingerprint,
+        hidden_size: ready.hidden_size as usize,
+        model_parameters: ready.model_parameters,
+        weights: ready.weights,
+        device: ready.device,
+        probe_digest: ready.probe_digest,
+        layer_norms,
+        layer_norm_values,
+    })
 }

@@ -11,6 +11,7 @@ pub mod block;
 pub mod budget;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod decode;
 pub mod decoder;
 pub mod error;
 pub mod gpt2;

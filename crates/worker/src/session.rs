@@ -10,7 +10,8 @@ use numalign_access::client::{Unconnected, status_words};
 use numalign_access::{Client, ClientAccess};
 use numalign_collective::{CollectiveError, Grpc};
 use numalign_config::{Config, DeviceChoice};
-use numalign_projector::State;
+use numalign_model::NormParameter;
+use numalign_projector::{Layout, State};
 use numalign_wire as wire;
 use numalign_wire::coordinator_message::Message as FromCoordinator;
 use numalign_wire::worker_message::Message as FromWorker;
@@ -321,9 +322,10 @@ fn check_begin(begin: &wire::Begin, state: &State, kept: &Kept) -> Result<(), Wo
     if begin.rank >= begin.world {
         return wrong(format!("a generation gives rank {} of {}", begin.rank, begin.world));
     }
-    let (hidden, model) = (state.layout().hidden(), kept.loaded.hidden_size);
-    if hidden != model {
-        return wrong(format!("a generation's state has hidden size {hidden}, the model {model}"));
+    let norms = kept.loaded.layer_norms.iter().map(|norm| norm.values.len()).sum();
+    let (found, wanted) = (state.layout(), Layout::of(&kept.config.recipe, kept.loaded.hidden_size, norms));
+    if found != wanted {
+        return wrong(format!("a generation's state has the layout {found:?}, this model and recipe {wanted:?}"));
     }
     Ok(())
 }
@@ -363,6 +365,7 @@ impl Connection {
             weights: loaded.description.weights.to_owned(),
             device: loaded.description.device.clone(),
             probe_digest: loaded.probe_digest.clone(),
+            layer_norms: loaded.layer_norms.iter().map(layer_norm).collect(),
         };
         self.send(FromWorker::Ready(ready)).await;
     }
@@ -384,6 +387,11 @@ impl Connection {
             steps.abort();
         }
     }
+}
+
+fn layer_norm(norm: &NormParameter) -> wire::LayerNorm {
+    let values = norm.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    wire::LayerNorm { name: norm.name.clone(), values }
 }
 
 /// The loading model's news; never, while nothing loads.

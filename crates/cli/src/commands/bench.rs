@@ -7,7 +7,6 @@ use clap::ArgMatches;
 use numalign_config::{Layer, resolve};
 use numalign_data::{Domain, SampleStream};
 use numalign_model::LoadOptions;
-use numalign_projector::State;
 use numalign_worker::memory::peak_rss_mib;
 use numalign_worker::{Engine, LocalRun};
 
@@ -55,9 +54,10 @@ fn step(matches: &ArgMatches) -> Result<(), Failure> {
     };
     let loaded = numalign_model::load_with(model, options)?;
     let description = loaded.description.clone();
-    let state = State::initial(loaded.lm.hidden_size(), recipe.seed);
+    let engine = Engine::new(loaded.lm, recipe.clone());
+    let state = engine.initial_state(recipe.seed)?;
     let stream = SampleStream::generated(&recipe, Domain::Train)?;
-    let mut run = LocalRun::new(Engine::new(loaded.lm, recipe.clone()), stream, state);
+    let mut run = LocalRun::new(engine, stream, state);
 
     let mut one_step = || -> Result<f64, Failure> {
         let started = Instant::now();

@@ -8,9 +8,9 @@ use numalign_checkpoint::Checkpoint;
 use numalign_config::Config;
 use numalign_data::{Domain, SampleStream};
 use numalign_model::locate::ModelName;
-use numalign_worker::evaluation::Metrics;
 
-use super::eval::{engine_of, evaluate, print};
+use super::eval::{engine_of, evaluate};
+use super::eval_report::Report;
 use crate::args::text;
 use crate::failure::Failure;
 use crate::supervisor::chaos::Chaos;
@@ -32,7 +32,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let config = settings::load(matches, file, stage)?;
     train(matches, &config, &signals, chaos.as_ref())?;
     match finish(matches, &config)? {
-        Some(metrics) => print(&metrics, matches.get_flag("json")),
+        Some(report) => report.print(matches.get_flag("json")),
         None => Ok(()),
     }
 }
@@ -63,10 +63,10 @@ fn all(matches: &ArgMatches, file: Option<&str>, signals: &Arc<Signals>, chaos: 
         eprintln!("stage {}", config.recipe.stage);
         train(matches, config, signals, chaos)?;
         match finish(matches, config)? {
-            Some(metrics) if json => {
-                results.insert(config.recipe.stage.to_string(), serde_json::json!(metrics));
+            Some(report) if json => {
+                results.insert(config.recipe.stage.to_string(), serde_json::json!(report));
             }
-            Some(metrics) => print(&metrics, false)?,
+            Some(report) => report.print(false)?,
             None => {}
         }
     }
@@ -95,7 +95,7 @@ fn train(matches: &ArgMatches, config: &Config, signals: &Arc<Signals>, chaos: O
     Supervisor::start(config.clone(), token, signals.clone(), chaos.cloned())?.wait()
 }
 
-fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Metrics>, Failure> {
+fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, Failure> {
     if matches.get_flag("no-eval") {
         return Ok(None);
     }
@@ -103,5 +103,6 @@ fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Metrics>, Fail
     let checkpoint = Checkpoint::read(path)?;
     let mut engine = engine_of(&checkpoint, path, None, config.run.device)?;
     let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
-    evaluate(&mut engine, &checkpoint, &stream, SAMPLES).map(Some)
+    let evaluation = evaluate(&mut engine, &checkpoint.state, &stream, SAMPLES)?;
+    Ok(Some(Report::of(engine.recipe(), &evaluation, &stream)))
 }

@@ -10,6 +10,8 @@ mod cert;
 mod config;
 mod coordinator;
 mod eval;
+mod eval_plot;
+mod eval_report;
 mod features;
 mod generate;
 mod hidden;
@@ -18,6 +20,7 @@ mod launch;
 mod predict;
 mod replay;
 mod status;
+mod verbal;
 mod verify;
 mod worker;
 
@@ -34,6 +37,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("features", matches)) => features::run(matches),
         Some(("inspect", matches)) => inspect::run(matches),
         Some(("hidden", matches)) => hidden::run(matches),
+        Some(("complete", matches)) => verbal::complete(matches),
         Some(("verify", matches)) => verify::run(matches),
         Some(("replay", matches)) => replay::run(matches),
         Some(("status", matches)) => status::run(matches),
