@@ -101,7 +101,8 @@ printf 'not-the-token' >wrong
 
 # Each line of the coordinator's log gets the time at which it came.
 stamp() { while IFS= read -r line; do printf '%s %s\n' "$EPOCHREALTIME" "$line"; done; }
-(inside coordinator "$numalign" coordinator "${settings[@]}" --num-epochs "$epochs" --listen 10.77.0.1:7400 --token-file token --workers 3 --run-id hosts) \
+(inside coordinator "$numalign" coordinator "${settings[@]}" --num-epochs "$epochs" --listen 10.77.0.1:7400 \
+    --token-file token --workers 3 --run-id hosts) \
     2> >(stamp >coordinator.log) &
 coordinator=$!
 pids+=("$coordinator")

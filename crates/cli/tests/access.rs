@@ -207,6 +207,11 @@ fn every_call_but_the_health_services_needs_the_token() {
         let reply = health.check(HealthCheckRequest { service }).await.unwrap().into_inner();
         assert_eq!(reply.status(), ServingStatus::Serving);
     });
+    let status = ["status", "--json", "--coordinator", &url];
+    check("status without", &folder.run(&status), FAILED, &["error:", "no join token", "hint:", "--token-file"]);
+    let told = folder.run_env(&status, &[("NUMALIGN_TOKEN", SECRET)]);
+    succeed("status", &told);
+    assert!(told.stdout.contains("\"phase\":\"waiting\""), "{told}");
     succeed("the worker", &worker(&folder, &url, &[], &[("NUMALIGN_TOKEN", SECRET)]));
     coordinator.ends_unharmed(&folder);
 }
@@ -342,6 +347,9 @@ fn tls_keeps_out_whoever_cannot_be_sure_of_the_coordinator() {
     check("https:// without a CA", &worker(&folder, &secure, &[], &token), USAGE, &["error:", "--tls-ca", "hint:"]);
 
     let by_name = coordinator.url("https", "localhost");
+    let status = folder.run_env(&["status", "--coordinator", &by_name, "--tls-ca", &ca], &token);
+    succeed("status", &status);
+    assert!(status.stdout.contains("waiting"), "{status}");
     succeed("the right CA", &worker(&folder, &by_name, &["--tls-ca", &ca], &token));
     let output = coordinator.ends_unharmed(&folder);
     for said in ["takes TLS connections only", "TLS handshake failed", "UnknownCA", "no join token"] {
