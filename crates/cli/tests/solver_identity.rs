@@ -1,0 +1,196 @@
+//! The promise with a solver: the same bytes whatever the number of workers, whoever was killed in the middle of a pass,
+//! whenever the run was resumed. Real processes, real sockets, real `kill -9`.
+
+mod common;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{Folder, Output};
+use rustix::process::{Pid, Signal, kill_process};
+
+const SHORT: &str = "--num-epochs 3 --num-batches 6 --batch-size 20 --micro-batch-size 4 --mixed-max-numbers 3 \
+                     --checkpoint-every 5 --keep-checkpoints 100 --lr 0.01";
+
+/// Rounds of four chunks after steps 7, 14 and 18.
+const ALTERNATE: &str = "--solver alternate --solve-every 7 --solve-samples 77";
+
+/// A pass that is long enough to be killed in the middle.
+const PASS: &str = "--solver exact --num-epochs 1 --num-batches 300 --batch-size 20 --micro-batch-size 4 \
+                    --checkpoint-every 10 --keep-checkpoints 100";
+
+fn launch(folder: &Folder, stage: &str, settings: &[&str]) -> Output {
+    let output = folder.run(&arguments(stage, settings));
+    assert!(output.status.success(), "{stage} {settings:?}: {}", output.stderr);
+    output
+}
+
+fn arguments<'a>(stage: &'a str, settings: &[&'a str]) -> Vec<&'a str> {
+    let mut list = vec!["launch", stage, "--no-eval"];
+    for setting in settings {
+        list.extend(setting.split_whitespace());
+    }
+    list
+}
+
+fn bytes(folder: &Folder, run: &str) -> Vec<u8> {
+    folder.read(&format!("chk/{run}.safetensors"))
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < until, "waited a minute for {what}");
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+fn newest_step(folder: &Path) -> u64 {
+    let mut newest = 0;
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let digits = name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(".safetensors"));
+        newest = newest.max(digits.and_then(|digits| digits.parse().ok()).unwrap_or(0));
+    }
+    newest
+}
+
+/// Processes whose parent is `parent` and whose command line holds `word`.
+fn children(parent: u32, word: &str) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let ppid = after_name.split_whitespace().nth(1).and_then(|field| field.parse::<u32>().ok());
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default().replace('\0', " ");
+        if ppid == Some(parent) && line.contains(word) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+#[test]
+fn any_number_of_workers_gives_the_same_bytes() {
+    let folder = Folder::new();
+    for (stage, solver) in [("text", "--solver exact"), ("nn", ALTERNATE), ("mixed", ALTERNATE)] {
+        let mut first: Option<Vec<u8>> = None;
+        for workers in [1, 2, 3, 5] {
+            let run = format!("{stage}-{workers}");
+            launch(&folder, stage, &[SHORT, solver, &format!("--workers {workers} --run-id {run}")]);
+            let result = bytes(&folder, &run);
+            assert!(first.get_or_insert_with(|| result.clone()) == &result, "stage {stage} with {workers} workers");
+        }
+    }
+}
+
+#[test]
+fn a_pass_resumes_in_its_middle_to_the_same_bytes() {
+    let folder = Folder::new();
+    launch(&folder, "text", &[SHORT, "--solver exact --run-id whole"]);
+    let whole = bytes(&folder, "whole");
+    assert!(whole == folder.read("chk/whole/step-00000018.safetensors"), "the final file is the state after the pass");
+    let middle = folder.read("chk/whole/step-00000010.safetensors");
+    let holds = |bytes: &[u8], name: &str| bytes.windows(name.len()).any(|window| window == name.as_bytes());
+    assert!(holds(&middle, "solve.gram_high") && !holds(&whole, "solve.gram_high"));
+    for step in [5, 10, 15] {
+        let run = format!("from-{step}");
+        let from = format!("--resume chk/whole/step-{step:08}.safetensors");
+        launch(&folder, "text", &[SHORT, "--solver exact --workers 3 --run-id", &run, &from]);
+        assert!(bytes(&folder, &run) == whole, "resumed at chunk {step}");
+    }
+    // A pass that is solved has lost its sums; one that is not goes on as a longer one.
+    let longer = SHORT.replace("epochs 3", "epochs 4");
+    let refused = folder.run(&arguments("text", &[&longer, "--solver exact --run-id whole --resume auto"]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stderr.contains("the pass is solved and its sums are gone"), "{}", refused.stderr);
+    let from = "--resume chk/whole/step-00000010.safetensors";
+    launch(&folder, "text", &[&longer, "--solver exact --run-id grown", from]);
+    launch(&folder, "text", &[&longer, "--solver exact --run-id longer"]);
+    assert!(bytes(&folder, "grown") == bytes(&folder, "longer"));
+}
+
+#[test]
+fn rounds_between_steps_resume_to_the_same_bytes() {
+    let folder = Folder::new();
+    let often = SHORT.replace("checkpoint-every 5", "checkpoint-every 1");
+    launch(&folder, "nn", &[&often, ALTERNATE, "--run-id whole"]);
+    let whole = bytes(&folder, "whole");
+    for step in [3, 7, 13, 14, 18] {
+        let run = format!("from-{step}");
+        let from = format!("--resume chk/whole/step-{step:08}.safetensors");
+        launch(&folder, "nn", &[SHORT, ALTERNATE, "--workers 3 --run-id", &run, &from]);
+        assert!(bytes(&folder, &run) == whole, "resumed at step {step}");
+    }
+    let sooner = ALTERNATE.replace("solve-every 7", "solve-every 6");
+    let from = "--run-id other --resume chk/whole/step-00000007.safetensors";
+    let other = folder.run(&arguments("nn", &[SHORT, &sooner, from]));
+    assert!(other.stderr.contains("solve_every: the checkpoint has 7, the configuration 6"), "{}", other.stderr);
+}
+
+#[test]
+fn kills_in_the_pass_change_no_byte() {
+    let folder = Folder::new();
+    launch(&folder, "text", &[PASS, "--run-id reference"]);
+    let reference = bytes(&folder, "reference");
+    for (victim, times) in [("worker --coordinator", 2), ("coordinator --listen", 1)] {
+        let run = format!("killed-{}", &victim[..6]);
+        let mut launcher = folder.spawn(&arguments("text", &[PASS, "--run-id", &run]));
+        let chk = folder.path().join("chk").join(&run);
+        for time in 0..times {
+            wait_for("a checkpoint", || newest_step(&chk) >= 20 + 100 * time);
+            let mut pids = Vec::new();
+            wait_for("a victim", || {
+                pids = children(launcher.id(), victim);
+                !pids.is_empty()
+            });
+            // It may have ended in the meantime.
+            let _ = kill_process(Pid::from_raw(pids[0]).unwrap(), Signal::KILL);
+        }
+        let output = launcher.wait();
+        assert!(output.status.success(), "{run}: {}", output.stderr);
+        assert!(bytes(&folder, &run) == reference, "{run}");
+    }
+}
+
+#[test]
+fn exported_features_belong_to_the_solution() {
+    let folder = Folder::new();
+    launch(&folder, "text", &[SHORT, "--solver exact --run-id pass"]);
+    let output = folder.run(&["features", "--checkpoint", "chk/pass.safetensors", "--out", "features.safetensors"]);
+    assert!(output.status.success(), "{output}");
+    assert!(output.stderr.contains("hidden [360, 192], target [360]"), "{output}");
+    let file = folder.read("features.safetensors");
+    let parsed = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let floats = |name: &str| -> Vec<f32> {
+        let data = parsed.tensor(name).unwrap();
+        data.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    };
+    let (hidden, target) = (floats("hidden"), floats("target"));
+    // The same solution, from the exported floats alone.
+    let mut sums = numalign_projector::Sums::new(192);
+    let mut values = Vec::new();
+    for (hidden, target) in hidden.chunks_exact(192).zip(&target) {
+        values.extend_from_slice(hidden);
+        values.push(*target);
+    }
+    sums.add(&numalign_projector::Features::new(192, values).unwrap()).unwrap();
+    let fit = sums.solve().unwrap();
+    let checkpoint = numalign_checkpoint::Checkpoint::read(&folder.path().join("chk/pass.safetensors")).unwrap();
+    let layout = checkpoint.state.layout();
+    assert_eq!(checkpoint.state.parameters()[layout.output_weight()], fit.weight);
+    assert_eq!(checkpoint.state.parameters()[layout.output_bias()], fit.bias);
+}
+
+#[test]
+fn the_solver_serves_every_stage_of_launch_all() {
+    let folder = Folder::new();
+    let output = launch(&folder, "all", &[SHORT, ALTERNATE, "--run-id chain"]);
+    assert_eq!(output.stderr.matches("output projector solved on").count(), 3 + 1 + 3, "{}", output.stderr);
+    let refused = folder.run(&arguments("nn", &[SHORT, "--solver exact"]));
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(refused.stderr.contains("use alternate, or set train_input_projection to false"), "{}", refused.stderr);
+}
