@@ -203,7 +203,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "solve_every",
-        default: KeyDefault::Worked("200 with solver alternate"),
+        default: KeyDefault::Worked("0 with solver alternate"),
         value_name: "N",
         help: "Steps between two solutions with solver alternate; 0 solves at the end only",
         shown: |c| c.recipe.solve_every.map_or(Value::Null, Into::into),
