@@ -1,14 +1,15 @@
-//! The bytes of a checkpoint: a safetensors file with four projector tensors, the moments of those that train,
+//! The bytes of a checkpoint: a safetensors file with four projector tensors, the layer norms that train, moments,
 //! and metadata. Called by [`crate::folder`], the coordinator and the command line.
 //!
 //! Nothing inside depends on the clock or on how the run was carried out, and every map is sorted, so equal runs give
 //! equal bytes. `file_digest` (BLAKE3 over all tensors and all other metadata) guards the whole file.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use numalign_config::{LoadedProjections, Recipe, Solver};
-use numalign_projector::{Encoding, Layout, State, Sums, Trained};
+use numalign_projector::{InputEncoder, Layout, NormTensor, State, Sums, Trained, layer_norms};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::CheckpointError;
@@ -17,6 +18,9 @@ use crate::tensor::Tensor;
 
 const FORMAT: &str = "numalign-checkpoint";
 const VERSION: &str = "1";
+
+/// What the names of layer norms begin with, before the model's own name.
+const NORMS_PREFIX: &str = "layer_norms.";
 
 /// Checkpoints are tens of KB; a file beyond this is something else.
 const MOST_BYTES: u64 = 256 << 20;
@@ -27,6 +31,8 @@ pub struct Identity {
     pub recipe: Recipe,
     /// Hex fingerprint of the frozen model.
     pub base_fingerprint: String,
+    /// The frozen model's layer norms, where they train: as many numbers as the state has of them.
+    pub layer_norms: Vec<NormTensor>,
     /// Hex digest of the data file's content, where there is one.
     pub dataset_digest: Option<String>,
     /// Hex digest of the projectors the run started from (`model_path_load`), where there are some.
@@ -52,7 +58,7 @@ impl Checkpoint {
         self.state.step() * self.identity.recipe.batch_size as u64
     }
 
-    /// BLAKE3 over the four projector tensors alone, in hex: what `loaded_digest` of a later run records.
+    /// BLAKE3 over the projectors (and layer norms, where they train) alone, in hex: what `loaded_digest` of a later run records.
     pub fn projector_digest(&self) -> String {
         let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 projectors");
         for value in self.state.parameters() {
@@ -67,12 +73,12 @@ impl Checkpoint {
         let layout = self.state.layout();
         let (name, taken) = match which {
             LoadedProjections::Both => return self.projector_digest(),
-            LoadedProjections::Input => ("input", 0..2 * layout.hidden()),
-            LoadedProjections::Output => ("output", 2 * layout.hidden()..layout.len()),
+            LoadedProjections::Input => ("input", layout.input()),
+            LoadedProjections::Output => ("output", layout.output()),
         };
         let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 part of the projectors");
         hasher.update(name.as_bytes());
-        for value in &self.state.parameters()[taken] {
+        for value in self.state.parameters()[taken].iter().chain(self.state.layer_norms()) {
             hasher.update(&value.to_le_bytes());
         }
         hasher.finalize().to_hex().to_string()
@@ -81,7 +87,6 @@ impl Checkpoint {
     /// All metadata but `file_digest`, sorted by key.
     pub fn metadata(&self) -> BTreeMap<String, String> {
         let recipe = &self.identity.recipe;
-        let encoding = Encoding::of(recipe);
         let mut map = BTreeMap::new();
         let mut put = |key: &str, value: String| {
             map.insert(key.to_owned(), value);
@@ -95,13 +100,7 @@ impl Checkpoint {
         put("state_digest", self.state.digest().to_hex());
         put("seed", recipe.seed.to_string());
         put("hidden_size", self.state.layout().hidden().to_string());
-        put(
-            "encoder",
-            serde_json::json!({
-                "kind": recipe.value_encoding, "offset": encoding.offset, "scale": encoding.scale,
-            })
-            .to_string(),
-        );
+        put("encoder", InputEncoder::of(recipe).describe(recipe).to_string());
         put(
             "schedule",
             serde_json::json!({
@@ -119,6 +118,10 @@ impl Checkpoint {
         if let Some(state) = self.state.solve() {
             put("solve", solve::to_json(recipe, state));
         }
+        if !self.identity.layer_norms.is_empty() {
+            let names: Vec<&str> = self.identity.layer_norms.iter().map(|tensor| tensor.name.as_str()).collect();
+            put("layer_norms", serde_json::json!(names).to_string());
+        }
         map
     }
 
@@ -127,7 +130,7 @@ impl Checkpoint {
         let layout = self.state.layout();
         let trained = Trained::by_adam(&self.identity.recipe);
         let mut list = Vec::new();
-        for tensor in layout.tensors() {
+        for tensor in places(layout, &self.identity.layer_norms) {
             let part = tensor.range.clone();
             if trained.covers(layout, &part) {
                 for (kind, values) in [("exp_avg", self.state.exp_avg()), ("exp_avg_sq", self.state.exp_avg_sq())] {
@@ -136,7 +139,7 @@ impl Checkpoint {
                 }
             }
             let values = &self.state.parameters()[part];
-            list.push(Tensor::of_f32(tensor.name.to_owned(), tensor.shape.clone(), values));
+            list.push(Tensor::of_f32(tensor.name, tensor.shape, values));
         }
         if let Some(sums) = &self.sums {
             list.extend(solve::tensors(sums));
@@ -229,6 +232,28 @@ impl Checkpoint {
     }
 }
 
+/// One tensor of the file and its stretch of the state.
+struct Place {
+    name: String,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+/// Projectors, then layer norms in the model's order.
+fn places(layout: Layout, norms: &[NormTensor]) -> Vec<Place> {
+    let mut list = Vec::new();
+    for tensor in layout.tensors() {
+        list.push(Place { name: tensor.name.to_owned(), shape: tensor.shape, range: tensor.range });
+    }
+    let mut start = layout.layer_norms().start;
+    for tensor in norms {
+        let range = start..start + tensor.len;
+        start = range.end;
+        list.push(Place { name: format!("{NORMS_PREFIX}{}", tensor.name), shape: vec![tensor.len], range });
+    }
+    list
+}
+
 pub(crate) type TensorMap = BTreeMap<String, Tensor>;
 
 fn read_tensors(parsed: &SafeTensors<'_>) -> Result<TensorMap, String> {
@@ -262,11 +287,15 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     if step > recipe.total_steps() {
         return Err(format!("step {step} is beyond the {} of its run", recipe.total_steps()));
     }
-    let layout = Layout::new(hidden);
+    let norms = read_layer_norms(metadata, tensors)?;
+    if recipe.train_layer_norms == norms.is_empty() {
+        return Err("its config and its layer norms contradict each other".to_owned());
+    }
+    let layout = Layout::of(&recipe, hidden, layer_norms::total_len(&norms));
     let trained = Trained::by_adam(&recipe);
     let mut parts = [vec![0.0f32; layout.len()], vec![0.0; layout.len()], vec![0.0; layout.len()]];
-    for tensor in layout.tensors() {
-        let mut names = vec![(0, tensor.name.to_owned())];
+    for tensor in places(layout, &norms) {
+        let mut names = vec![(0, tensor.name.clone())];
         if trained.covers(layout, &tensor.range) {
             names.push((1, format!("optimizer.exp_avg.{}", tensor.name)));
             names.push((2, format!("optimizer.exp_avg_sq.{}", tensor.name)));
@@ -294,6 +323,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
         identity: Identity {
             recipe,
             base_fingerprint: text("base_fingerprint")?,
+            layer_norms: norms,
             dataset_digest: optional("dataset_digest")?,
             loaded_digest: optional("loaded_digest")?,
         },
@@ -302,6 +332,23 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
         history: history.iter().map(ToString::to_string).collect(),
         sums,
     })
+}
+
+/// Names from the metadata, sizes from the tensors.
+fn read_layer_norms(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<Vec<NormTensor>, String> {
+    let Some(text) = metadata.get("layer_norms") else {
+        return Ok(Vec::new());
+    };
+    let names: Vec<String> =
+        serde_json::from_str(text).map_err(|error| format!("layer_norms cannot be read: {error}"))?;
+    let mut norms = Vec::with_capacity(names.len());
+    for name in names {
+        let Some(stored) = tensors.get(&format!("{NORMS_PREFIX}{name}")) else {
+            return Err(format!("tensor {NORMS_PREFIX}{name} is missing"));
+        };
+        norms.push(NormTensor { name, len: stored.bytes.len() / 4 });
+    }
+    Ok(norms)
 }
 
 /// BLAKE3 over metadata (without `file_digest`) and tensors, each length-prefixed, in name order.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use numalign_checkpoint::{Checkpoint, CheckpointError, Identity, RunFolder, write_atomically};
 use numalign_config::{Layer, Recipe, resolve};
-use numalign_projector::State;
+use numalign_projector::{Layout, NormTensor, State};
 use safetensors::{Dtype, SafeTensors};
 
 fn recipe() -> Recipe {
@@ -25,6 +25,7 @@ fn checkpoint(hidden: usize, steps: u64) -> Checkpoint {
         identity: Identity {
             recipe,
             base_fingerprint: "0123456789abcdef".to_owned(),
+            layer_norms: Vec::new(),
             dataset_digest: None,
             loaded_digest: Some("fedcba".to_owned()),
         },
@@ -64,6 +65,33 @@ fn what_is_written_is_read() {
         assert_eq!(read.state.digest(), written.state.digest());
         assert_eq!(read.to_bytes(), written.to_bytes());
     }
+}
+
+/// The tenth block comes after the second in the model, and before it in the alphabet.
+#[test]
+fn layer_norms_and_wide_projectors_keep_their_order() {
+    let flags = [("train_layer_norms", "true"), ("value_encoding", "fourier"), ("fourier_periods", "1")];
+    let flags = Layer::from_flags(flags.map(|(name, value)| (name, value.to_owned())));
+    let recipe = resolve(None, Layer::from_env([]), flags).unwrap().recipe;
+    let mut written = checkpoint(2, 0);
+    written.state = State::initial(Layout::of(&recipe, 2, 0), 5);
+    written.state.set_layer_norms(&[1.0, 2.0, 3.0, 4.0, 5.0]);
+    let row: Vec<f32> = (0..written.state.layout().row_len()).map(|i| i as f32 - 3.5).collect();
+    written.state.update(&row, &recipe).unwrap();
+    written.identity.recipe = recipe;
+    written.identity.layer_norms = vec![
+        NormTensor { name: "h.2.ln_1.weight".to_owned(), len: 2 },
+        NormTensor { name: "h.10.ln_1.weight".to_owned(), len: 3 },
+    ];
+    let bytes = written.to_bytes();
+    let read = parse(&bytes).unwrap();
+    assert_eq!(read, written);
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.tensor("input_projection.weight").unwrap().shape(), [2, 3]);
+    assert_eq!(tensors.tensor("layer_norms.h.10.ln_1.weight").unwrap().shape(), [3]);
+    assert_eq!(tensors.tensor("optimizer.exp_avg_sq.layer_norms.h.2.ln_1.weight").unwrap().shape(), [2]);
+    let encoder = written.metadata()["encoder"].clone();
+    assert!(encoder.contains(r#""periods":[100.0]"#), "{encoder}");
 }
 
 #[test]

@@ -3,9 +3,11 @@
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use numalign_config::keys;
 
+use crate::access::{client_arguments, server_arguments, token_argument};
+
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
-Environment: NUMALIGN_<KEY> sets a configuration key, NUMALIGN_LOG filters the log (such as info).";
+Environment: NUMALIGN_<KEY> sets a configuration key, NUMALIGN_LOG filters the log (such as info), NUMALIGN_TOKEN is the run's join token.";
 
 /// The whole command line.
 pub fn command() -> Command {
@@ -25,20 +27,21 @@ pub fn command() -> Command {
                 .arg(stage_argument(&["nn", "text", "mixed", "all"]))
                 .arg(config_argument())
                 .arg(flag("no-eval", "Do not evaluate the result at the end"))
+                .arg(token_argument())
                 .arg(
                     option("chaos", "SPEC", "Faults on purpose, from a seed: the result has the same bytes")
                         .long_help(crate::supervisor::chaos::SYNTAX),
                 )
                 .arg(json_flag()),
         ))
-        .subcommand(with_keys(
+        .subcommand(with_keys(server_arguments(
             Command::new("coordinator")
                 .about("Runs the coordinator alone: for workers on several machines")
                 .arg(stage_argument(&["nn", "text", "mixed"]))
                 .arg(config_argument())
                 .arg(option("listen", "ADDR", "Address to listen on, such as 0.0.0.0:7400").required(true)),
-        ))
-        .subcommand(
+        )))
+        .subcommand(client_arguments(
             Command::new("worker")
                 .about("Runs one worker; it gets its whole configuration from the coordinator")
                 .after_help(
@@ -47,6 +50,19 @@ pub fn command() -> Command {
                 )
                 .arg(option("coordinator", "URL", "The coordinator, such as http://10.0.0.1:7400"))
                 .arg(option("device", "DEVICE", "auto, cpu, cuda or cuda:N; the run's own setting by default")),
+        ))
+        .subcommand(
+            Command::new("cert")
+                .about("Makes a CA of your own with a coordinator's and a worker's certificate, for --tls-…")
+                .arg(option("out", "DIR", "Folder to write to; files that are there are never replaced").required(true))
+                .arg(option("days", "N", "Days that they are valid").default_value("365").value_parser(value_parser!(u64).range(1..=36_500)))
+                .arg(
+                    Arg::new("host")
+                        .value_name("HOST")
+                        .help("Host name or IP address by which workers reach the coordinator")
+                        .required(true)
+                        .num_args(1..),
+                ),
         )
         .subcommand(with_keys(
             Command::new("generate")
@@ -61,12 +77,18 @@ pub fn command() -> Command {
                 .about("Evaluates a checkpoint on a held-out stream, beside the constant predictor")
                 .after_help(
                     "Percentages are of the value range. The relative error divides by the target, but never by less than \
-                     1 % of the range. The baseline always answers the median target.",
+                     1 % of the range; its median divides by the target itself. The baseline always answers the median \
+                     target. --ablation trains the same projectors from the start with the frozen model bypassed: the hidden \
+                     state is then the mean of the input embeddings. --verbal asks up to 200 questions of stage mixed as \
+                     plain text.",
                 )
                 .arg(option("checkpoint", "FILE", "Checkpoint to evaluate").required(true))
                 .arg(option("count", "N", "Held-out samples").default_value("1000").value_parser(value_parser!(u64).range(1..=100_000_000)))
                 .arg(option("seed", "S", "Seed of the held-out stream; the run's by default").value_parser(value_parser!(u64)))
                 .arg(option("dataset", "FILE", "Evaluate on this JSONL file instead, from its first line"))
+                .arg(flag("ablation", "Also train and evaluate the same projectors without the language model"))
+                .arg(flag("verbal", "Also ask the frozen model in words (stage mixed)"))
+                .arg(option("plot", "FILE.svg", "Draw predicted against true, error over value and the loss curve"))
                 .arg(model_argument())
                 .arg(device_argument())
                 .arg(json_flag()),
@@ -122,6 +144,15 @@ pub fn command() -> Command {
                 .arg(json_flag()),
         )
         .subcommand(
+            Command::new("complete")
+                .about("Continues a text in the frozen model's own words, by the likeliest token at a time")
+                .arg(model_argument().default_value("demo"))
+                .arg(Arg::new("prompt").value_name("TEXT").help("Text to continue").required(true))
+                .arg(count_option("max-tokens", "Tokens to add at most", "16"))
+                .arg(device_argument())
+                .arg(json_flag()),
+        )
+        .subcommand(
             Command::new("verify")
                 .about("Proves that a checkpoint is whole and took every sample once, in order")
                 .after_help(
@@ -148,7 +179,7 @@ pub fn command() -> Command {
                 .arg(device_argument())
                 .arg(json_flag()),
         )
-        .subcommand(
+        .subcommand(client_arguments(
             Command::new("status")
                 .about("Shows what a run is doing, and why")
                 .after_help(
@@ -158,7 +189,7 @@ pub fn command() -> Command {
                 .arg(option("coordinator", "URL", "The coordinator, such as http://10.0.0.1:7400"))
                 .arg(flag("watch", "Show it again every second, until the coordinator is gone"))
                 .arg(json_flag()),
-        )
+        ))
         .subcommand(
             Command::new("bench").about("Measures").subcommand_required(true).subcommand(
                 Command::new("step")
@@ -167,6 +198,8 @@ pub fn command() -> Command {
                     .arg(count_option("batch", "Samples of a step", "8"))
                     .arg(count_option("positions", "Positions that a number fills", "1"))
                     .arg(count_option("steps", "Steps to measure", "20"))
+                    .arg(count_option("devices", "Devices over which the model's blocks are spread", "1"))
+                    .arg(option("dtype", "f32|bf16|f16", "How the weights lie in memory").default_value("f32"))
                     .arg(device_argument())
                     .arg(json_flag()),
             )

@@ -1,35 +1,35 @@
-//! How the commands that only ask or simulate reach a coordinator. Used by `status`, by `launch`'s supervisor and by `worker` (the
-//! address in the environment); the worker's own connection is in `numalign_worker::session`.
+//! How the commands that only ask or simulate reach a coordinator. Used by `status`, by `launch`'s supervisor and by
+//! `worker` (the address in the environment); the worker's own connection is in `numalign_worker::session`.
 
 use std::time::Duration;
 
+use numalign_access::{Client, ClientAccess, client::Unconnected, client::status_words};
 use numalign_wire::StatusRequest;
-use numalign_wire::coordinator_client::CoordinatorClient;
-use numalign_worker::session::{chain, endpoint};
-use tonic::transport::Channel;
 
 use crate::failure::Failure;
 
-/// A status may name many workers and failures.
-const MOST_STATUS: usize = 64 << 20;
-
-/// A client of the coordinator at `url`.
-pub async fn client(url: &str) -> Result<CoordinatorClient<Channel>, Failure> {
-    let channel = endpoint(url)?.connect().await.map_err(|error| silent(url, &chain(&error)))?;
-    Ok(CoordinatorClient::new(channel).max_decoding_message_size(MOST_STATUS))
-}
-
 /// A client that connects when it is first used, and again when the connection broke. Needs the runtime's context.
-pub fn lazy_client(url: &str) -> Result<CoordinatorClient<Channel>, Failure> {
-    Ok(CoordinatorClient::new(endpoint(url)?.connect_lazy()).max_decoding_message_size(MOST_STATUS))
+pub fn lazy_client(access: &ClientAccess, url: &str) -> Result<Client, Failure> {
+    let endpoint = access.endpoint(url)?;
+    Ok(access.connect_lazily(&endpoint))
 }
 
 /// What the coordinator at `url` says about its run, within `limit`.
-pub async fn status(url: &str, limit: Duration) -> Result<numalign_wire::StatusReply, Failure> {
+pub async fn status(access: &ClientAccess, url: &str, limit: Duration) -> Result<numalign_wire::StatusReply, Failure> {
     let ask = async {
-        let mut client = client(url).await?;
-        let reply = client.status(StatusRequest {}).await.map_err(|status| silent(url, status.message()))?;
-        Ok(reply.into_inner())
+        let endpoint = access.endpoint(url)?;
+        let mut client = match access.connect(&endpoint).await {
+            Ok(client) => client,
+            Err(Unconnected::Lost(reason)) => return Err(silent(url, &reason)),
+            Err(Unconnected::Refused(error)) => return Err(error.into()),
+        };
+        match client.status(StatusRequest {}).await {
+            Ok(reply) => Ok(reply.into_inner()),
+            Err(status) => Err(match access.refusal(&status) {
+                Some(error) => error.into(),
+                None => silent(url, &status_words(&status)),
+            }),
+        }
     };
     match tokio::time::timeout(limit, ask).await {
         Ok(answer) => answer,
@@ -42,10 +42,11 @@ fn silent(url: &str, reason: &str) -> Failure {
         .with_hint("`numalign launch` and `numalign coordinator` print their address; give it with --coordinator")
 }
 
-/// The address that `MASTER_ADDR` and `MASTER_PORT` name, where both are set.
-pub fn from_environment() -> Result<Option<String>, Failure> {
+/// The address that `MASTER_ADDR` and `MASTER_PORT` name, where both are set; with TLS where `access` has it.
+pub fn from_environment(access: &ClientAccess) -> Result<Option<String>, Failure> {
+    let scheme = if access.tls.is_some() { "https" } else { "http" };
     match (std::env::var("MASTER_ADDR"), std::env::var("MASTER_PORT")) {
-        (Ok(host), Ok(port)) => Ok(Some(format!("http://{host}:{port}"))),
+        (Ok(host), Ok(port)) => Ok(Some(format!("{scheme}://{host}:{port}"))),
         (Err(std::env::VarError::NotUnicode(_)), _) | (_, Err(std::env::VarError::NotUnicode(_))) => {
             Err(Failure::usage("MASTER_ADDR or MASTER_PORT is not UTF-8"))
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use numalign_access::AccessError;
 use numalign_checkpoint::CheckpointError;
 use numalign_coordinator::CoordinatorError;
 use numalign_data::DataError;
@@ -95,9 +96,15 @@ impl From<CoordinatorError> for Failure {
     }
 }
 
+impl From<AccessError> for Failure {
+    fn from(error: AccessError) -> Self {
+        WorkerError::from(error).into()
+    }
+}
+
 impl From<WorkerError> for Failure {
     fn from(error: WorkerError) -> Self {
-        let code = if matches!(error, WorkerError::Address { .. }) { 2 } else { 1 };
+        let code = if matches!(&error, WorkerError::Access(access) if access.is_usage()) { 2 } else { 1 };
         let hint = error.hint();
         Self { error: error.into(), hint, code }
     }

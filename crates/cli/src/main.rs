@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 
+mod access;
 mod args;
 mod commands;
 mod connect;

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use common::Folder;
@@ -13,10 +14,14 @@ use rustix::process::Signal;
 const SETTINGS: &str =
     "--num-epochs 60 --num-batches 50 --checkpoint-every 50 --batch-size 20 --micro-batch-size 4 --lr 0.01";
 
-/// The same recipe undisturbed.
-fn reference(folder: &Folder) -> Vec<u8> {
-    succeed(folder, "nn", SETTINGS, "--run-id reference");
-    bytes(folder, "reference")
+/// The result of the same recipe undisturbed, computed once for all tests.
+fn reference() -> &'static [u8] {
+    static REFERENCE: OnceLock<Vec<u8>> = OnceLock::new();
+    REFERENCE.get_or_init(|| {
+        let folder = Folder::new();
+        succeed(&folder, "nn", SETTINGS, "--run-id reference");
+        bytes(&folder, "reference")
+    })
 }
 
 /// How many faults of a kind the launcher says it recovered from.
@@ -28,7 +33,7 @@ fn recovered(stderr: &str, kind: &str) -> usize {
 #[test]
 fn kills_hangs_and_lost_coordinators_change_no_byte() {
     let folder = Folder::new();
-    let whole = reference(&folder);
+    let whole = reference();
     // One worker is slow, so that the run lasts long enough to be disturbed.
     let chaos = "seed=5,kill=900ms,kills=10,hang=3s/2s,hangs=3,coordinator=4s,coordinators=3,slow=3";
     let times = "--heartbeat 0.2 --dead-after 1";
@@ -42,7 +47,7 @@ fn kills_hangs_and_lost_coordinators_change_no_byte() {
 #[test]
 fn a_rank_that_computes_wrong_numbers_is_found_and_excluded() {
     let folder = Folder::new();
-    let whole = reference(&folder);
+    let whole = reference();
     let output = succeed(&folder, "nn", SETTINGS, "--run-id odd --workers 3 --audit-every 1 --chaos wrong=500");
     assert!(output.stderr.contains("the audit of step 500"), "{}", output.stderr);
     assert!(output.stderr.contains("excluded"), "{}", output.stderr);
@@ -60,7 +65,7 @@ fn two_ranks_that_compute_different_numbers_stop_the_run_and_are_both_named() {
         assert!(output.stderr.contains(word), "{word}: {output}");
     }
     // What is saved is the state before the wrong step, and it continues to the right result.
-    let whole = reference(&folder);
+    let whole = reference();
     assert!(newest_step(&folder.path().join("chk/split")) <= 300);
     succeed(&folder, "nn", SETTINGS, "--run-id split --resume auto");
     assert!(bytes(&folder, "split") == whole);
@@ -69,7 +74,7 @@ fn two_ranks_that_compute_different_numbers_stop_the_run_and_are_both_named() {
 #[test]
 fn a_slow_worker_gets_less_and_the_bytes_stay() {
     let folder = Folder::new();
-    let whole = reference(&folder);
+    let whole = reference();
     let output = succeed(&folder, "nn", SETTINGS, "--run-id slow --workers 2 --chaos slow=8");
     assert!(output.stderr.contains("the faster get more"), "{}", output.stderr);
     let last = output.stderr.lines().rfind(|line| line.contains("rank 0 of 2, micro-batches")).unwrap_or("");
@@ -81,7 +86,7 @@ fn a_slow_worker_gets_less_and_the_bytes_stay() {
 #[test]
 fn a_warning_signal_writes_a_checkpoint_and_goes_on() {
     let folder = Folder::new();
-    let whole = reference(&folder);
+    let whole = reference();
     let settings = SETTINGS.replace("--checkpoint-every 50", "--checkpoint-every 1000000");
     let mut launcher = folder.spawn(&arguments("nn", &settings, "--run-id warned --workers 2 --chaos slow=2"));
     let chk = folder.path().join("chk/warned");
@@ -101,7 +106,7 @@ fn a_warning_signal_writes_a_checkpoint_and_goes_on() {
 #[test]
 fn a_run_folder_that_vanishes_is_told_and_costs_no_step() {
     let folder = Folder::new();
-    let whole = reference(&folder);
+    let whole = reference();
     let mut launcher = folder.spawn(&arguments("nn", SETTINGS, "--run-id gone --workers 2 --chaos slow=2"));
     let chk = folder.path().join("chk/gone");
     wait_for("a checkpoint", || newest_step(&chk) >= 100);

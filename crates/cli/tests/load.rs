@@ -64,8 +64,10 @@ fn coordinator(folder: &Folder, workers: usize, steps: u64) -> (Child, String) {
 
 async fn simulated(url: String) {
     let options = Options {
+        access: numalign_access::ClientAccess::default(),
         coordinator: url,
         device: None,
+        local_rank: None,
         first_contact: Duration::from_secs(60),
         restarts: 0,
         simulated: Some(Simulated::new(HIDDEN)),

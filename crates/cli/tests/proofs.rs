@@ -156,6 +156,8 @@ fn status_tells_of_workers_failures_and_recoveries() {
     let folder = Folder::new();
     let mut list = vec!["launch", "nn", "--no-eval", "--run-id", "watched", "--num-epochs", "120", "--workers", "2"];
     list.extend(["--num-batches", "50", "--batch-size", "16", "--micro-batch-size", "4"]);
+    // A worker that waits for a core is not dead: what is counted below is what this test does.
+    list.extend(["--dead-after", "60s"]);
     let mut launcher = folder.spawn(&list);
     launcher.wait_for_stderr("epoch    1/120");
     let url = address(&launcher.stderr());

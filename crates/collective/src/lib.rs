@@ -8,11 +8,10 @@
 
 use std::future::Future;
 
+use numalign_access::Client;
 use numalign_projector::features::digest_of;
 use numalign_projector::{RowError, Rows};
 use numalign_wire as wire;
-use numalign_wire::coordinator_client::CoordinatorClient;
-use tonic::transport::Channel;
 
 /// One row per micro-batch computed by this rank: its index in the step, then `[3d+2]` floats.
 pub type OwnRows = Vec<(usize, Vec<f32>)>;
@@ -91,7 +90,7 @@ const BYTES_AT_ONCE: usize = 4 << 20;
 
 /// Rows go to the coordinator, which adds them and answers with the sum.
 pub struct Grpc {
-    pub client: CoordinatorClient<Channel>,
+    pub client: Client,
     pub generation: wire::Generation,
     pub member: u64,
 }

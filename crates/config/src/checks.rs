@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::reader::Reader;
 use crate::resolve::{EXACT, LEAST_SOLVED};
-use crate::types::{Solver, Stage};
+use crate::types::{Loss, Readout, Solver, Stage, TargetEncoding};
 
 /// All samples of the run can be counted exactly.
 pub(crate) fn run_length(
@@ -178,6 +178,15 @@ pub(crate) fn solver(reader: &mut Reader, solver: Option<Solver>, input: Option<
     }
 }
 
+/// One pass over fixed hidden states leaves no room for layer norms that change them.
+pub(crate) fn solved_layer_norms(reader: &mut Reader, solver: Option<Solver>, layer_norms: Option<bool>) {
+    if solver == Some(Solver::Exact) && layer_norms == Some(true) {
+        let message =
+            format!("solves for the output projector alone, and {} trains more", reader.mention("train_layer_norms"));
+        reader.note("solver", message, Some("use alternate, or set train_layer_norms to false".to_string()));
+    }
+}
+
 /// The hidden states of a batch travel as one chunk, those of a micro-batch as one message.
 pub(crate) fn solved_batch(reader: &mut Reader, solver: Option<Solver>, batch: Option<usize>, micro: Option<usize>) {
     const MOST_PER_CHUNK: usize = 8192;
@@ -214,6 +223,41 @@ pub(crate) fn solved_pass(
              {LEAST_SOLVED} are needed"
         );
         reader.note("solver", message, Some("raise num_batches; some thousand samples are usual".to_string()));
+    }
+}
+
+/// The transformer itself never trains.
+pub(crate) fn transformer(reader: &mut Reader, train_transformer: Option<bool>) {
+    if train_transformer != Some(true) {
+        return;
+    }
+    reader.note(
+        "train_transformer",
+        "is not possible: the model stays frozen, which is why the state is small enough to be shipped, compared and \
+         stored at every step, and why any number of workers gives the same bytes"
+            .to_string(),
+        Some(
+            "train_layer_norms: true trains its layer norms, which matter most in a frozen transformer; \
+             for all weights use a fine-tuning trainer"
+                .to_string(),
+        ),
+    );
+}
+
+/// The numbers' positions are read only where there are some.
+pub(crate) fn readout(reader: &mut Reader, stage: Option<Stage>, readout: Option<Readout>) {
+    if stage == Some(Stage::Text) && readout == Some(Readout::Numbers) {
+        let message = format!("reads projected numbers, and there are none with {}", reader.mention("stage"));
+        reader.note("readout", message, Some("use mean or last".to_string()));
+    }
+}
+
+/// A relative error is taken of the value itself.
+pub(crate) fn loss(reader: &mut Reader, loss: Option<Loss>, target: Option<TargetEncoding>) {
+    if loss == Some(Loss::Relative) && target == Some(TargetEncoding::Signlog) {
+        let message = format!("needs a linear target, not {}", reader.mention("target"));
+        let hint = "use mse: an error of a logarithm is relative already".to_string();
+        reader.note("loss", message, Some(hint));
     }
 }
 

@@ -4,7 +4,8 @@
 use std::fmt;
 
 use crate::types::{
-    CollectiveChoice, DeviceChoice, LoadedProjections, Loss, Readout, Resume, Solver, Stage, Task, ValueEncoding,
+    CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, Readout, Resume, Solver, Stage,
+    TargetEncoding, Task, ValueEncoding,
 };
 
 /// A setting with a fixed list of names.
@@ -38,10 +39,13 @@ macro_rules! choices {
 }
 
 choices!(Stage { Nn = "nn", Text = "text", Mixed = "mixed" });
-choices!(ValueEncoding { Standard = "standard", Raw = "raw" });
+choices!(ValueEncoding { Standard = "standard", Raw = "raw", Signlog = "signlog", Fourier = "fourier" });
+choices!(TargetEncoding { Linear = "linear", Signlog = "signlog" });
+choices!(Distribution { Uniform = "uniform", Log = "log" });
 choices!(Solver { Adam = "adam", Exact = "exact", Alternate = "alternate" });
-choices!(Readout { Last = "last" });
-choices!(Loss { Mse = "mse" });
+choices!(Readout { Last = "last", Mean = "mean", Numbers = "numbers" });
+choices!(Loss { Mse = "mse", Huber = "huber", Relative = "relative" });
+choices!(Dtype { F32 = "f32", Bf16 = "bf16", F16 = "f16" });
 choices!(Task { Min = "min", Max = "max", Mean = "mean", Count = "count" });
 choices!(LoadedProjections { Both = "both", Input = "input", Output = "output" });
 choices!(CollectiveChoice { Auto = "auto", Grpc = "grpc", Nccl = "nccl" });
@@ -82,9 +86,12 @@ mod tests {
     fn names_equal_the_stored_ones() {
         assert_stored_under_its_name::<Stage>();
         assert_stored_under_its_name::<ValueEncoding>();
+        assert_stored_under_its_name::<TargetEncoding>();
+        assert_stored_under_its_name::<Distribution>();
         assert_stored_under_its_name::<Solver>();
         assert_stored_under_its_name::<Readout>();
         assert_stored_under_its_name::<Loss>();
+        assert_stored_under_its_name::<Dtype>();
         assert_stored_under_its_name::<Task>();
         assert_stored_under_its_name::<LoadedProjections>();
         assert_stored_under_its_name::<CollectiveChoice>();

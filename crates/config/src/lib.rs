@@ -1,13 +1,14 @@
 //! YAML, environment and flags become one validated, immutable [`Config`].
 //!
 //! Reading order: `types` (the result), `keys` and `table` (all keys), `layer` (one source of
-//! settings), `resolve` (layers become a [`Config`]), `checks` (rules between keys), `show` (back
-//! to YAML), `recipe` (the half that travels in the checkpoint), `units` (the course of a run).
+//! settings), `resolve` (layers become a [`Config`]), `encoding` (its part about encoders), `checks` (rules between keys),
+//! `show` (back to YAML), `recipe` (the half that travels in the checkpoint), `units` (the course of a run).
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 mod checks;
 mod choice;
+mod encoding;
 mod keys;
 mod layer;
 mod parse;
@@ -17,6 +18,7 @@ mod reader;
 mod recipe;
 mod resolve;
 mod show;
+mod signlog;
 mod suggest;
 mod table;
 mod types;
@@ -28,6 +30,7 @@ pub use layer::{INTERNAL_ENV_PREFIX, Layer, Origin, RESERVED_ENV};
 pub use problem::{ConfigErrors, Problem};
 pub use resolve::resolve;
 pub use show::to_yaml;
+pub use signlog::{signlog, signlog_inverse};
 pub use types::*;
 pub use units::{Position, Unit, Units};
 

@@ -294,6 +294,25 @@ pub(crate) fn device(raw: &Raw) -> Result<DeviceChoice, Fault> {
     fault(ALLOWED)
 }
 
+/// `-1` for the model's own last hidden state (`None`), or the number of a block, from 1.
+pub(crate) fn layer(raw: &Raw) -> Result<Option<usize>, Fault> {
+    const MOST_LAYERS: u64 = 10_000;
+    let last = match raw {
+        Raw::Int(value) => *value == -1,
+        Raw::Text(text) => text == "-1",
+        _ => false,
+    };
+    if last {
+        return Ok(None);
+    }
+    match whole(raw, 1, MOST_LAYERS) {
+        Ok(layer) => Ok(Some(layer as usize)),
+        Err(_) => fault(format!(
+            "must be -1 (the model's own last hidden state) or the number of a block from 1 to {MOST_LAYERS}"
+        )),
+    }
+}
+
 /// `auto` or the path of a checkpoint.
 pub(crate) fn resume(raw: &Raw) -> Result<Resume, Fault> {
     if let Raw::Bool(_) = raw {

@@ -124,7 +124,7 @@ fn choices_list_what_is_allowed() {
     assert_eq!(refusal(choice::<Stage>(&written("nm"))), "must be one of nn, text, mixed");
     assert_eq!(refusal(choice::<Stage>(&written("NN"))), "must be one of nn, text, mixed | write nn");
     assert_eq!(refusal(choice::<Stage>(&yaml("3"))), "must be one of nn, text, mixed");
-    assert_eq!(refusal(choice::<Loss>(&written("mae"))), "must be mse");
+    assert_eq!(refusal(choice::<Loss>(&written("mae"))), "must be one of mse, huber, relative");
 }
 
 #[test]

@@ -126,6 +126,17 @@ mod tests {
     }
 
     #[test]
+    fn later_fields_are_stored_where_they_apply() {
+        let flags = [("value_encoding", "fourier"), ("loss", "huber"), ("layer", "3"), ("train_layer_norms", "true")];
+        let flags = Layer::from_flags(flags.map(|(name, value)| (name, value.to_string())));
+        let recipe = resolve(None, Layer::from_env([]), flags).unwrap().recipe;
+        let text = recipe.digest_text();
+        let end = r#""dataset_shuffle":true,"fourier_periods":8,"huber_delta":1.0,"layer":3,"train_layer_norms":true}"#;
+        assert!(text.ends_with(end), "{text}");
+        assert_eq!(serde_json::from_str::<Recipe>(&text).unwrap(), recipe);
+    }
+
+    #[test]
     fn floats_come_back_exactly() {
         let mut recipe = recipe();
         // These lose their last bit in a JSON reader that takes short cuts.

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use crate::checks;
+use crate::encoding::{self, Encoders};
 use crate::layer::{Layer, Origin};
 use crate::parse::{self, Fault};
 use crate::problem::{ConfigErrors, Problem};
@@ -18,6 +19,7 @@ pub(crate) const EXACT: u64 = (1 << 53) - 1;
 const MOST_SAMPLES_PER_STEP: u64 = 1 << 24;
 const MOST_WORKERS: u64 = 65_536;
 const MOST_PREFETCHED: u64 = 1 << 16;
+const MOST_DEVICES: u64 = 1024;
 const MOST_POSITIONS: u64 = 1 << 20;
 
 /// Defaults of `alternate`. Solutions in between made the result no better: a projector that is replaced takes the input
@@ -76,7 +78,7 @@ fn read_recipe(reader: &mut Reader, stage: Option<Stage>) -> Option<Recipe> {
     let min_val = reader.value("min_val", parse::bound);
     let max_val = reader.value("max_val", parse::bound);
     let decimals = reader.value_or("decimals", decimals, stage.map(default_decimals));
-    let value_encoding = reader.value("value_encoding", parse::choice);
+    let encoders = encoding::read(reader, min_val, max_val);
     let numeric_positions = reader.value("numeric_positions", |raw| count(raw, 1, MOST_POSITIONS));
     let mixed_tasks = reader.value("mixed_tasks", parse::tasks);
     let mixed_max_numbers = reader.value("mixed_max_numbers", |raw| count(raw, 1, 1000));
@@ -87,19 +89,31 @@ fn read_recipe(reader: &mut Reader, stage: Option<Stage>) -> Option<Recipe> {
     let solve_every = reader.optional("solve_every", |raw| parse::whole(raw, 0, EXACT));
     let solve_samples = reader.optional("solve_samples", |raw| parse::whole(raw, LEAST_SOLVED, EXACT));
     let readout = reader.value("readout", parse::choice);
+    let layer = reader.value("layer", parse::layer);
     let loss = reader.value("loss", parse::choice);
+    let huber_delta = encoding::huber_delta(reader, loss);
+    let train_layer_norms = reader.value("train_layer_norms", parse::boolean);
+    let train_transformer = reader.value("train_transformer", parse::boolean);
     let seed = reader.value("seed", |raw| parse::whole(raw, 0, u64::MAX));
     let dataset_shuffle = reader.value("dataset.shuffle", parse::boolean);
+    let dtype = reader.value("dtype", parse::choice);
 
     if !reader.lacks_a_source() {
         checks::run_length(reader, num_epochs, num_batches, batch_size);
         checks::micro_batch(reader, batch_size, micro_batch_size);
         checks::value_range(reader, stage, min_val, max_val, decimals);
-        checks::trained(reader, stage, train_input_projection, train_output_projection);
+        if train_layer_norms != Some(true) {
+            checks::trained(reader, stage, train_input_projection, train_output_projection);
+        }
         checks::solver(reader, solver, train_input_projection, train_output_projection);
+        checks::solved_layer_norms(reader, solver, train_layer_norms);
         checks::solved_batch(reader, solver, batch_size, micro_batch_size);
         checks::solved_pass(reader, solver, num_epochs, num_batches, batch_size);
+        checks::transformer(reader, train_transformer);
+        checks::readout(reader, stage, readout);
+        checks::loss(reader, loss, encoders.as_ref().map(Encoders::target_encoding));
     }
+    let encoders = encoders?;
     Some(Recipe {
         stage: stage?,
         model_name: model_name?,
@@ -114,7 +128,7 @@ fn read_recipe(reader: &mut Reader, stage: Option<Stage>) -> Option<Recipe> {
         min_val: min_val?,
         max_val: max_val?,
         decimals: decimals?,
-        value_encoding: value_encoding?,
+        value_encoding: encoders.value_encoding,
         numeric_positions: numeric_positions?,
         mixed_tasks: mixed_tasks?,
         mixed_max_numbers: mixed_max_numbers?,
@@ -127,6 +141,14 @@ fn read_recipe(reader: &mut Reader, stage: Option<Stage>) -> Option<Recipe> {
         loss: loss?,
         seed: seed?,
         dataset_shuffle: dataset_shuffle?,
+        dtype: dtype?,
+        fourier_periods: encoders.fourier_periods,
+        log_threshold: encoders.log_threshold,
+        target: encoders.target,
+        distribution: encoders.distribution,
+        huber_delta: huber_delta?,
+        layer: layer?,
+        train_layer_norms: train_layer_norms?,
     })
 }
 
@@ -146,6 +168,7 @@ fn read_run(reader: &mut Reader, stage: Option<Stage>, file: Option<FileStem>) -
     let max_workers = reader.value("max_workers", |raw| count(raw, 1, MOST_WORKERS));
     let max_restarts = reader.value("max_restarts", small);
     let device = reader.value("device", parse::device);
+    let devices_per_worker = reader.value("devices_per_worker", |raw| count(raw, 1, MOST_DEVICES));
     let collective = reader.value("collective", parse::choice);
     let deterministic = reader.value("deterministic", parse::boolean);
     let audit_every = reader.value("audit_every", |raw| parse::whole(raw, 0, EXACT));
@@ -174,6 +197,7 @@ fn read_run(reader: &mut Reader, stage: Option<Stage>, file: Option<FileStem>) -
         max_workers: max_workers?,
         max_restarts: max_restarts?,
         device: device?,
+        devices_per_worker: devices_per_worker?,
         collective: collective?,
         deterministic: deterministic?,
         audit_every: audit_every?,

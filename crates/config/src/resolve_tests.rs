@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::keys::{KeyDefault, keys};
-use crate::types::{DeviceChoice, Resume, Task, ValueEncoding};
+use crate::types::{DeviceChoice, Distribution, Resume, TargetEncoding, Task, ValueEncoding};
 
 fn file(text: &str) -> Option<Layer> {
     Some(Layer::from_yaml_text(Path::new("dir/run.yaml"), text))
@@ -236,4 +236,46 @@ fn counts_have_bounds() {
     assert!(refusal(&[("lr_gamma", "0")]).contains("must be above 0"));
     assert!(from_flags(&[("eval_every", "0"), ("max_restarts", "0")]).is_ok());
     assert_eq!(from_flags(&[("seed", "18446744073709551615")]).unwrap().recipe.seed, u64::MAX);
+}
+
+#[test]
+fn encoders_follow_from_one_another() {
+    let recipe = from_flags(&[("value_encoding", "signlog"), ("min_val", "-5")]).unwrap().recipe;
+    assert_eq!((recipe.target_encoding(), recipe.value_distribution()), (TargetEncoding::Signlog, Distribution::Log));
+    assert_eq!((recipe.log_threshold, recipe.target, recipe.distribution), (Some(1e-6), None, None));
+    let recipe = from_flags(&[("value_encoding", "signlog"), ("min_val", "0.5"), ("target", "linear")]).unwrap().recipe;
+    assert_eq!((recipe.log_threshold, recipe.target), (Some(0.5), Some(TargetEncoding::Linear)));
+    // What follows anyway is not stored, however it was said.
+    let said = from_flags(&[("target", "linear"), ("distribution", "uniform"), ("layer", "-1")]).unwrap();
+    assert_eq!(said.recipe, from_flags(&[]).unwrap().recipe);
+    assert_eq!(from_flags(&[("value_encoding", "fourier")]).unwrap().recipe.fourier_periods, Some(8));
+}
+
+#[test]
+fn encoder_settings_that_mean_nothing_are_refused() {
+    for (key, value, place) in [
+        ("fourier_periods", "4", "value_encoding fourier"),
+        ("log_threshold", "1", "distribution log"),
+        ("huber_delta", "1", "loss huber"),
+    ] {
+        let message = refusal(&[(key, value)]);
+        assert!(message.contains(key) && message.contains(place), "{message}");
+    }
+    let message = refusal(&[("loss", "relative"), ("value_encoding", "signlog")]);
+    assert!(message.contains("target = signlog"), "{message}");
+    let message = refusal(&[("stage", "text"), ("readout", "numbers")]);
+    assert!(message.contains("use mean or last"), "{message}");
+    for layer in ["0", "-2", "1.5", "last"] {
+        let message = refusal(&[("layer", layer)]);
+        assert!(message.contains("number of a block"), "{message}");
+    }
+}
+
+#[test]
+fn the_transformer_stays_frozen() {
+    let message = refusal(&[("train_transformer", "true")]);
+    assert!(message.contains("stays frozen") && message.contains("train_layer_norms"), "{message}");
+    assert!(from_flags(&[("train_transformer", "false")]).is_ok());
+    let norms_alone = [("train_layer_norms", "true"), ("stage", "text"), ("train_output_projection", "false")];
+    assert!(from_flags(&norms_alone).is_ok());
 }

@@ -28,6 +28,31 @@ pub enum ValueEncoding {
     Standard,
     /// `x = v`
     Raw,
+    /// `x = (u(v) − offset) / scale` with `u(v) = sign(v)·ln(1 + |v|/log_threshold)`: orders of magnitude apart become
+    /// steps apart; standardised over the range as `standard` is.
+    Signlog,
+    /// `standard`, and beside it `sin` and `cos` of `2π(v − min)/period` for `fourier_periods` periods, the longest as long
+    /// as the range and each half of the one before.
+    Fourier,
+}
+
+/// How a target becomes the number that the output projector learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetEncoding {
+    /// As `standard`, or as `raw` where the inputs are.
+    Linear,
+    /// As the inputs of [`ValueEncoding::Signlog`].
+    Signlog,
+}
+
+/// How generated values lie in their range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Distribution {
+    Uniform,
+    /// Uniform in `sign(v)·ln(1 + |v|/log_threshold)`: every order of magnitude above the threshold equally often.
+    Log,
 }
 
 /// How the projectors are found.
@@ -48,13 +73,22 @@ pub enum Solver {
 pub enum Readout {
     /// The last position.
     Last,
+    /// The mean over all positions.
+    Mean,
+    /// The mean over the positions of projected numbers.
+    Numbers,
 }
 
 /// The training loss, in encoded units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Loss {
+    /// `e²`
     Mse,
+    /// `e²/2` up to `huber_delta`, from there on the tangent line.
+    Huber,
+    /// `(e·scale / max(|target|, 1 % of the range))²`, `scale` turning encoded units into value units.
+    Relative,
 }
 
 /// What a `mixed` question asks for.
@@ -65,6 +99,32 @@ pub enum Task {
     Max,
     Mean,
     Count,
+}
+
+/// How the frozen model's weights lie in memory; arithmetic is `f32` in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    #[default]
+    F32,
+    /// The upper half of an `f32`.
+    Bf16,
+    /// IEEE 754 half precision; numbers beyond ±65504 become infinite.
+    F16,
+}
+
+impl Dtype {
+    /// Bytes of one number.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 | Dtype::F16 => 2,
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Dtype::default()
+    }
 }
 
 /// The device a worker is asked to use.
@@ -134,6 +194,31 @@ pub struct Recipe {
     pub seed: u64,
     /// `dataset.shuffle`; it changes nothing without `dataset.file`.
     pub dataset_shuffle: bool,
+    /// Stored where it is not the default.
+    #[serde(default, skip_serializing_if = "Dtype::is_default")]
+    pub dtype: Dtype,
+    // The fields below are stored only where they apply and differ from the default.
+    /// Periods of `fourier`; set exactly there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fourier_periods: Option<usize>,
+    /// Magnitude below which `signlog` and `log` are nearly linear; set exactly where one of them is used. Positive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_threshold: Option<f64>,
+    /// Where it is not what follows from `value_encoding`: see [`Recipe::target_encoding`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetEncoding>,
+    /// Where it is not what follows from `value_encoding`: see [`Recipe::value_distribution`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<Distribution>,
+    /// δ of `huber`, in encoded units; set exactly there. Positive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub huber_delta: Option<f64>,
+    /// Block, counted from 1, whose output is read; `None` reads the model's own last hidden state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<usize>,
+    /// Whether the frozen model's layer norms train too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub train_layer_norms: bool,
 }
 
 /// How a run is carried out. Nothing here may change a byte of the result.
@@ -154,6 +239,8 @@ pub struct RunSettings {
     pub max_workers: usize,
     pub max_restarts: u32,
     pub device: DeviceChoice,
+    /// Devices of one worker, over which the frozen model's blocks are spread.
+    pub devices_per_worker: usize,
     pub collective: CollectiveChoice,
     pub deterministic: bool,
     /// Steps between two audits, in which another rank computes a micro-batch too; 0 is off.
@@ -198,5 +285,30 @@ impl Recipe {
     /// Width of the value range.
     pub fn range(&self) -> f64 {
         self.max_val - self.min_val
+    }
+
+    /// How targets are encoded: `signlog` where the values are, else `linear`, unless `target` says otherwise.
+    pub fn target_encoding(&self) -> TargetEncoding {
+        self.target.unwrap_or(TargetEncoding::following(self.value_encoding))
+    }
+
+    /// How generated values are drawn: `log` where the values are encoded `signlog`, else `uniform`, unless
+    /// `distribution` says otherwise.
+    pub fn value_distribution(&self) -> Distribution {
+        self.distribution.unwrap_or(Distribution::following(self.value_encoding))
+    }
+}
+
+impl TargetEncoding {
+    /// What `target` is when nobody sets it.
+    pub fn following(values: ValueEncoding) -> Self {
+        if values == ValueEncoding::Signlog { TargetEncoding::Signlog } else { TargetEncoding::Linear }
+    }
+}
+
+impl Distribution {
+    /// What `distribution` is when nobody sets it.
+    pub fn following(values: ValueEncoding) -> Self {
+        if values == ValueEncoding::Signlog { Distribution::Log } else { Distribution::Uniform }
     }
 }

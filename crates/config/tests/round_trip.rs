@@ -72,6 +72,16 @@ fn every_setting_comes_back() {
 }
 
 #[test]
+fn encoders_come_back() {
+    assert_comes_back(&resolve_flags(&[("value_encoding", "fourier"), ("fourier_periods", "3")]).unwrap());
+    assert_comes_back(&resolve_flags(&[("value_encoding", "signlog"), ("target", "linear"), ("layer", "2")]).unwrap());
+    assert_comes_back(&resolve_flags(&[("distribution", "log"), ("log_threshold", "0.1"), ("loss", "huber")]).unwrap());
+    assert_comes_back(
+        &resolve_flags(&[("stage", "mixed"), ("readout", "numbers"), ("train_layer_norms", "true")]).unwrap(),
+    );
+}
+
+#[test]
 fn floats_come_back_exactly() {
     for lr in ["1e-7", "0.1", "1.2e-38", "3.4e38", "1e16", "123456789.123456789", "5e15"] {
         assert_comes_back(&resolve_flags(&[("lr", lr)]).unwrap());

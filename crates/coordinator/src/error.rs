@@ -24,6 +24,8 @@ pub enum CoordinatorError {
     Differs { path: PathBuf, differences: String },
     #[error("{path} belongs to another frozen model: it says {stored:.16}, the workers have {found:.16}")]
     OtherBase { path: PathBuf, stored: String, found: String },
+    #[error("the projectors of {path} do not fit this run: {reason}")]
+    NotLoadable { path: PathBuf, reason: String, hint: &'static str },
     #[error("{0}")]
     NotAvailable(String),
     #[error("the server stopped: {0}")]
@@ -56,6 +58,7 @@ impl CoordinatorError {
             CoordinatorError::OtherBase { .. } => {
                 Some("give the run the model its checkpoint was made with".to_owned())
             }
+            CoordinatorError::NotLoadable { hint, .. } => Some((*hint).to_owned()),
             CoordinatorError::Failed { hint, .. } => Some(hint.clone()),
             CoordinatorError::Stopped { run_id, .. } => Some(format!("continue with --run-id {run_id} --resume auto")),
             CoordinatorError::NotAvailable(_) | CoordinatorError::Server(_) => None,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use numalign_config::{Config, Unit};
 use numalign_data::{Audit, audit_of};
-use numalign_projector::{Features, Fit, State, StateDigest};
+use numalign_projector::{Features, Fit, Layout, NormTensor, State, StateDigest, layer_norms};
 
 use crate::audit::{RowDigests, Verdict, shown, verdict};
 use crate::shares::{self, Pace};
@@ -47,6 +47,9 @@ pub struct Readiness {
     pub weights: String,
     pub device: String,
     pub probe_digest: Vec<u8>,
+    /// The model's layer norms and all their numbers, where they train; empty elsewhere.
+    pub layer_norms: Vec<NormTensor>,
+    pub layer_norm_values: Vec<f32>,
 }
 
 /// One rank's report of one unit: a training step, or a chunk of the solver's round.
@@ -300,6 +303,8 @@ impl Machine {
         if self.over {
             return effects;
         }
+        // Most messages settle nothing, and to decide looks at every member: with many workers that adds up.
+        let (before, is_routine) = (self.unit(), matches!(event, Event::Heartbeat(_) | Event::Reported(..)));
         match event {
             Event::Joined(id, introduction) => self.joined(now, id, introduction, &mut effects),
             Event::Ready(id, readiness) => self.ready(now, id, readiness, &mut effects),
@@ -319,7 +324,8 @@ impl Machine {
             Event::Solved(unit, solution) => self.solved(unit, solution, &mut effects),
             Event::Tick => self.drop_silent(now, &mut effects),
         }
-        if !self.over {
+        let nothing_new = is_routine && self.running.is_some() && self.unit() == before;
+        if !self.over && !nothing_new {
             self.advance(now, &mut effects);
         }
         effects
@@ -366,7 +372,7 @@ impl Machine {
             return;
         }
         if let (Some(state), Some(committed)) = (&introduction.survivor, &self.committed)
-            && state.layout() != committed.layout()
+            && state.layout().with_layer_norms(0) != committed.layout().with_layer_norms(0)
         {
             let (its, ours) = (state.layout().hidden(), committed.layout().hidden());
             let reason = format!("its hidden size is {its}, this run's is {ours}");
@@ -399,6 +405,7 @@ impl Machine {
         for state in [state, &rewound] {
             if let Some(committed) = &self.committed
                 && self.unit_after(state) == known
+                && committed.layout() == state.layout()
                 && **committed != *state
             {
                 return Err(format!(
@@ -439,15 +446,25 @@ impl Machine {
                 probe: Some(readiness.probe_digest.clone()),
             });
         }
-        if self.committed.is_none() {
-            let state = State::initial(readiness.hidden_size, self.config.recipe.seed);
-            self.committed = Some(Arc::new(state.prepared(&self.config.recipe)));
-        }
+        self.complete_initial_state(&readiness);
         if let Some(member) = self.members.get_mut(&id) {
             member.readiness = Some(readiness);
             member.activity = Activity::Waiting(now);
         }
         self.first_ready.get_or_insert(now);
+    }
+
+    /// The state before the first step, once a model is known: fresh projectors where none are loaded, and the model's own
+    /// layer norms where they train and none are loaded.
+    fn complete_initial_state(&mut self, readiness: &Readiness) {
+        let recipe = &self.config.recipe;
+        let mut state = match &self.committed {
+            Some(state) if state.layout().layer_norms().is_empty() == readiness.layer_norms.is_empty() => return,
+            Some(state) => state.as_ref().clone(),
+            None => State::initial(Layout::of(recipe, readiness.hidden_size, 0), recipe.seed),
+        };
+        state.set_layer_norms(&readiness.layer_norm_values);
+        self.committed = Some(Arc::new(state));
     }
 
     fn admissible(&self, host: &str, readiness: &Readiness) -> Result<(), String> {
@@ -465,6 +482,7 @@ impl Machine {
                 readiness.base_fingerprint, base.fingerprint
             ));
         }
+        self.layer_norms_fit(readiness)?;
         if let Some(hidden) = self.committed.as_ref().map(|state| state.layout().hidden())
             && hidden != readiness.hidden_size
         {
@@ -479,6 +497,20 @@ impl Machine {
                  deterministic: false would admit it",
                 readiness.device
             ));
+        }
+        Ok(())
+    }
+
+    /// A worker whose model has the right fingerprint has the right layer norms, unless it is of another build.
+    fn layer_norms_fit(&self, readiness: &Readiness) -> Result<(), String> {
+        let (named, values) = (layer_norms::total_len(&readiness.layer_norms), readiness.layer_norm_values.len());
+        let wanted = self.config.recipe.train_layer_norms;
+        if named != values || wanted != (values > 0) {
+            return Err(format!("it sent {values} numbers for {named} of layer norms (train_layer_norms is {wanted})"));
+        }
+        let known = self.committed.as_ref().map_or(0, |state| state.layout().layer_norms().len());
+        if known > 0 && known != values {
+            return Err(format!("its model has {values} numbers of layer norms, this run's has {known}"));
         }
         Ok(())
     }

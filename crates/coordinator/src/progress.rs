@@ -74,7 +74,7 @@ impl Progress {
     /// The banner, once the frozen model is known.
     pub fn banner(&self, base: &Readiness) {
         let recipe = &self.config.recipe;
-        let layout = Layout::new(base.hidden_size);
+        let layout = Layout::of(recipe, base.hidden_size, base.layer_norm_values.len());
         let trained: usize = Trained::of(recipe).ranges(layout).iter().map(ExactSizeIterator::len).sum();
         let millions = base.model_parameters as f64 / 1e6;
         self.say(&format!(

@@ -3,6 +3,7 @@
 //! Called by the service; the shell begins and ends generations.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numalign_config::{Recipe, Unit, Units};
@@ -47,10 +48,20 @@ struct Current {
     chunk_row_len: usize,
 }
 
+/// Largest request while no generation has told the size of a row: none of them can be of use.
+const LARGEST_BEFORE: usize = 64 << 10;
+
 /// Rows of the present generation's units. Dropping a generation cancels everybody who waits in it.
-#[derive(Default)]
 pub struct Reducer {
     current: Mutex<Option<Current>>,
+    /// Bytes of a request with every row of a step, as the latest generation has them.
+    largest: AtomicUsize,
+}
+
+impl Default for Reducer {
+    fn default() -> Self {
+        Self { current: Mutex::default(), largest: AtomicUsize::new(LARGEST_BEFORE) }
+    }
 }
 
 /// What became of a contribution.
@@ -96,6 +107,9 @@ impl Reducer {
     /// A generation begins; what an earlier one left is dropped.
     pub fn begin(&self, beginning: &Beginning, recipe: &Recipe) {
         let layout = beginning.state.layout();
+        let (row_len, chunk_row_len) = (layout.row_len(), recipe.micro_batch_size * Features::width(layout.hidden()));
+        let largest = request_bytes(recipe.micro_batches(), row_len.max(chunk_row_len));
+        self.largest.store(largest, Ordering::Relaxed);
         *self.lock() = Some(Current {
             generation: beginning.generation,
             members: beginning.ranks.iter().map(|(id, _)| *id).collect(),
@@ -104,9 +118,14 @@ impl Reducer {
             open: BTreeMap::new(),
             gathered: BTreeMap::new(),
             micro_batches: recipe.micro_batches(),
-            row_len: layout.row_len(),
-            chunk_row_len: recipe.micro_batch_size * Features::width(layout.hidden()),
+            row_len,
+            chunk_row_len,
         });
+    }
+
+    /// The largest request, in bytes, that can be legitimate: every row of a step from one worker.
+    pub fn largest_contribution(&self) -> usize {
+        self.largest.load(Ordering::Relaxed)
     }
 
     /// The generation is over.
@@ -199,6 +218,11 @@ impl Reducer {
         let (unit, entry) = current.as_ref()?.open.iter().find(|(_, entry)| entry.reduced.is_none())?;
         Some((*unit, entry.rows.missing()))
     }
+}
+
+/// Bytes of a `ReduceRequest` with `rows` rows of `row_len` floats: 32 for each row's tags and index, a page for the rest.
+fn request_bytes(rows: usize, row_len: usize) -> usize {
+    rows.saturating_mul(row_len.saturating_mul(4).saturating_add(32)).saturating_add(4096)
 }
 
 #[cfg(test)]
@@ -385,5 +409,21 @@ mod tests {
         assert_eq!(refusal(vec![(0, vec![1.0])]), Some(RowError::WrongLength { micro_batch: 0, got: 1, want: 5 }));
         later(reducer.contribute(OLD, A, 0, vec![row(0)]).unwrap());
         assert_eq!(refusal(vec![(0, row(1).1)]), Some(RowError::Conflict { micro_batch: 0 }));
+    }
+
+    #[test]
+    fn the_largest_request_holds_every_row_of_a_step_and_little_more() {
+        use prost::Message;
+        let reducer = Reducer::default();
+        assert_eq!(reducer.largest_contribution(), LARGEST_BEFORE);
+        begin(&reducer, OLD);
+        let row = |index| numalign_wire::Row { micro_batch: index, values: vec![0; 5 * 4] };
+        let generation = Some(OLD.into());
+        let rows = (0..3).map(row).collect();
+        let request = numalign_wire::ReduceRequest { generation, member: u64::MAX, step: u64::MAX, rows, more: false };
+        assert!(request.encoded_len() <= reducer.largest_contribution());
+        assert!(reducer.largest_contribution() <= 2 * 4096);
+        reducer.end();
+        assert!(request.encoded_len() <= reducer.largest_contribution(), "late requests are still read");
     }
 }

@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use numalign_access::ServerAccess;
 use numalign_checkpoint::{CheckpointError, write_atomically};
 use numalign_config::{CollectiveChoice, Config};
 use numalign_wire::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use crate::error::CoordinatorError;
 use crate::failures::FailureLog;
+use crate::gate::{Gate, GateLimits};
+use crate::guard::{Bounded, Guard, Homes};
 use crate::heard::Unheard;
 use crate::machine::Machine;
 use crate::progress::Progress;
@@ -27,17 +30,22 @@ use crate::start::{self, Start};
 use crate::work::{Streams, WorkBoard};
 use crate::writer::Writer;
 
-/// Largest message accepted: a step's rows of every micro-batch of one worker, with room to spare.
-const MOST_MESSAGE: usize = 256 << 20;
+/// Calls that one connection may have open at once; a worker has three.
+const MOST_STREAMS: u32 = 32;
+
+/// Bytes that one connection may send ahead of what is read from it.
+const WINDOW: u32 = 1 << 20;
 
 /// Time that workers get to read the last messages before the server goes.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Runs `config` on `listener` until every step is committed, the run fails, or `shutdown` resolves. Each time
-/// `checkpoint_wanted` is notified, the committed state is written to the run's folder.
+/// `checkpoint_wanted` is notified, the committed state is written to the run's folder. `access` says what is demanded of
+/// whoever connects.
 pub async fn run(
     config: Config,
     listener: TcpListener,
+    access: ServerAccess,
     shutdown: impl Future<Output = ()>,
     checkpoint_wanted: Arc<Notify>,
 ) -> Result<Outcome, CoordinatorError> {
@@ -65,6 +73,7 @@ pub async fn run(
         shell: calls,
         config_digest: config_digest(&config),
         next_member: AtomicU64::new(1),
+        homes: Homes::default(),
     }));
     let folder = start.folder.path().to_owned();
     let writer = Writer::start(start.folder.clone(), config.run.keep_checkpoints)
@@ -86,6 +95,7 @@ pub async fn run(
         writer,
         solver,
         fingerprint: start.fingerprint.clone().unwrap_or_default(),
+        layer_norms: start.layer_norms.clone(),
         dataset_digest: start.dataset_digest.clone(),
         loaded_digest: start.loaded_digest.clone(),
         ledger: start.ledger,
@@ -103,13 +113,16 @@ pub async fn run(
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<CoordinatorServer<Handle>>().await;
     let (stop_server, stopped) = oneshot::channel::<()>();
+    let gate = Gate::new(gate_limits(&config), access.tls);
     let server = Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(health)
-        .add_service(CoordinatorServer::new(service).max_decoding_message_size(MOST_MESSAGE))
-        .serve_with_incoming_shutdown(incoming(listener), async {
+        .max_concurrent_streams(MOST_STREAMS)
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(WINDOW)
+        .add_service(InterceptedService::new(health, Guard::open(access.token.clone())))
+        .add_service(InterceptedService::new(Bounded::new(service), Guard::strict(access.token)))
+        .serve_with_incoming_shutdown(gate.incoming(listener), async {
             // Either way the server goes.
             let _ = stopped.await;
         });
@@ -136,13 +149,16 @@ pub async fn run(
     outcome
 }
 
-fn incoming(listener: TcpListener) -> impl tokio_stream::Stream<Item = std::io::Result<tokio::net::TcpStream>> {
-    use tokio_stream::StreamExt;
-    TcpListenerStream::new(listener).map(|stream| {
-        let stream = stream?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    })
+/// The limits that this process's limit on open files leaves.
+fn gate_limits(config: &Config) -> GateLimits {
+    let wanted = GateLimits::for_workers(config.run.max_workers);
+    match rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        Some(files) if files < wanted.descriptors() => {
+            tracing::warn!("the limit on open files is {files} (ulimit -n): fewer workers than max_workers find room");
+            wanted.within(files)
+        }
+        _ => wanted,
+    }
 }
 
 impl Start {
@@ -185,6 +201,7 @@ fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, C
         identity: numalign_checkpoint::Identity {
             recipe: config.recipe.clone(),
             base_fingerprint: fingerprint.clone(),
+            layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
             loaded_digest: start.loaded_digest.clone(),
         },
@@ -215,9 +232,13 @@ fn check_destination(config: &Config) -> Result<(), CoordinatorError> {
     Ok(())
 }
 
-/// A number that no other coordinator process has.
+/// A number that no other coordinator process has, and that nobody can guess.
 fn incarnation() -> u64 {
     let mut hasher = blake3::Hasher::new();
+    let mut random = [0u8; 16];
+    // Without the kernel's randomness the rest still tells two processes apart.
+    let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+    hasher.update(&random);
     hasher.update(&std::process::id().to_le_bytes());
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     hasher.update(&now.as_nanos().to_le_bytes());

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use numalign_config::Config;
-use numalign_projector::{Features, RowError, State, StateDigest};
+use numalign_projector::{Features, NormTensor, RowError, State, StateDigest};
 use numalign_wire as wire;
 use numalign_wire::coordinator_server::Coordinator;
 use tokio::sync::{mpsc, oneshot};
@@ -15,13 +15,19 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::complaints::clipped;
+use crate::guard::Homes;
 use crate::machine::{Event, Introduction, MemberId, Readiness, Report, Timing};
 use crate::outbox::{Outbox, outbox};
 use crate::reduce::{Contribution, Reduced, Reducer};
 use crate::work::{Claim, Streams, WorkBoard, micro_batch};
 
-/// A connection that says nothing for this long is closed.
+/// A stream that says nothing for this long is closed.
 const FIRST_WORD: Duration = Duration::from_secs(10);
+
+/// Characters of a host, a build or a device that are kept; of a message, see [`MOST_MESSAGE`].
+const MOST_NAME: usize = 128;
+const MOST_MESSAGE: usize = 4096;
 
 /// What the service sends to the shell.
 pub enum Call {
@@ -42,6 +48,7 @@ pub struct Service {
     pub shell: mpsc::Sender<Call>,
     pub config_digest: String,
     pub next_member: AtomicU64,
+    pub homes: Homes,
 }
 
 /// The service as tonic wants it: cheap to clone, one for all connections.
@@ -67,6 +74,7 @@ impl Coordinator for Handle {
         &self,
         request: Request<Streaming<wire::WorkerMessage>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
+        let connection = Homes::connection_of(&request)?;
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(FIRST_WORD, inbound.next())
             .await
@@ -77,6 +85,7 @@ impl Coordinator for Handle {
         };
         let introduction = self.introduction(hello)?;
         let member = MemberId(self.next_member.fetch_add(1, Ordering::Relaxed));
+        self.homes.settle(member, connection);
         let (outbox, messages) = outbox();
         self.tell(Call::Connected(member, introduction, outbox)).await?;
         let service = self.0.clone();
@@ -85,12 +94,17 @@ impl Coordinator for Handle {
     }
 
     async fn work(&self, request: Request<Streaming<wire::WorkCredit>>) -> Result<Response<Self::WorkStream>, Status> {
+        let connection = Homes::connection_of(&request)?;
         let mut credits = request.into_inner();
-        let Some(first) = credits.next().await.transpose()? else {
+        let first = tokio::time::timeout(FIRST_WORD, credits.next())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no credit within 10 s"))?;
+        let Some(first) = first.transpose()? else {
             return Err(Status::invalid_argument("no credit was given"));
         };
         let generation = first.generation.ok_or_else(|| Status::invalid_argument("no generation"))?.into();
         let member = MemberId(first.member);
+        self.homes.check(member, connection)?;
         let Some((first_unit, part)) = self.board.part_of(generation, member) else {
             return Err(Status::failed_precondition("that generation is over"));
         };
@@ -140,8 +154,10 @@ impl Coordinator for Handle {
     }
 
     async fn reduce(&self, request: Request<wire::ReduceRequest>) -> Result<Response<wire::ReduceReply>, Status> {
+        let connection = Homes::connection_of(&request)?;
         let request = request.into_inner();
         let generation = request.generation.ok_or_else(|| Status::invalid_argument("no generation"))?.into();
+        self.homes.check(MemberId(request.member), connection)?;
         let mut rows = Vec::with_capacity(request.rows.len());
         for row in request.rows {
             if row.values.len() % 4 != 0 {
@@ -164,7 +180,7 @@ impl Coordinator for Handle {
         let mut reply = wire::ReduceReply { complete: reduced.is_some(), ..Default::default() };
         match reduced {
             Some(Reduced::Sum(sum)) => reply.sum = sum,
-            Some(Reduced::Gathered(digest)) => reply.gathered_digest = digest.to_vec().into(),
+            Some(Reduced::Gathered(digest)) => reply.gathered_digest = digest.to_vec(),
             None => {}
         }
         Ok(Response::new(reply))
@@ -187,7 +203,7 @@ impl Service {
             return Err(Status::failed_precondition(format!(
                 "protocol {} of build {} does not match this coordinator's {} of build {}",
                 hello.protocol,
-                hello.build,
+                clipped(&hello.build, MOST_NAME),
                 wire::PROTOCOL,
                 env!("CARGO_PKG_VERSION")
             )));
@@ -206,7 +222,8 @@ impl Service {
             }
             survivor = Some(state);
         }
-        Ok(Introduction { host: hello.host, pid: hello.pid, restarts: hello.restarts, survivor })
+        let host = clipped(&hello.host, MOST_NAME);
+        Ok(Introduction { host, pid: hello.pid, restarts: hello.restarts, survivor })
     }
 
     /// Rank 0's report of a chunk together with the features that the gRPC collective gathered here.
@@ -239,6 +256,7 @@ impl Service {
                 return;
             }
         };
+        self.homes.leave(member);
         // The shell may be gone by then; the worker is, too.
         let _ = self.shell.send(Call::Event(Event::Left(member, why))).await;
     }
@@ -259,19 +277,11 @@ fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call
     Ok(Some(Call::Event(match message {
         Message::Hello(_) => return Err("it said Hello twice".to_owned()),
         Message::Heartbeat(heartbeat) => return Ok(Some(Call::Heartbeat(member, heartbeat.generation))),
-        Message::Failure(failure) if failure.permanent => Event::FailedForGood(member, failure.message),
-        Message::Failure(failure) => Event::Left(member, failure.message),
-        Message::Ready(ready) => Event::Ready(
-            member,
-            Readiness {
-                base_fingerprint: ready.base_fingerprint,
-                hidden_size: ready.hidden_size as usize,
-                model_parameters: ready.model_parameters,
-                weights: ready.weights,
-                device: ready.device,
-                probe_digest: ready.probe_digest,
-            },
-        ),
+        Message::Failure(failure) if failure.permanent => {
+            Event::FailedForGood(member, clipped(&failure.message, MOST_MESSAGE))
+        }
+        Message::Failure(failure) => Event::Left(member, clipped(&failure.message, MOST_MESSAGE)),
+        Message::Ready(ready) => Event::Ready(member, readiness_of(ready)?),
         Message::StepDone(done) => {
             let digest = StateDigest::from_slice(&done.digest).ok_or("it sent a digest that is not 32 bytes")?;
             let mut rows = Vec::with_capacity(done.rows.len());
@@ -314,4 +324,26 @@ fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call
 fn measured(microseconds: u64) -> Duration {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     Duration::from_micros(microseconds).min(DAY)
+}
+
+fn readiness_of(ready: wire::Ready) -> Result<Readiness, String> {
+    let (mut layer_norms, mut layer_norm_values) = (Vec::new(), Vec::new());
+    for tensor in ready.layer_norms {
+        if tensor.values.len() % 4 != 0 {
+            return Err(format!("its layer norm {} is not whole floats", tensor.name));
+        }
+        let values = tensor.values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        layer_norms.push(NormTensor { name: tensor.name, len: values.len() });
+        layer_norm_values.extend(values);
+    }
+    Ok(Readiness {
+        base_fingerprint: ready.base_fingerprint,
+        hidden_size: ready.hidden_size as usize,
+        model_parameters: ready.model_parameters,
+        weights: ready.weights,
+        device: ready.device,
+        probe_digest: ready.probe_digest,
+        layer_norms,
+        layer_norm_values,
+    })
 }

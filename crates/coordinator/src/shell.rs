@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder, write_atomically};
 use numalign_config::Config;
 use numalign_data::Ledger;
-use numalign_projector::State;
+use numalign_projector::{NormTensor, State};
 use numalign_wire as wire;
 use numalign_wire::coordinator_message::Message;
 use tokio::sync::{Notify, mpsc};
@@ -49,6 +49,8 @@ pub struct Shell {
     pub writer: Writer,
     pub solver: Solver,
     pub fingerprint: String,
+    /// The base's layer norms, where they train and it is known.
+    pub layer_norms: Vec<NormTensor>,
     pub dataset_digest: Option<String>,
     pub loaded_digest: Option<String>,
     pub ledger: Ledger,
@@ -205,6 +207,7 @@ impl Shell {
             match effect {
                 Effect::BaseKnown(base) => {
                     self.fingerprint = base.base_fingerprint.clone();
+                    self.layer_norms = base.layer_norms.clone();
                     if let Some(folder) = self.replaced.take()
                         && let Err(error) = folder.clear()
                     {
@@ -374,6 +377,7 @@ impl Shell {
             identity: Identity {
                 recipe: self.config.recipe.clone(),
                 base_fingerprint: self.fingerprint.clone(),
+                layer_norms: self.layer_norms.clone(),
                 dataset_digest: self.dataset_digest.clone(),
                 loaded_digest: self.loaded_digest.clone(),
             },
@@ -422,6 +426,9 @@ impl Shell {
     fn settle(&mut self, patience: Duration) {
         self.progress.finish();
         self.write_checkpoint();
+        if patience == WHEN_STOPPED {
+            self.writer.hurry();
+        }
         let until = Instant::now() + patience;
         if !self.solver.finish(patience) {
             tracing::warn!("the solver's thread is still at work; the checkpoint before is valid");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder};
 use numalign_config::{Config, LoadedProjections, Recipe, Resume, Unit};
 use numalign_data::{Domain, Ledger, SampleStream};
-use numalign_projector::{State, Sums};
+use numalign_projector::{InputEncoder, Layout, NormTensor, State, Sums};
 
 use crate::error::CoordinatorError;
 
@@ -25,6 +25,8 @@ pub struct Start {
     pub sums: Option<Sums>,
     /// Fingerprint that the workers' model must have.
     pub fingerprint: Option<String>,
+    /// The base's layer norms, where `state` has them.
+    pub layer_norms: Vec<NormTensor>,
     pub ledger: Ledger,
     pub history: Vec<String>,
     /// The folder holds a finished run, whose checkpoints go once this one is about to train.
@@ -56,6 +58,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         state: None,
         sums: None,
         fingerprint: None,
+        layer_norms: Vec::new(),
         ledger: Ledger::start(),
         history: Vec::new(),
         replaces: false,
@@ -73,6 +76,8 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
             checkpoint.identity.recipe.stage,
             checkpoint.state.step()
         ));
+        loadable(recipe, path, checkpoint.state.layout())?;
+        start.layer_norms = checkpoint.identity.layer_norms.clone();
         let state = State::starting_from(&checkpoint.state, config.run.load_projections, recipe.seed);
         start.state = Some(state.prepared(recipe));
         start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
@@ -81,6 +86,30 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         continue_from(config, &path, checkpoint, &mut start)?;
     }
     Ok(start)
+}
+
+/// Loaded projectors must be what this run trains; layer norms that are not loaded are the model's own.
+fn loadable(recipe: &Recipe, path: &Path, layout: Layout) -> Result<(), CoordinatorError> {
+    let width = InputEncoder::of(recipe).width();
+    if layout.input_width() != width {
+        return Err(CoordinatorError::NotLoadable {
+            path: path.to_owned(),
+            reason: format!(
+                "its input projector has {} columns, value_encoding {} needs {width}",
+                layout.input_width(),
+                recipe.value_encoding
+            ),
+            hint: "set value_encoding and fourier_periods as its run had them (`numalign inspect` shows them)",
+        });
+    }
+    if !layout.layer_norms().is_empty() && !recipe.train_layer_norms {
+        return Err(CoordinatorError::NotLoadable {
+            path: path.to_owned(),
+            reason: "its layer norms are trained, and this run leaves the model's own as they are".to_owned(),
+            hint: "set train_layer_norms to true",
+        });
+    }
+    Ok(())
 }
 
 fn lock(folder: &RunFolder) -> Result<File, CoordinatorError> {
@@ -158,6 +187,7 @@ fn continue_from(
     start.story.push(format!("continuing {} at step {}", path.display(), checkpoint.state.step()));
     start.ledger = ledger;
     start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
+    start.layer_norms = checkpoint.identity.layer_norms.clone();
     start.history = checkpoint.history.clone();
     start.state = Some(checkpoint.state);
     start.sums = checkpoint.sums;

@@ -102,15 +102,18 @@ impl Writer {
         self.shared.lock().failed
     }
 
-    /// Waits until everything queued is written, for `patience` at most; where the disk is behind, only the newest of what
-    /// waits is still worth writing. False when the time was not enough.
+    /// Leaves out all that waits but the newest: there is no time for a disk that is behind.
+    pub fn hurry(&self) {
+        let mut queue = self.shared.lock();
+        let older = queue.jobs.len().saturating_sub(1);
+        queue.jobs.drain(..older);
+    }
+
+    /// Waits until everything queued is written, for `patience` at most. False when the time was not enough.
     pub fn finish(&mut self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         let mut queue = self.shared.lock();
         queue.closed = true;
-        while queue.jobs.len() > 1 {
-            queue.jobs.pop_front();
-        }
         self.shared.changed.notify_all();
         while queue.busy || !queue.jobs.is_empty() {
             let left = until.saturating_duration_since(Instant::now());
@@ -146,6 +149,7 @@ mod tests {
             writer.push(step, Vec::new());
         }
         assert_eq!(at_work.recv(), Ok(10));
+        writer.hurry();
         assert!(!writer.finish(Duration::from_millis(20)), "it hangs in the first write");
         release.send(()).unwrap();
         release.send(()).unwrap();

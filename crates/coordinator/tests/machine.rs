@@ -124,6 +124,8 @@ fn readiness() -> Readiness {
         weights: "random".to_owned(),
         device: "cpu".to_owned(),
         probe_digest: vec![1, 2, 3],
+        layer_norms: Vec::new(),
+        layer_norm_values: Vec::new(),
     }
 }
 

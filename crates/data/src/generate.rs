@@ -10,14 +10,15 @@ use crate::grammar::marked;
 use crate::grid::{Grid, check_range};
 use crate::random::{Domain, SampleRng};
 use crate::sample::{Input, Sample};
+use crate::values::Values;
 use crate::wording;
 
 /// What a stage draws from.
 #[derive(Debug, Clone)]
 enum Kind {
-    Nn { min_val: f64, max_val: f64 },
-    Text { grid: Grid },
-    Mixed { grid: Grid, tasks: Vec<Task>, max_numbers: u64 },
+    Nn { values: Values },
+    Text { values: Values, grid: Grid },
+    Mixed { values: Values, grid: Grid, tasks: Vec<Task>, max_numbers: u64 },
 }
 
 /// Makes the samples of one stage in one domain.
@@ -33,12 +34,13 @@ impl Generator {
     /// Settings that no sample can satisfy: see [`Grid::new`]; in stage `mixed` also no task, or no numbers.
     pub fn new(recipe: &Recipe, domain: Domain) -> Result<Generator, DataError> {
         let Recipe { min_val, max_val, decimals, .. } = *recipe;
+        let values = Values::of(recipe);
         let kind = match recipe.stage {
             Stage::Nn => {
                 check_range(min_val, max_val)?;
-                Kind::Nn { min_val, max_val }
+                Kind::Nn { values }
             }
-            Stage::Text => Kind::Text { grid: Grid::new(min_val, max_val, decimals)? },
+            Stage::Text => Kind::Text { values, grid: Grid::new(min_val, max_val, decimals)? },
             Stage::Mixed => {
                 if recipe.mixed_tasks.is_empty() {
                     return Err(DataError::NoTasks);
@@ -47,6 +49,7 @@ impl Generator {
                     return Err(DataError::NoNumbers);
                 }
                 Kind::Mixed {
+                    values,
                     grid: Grid::new(min_val, max_val, decimals)?,
                     tasks: recipe.mixed_tasks.clone(),
                     max_numbers: recipe.mixed_max_numbers as u64,
@@ -59,16 +62,18 @@ impl Generator {
     /// Sample `index` of the stream.
     pub fn sample(&self, index: u64) -> Sample {
         match &self.kind {
-            Kind::Nn { min_val, max_val } => {
-                let value = draw_in_range(*min_val, *max_val, &mut self.rng(Stage::Nn, index));
+            Kind::Nn { values } => {
+                let value = values.draw(&mut self.rng(Stage::Nn, index));
                 Sample { index, input: Input::Number(value), target: value }
             }
-            Kind::Text { grid } => {
-                let value = grid.draw(&mut self.rng(Stage::Text, index));
+            Kind::Text { values, grid } => {
+                let value = values.draw_on(grid, &mut self.rng(Stage::Text, index));
                 Sample { index, input: Input::Text(marked(value, grid.decimals)), target: value }
             }
-            Kind::Mixed { grid, tasks, max_numbers } => {
-                let (text, target) = draw_question(grid, tasks, *max_numbers, &mut self.rng(Stage::Mixed, index));
+            Kind::Mixed { values, grid, tasks, max_numbers } => {
+                let rng = &mut self.rng(Stage::Mixed, index);
+                let (text, target) =
+                    draw_question(|rng| values.draw_on(grid, rng), grid.decimals, tasks, *max_numbers, rng);
                 Sample { index, input: Input::Text(text), target }
             }
         }
@@ -85,13 +90,13 @@ impl Generator {
     }
 }
 
-fn draw_in_range(min_val: f64, max_val: f64, rng: &mut SampleRng) -> f64 {
-    let value = min_val + (max_val - min_val) * rng.uniform();
-    // The sum is rounded and may reach max_val, which is excluded.
-    value.min(max_val.next_down())
-}
-
-fn draw_question(grid: &Grid, tasks: &[Task], max_numbers: u64, rng: &mut SampleRng) -> (String, f64) {
+fn draw_question(
+    draw: impl Fn(&mut SampleRng) -> f64,
+    decimals: u32,
+    tasks: &[Task],
+    max_numbers: u64,
+    rng: &mut SampleRng,
+) -> (String, f64) {
     let count = 1 + rng.below(max_numbers);
     let opening = wording::opening(rng.below(wording::openings_for(count)) as usize);
     let separator = *pick(wording::SEPARATORS, rng);
@@ -100,9 +105,9 @@ fn draw_question(grid: &Grid, tasks: &[Task], max_numbers: u64, rng: &mut Sample
     let mut values = Vec::new();
     let mut numbers = Vec::new();
     for _ in 0..count {
-        let value = grid.draw(rng);
+        let value = draw(rng);
         values.push(value);
-        numbers.push(marked(value, grid.decimals));
+        numbers.push(marked(value, decimals));
     }
     (wording::question(opening, &numbers, separator, ask), answer(task, &values))
 }
@@ -214,15 +219,6 @@ mod tests {
         assert!(matches!(Generator::new(&recipe, Domain::Train), Err(DataError::NoNumbers)));
         recipe.mixed_tasks.clear();
         assert!(matches!(Generator::new(&recipe, Domain::Train), Err(DataError::NoTasks)));
-    }
-
-    #[test]
-    fn rounding_never_reaches_the_excluded_end() {
-        let (min_val, max_val) = (1.0, 1.0f64.next_up());
-        for index in 0..100 {
-            let mut rng = SampleRng::new(0, Domain::Train, "test", index);
-            assert_eq!(draw_in_range(min_val, max_val, &mut rng), min_val);
-        }
     }
 
     proptest! {

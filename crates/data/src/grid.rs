@@ -45,6 +45,12 @@ impl Grid {
     pub fn draw(&self, rng: &mut SampleRng) -> f64 {
         (self.first + rng.below(self.len) as i64) as f64 / self.scale
     }
+
+    /// The number nearest to `value`.
+    pub fn nearest(&self, value: f64) -> f64 {
+        let index = (value * self.scale).round() as i64;
+        index.clamp(self.first, self.first + self.len as i64 - 1) as f64 / self.scale
+    }
 }
 
 /// The smallest integer that, divided by `scale`, is not below `bound`.

@@ -20,6 +20,7 @@ pub mod plan;
 pub mod random;
 pub mod sample;
 pub mod stream;
+mod values;
 pub mod wording;
 
 pub use audit::{Audit, audit_due, audit_of};

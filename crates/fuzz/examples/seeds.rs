@@ -55,11 +55,12 @@ fn checkpoint(stage: &str) -> anyhow::Result<Checkpoint> {
     let identity = Identity {
         recipe,
         base_fingerprint: blake3::hash(b"no model").to_hex().to_string(),
+        layer_norms: Vec::new(),
         dataset_digest: None,
         loaded_digest: None,
     };
     let history = vec![json!({ "step": 2, "mae": 0.5 }).to_string()];
-    Ok(Checkpoint { identity, state, sample_digest: ledger.to_hex(), history })
+    Ok(Checkpoint { identity, state, sample_digest: ledger.to_hex(), history, sums: None })
 }
 
 /// The weights of a GPT-2 with one layer of width two, all zero.
@@ -105,7 +106,7 @@ fn messages() -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
     let done =
         wire::StepDone { generation, step: 7, digest: vec![1; 32], state: state.clone(), ..wire::StepDone::default() };
     let rows = vec![wire::Row { micro_batch: 1, values: vec![0; 32] }];
-    let reduce = wire::ReduceRequest { generation, member: 2, step: 7, rows };
+    let reduce = wire::ReduceRequest { generation, member: 2, step: 7, rows, more: false };
     let message = |message| wire::WorkerMessage { message: Some(message) }.encode_to_vec();
     Ok(vec![
         ("state", state),

@@ -6,7 +6,7 @@ use std::path::Path;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{Layer, Stage, resolve, to_yaml};
 use numalign_data::{Domain, Ledger, SampleStream, Segment, grammar, jsonl};
-use numalign_model::architecture::Gpt2Config;
+use numalign_model::architecture::{Architecture, numbers};
 use numalign_model::weights::{Safetensors, TensorSource};
 use numalign_projector::State;
 use prost::Message;
@@ -278,16 +278,35 @@ const MODEL_CONFIG_WORDS: &[&str] = &[
     "architectures",
     "null",
     "true",
+    "llama",
+    "qwen3",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "rope_scaling",
+    "rope_type",
+    "llama3",
+    "factor",
 ];
 
 /// A `config.json`; of an accepted one all that is derived can be derived.
 fn model_config(input: &[u8]) -> Result<(), String> {
     let text = String::from_utf8_lossy(input);
-    let config = Gpt2Config::parse(Path::new("config.json"), &text).map_err(|error| error.to_string())?;
-    assert!(config.head_size() > 0 && !config.canonical().is_empty());
-    if config.n_layer <= 100 {
-        assert!(config.parameters() > 0);
-        assert!(config.attention_scale(config.n_layer).is_finite());
+    let architecture = Architecture::parse(Path::new("config.json"), &text).map_err(|error| error.to_string())?;
+    match &architecture {
+        Architecture::Gpt2(config) => {
+            assert!(config.head_size() > 0 && !config.canonical().is_empty());
+            assert!(config.attention_scale(config.n_layer).is_finite());
+        }
+        Architecture::Llama(config) => {
+            assert!(config.head_size > 0 && !config.canonical().is_empty());
+            assert_eq!(config.rope.frequencies(config.head_size).len(), config.head_size / 2);
+        }
+    }
+    if architecture.layers() <= 100 {
+        assert!(numbers(&architecture.tensors()) > 0);
+        let _ = architecture.footprint();
     }
     Ok(())
 }
@@ -327,15 +346,13 @@ fn weights(input: &[u8]) -> Result<(), String> {
     for name in source.names() {
         source.read(name).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
-    let config = Gpt2Config { n_layer: 1, n_embd: 2, n_head: 1, n_inner: 2, vocab_size: 3, n_positions: 2, ..small() };
-    source.check(&config, path).map_err(|error| error.to_string())
-}
-
-fn small() -> Gpt2Config {
-    match Gpt2Config::parse(Path::new("config.json"), "{\"model_type\": \"gpt2\"}") {
-        Ok(config) => config,
-        Err(error) => panic!("the defaults are valid: {error}"),
-    }
+    let small = "{\"model_type\": \"gpt2\", \"n_layer\": 1, \"n_embd\": 2, \"n_head\": 1, \"n_inner\": 2, \
+                 \"vocab_size\": 3, \"n_positions\": 2}";
+    let wanted = match Architecture::parse(Path::new("config.json"), small) {
+        Ok(architecture) => architecture.tensors(),
+        Err(error) => panic!("it is valid: {error}"),
+    };
+    source.check(&wanted, path).map_err(|error| error.to_string())
 }
 
 /// A `model.safetensors.index.json`: no name in it leaves the folder.

@@ -27,13 +27,29 @@ pub enum ModelError {
     UnknownToken { id: u32, vocabulary: usize },
     #[error("an input has no positions")]
     Empty,
+    #[error("`{name}` needs {sizes}")]
+    TooLarge {
+        name: String,
+        /// What is needed and what is free, in words.
+        sizes: String,
+        /// The setting that would fit.
+        advice: String,
+    },
+    #[error("layer {layer} cannot be read: the model has blocks 1 to {layers}")]
+    NoSuchLayer { layer: usize, layers: usize },
+    #[error("sequence {sequence} has no numbers whose positions could be read")]
+    NothingToRead { sequence: usize },
+    #[error("the norms' numbers do not fit the model: {reason}")]
+    NormParameters { reason: String },
+    #[error("the model's head is not its token table, and numalign loads no other head")]
+    NoHead,
     #[error("embedding {row} of {rows} does not exist")]
     NoSuchEmbedding { row: usize, rows: usize },
 }
 
 impl ModelError {
     /// What the person at the keyboard can do about it.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
             ModelError::UnknownModel { .. } => Some(
                 "model_name is `demo`, `synthetic:small|medium|large|xl[:seed]`, a folder with config.json and \
@@ -46,7 +62,9 @@ impl ModelError {
             ModelError::Weights { .. } | ModelError::Damaged { .. } => {
                 Some("copy the model folder again from its source; numalign never writes to it")
             }
-            ModelError::Unsupported { .. } => Some("numalign aligns GPT-2 models (model_type gpt2)"),
+            ModelError::Unsupported { .. } => {
+                Some("numalign aligns GPT-2 and Llama-style models (model_type gpt2, llama, mistral, qwen2, qwen3)")
+            }
             ModelError::Tokenizer { .. } => Some("put the model's tokenizer.json into its folder"),
             ModelError::TooLong { .. } => {
                 Some("shorten the text or lower numeric_positions to what the model has positions for")
@@ -54,6 +72,11 @@ impl ModelError {
             ModelError::Device { .. } => Some("use --device cpu, or --device auto to take what there is"),
             ModelError::Read { .. } => Some("check the path and its permissions"),
             ModelError::UnknownToken { .. } => Some("the tokenizer and the weights are of different models"),
+            ModelError::TooLarge { advice, .. } => Some(advice),
+            ModelError::NoSuchLayer { .. } => Some("layer counts blocks from 1; -1 is the output of the final norm"),
+            ModelError::NothingToRead { .. } => Some("mark a number in it ($$12.5&&), or read at `last` or `mean`"),
+            ModelError::NormParameters { .. } => Some("the norms belong to another model than the one loaded"),
+            ModelError::NoHead => Some("models with a tied head, such as GPT-2, can complete texts"),
             ModelError::Empty | ModelError::NoSuchEmbedding { .. } => None,
         }
     }

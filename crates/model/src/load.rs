@@ -3,17 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use burn_flex::{Flex, FlexDevice};
-use numalign_config::DeviceChoice;
+use numalign_config::{DeviceChoice, Dtype};
 
-use crate::architecture::Gpt2Config;
+use crate::architecture::{Architecture, Gpt2Config};
+use crate::decoder::Decoder;
 use crate::error::ModelError;
-use crate::gpt2::Gpt2;
-use crate::hub;
 use crate::lm::FrozenLm;
+use crate::loading::Holding;
 use crate::locate::ModelName;
+use crate::ops::FrozenOps;
+use crate::placement::{self, Placement};
 use crate::synthetic::Synthetic;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Safetensors, TensorSource, read_text};
+use crate::{budget, gpt2, hub, llama};
 
 const DEMO_CONFIG: &str = include_str!("../assets/demo-gpt2/config.json");
 const DEMO_TOKENIZER: &[u8] = include_bytes!("../assets/demo-gpt2/tokenizer.json");
@@ -40,26 +43,60 @@ pub struct FrozenModel {
     pub description: Description,
 }
 
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    pub device: DeviceChoice,
+    /// Devices over which the blocks are spread, from `device` on.
+    pub devices: usize,
+    /// False where no gradient will be asked for, which halves the memory on the CPU.
+    pub backward: bool,
+    pub dtype: Dtype,
+    /// Positions of the largest pass that will be asked for; the estimate of memory counts its activations.
+    pub positions: usize,
+}
+
+impl LoadOptions {
+    /// Weights in `f32` on one device, for short texts.
+    pub fn new(device: DeviceChoice, backward: bool) -> Self {
+        Self { device, devices: 1, backward, dtype: Dtype::F32, positions: 64 }
+    }
+}
+
 /// Loads `name` onto `device`. With `backward` false no gradient can be asked for and the memory is halved.
 pub fn load(name: &str, device: DeviceChoice, backward: bool) -> Result<FrozenModel, ModelError> {
+    load_with(name, LoadOptions::new(device, backward))
+}
+
+/// Loads `name`; refuses a model that does not fit into free memory before any weight is read.
+pub fn load_with(name: &str, options: LoadOptions) -> Result<FrozenModel, ModelError> {
     let parsed = ModelName::parse(name)?;
-    let device = resolve_device(device)?;
+    let devices = Devices::resolve(options.device, options.devices)?;
     let weights = match parsed {
         ModelName::Synthetic { .. } => "random",
         _ => "trained",
     };
     let parts = parts(&parsed)?;
-    let lm = place(parts, &device, backward)?;
-    Ok(FrozenModel { lm, description: Description { name: name.to_owned(), weights, device: device.to_string() } })
+    let holding = Holding { backward: options.backward, dtype: options.dtype };
+    let layers = parts.architecture.layers();
+    if let (Devices::Cpu { .. }, Some(free)) = (&devices, budget::free_memory()) {
+        budget::check(name, &parts.architecture.footprint(), holding, options.positions, &free)?;
+    }
+    let mut device = devices.describe(layers);
+    if options.dtype != Dtype::F32 {
+        device.push_str(&format!(", weights in {}", options.dtype));
+    }
+    let lm = place(parts, &devices, holding)?;
+    Ok(FrozenModel { lm, description: Description { name: name.to_owned(), weights, device } })
 }
 
 /// What [`load`] would load, without its weights: for checks and banners.
-pub fn configuration(name: &str) -> Result<Gpt2Config, ModelError> {
-    Ok(parts(&ModelName::parse(name)?)?.config)
+pub fn configuration(name: &str) -> Result<Architecture, ModelError> {
+    Ok(parts(&ModelName::parse(name)?)?.architecture)
 }
 
 struct Parts {
-    config: Gpt2Config,
+    architecture: Architecture,
     source: Box<dyn TensorSource>,
     tokenizer: Tokenizer,
 }
@@ -68,11 +105,11 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
     match name {
         ModelName::Demo => {
             let path = Path::new("embedded demo model");
-            let config = Gpt2Config::parse(path, DEMO_CONFIG)?;
+            let architecture = Architecture::parse(path, DEMO_CONFIG)?;
             let source = Safetensors::embedded("embedded demo model", DEMO_WEIGHTS)?;
-            source.check(&config, path)?;
+            source.check(&architecture.tensors(), path)?;
             let tokenizer = Tokenizer::from_json(path, DEMO_TOKENIZER)?;
-            Ok(Parts { config, source: Box::new(source), tokenizer })
+            Ok(Parts { architecture, source: Box::new(source), tokenizer })
         }
         ModelName::Synthetic { size, seed } => {
             let Some(config) = Gpt2Config::named(size) else {
@@ -80,7 +117,7 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
             };
             let source = Synthetic::new(&config, *seed);
             let tokenizer = Tokenizer::gpt2(config.vocab_size);
-            Ok(Parts { config, source: Box::new(source), tokenizer })
+            Ok(Parts { architecture: Architecture::Gpt2(config), source: Box::new(source), tokenizer })
         }
         ModelName::Folder(folder) => folder_parts(folder),
         ModelName::Hub(id) => folder_parts(&hub::folder_of(id)?),
@@ -89,88 +126,115 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
 
 fn folder_parts(folder: &Path) -> Result<Parts, ModelError> {
     let path: PathBuf = folder.join("config.json");
-    let config = Gpt2Config::parse(&path, &read_text(&path, MOST_CONFIG)?)?;
+    let architecture = Architecture::parse(&path, &read_text(&path, MOST_CONFIG)?)?;
     let source = Safetensors::open_folder(folder)?;
-    source.check(&config, folder)?;
+    source.check(&architecture.tensors(), folder)?;
     let path = folder.join("tokenizer.json");
     let tokenizer = if path.exists() {
         Tokenizer::from_json(&path, read_text(&path, MOST_TOKENIZER)?.as_bytes())?
-    } else {
+    } else if let Architecture::Gpt2(config) = &architecture {
         Tokenizer::gpt2(config.vocab_size)
+    } else {
+        Tokenizer::Missing("the folder has no tokenizer.json".to_owned())
     };
-    Ok(Parts { config, source: Box::new(source), tokenizer })
+    Ok(Parts { architecture, source: Box::new(source), tokenizer })
 }
 
-/// A device that exists.
+/// Devices that exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Device {
-    Cpu,
+enum Devices {
+    /// The CPU, as so many devices.
+    Cpu { count: usize },
     #[cfg(feature = "cuda")]
-    Cuda(usize),
+    Cuda { first: usize, count: usize },
 }
 
-impl std::fmt::Display for Device {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Device::Cpu => {
-                let isa = format!("{:?}", crate::kernels::dispatch::isa()).to_lowercase();
-                let threads = rayon::current_num_threads();
-                write!(f, "cpu ({isa}, {threads} thread{})", if threads == 1 { "" } else { "s" })
-            }
-            #[cfg(feature = "cuda")]
-            Device::Cuda(index) => write!(f, "cuda:{index}"),
+impl Devices {
+    fn resolve(choice: DeviceChoice, count: usize) -> Result<Self, ModelError> {
+        match choice {
+            DeviceChoice::Cpu => Ok(Self::Cpu { count }),
+            DeviceChoice::Auto => Ok(Self::auto(count)),
+            DeviceChoice::Cuda(first) => Self::cuda(first, count),
         }
     }
-}
 
-fn resolve_device(choice: DeviceChoice) -> Result<Device, ModelError> {
-    match choice {
-        DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Auto => Ok(auto_device()),
-        DeviceChoice::Cuda(index) => cuda_device(index),
+    #[cfg(not(feature = "cuda"))]
+    fn auto(count: usize) -> Self {
+        Self::Cpu { count }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda(first: Option<usize>, _count: usize) -> Result<Self, ModelError> {
+        Err(ModelError::Device {
+            device: first.map_or_else(|| "cuda".to_owned(), |index| format!("cuda:{index}")),
+            reason: "this binary was built without CUDA (cargo build --release --features cuda)".to_owned(),
+        })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn auto(count: usize) -> Self {
+        Self::cuda(None, count).unwrap_or(Self::Cpu { count })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(first: Option<usize>, count: usize) -> Result<Self, ModelError> {
+        let find = |index: Option<usize>| {
+            crate::cuda::find(index).map_err(|reason| ModelError::Device {
+                device: index.map_or_else(|| "cuda".to_owned(), |index| format!("cuda:{index}")),
+                reason,
+            })
+        };
+        let first = find(first)?;
+        for index in first + 1..first + count {
+            find(Some(index))?;
+        }
+        Ok(Self::Cuda { first, count })
+    }
+
+    /// In words, such as `cpu (avx512, 2 threads)`; with the stretches of blocks where there are several devices.
+    fn describe(&self, layers: usize) -> String {
+        let (text, count) = match self {
+            Self::Cpu { count } => {
+                let isa = format!("{:?}", crate::kernels::dispatch::isa()).to_lowercase();
+                let threads = rayon::current_num_threads();
+                let plural = if threads == 1 { "" } else { "s" };
+                let times = if *count > 1 { format!("{count} × ") } else { String::new() };
+                (format!("{times}cpu ({isa}, {threads} thread{plural})"), *count)
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda { first, count: 1 } => (format!("cuda:{first}"), 1),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { first, count } => (format!("cuda:{first}–{}", first + count - 1), *count),
+        };
+        if count == 1 {
+            return text;
+        }
+        let stretches = placement::stretches(layers, count).into_iter();
+        let blocks: Vec<String> = stretches.map(|blocks| format!("{}–{}", blocks.start + 1, blocks.end)).collect();
+        format!("{text}, blocks {}", blocks.join(" | "))
     }
 }
 
-#[cfg(not(feature = "cuda"))]
-fn auto_device() -> Device {
-    Device::Cpu
-}
-
-#[cfg(not(feature = "cuda"))]
-fn cuda_device(index: Option<usize>) -> Result<Device, ModelError> {
-    Err(ModelError::Device {
-        device: index.map_or_else(|| "cuda".to_owned(), |index| format!("cuda:{index}")),
-        reason: "this binary was built without CUDA (cargo build --release --features cuda)".to_owned(),
-    })
-}
-
-#[cfg(feature = "cuda")]
-fn auto_device() -> Device {
-    match crate::cuda::find(None) {
-        Ok(index) => Device::Cuda(index),
-        Err(_) => Device::Cpu,
-    }
-}
-
-#[cfg(feature = "cuda")]
-fn cuda_device(index: Option<usize>) -> Result<Device, ModelError> {
-    crate::cuda::find(index).map(Device::Cuda).map_err(|reason| ModelError::Device {
-        device: index.map_or_else(|| "cuda".to_owned(), |index| format!("cuda:{index}")),
-        reason,
-    })
-}
-
-fn place(parts: Parts, device: &Device, backward: bool) -> Result<Box<dyn FrozenLm>, ModelError> {
-    let Parts { config, source, tokenizer } = parts;
-    Ok(match device {
-        Device::Cpu => Box::new(Gpt2::<Flex>::load(config, &*source, tokenizer, FlexDevice, backward)?),
+fn place(parts: Parts, devices: &Devices, holding: Holding) -> Result<Box<dyn FrozenLm>, ModelError> {
+    let layers = parts.architecture.layers();
+    Ok(match devices {
+        Devices::Cpu { count } => {
+            let placement = Placement::spread(vec![FlexDevice; *count], layers, true)?;
+            Box::new(decoder::<Flex>(parts, placement, holding)?)
+        }
         #[cfg(feature = "cuda")]
-        Device::Cuda(index) => Box::new(Gpt2::<crate::cuda::Cuda>::load(
-            config,
-            &*source,
-            tokenizer,
-            crate::cuda::device(*index),
-            backward,
-        )?),
+        Devices::Cuda { first, count } => {
+            let all = (*first..first + count).map(crate::cuda::device).collect();
+            let placement = Placement::spread(all, layers, false)?;
+            Box::new(decoder::<crate::cuda::Cuda>(parts, placement, holding)?)
+        }
     })
+}
+
+fn decoder<B: FrozenOps>(parts: Parts, placement: Placement<B>, holding: Holding) -> Result<Decoder<B>, ModelError> {
+    let Parts { architecture, source, tokenizer } = parts;
+    match architecture {
+        Architecture::Gpt2(config) => gpt2::load(config, &*source, tokenizer, placement, holding),
+        Architecture::Llama(config) => llama::load(config, &*source, tokenizer, placement, holding),
+    }
 }

@@ -21,6 +21,29 @@ impl Sequences {
         Self { lengths: self.lengths.clone(), last_only: true }
     }
 
+    /// Positions of each sequence.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// `of_sequence`'s entry for each row.
+    pub fn of_each_row(&self, of_sequence: &[usize]) -> Vec<usize> {
+        let mut rows = Vec::with_capacity(self.rows());
+        for (entry, length) in of_sequence.iter().zip(&self.lengths) {
+            rows.extend(std::iter::repeat_n(*entry, *length));
+        }
+        rows
+    }
+
+    /// Position of each query within its sequence.
+    pub fn query_positions(&self) -> Vec<usize> {
+        let mut positions = Vec::with_capacity(self.rows());
+        for length in &self.lengths {
+            positions.extend(if self.last_only { length - 1..*length } else { 0..*length });
+        }
+        positions
+    }
+
     /// How many sequences there are.
     pub fn count(&self) -> usize {
         self.lengths.len()

@@ -52,4 +52,20 @@ impl Tokenizer {
             Tokenizer::Missing(reason) => Err(ModelError::Tokenizer { reason: reason.clone() }),
         }
     }
+
+    /// Text of token ids, special tokens included.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
+        match self {
+            Tokenizer::File(tokenizer) => {
+                tokenizer.decode(ids, false).map_err(|error| ModelError::Tokenizer { reason: error.to_string() })
+            }
+            Tokenizer::Gpt2(bpe) => {
+                // A prefix of a text may end within a character.
+                let bytes = bpe.decode_bytes(ids);
+                let bytes = bytes.map_err(|error| ModelError::Tokenizer { reason: error.to_string() })?;
+                Ok(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            Tokenizer::Missing(reason) => Err(ModelError::Tokenizer { reason: reason.clone() }),
+        }
+    }
 }

@@ -1,5 +1,5 @@
 //! Where a model's numbers come from: safetensors files (single or sharded), bytes inside this binary, or a
-//! generator. One tensor is held at a time, as `f32`. Called by the loader.
+//! generator. Files are mapped into memory, one tensor at a time. Called by the loader.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,14 +10,23 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata};
 
-use crate::architecture::Gpt2Config;
+use crate::architecture::TensorList;
 use crate::error::ModelError;
 
 /// Gives tensors by their name without a prefix, in `f32`, row-major.
 pub trait TensorSource {
-    /// The tensor `name` with its shape; the caller has checked that it exists.
+    /// The tensor `name`; the caller has checked that it exists.
     fn read(&self, name: &str) -> Result<Vec<f32>, ModelError>;
+
+    /// The same, part by part, for what need not be held as `f32` whole.
+    fn read_parts(&self, name: &str, each: &mut dyn FnMut(&[f32])) -> Result<(), ModelError> {
+        each(&self.read(name)?);
+        Ok(())
+    }
 }
+
+/// Numbers of a tensor that are converted at once.
+const PART: usize = 1 << 18;
 
 /// A safetensors header larger than this is refused; the format's own reader draws the same line.
 const MOST_HEADER: u64 = 100_000_000;
@@ -46,6 +55,33 @@ impl Storage {
             Storage::File { path, .. } => path,
             Storage::Memory { name, .. } => name,
         }
+    }
+
+    /// Calls `with` on a tensor's bytes. A file's are mapped for that long only, so that what was read does not count
+    /// as this process's memory.
+    fn with_bytes(&self, place: &Place, with: impl FnOnce(&[u8])) -> Result<(), ModelError> {
+        let end = place.start + place.bytes as u64;
+        let short = |path: &Path| ModelError::Damaged { path: path.to_owned(), reason: "ends too early".to_owned() };
+        match self {
+            Storage::File { path, file } => {
+                let read = |source| ModelError::Read { path: path.clone(), source };
+                // A map past the end of a file would be answered by a signal.
+                if file.metadata().map_err(read)?.len() < end {
+                    return Err(short(path));
+                }
+                if place.bytes > 0 {
+                    let mut options = memmap2::MmapOptions::new();
+                    // SAFETY: the bytes are only read, and no reference to them outlives the map. Another program that
+                    // changes the file meanwhile changes numbers, which the fingerprint tells.
+                    let map = unsafe { options.offset(place.start).len(place.bytes).map(file) }.map_err(read)?;
+                    with(&map);
+                }
+            }
+            Storage::Memory { name, bytes } => {
+                with(bytes.get(place.start as usize..end as usize).ok_or_else(|| short(name))?);
+            }
+        }
+        Ok(())
     }
 
     fn read_at(&self, start: u64, out: &mut [u8]) -> Result<(), ModelError> {
@@ -176,7 +212,8 @@ impl Safetensors {
                 start: data_start + start,
                 bytes: (end - start) as usize,
             };
-            let plain = name.strip_prefix("transformer.").unwrap_or(&name).to_owned();
+            let plain = name.strip_prefix("transformer.").or_else(|| name.strip_prefix("model.")).unwrap_or(&name);
+            let plain = plain.to_owned();
             if self.places.insert(plain, place).is_some() {
                 return Err(damaged(format!("tensor {name} occurs twice")));
             }
@@ -185,11 +222,10 @@ impl Safetensors {
         Ok(())
     }
 
-    /// Compares what is there with what `config` needs; all differences are reported together, by name and shape.
-    pub fn check(&self, config: &Gpt2Config, path: &Path) -> Result<(), ModelError> {
+    /// Compares what is there with what the configuration needs; all differences are reported together, by name and shape.
+    pub fn check(&self, wanted: &TensorList, path: &Path) -> Result<(), ModelError> {
         let mut problems = Vec::new();
-        let wanted = config.tensors();
-        for (name, shape) in &wanted {
+        for (name, shape) in wanted {
             match self.places.get(name) {
                 None => problems.push(format!("  missing: {name} {shape:?}")),
                 Some(place) if place.shape != *shape => {
@@ -220,9 +256,11 @@ impl Safetensors {
     }
 }
 
-/// Tensors that other programs store and the hidden state does not need: the tied head, and the causal masks of old files.
+/// Tensors that other programs store and the hidden state does not need: the head, the causal masks of old GPT-2 files,
+/// and the rotary frequencies of old Llama files.
 fn ignorable(name: &str) -> bool {
-    name == "lm_head.weight" || name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")
+    const ENDS: [&str; 3] = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
+    name == "lm_head.weight" || ENDS.iter().any(|end| name.ends_with(end))
 }
 
 /// The safetensors header in `bytes`, which hold nothing else.
@@ -247,15 +285,33 @@ fn read_header(bytes: &[u8]) -> Result<(usize, Metadata), String> {
 
 impl TensorSource for Safetensors {
     fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let mut values = Vec::new();
+        if let Some(place) = self.places.get(name) {
+            values.reserve_exact(place.shape.iter().product());
+        }
+        self.read_parts(name, &mut |part| values.extend_from_slice(part))?;
+        Ok(values)
+    }
+
+    fn read_parts(&self, name: &str, each: &mut dyn FnMut(&[f32])) -> Result<(), ModelError> {
         let Some(place) = self.places.get(name) else {
             return Err(ModelError::Damaged { path: PathBuf::new(), reason: format!("no tensor {name}") });
         };
-        let mut bytes = vec![0u8; place.bytes];
-        self.files[place.file].read_at(place.start, &mut bytes)?;
-        Ok(match place.dtype {
-            Dtype::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            Dtype::BF16 => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        self.files[place.file].with_bytes(place, |bytes| {
+            let mut wide = Vec::with_capacity(PART);
+            for part in bytes.chunks(PART * place.dtype.bitsize() / 8) {
+                wide.clear();
+                match place.dtype {
+                    Dtype::F16 => {
+                        wide.extend(part.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()));
+                    }
+                    Dtype::BF16 => {
+                        wide.extend(part.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()));
+                    }
+                    _ => wide.extend(part.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+                }
+                each(&wide);
+            }
         })
     }
 }

@@ -32,7 +32,7 @@ fn assert_close(label: &str, got: &[f32], want: &[f32]) {
 /// One embedding per position, so that the gradient of each position can be seen.
 fn as_embeddings(lm: &dyn FrozenLm, ids: &[u32]) -> LmInput {
     let pieces = (0..ids.len()).map(|row| Piece::Embedding { row, repeat: 1 }).collect();
-    LmInput { sequences: vec![pieces], embeddings: lm.embed_tokens(ids).unwrap() }
+    LmInput { sequences: vec![pieces], embeddings: lm.embed_tokens(ids).unwrap(), ..LmInput::default() }
 }
 
 fn cotangent(d: usize) -> Vec<f32> {
@@ -54,7 +54,7 @@ fn check_case(lm: &mut dyn FrozenLm, label: &str, case: &Value) {
     if let Some(text) = case.get("text").and_then(Value::as_str) {
         assert_eq!(lm.tokenize(text).unwrap(), want_ids, "{label}: ids of {text:?}");
     }
-    let input = LmInput { sequences: vec![vec![Piece::Tokens(want_ids)]], embeddings: Vec::new() };
+    let input = LmInput { sequences: vec![vec![Piece::Tokens(want_ids)]], ..LmInput::default() };
     let hidden = lm.forward(&input, false).unwrap();
     assert_close(&format!("{label}: hidden"), &hidden, &floats(&case["hidden_last"]));
 }
@@ -73,7 +73,8 @@ fn demo_model() {
     for entry in reference["values"].as_array().unwrap() {
         let x = (entry["value"].as_f64().unwrap() - 50.0) / 28.867_513_459_481_287;
         let embeddings = (0..d).map(|i| (0.3 * (i as f64).sin() * x + 0.05 * (i as f64).cos()) as f32).collect();
-        let input = LmInput { sequences: vec![vec![Piece::Embedding { row: 0, repeat: 1 }]], embeddings };
+        let sequences = vec![vec![Piece::Embedding { row: 0, repeat: 1 }]];
+        let input = LmInput { sequences, embeddings, ..LmInput::default() };
         let hidden = lm.forward(&input, false).unwrap();
         assert_close("demo value", &hidden, &floats(&entry["hidden_last"]));
     }
@@ -124,6 +125,7 @@ fn every_fixture_folder() {
             let input = LmInput {
                 sequences: vec![vec![Piece::Embedding { row: 0, repeat: 1 }]],
                 embeddings: floats(&single["embedding"]),
+                ..LmInput::default()
             };
             let hidden = lm.forward(&input, true).unwrap();
             assert_close(&format!("{label}: single"), &hidden, &floats(&single["hidden_last"]));

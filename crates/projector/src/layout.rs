@@ -1,6 +1,10 @@
-//! Where each projector tensor lies in the flat vector of trainable numbers. Used by everything that touches one.
+//! Where each trainable tensor lies in the flat vector of trainable numbers. Used by everything that touches one.
 
 use std::ops::Range;
+
+use numalign_config::Recipe;
+
+use crate::encoding::InputEncoder;
 
 /// Name, shape and place of one projector tensor, as in the checkpoint file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,16 +14,41 @@ pub struct TensorSpec {
     pub range: Range<usize>,
 }
 
-/// The flat vector `[input weight d | input bias d | output weight d | output bias 1]` of hidden size `d`.
+/// The flat vector `[input weight d·w | input bias d | output weight d | output bias 1 | layer norms n]` of hidden size
+/// `d`, input width `w` (1, or `1+2k` with `fourier`) and `n` numbers of the frozen model's layer norms (0 where they do
+/// not train).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     hidden: usize,
+    input_width: usize,
+    layer_norms: usize,
 }
 
+/// Widest parts that [`Layout::to_word`] can hold.
+const MOST_HIDDEN: u64 = (1 << 24) - 1;
+const MOST_WIDTH: u64 = 1 << 16;
+const MOST_NORMS: u64 = (1 << 24) - 1;
+
 impl Layout {
-    /// Layout for hidden size `d`.
+    /// Layout for hidden size `d`, one scalar per number, no layer norms.
     pub fn new(hidden: usize) -> Self {
-        Self { hidden }
+        Self { hidden, input_width: 1, layer_norms: 0 }
+    }
+
+    /// Layout that `recipe` trains on a model of hidden size `d` whose layer norms have `layer_norms` numbers.
+    pub fn of(recipe: &Recipe, hidden: usize, layer_norms: usize) -> Self {
+        let layer_norms = if recipe.train_layer_norms { layer_norms } else { 0 };
+        Self { hidden, input_width: InputEncoder::of(recipe).width(), layer_norms }
+    }
+
+    /// The same with `layer_norms` numbers of layer norms.
+    pub fn with_layer_norms(self, layer_norms: usize) -> Self {
+        Self { layer_norms, ..self }
+    }
+
+    /// The same with an input projector of `input_width` columns.
+    pub fn with_input_width(self, input_width: usize) -> Self {
+        Self { input_width, ..self }
     }
 
     /// Hidden size `d`.
@@ -27,9 +56,14 @@ impl Layout {
         self.hidden
     }
 
-    /// `3d+1`.
+    /// Columns `w` of the input projector.
+    pub fn input_width(&self) -> usize {
+        self.input_width
+    }
+
+    /// `d·w + 2d + 1 + n`.
     pub fn len(&self) -> usize {
-        3 * self.hidden + 1
+        self.layer_norms().end
     }
 
     /// True only for a hidden size of zero parameters, which no model has.
@@ -42,30 +76,101 @@ impl Layout {
         self.len() + 1
     }
 
+    /// `[d, w]`, row-major.
     pub fn input_weight(&self) -> Range<usize> {
-        0..self.hidden
+        0..self.hidden * self.input_width
     }
 
     pub fn input_bias(&self) -> Range<usize> {
-        self.hidden..2 * self.hidden
+        let start = self.input_weight().end;
+        start..start + self.hidden
     }
 
     pub fn output_weight(&self) -> Range<usize> {
-        2 * self.hidden..3 * self.hidden
+        let start = self.input_bias().end;
+        start..start + self.hidden
     }
 
     pub fn output_bias(&self) -> usize {
-        3 * self.hidden
+        self.output_weight().end
     }
 
-    /// The four tensors, in PyTorch's `Linear` layout.
+    /// The input projector, weight and bias.
+    pub fn input(&self) -> Range<usize> {
+        0..self.input_bias().end
+    }
+
+    /// The output projector, weight and bias.
+    pub fn output(&self) -> Range<usize> {
+        self.output_weight().start..self.output_bias() + 1
+    }
+
+    /// The layer norms, in the model's order; empty where they do not train.
+    pub fn layer_norms(&self) -> Range<usize> {
+        let start = self.output_bias() + 1;
+        start..start + self.layer_norms
+    }
+
+    /// The four projector tensors, in PyTorch's `Linear` layout. Layer norms have the model's names, which a layout does
+    /// not know.
     pub fn tensors(&self) -> [TensorSpec; 4] {
         let d = self.hidden;
+        let bias = self.output_bias();
         [
-            TensorSpec { name: "input_projection.weight", shape: vec![d, 1], range: self.input_weight() },
+            TensorSpec {
+                name: "input_projection.weight",
+                shape: vec![d, self.input_width],
+                range: self.input_weight(),
+            },
             TensorSpec { name: "input_projection.bias", shape: vec![d], range: self.input_bias() },
             TensorSpec { name: "output_projection.weight", shape: vec![1, d], range: self.output_weight() },
-            TensorSpec { name: "output_projection.bias", shape: vec![1], range: 3 * d..3 * d + 1 },
+            TensorSpec { name: "output_projection.bias", shape: vec![1], range: bias..bias + 1 },
         ]
+    }
+
+    /// The layout as one number: the hidden size itself where the rest is at its default.
+    pub fn to_word(self) -> u64 {
+        self.hidden as u64 | (self.input_width as u64 - 1) << 24 | (self.layer_norms as u64) << 40
+    }
+
+    /// Inverse of [`Layout::to_word`].
+    pub fn from_word(word: u64) -> Self {
+        Self {
+            hidden: (word & MOST_HIDDEN) as usize,
+            input_width: ((word >> 24) % MOST_WIDTH) as usize + 1,
+            layer_norms: (word >> 40 & MOST_NORMS) as usize,
+        }
+    }
+}
+
+impl From<usize> for Layout {
+    /// [`Layout::new`]
+    fn from(hidden: usize) -> Self {
+        Self::new(hidden)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_follow_one_another() {
+        let layout = Layout::new(5).with_input_width(3).with_layer_norms(7);
+        assert_eq!(layout.input_weight(), 0..15);
+        assert_eq!(layout.input_bias(), 15..20);
+        assert_eq!((layout.output_weight(), layout.output_bias()), (20..25, 25));
+        assert_eq!((layout.input(), layout.output()), (0..20, 20..26));
+        assert_eq!((layout.layer_norms(), layout.len()), (26..33, 33));
+        assert_eq!(Layout::new(5).len(), 16);
+        assert!(Layout::new(5).layer_norms().is_empty());
+    }
+
+    #[test]
+    fn a_word_holds_a_layout() {
+        assert_eq!(Layout::new(768).to_word(), 768);
+        for layout in [Layout::new(1 << 20).with_input_width(129).with_layer_norms(2_000_000), Layout::new(1)] {
+            assert_eq!(Layout::from_word(layout.to_word()), layout);
+        }
     }
 }

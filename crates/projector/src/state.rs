@@ -13,24 +13,29 @@ use crate::least_squares::Fit;
 use crate::schedule::learning_rate;
 use crate::solve::{Round, SolveState};
 
-/// Which projectors a stage trains.
+/// Which parts of the state a stage trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trained {
     pub input: bool,
     pub output: bool,
+    pub layer_norms: bool,
 }
 
 impl Trained {
     /// As the recipe says.
     pub fn of(recipe: &Recipe) -> Self {
-        Self { input: recipe.train_input_projection, output: recipe.train_output_projection }
+        Self {
+            input: recipe.train_input_projection,
+            output: recipe.train_output_projection,
+            layer_norms: recipe.train_layer_norms,
+        }
     }
 
     /// What gradient steps change; the solver finds the rest.
     pub fn by_adam(recipe: &Recipe) -> Self {
         match recipe.solver {
             Solver::Adam | Solver::Alternate => Self::of(recipe),
-            Solver::Exact => Self { input: false, output: false },
+            Solver::Exact => Self { input: false, output: false, layer_norms: false },
         }
     }
 
@@ -38,17 +43,20 @@ impl Trained {
     pub fn ranges(&self, layout: Layout) -> Vec<Range<usize>> {
         let mut ranges = Vec::new();
         if self.input {
-            ranges.push(0..2 * layout.hidden());
+            ranges.push(layout.input());
         }
         if self.output {
-            ranges.push(2 * layout.hidden()..layout.len());
+            ranges.push(layout.output());
+        }
+        if self.layer_norms {
+            ranges.push(layout.layer_norms());
         }
         ranges
     }
 
     /// Whether the tensor at `range` trains.
     pub fn covers(&self, layout: Layout, range: &Range<usize>) -> bool {
-        if range.start < 2 * layout.hidden() { self.input } else { self.output }
+        self.ranges(layout).iter().any(|trained| trained.contains(&range.start))
     }
 }
 
@@ -83,7 +91,7 @@ impl fmt::Debug for StateDigest {
 /// Why bytes are not a state, or a gradient does not fit one.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum StateError {
-    #[error("a state of {got} bytes, where hidden size {hidden} needs {want}")]
+    #[error("a state of {got} bytes, where its layout (hidden size {hidden}) needs {want}")]
     WrongSize { got: usize, want: usize, hidden: usize },
     #[error("a state of {got} bytes is too short")]
     TooShort { got: usize },
@@ -119,31 +127,36 @@ pub const INPUT_BOUND: f64 = 0.2;
 
 impl State {
     /// Fresh projectors: uniform in ±1/√d on the output side, as PyTorch's `Linear`; in ±[`INPUT_BOUND`] on the input side.
-    pub fn initial(hidden: usize, seed: u64) -> Self {
-        let layout = Layout::new(hidden);
+    /// Layer norms are 1: [`State::set_layer_norms`] gives them the frozen model's values.
+    pub fn initial(layout: impl Into<Layout>, seed: u64) -> Self {
+        let layout = layout.into();
         let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 projector initialisation");
         hasher.update(&seed.to_le_bytes());
         let mut random = ChaCha8Rng::from_seed(*hasher.finalize().as_bytes());
-        let output_bound = 1.0 / (hidden as f64).sqrt();
+        let output_bound = 1.0 / (layout.hidden() as f64).sqrt();
         let mut parameters = Vec::with_capacity(layout.len());
-        for i in 0..layout.len() {
-            let bound = if i < 2 * hidden { INPUT_BOUND } else { output_bound };
+        for i in 0..layout.output().end {
+            let bound = if layout.input().contains(&i) { INPUT_BOUND } else { output_bound };
             let unit = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
             parameters.push(((2.0 * unit - 1.0) * bound) as f32);
         }
+        parameters.resize(layout.len(), 1.0);
         Self::with_parameters(layout, parameters)
     }
 
-    /// Fresh projectors, but for those that `loaded` has (a state of the same layout) and `which` names.
+    /// Fresh projectors, but for those that `loaded` has and `which` names. Its layer norms, where it has some, come along:
+    /// either projector was trained with them.
     pub fn starting_from(loaded: &State, which: LoadedProjections, seed: u64) -> Self {
         let layout = loaded.layout;
-        let mut parameters = Self::initial(layout.hidden(), seed).parameters;
+        let mut parameters = Self::initial(layout, seed).parameters;
         let taken = match which {
-            LoadedProjections::Both => 0..layout.len(),
-            LoadedProjections::Input => 0..2 * layout.hidden(),
-            LoadedProjections::Output => 2 * layout.hidden()..layout.len(),
+            LoadedProjections::Both => layout.input().start..layout.output().end,
+            LoadedProjections::Input => layout.input(),
+            LoadedProjections::Output => layout.output(),
         };
-        parameters[taken.clone()].copy_from_slice(&loaded.parameters[taken]);
+        for part in [taken, layout.layer_norms()] {
+            parameters[part.clone()].copy_from_slice(&loaded.parameters[part]);
+        }
         Self::with_parameters(layout, parameters)
     }
 
@@ -199,6 +212,23 @@ impl State {
         self.layout
     }
 
+    /// Replaces the layer norms, whatever there was, by `values` with fresh moments.
+    pub fn set_layer_norms(&mut self, values: &[f32]) {
+        let start = self.layout.layer_norms().start;
+        self.layout = self.layout.with_layer_norms(values.len());
+        self.parameters.truncate(start);
+        self.parameters.extend_from_slice(values);
+        for moments in [&mut self.exp_avg, &mut self.exp_avg_sq] {
+            moments.truncate(start);
+            moments.resize(self.layout.len(), 0.0);
+        }
+    }
+
+    /// The layer norms in the model's order; empty where they do not train.
+    pub fn layer_norms(&self) -> &[f32] {
+        &self.parameters[self.layout.layer_norms()]
+    }
+
     /// Updates made so far.
     pub fn step(&self) -> u64 {
         self.step
@@ -230,11 +260,20 @@ impl State {
         &self.exp_avg_sq
     }
 
-    /// The embedding `w·x + b` of an encoded scalar, `[d]`.
-    pub fn embed(&self, x: f32) -> Vec<f32> {
+    /// The embedding `W·x + b`, `[d]`, of an encoded value `x`, `[w]`; products are added in ascending order.
+    pub fn embed(&self, x: &[f32]) -> Vec<f32> {
         let weight = &self.parameters[self.layout.input_weight()];
         let bias = &self.parameters[self.layout.input_bias()];
-        weight.iter().zip(bias).map(|(w, b)| w * x + b).collect()
+        let mut embedding = Vec::with_capacity(bias.len());
+        for (row, b) in weight.chunks_exact(self.layout.input_width()).zip(bias) {
+            let mut products = row.iter().zip(x).map(|(w, x)| w * x);
+            let mut sum = products.next().unwrap_or(0.0);
+            for product in products {
+                sum += product;
+            }
+            embedding.push(sum + b);
+        }
+        embedding
     }
 
     /// The encoded prediction `w·h + b` of a hidden state `[d]`, added up in ascending order.
@@ -243,7 +282,7 @@ impl State {
         read_out(weight, self.parameters[self.layout.output_bias()], hidden)
     }
 
-    /// One Adam update with the reduced row of this step, `[3d+2]` (the last float is the loss and is not used).
+    /// One Adam update with the reduced row of this step, `[row_len]` (the last float is the loss and is not used).
     pub fn update(&mut self, reduced: &[f32], recipe: &Recipe) -> Result<(), StateError> {
         if reduced.len() != self.layout.row_len() {
             return Err(StateError::WrongGradient { got: reduced.len(), want: self.layout.row_len() });
@@ -308,12 +347,12 @@ impl State {
         earlier
     }
 
-    /// Little-endian bytes: step, hidden size, both powers, parameters, first and second moments; with a solver, where
+    /// Little-endian bytes: step, layout word, both powers, parameters, first and second moments; with a solver, where
     /// it stands.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER + 12 * self.layout.len());
         bytes.extend_from_slice(&self.step.to_le_bytes());
-        bytes.extend_from_slice(&(self.layout.hidden() as u64).to_le_bytes());
+        bytes.extend_from_slice(&self.layout.to_word().to_le_bytes());
         bytes.extend_from_slice(&self.beta_1_power.to_le_bytes());
         bytes.extend_from_slice(&self.beta_2_power.to_le_bytes());
         for values in [&self.parameters, &self.exp_avg, &self.exp_avg_sq] {
@@ -330,16 +369,17 @@ impl State {
     /// Inverse of [`State::to_bytes`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
         let word = |i: usize| -> Option<[u8; 8]> { bytes.get(8 * i..8 * i + 8)?.try_into().ok() };
-        let (Some(step), Some(hidden), Some(first), Some(second)) = (word(0), word(1), word(2), word(3)) else {
+        let (Some(step), Some(shape), Some(first), Some(second)) = (word(0), word(1), word(2), word(3)) else {
             return Err(StateError::TooShort { got: bytes.len() });
         };
-        let hidden = u64::from_le_bytes(hidden) as usize;
-        let want = hidden.checked_mul(3 * 12).and_then(|n| n.checked_add(HEADER + 12)).unwrap_or(usize::MAX);
+        let layout = Layout::from_word(u64::from_le_bytes(shape));
+        // A layout word holds less than 2^41 numbers: nothing here overflows.
+        let want = HEADER + 12 * layout.len();
         let solve = bytes.get(want..).and_then(SolveState::from_bytes);
-        if bytes.len() != want && (solve.is_none() || bytes.len() != want + SolveState::BYTES) {
-            return Err(StateError::WrongSize { got: bytes.len(), want, hidden });
+        let fits = bytes.len() == want || (solve.is_some() && bytes.len() == want + SolveState::BYTES);
+        if !fits || layout.is_empty() {
+            return Err(StateError::WrongSize { got: bytes.len(), want, hidden: layout.hidden() });
         }
-        let layout = Layout::new(hidden);
         let mut floats = bytes[HEADER..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         let mut take = || floats.by_ref().take(layout.len()).collect::<Vec<f32>>();
         let (parameters, exp_avg, exp_avg_sq) = (take(), take(), take());
@@ -386,6 +426,26 @@ mod tests {
         let mut absurd = state.to_bytes();
         absurd[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
         assert!(State::from_bytes(&absurd).is_err());
+    }
+
+    #[test]
+    fn wide_inputs_and_layer_norms_travel_too() {
+        let mut state = State::initial(Layout::new(4).with_input_width(3), 7);
+        state.set_layer_norms(&[1.5, 0.25]);
+        assert_eq!(state.layer_norms(), [1.5, 0.25]);
+        assert_eq!(state.parameters().len(), 12 + 4 + 4 + 1 + 2);
+        let back = State::from_bytes(&state.to_bytes()).unwrap();
+        assert_eq!(back, state);
+        assert_eq!(back.layout().input_width(), 3);
+    }
+
+    #[test]
+    fn an_embedding_is_the_matrix_product() {
+        let layout = Layout::new(2).with_input_width(3);
+        let mut parameters = vec![1.0, 2.0, 3.0, -1.0, 0.5, 0.0, 10.0, 20.0];
+        parameters.resize(layout.len(), 0.0);
+        let state = State::with_parameters(layout, parameters);
+        assert_eq!(state.embed(&[2.0, 0.5, -1.0]), [10.0, 18.25]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use numalign_collective::OwnRows;
 use numalign_config::{Config, DeviceChoice};
 use numalign_data::Sample;
-use numalign_model::Description;
+use numalign_model::{Description, LoadOptions, NormParameter};
 use numalign_projector::State;
 use tokio::sync::{mpsc, oneshot};
 
@@ -38,6 +38,8 @@ pub struct Loaded {
     pub hidden_size: usize,
     pub parameters: u64,
     pub probe_digest: Vec<u8>,
+    /// The model's layer norms, where they train.
+    pub layer_norms: Vec<NormParameter>,
 }
 
 /// The way to the device thread.
@@ -105,16 +107,24 @@ impl Device {
 
 fn load(config: &Config, choice: DeviceChoice, probe: &[Sample]) -> Result<(Engine, Loaded), WorkerError> {
     let recipe = &config.recipe;
-    let model = numalign_model::load(&recipe.model_name, choice, recipe.train_input_projection)?;
+    let options = LoadOptions {
+        device: choice,
+        devices: config.run.devices_per_worker,
+        backward: Engine::needs_backward(recipe),
+        dtype: recipe.dtype,
+        positions: Engine::most_positions(recipe),
+    };
+    let model = numalign_model::load_with(&recipe.model_name, options)?;
     let mut facts = Loaded {
         description: model.description.clone(),
         fingerprint: model.lm.fingerprint().to_hex().to_string(),
         hidden_size: model.lm.hidden_size(),
         parameters: model.lm.parameters(),
         probe_digest: Vec::new(),
+        layer_norms: if recipe.train_layer_norms { model.lm.norm_parameters()? } else { Vec::new() },
     };
     let mut engine = Engine::new(model.lm, recipe.clone());
-    let state = State::initial(facts.hidden_size, 0);
+    let state = engine.initial_state(0)?;
     let mut hasher = blake3::Hasher::new();
     for (_, row) in engine.rows(&state, &[(0, probe.to_vec())])? {
         for value in row {

@@ -1,5 +1,6 @@
 //! Why a worker ends without having been told that the run is done.
 
+use numalign_access::AccessError;
 use numalign_model::ModelError;
 use numalign_projector::StateError;
 
@@ -12,8 +13,8 @@ pub enum WorkerError {
     Sample { index: u64, source: ModelError },
     #[error("sample {index}: {reason}")]
     BadSample { index: u64, reason: String },
-    #[error("`{url}` is not a coordinator's address: {reason}")]
-    Address { url: String, reason: String },
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error("no coordinator at {url} for {seconds:.0} s: {reason}")]
     Unreachable { url: String, seconds: f64, reason: String },
     #[error("the coordinator does not take this worker: {reason}")]
@@ -35,7 +36,7 @@ impl WorkerError {
     pub fn hint(&self) -> Option<String> {
         match self {
             WorkerError::Model(error) | WorkerError::Sample { source: error, .. } => error.hint().map(str::to_owned),
-            WorkerError::Address { .. } => Some("an address looks like http://127.0.0.1:7400".to_owned()),
+            WorkerError::Access(error) => error.hint(),
             WorkerError::Unreachable { .. } => {
                 Some("start `numalign coordinator` first, and check host, port and firewall".to_owned())
             }

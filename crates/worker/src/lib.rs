@@ -7,6 +7,8 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod ablation;
+pub mod breakdown;
 pub mod device;
 pub mod engine;
 pub mod error;

@@ -1,5 +1,5 @@
 //! Training steps in this process: a world of one, without a coordinator and without a network.
-//! Called by `numalign replay` and `numalign bench step`.
+//! Called by `numalign replay`, `numalign bench step` and the ablation of `numalign eval`.
 
 use numalign_collective::Local;
 use numalign_data::{MicroBatchId, SampleStream, samples_of};
@@ -41,5 +41,16 @@ impl LocalRun {
         let sum = collective.sum(self.engine.rows(&self.state, &work)?)?;
         self.state.update(&sum, self.engine.recipe())?;
         Ok(sum.last().copied().unwrap_or(f32::NAN))
+    }
+
+    /// All steps of the recipe; answers with what was trained.
+    ///
+    /// # Errors
+    /// As [`LocalRun::step`].
+    pub fn finish(mut self) -> Result<(Engine, State), WorkerError> {
+        while self.state.step() < self.engine.recipe().total_steps() {
+            self.step()?;
+        }
+        Ok((self.engine, self.state))
     }
 }

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use numalign_access::client::{Unconnected, status_words};
+use numalign_access::{Client, ClientAccess};
 use numalign_collective::{CollectiveError, Grpc};
 use numalign_config::{Config, DeviceChoice};
-use numalign_projector::State;
+use numalign_model::NormParameter;
+use numalign_projector::{Layout, State};
 use numalign_wire as wire;
-use numalign_wire::coordinator_client::CoordinatorClient;
 use numalign_wire::coordinator_message::Message as FromCoordinator;
 use numalign_wire::worker_message::Message as FromWorker;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::device::{Device, Loaded, Loading};
 use crate::error::WorkerError;
@@ -29,10 +31,15 @@ pub static RANK: AtomicI64 = AtomicI64::new(-1);
 /// What the command line gives a worker; everything else comes from the coordinator.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// `http://host:port`
+    /// `http://host:port`, or `https://host:port`
     pub coordinator: String,
+    /// The token and certificates for it.
+    pub access: ClientAccess,
     /// Overrides the run's `device`.
     pub device: Option<DeviceChoice>,
+    /// This worker's place among those of its machine: `cuda` without a number starts at this many times
+    /// `devices_per_worker`.
+    pub local_rank: Option<usize>,
     /// Patience with a coordinator that was never reached, before its configuration is known.
     pub first_contact: Duration,
     /// How often a worker was started in this one's place before.
@@ -44,38 +51,14 @@ pub struct Options {
 /// An attempt to connect is given this long even when the patience is nearly over.
 const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Largest message accepted.
-const MOST_MESSAGE: usize = 64 << 20;
-
 /// Joins `options.coordinator` and works until the run is done, the worker is refused, or `shutdown` resolves.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
-    let endpoint = endpoint(&options.coordinator)?;
+    let endpoint = options.access.endpoint(&options.coordinator)?;
     let mut worker = Worker { options, endpoint, kept: None, welcomed: false };
     tokio::select! {
         ended = worker.live() => ended,
         () = shutdown => Ok(()),
     }
-}
-
-/// How every client of a coordinator connects to `url`.
-///
-/// # Errors
-/// What is not `http://HOST:PORT`.
-pub fn endpoint(url: &str) -> Result<Endpoint, WorkerError> {
-    let wrong = |reason: String| WorkerError::Address { url: url.to_owned(), reason };
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| wrong(error.to_string()))?;
-    if !matches!(endpoint.uri().scheme_str(), Some("http")) {
-        return Err(wrong("it does not begin with http://".to_owned()));
-    }
-    if endpoint.uri().port_u16().is_none() {
-        return Err(wrong("it has no port".to_owned()));
-    }
-    Ok(endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true))
 }
 
 /// What outlives a lost connection: the model, and the last committed state.
@@ -173,13 +156,12 @@ impl Worker {
 
     /// Connects and says Hello; the connection with the Welcome, or how it ended before.
     async fn meet(&self) -> Result<Result<Met, Ending>, WorkerError> {
-        let channel = match self.endpoint.connect().await {
-            Ok(channel) => channel,
-            Err(error) => return Ok(Err(Ending::Lost(chain(&error)))),
+        let access = &self.options.access;
+        let client = match access.connect(&self.endpoint).await {
+            Ok(client) => client,
+            Err(Unconnected::Lost(reason)) => return Ok(Err(Ending::Lost(reason))),
+            Err(Unconnected::Refused(refusal)) => return Err(refusal.into()),
         };
-        let client = CoordinatorClient::new(channel)
-            .max_decoding_message_size(MOST_MESSAGE)
-            .max_encoding_message_size(usize::MAX);
         let (reports, outbound) = mpsc::channel::<wire::WorkerMessage>(64);
         let hello = wire::WorkerMessage { message: Some(FromWorker::Hello(self.hello())) };
         if reports.send(hello).await.is_err() {
@@ -187,12 +169,12 @@ impl Worker {
         }
         let mut inbound = match client.clone().control(ReceiverStream::new(outbound)).await {
             Ok(inbound) => inbound.into_inner(),
-            Err(status) => return refused_or_lost(&status).map(Err),
+            Err(status) => return refused_or_lost(access, &status).map(Err),
         };
         let first = match inbound.message().await {
             Ok(Some(first)) => first.message,
             Ok(None) => return Ok(Err(Ending::Lost("the coordinator hung up".to_owned()))),
-            Err(status) => return refused_or_lost(&status).map(Err),
+            Err(status) => return refused_or_lost(access, &status).map(Err),
         };
         let welcome = match first {
             Some(FromCoordinator::Welcome(welcome)) => welcome,
@@ -222,12 +204,16 @@ impl Worker {
             Some(kept) if kept.config_text == welcome.config => connection.ready(&kept.loaded).await,
             _ => {
                 self.kept = None;
+                let choice = match self.options.device.unwrap_or(config.run.device) {
+                    DeviceChoice::Cuda(None) => {
+                        let first = self.options.local_rank.map(|rank| rank * config.run.devices_per_worker);
+                        DeviceChoice::Cuda(first)
+                    }
+                    other => other,
+                };
                 let (started, receiver) = match &self.options.simulated {
                     Some(simulated) => simulated.start(),
-                    None => {
-                        let choice = self.options.device.unwrap_or(config.run.device);
-                        Device::start(config.clone(), choice, samples_of(welcome.probe)?)?
-                    }
+                    None => Device::start(config.clone(), choice, samples_of(welcome.probe)?)?,
                 };
                 device = Some(started);
                 loading = Some(receiver);
@@ -239,7 +225,7 @@ impl Worker {
                     let message = match message {
                         Ok(Some(message)) => message.message,
                         Ok(None) => return Ok(Ending::Lost("the coordinator hung up".to_owned())),
-                        Err(status) => return refused_or_lost(&status),
+                        Err(status) => return refused_or_lost(&self.options.access, &status),
                     };
                     match message {
                         Some(FromCoordinator::Begin(begin)) => self.begin(connection, begin)?,
@@ -336,9 +322,10 @@ fn check_begin(begin: &wire::Begin, state: &State, kept: &Kept) -> Result<(), Wo
     if begin.rank >= begin.world {
         return wrong(format!("a generation gives rank {} of {}", begin.rank, begin.world));
     }
-    let (hidden, model) = (state.layout().hidden(), kept.loaded.hidden_size);
-    if hidden != model {
-        return wrong(format!("a generation's state has hidden size {hidden}, the model {model}"));
+    let norms = kept.loaded.layer_norms.iter().map(|norm| norm.values.len()).sum();
+    let (found, wanted) = (state.layout(), Layout::of(&kept.config.recipe, kept.loaded.hidden_size, norms));
+    if found != wanted {
+        return wrong(format!("a generation's state has the layout {found:?}, this model and recipe {wanted:?}"));
     }
     Ok(())
 }
@@ -356,7 +343,7 @@ fn config_digest(config: &Config) -> String {
 }
 
 struct Connection {
-    client: CoordinatorClient<Channel>,
+    client: Client,
     reports: mpsc::Sender<wire::WorkerMessage>,
     member: u64,
     /// Number of the newest generation that was begun here.
@@ -378,6 +365,7 @@ impl Connection {
             weights: loaded.description.weights.to_owned(),
             device: loaded.description.device.clone(),
             probe_digest: loaded.probe_digest.clone(),
+            layer_norms: loaded.layer_norms.iter().map(layer_norm).collect(),
         };
         self.send(FromWorker::Ready(ready)).await;
     }
@@ -399,6 +387,11 @@ impl Connection {
             steps.abort();
         }
     }
+}
+
+fn layer_norm(norm: &NormParameter) -> wire::LayerNorm {
+    let values = norm.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    wire::LayerNorm { name: norm.name.clone(), values }
 }
 
 /// The loading model's news; never, while nothing loads.
@@ -432,23 +425,15 @@ fn ended_by(abort: wire::Abort) -> Result<Ending, WorkerError> {
     Ok(Ending::Lost(abort.reason))
 }
 
-/// What another build or a full house says is final; everything else is a lost connection.
-fn refused_or_lost(status: &tonic::Status) -> Result<Ending, WorkerError> {
+/// What another build or a closed door says is final; everything else is a lost connection.
+fn refused_or_lost(access: &ClientAccess, status: &tonic::Status) -> Result<Ending, WorkerError> {
+    if let Some(refusal) = access.refusal(status) {
+        return Err(refusal.into());
+    }
     match status.code() {
         tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument | tonic::Code::Unimplemented => {
             Err(WorkerError::Refused { reason: status.message().to_owned() })
         }
-        _ => Ok(Ending::Lost(status.message().to_owned())),
+        _ => Ok(Ending::Lost(status_words(status))),
     }
-}
-
-/// An error with its causes.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

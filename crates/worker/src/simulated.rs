@@ -38,13 +38,14 @@ impl Simulated {
         let (loaded, receiver) = oneshot::channel();
         // The receiver is in this function's hands.
         let _ = loaded.send(Ok(self.facts()));
-        let (row, observer) = (row(Layout::new(self.hidden)), self.observer.clone());
+        let observer = self.observer.clone();
         tokio::spawn(async move {
             while let Some(job) = inbox.recv().await {
                 observer(job.state.step());
+                let layout = job.state.layout();
                 let rows = job.micro_batches.iter().map(|(micro_batch, samples)| match job.kind {
-                    RowKind::Gradients => (*micro_batch, row.clone()),
-                    RowKind::Features => (*micro_batch, features(job.state.layout().hidden(), samples)),
+                    RowKind::Gradients => (*micro_batch, row(layout)),
+                    RowKind::Features => (*micro_batch, features(layout.hidden(), samples)),
                 });
                 // A generation that ended in the meantime has no use for the rows.
                 let _ = job.reply.send(Ok(rows.collect()));
@@ -64,6 +65,7 @@ impl Simulated {
             hidden_size: self.hidden,
             parameters: 0,
             probe_digest: blake3::hash(&self.hidden.to_le_bytes()).as_bytes().to_vec(),
+            layer_norms: Vec::new(),
         }
     }
 }

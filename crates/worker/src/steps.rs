@@ -6,17 +6,16 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use numalign_access::Client;
 use numalign_collective::{Collective, OwnRows};
 use numalign_config::{Config, Unit, Units};
 use numalign_data::{Input, Sample, audit_due};
 use numalign_projector::State;
 use numalign_wire as wire;
-use numalign_wire::coordinator_client::CoordinatorClient;
 use numalign_wire::worker_message::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 use crate::device::{Device, RowKind};
 use crate::error::WorkerError;
@@ -70,7 +69,7 @@ impl Watermark {
 /// What a generation's task needs.
 pub struct Steps<C> {
     pub config: Arc<Config>,
-    pub client: CoordinatorClient<Channel>,
+    pub client: Client,
     pub device: Device,
     pub collective: C,
     pub generation: wire::Generation,

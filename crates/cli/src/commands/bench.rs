@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::ArgMatches;
 use numalign_config::{Layer, resolve};
 use numalign_data::{Domain, SampleStream};
-use numalign_projector::State;
+use numalign_model::LoadOptions;
 use numalign_worker::memory::peak_rss_mib;
 use numalign_worker::{Engine, LocalRun};
 
@@ -34,6 +34,7 @@ fn step(matches: &ArgMatches) -> Result<(), Failure> {
         ("model_name", model.to_owned()),
         ("batch_size", count("batch").to_string()),
         ("numeric_positions", count("positions").to_string()),
+        ("dtype", text(matches, "dtype").unwrap_or("f32").to_owned()),
         ("run_id", "bench".to_owned()),
     ];
     let config = resolve(
@@ -44,11 +45,19 @@ fn step(matches: &ArgMatches) -> Result<(), Failure> {
     .map_err(Failure::usage)?;
     let recipe = config.recipe;
     let device = settings::device(matches)?.unwrap_or(numalign_config::DeviceChoice::Auto);
-    let loaded = numalign_model::load(model, device, true)?;
+    let options = LoadOptions {
+        device,
+        devices: count("devices") as usize,
+        backward: true,
+        dtype: recipe.dtype,
+        positions: Engine::most_positions(&recipe),
+    };
+    let loaded = numalign_model::load_with(model, options)?;
     let description = loaded.description.clone();
-    let state = State::initial(loaded.lm.hidden_size(), recipe.seed);
+    let engine = Engine::new(loaded.lm, recipe.clone());
+    let state = engine.initial_state(recipe.seed)?;
     let stream = SampleStream::generated(&recipe, Domain::Train)?;
-    let mut run = LocalRun::new(Engine::new(loaded.lm, recipe.clone()), stream, state);
+    let mut run = LocalRun::new(engine, stream, state);
 
     let mut one_step = || -> Result<f64, Failure> {
         let started = Instant::now();

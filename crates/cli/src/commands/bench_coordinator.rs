@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
+use numalign_access::ClientAccess;
 use numalign_config::{Config, Layer, resolve};
 use numalign_worker::Options;
 use numalign_worker::simulated::Simulated;
 
+use crate::access::TOKEN_VARIABLE;
 use crate::failure::Failure;
 use crate::{limits, supervisor};
 
@@ -45,7 +47,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let log = folder.path().join("coordinator.log");
     let stderr = std::fs::File::create(&log)?;
     let child = supervisor::spawn_coordinator(&config, &listener, |command| {
-        command.current_dir(folder.path()).stderr(stderr).env("NUMALIGN_LOG", "warn");
+        command.current_dir(folder.path()).stderr(stderr).env("NUMALIGN_LOG", "warn").env_remove(TOKEN_VARIABLE);
     })?;
     let mut coordinator = Coordinator(child);
     let figures = measure(&mut coordinator, &format!("http://{address}"), workers, steps, hidden as usize)
@@ -101,7 +103,7 @@ fn measure(
     let idle_kib = runtime.block_on(async {
         // It answers once it is up.
         let started = Instant::now();
-        while let Err(failure) = crate::connect::status(url, Duration::from_secs(5)).await {
+        while let Err(failure) = crate::connect::status(&ClientAccess::default(), url, Duration::from_secs(5)).await {
             if started.elapsed() > Duration::from_secs(30) {
                 return Err(failure);
             }
@@ -115,7 +117,9 @@ fn measure(
             let simulated = if worker == 0 { watched.clone() } else { Simulated::new(hidden) };
             let options = Options {
                 coordinator: url.to_owned(),
+                access: ClientAccess::default(),
                 device: None,
+                local_rank: None,
                 first_contact: Duration::from_secs(120),
                 restarts: 0,
                 simulated: Some(simulated),

@@ -3,12 +3,13 @@
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use clap::ArgMatches;
+use numalign_access::ServerAccess;
 use numalign_config::Config;
 
 use crate::args::text;
 use crate::failure::Failure;
 use crate::supervisor::CONFIG_VARIABLE;
-use crate::{limits, logging, settings, supervisor};
+use crate::{access, limits, logging, settings, supervisor};
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     supervisor::child::die_with_parent()?;
@@ -18,14 +19,16 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Err(_) => settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?,
     };
     limits::open_files(0)?;
+    let access = access::server(matches)?;
+    let insecure = matches.get_flag("insecure");
     let listen = text(matches, "listen").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(serve(config, listen));
+    let result = runtime.block_on(serve(config, listen, access, insecure));
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: Config, listen: &str) -> Result<(), Failure> {
+async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: bool) -> Result<(), Failure> {
     let listener = match listen.strip_prefix("fd:") {
         Some(number) => inherited(number)?,
         None => std::net::TcpListener::bind(listen).map_err(|error| {
@@ -43,16 +46,19 @@ async fn serve(config: Config, listen: &str) -> Result<(), Failure> {
     };
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
+    access.check_exposure(address.ip(), insecure)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     if !listen.starts_with("fd:") {
         eprintln!(
-            "listening on {address}; start workers with: numalign worker --coordinator http://HOST:{}",
-            address.port()
+            "listening on {address}; start workers with: numalign worker --coordinator {}://HOST:{}{}",
+            if access.tls.is_some() { "https" } else { "http" },
+            address.port(),
+            if access.token.is_some() { " and the same join token" } else { "" }
         );
     }
     let shutdown = supervisor::child::shutdown_signal()?;
     let checkpoint_wanted = supervisor::child::checkpoint_signal()?;
-    numalign_coordinator::run(config, listener, shutdown, checkpoint_wanted).await?;
+    numalign_coordinator::run(config, listener, access, shutdown, checkpoint_wanted).await?;
     Ok(())
 }
 

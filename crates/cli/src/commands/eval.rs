@@ -1,21 +1,42 @@
-//! `numalign eval`: metrics of a checkpoint on samples it never trained on. `launch` prints the same table at its end.
+//! `numalign eval`: metrics of a checkpoint on samples it never trained on. `launch` prints the same report at its end.
 
 use std::path::Path;
 
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
-use numalign_config::DeviceChoice;
+use numalign_config::{DeviceChoice, Stage};
 use numalign_data::{Domain, SampleStream};
-use numalign_worker::Engine;
-use numalign_worker::evaluation::{Metrics, measure};
+use numalign_model::LoadOptions;
+use numalign_projector::State;
+use numalign_worker::ablation::{self, MeanOfEmbeddings};
+use numalign_worker::{Engine, LocalRun, breakdown, evaluation};
 
+use super::eval_plot;
+use super::eval_report::{Ablation, Report};
+use super::verbal;
 use crate::args::text;
 use crate::failure::Failure;
 use crate::settings;
 
+/// Samples that pass through the engine at once.
+const AT_ONCE: u64 = 1024;
+
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
+    let plot = text(matches, "plot").map(eval_plot::destination).transpose()?;
     let checkpoint = Checkpoint::read(path)?;
+    let stage = checkpoint.identity.recipe.stage;
+    let (ablate, ask) = (matches.get_flag("ablation"), matches.get_flag("verbal"));
+    if ask && stage != Stage::Mixed {
+        return Err(Failure::usage(format!("--verbal asks questions in words, and stage {stage} has none"))
+            .with_hint("it is for checkpoints of stage mixed"));
+    }
+    if ablate && checkpoint.identity.dataset_digest.is_some() {
+        return Err(Failure::usage(
+            "--ablation trains on generated samples, and this checkpoint was trained on a file",
+        )
+        .with_hint("leave --ablation out"));
+    }
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
     let mut engine = engine_of(&checkpoint, path, text(matches, "model"), device)?;
     let mut recipe = checkpoint.identity.recipe.clone();
@@ -28,8 +49,20 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         None => SampleStream::generated(&recipe, Domain::Eval)?,
     };
     let count = *matches.get_one::<u64>("count").unwrap_or(&1000);
-    let metrics = evaluate(&mut engine, &checkpoint, &stream, count)?;
-    print(&metrics, matches.get_flag("json"))
+    let evaluation = evaluate(&mut engine, &checkpoint.state, &stream, count)?;
+    let mut report = Report::of(engine.recipe(), &evaluation, &stream);
+    if ask {
+        report.verbal = Some(verbal::ask(&mut engine, &stream, count.min(verbal::MOST_QUESTIONS))?);
+    }
+    if ablate {
+        report.ablation = Some(without_model(engine, &stream, count)?);
+    }
+    if let Some(file) = plot {
+        let svg = eval_plot::draw(&checkpoint.identity.recipe, &evaluation, &eval_plot::loss_curve(path));
+        numalign_checkpoint::write_atomically(&file, svg.as_bytes())?;
+        eprintln!("wrote {}", file.display());
+    }
+    report.print(matches.get_flag("json"))
 }
 
 /// The frozen model of a checkpoint, checked against its fingerprint; for predictions, not for gradients.
@@ -52,7 +85,10 @@ pub fn load_engine(
 ) -> Result<Engine, Failure> {
     let recipe = &checkpoint.identity.recipe;
     let name = model.unwrap_or(&recipe.model_name);
-    let model = numalign_model::load(name, device, backward && recipe.train_input_projection)?;
+    let positions = Engine::most_positions(recipe);
+    let backward = backward && Engine::needs_backward(recipe);
+    let options = LoadOptions { dtype: recipe.dtype, positions, ..LoadOptions::new(device, backward) };
+    let model = numalign_model::load_with(name, options)?;
     let found = model.lm.fingerprint().to_hex().to_string();
     if found != checkpoint.identity.base_fingerprint {
         return Err(Failure::new(format!(
@@ -65,48 +101,43 @@ pub fn load_engine(
     Ok(Engine::new(model.lm, recipe.clone()))
 }
 
-/// Metrics over the first `count` samples of `stream`.
-pub fn evaluate(
-    engine: &mut Engine,
-    checkpoint: &Checkpoint,
-    stream: &SampleStream,
-    count: u64,
-) -> Result<Metrics, Failure> {
-    const AT_ONCE: u64 = 1024;
-    let (mut predictions, mut targets) = (Vec::new(), Vec::new());
+/// Predictions beside what they should have been, both in value units, in the order of the stream.
+pub struct Evaluation {
+    pub predictions: Vec<f64>,
+    pub targets: Vec<f64>,
+}
+
+/// Predictions for the first `count` samples of `stream`.
+pub fn evaluate(engine: &mut Engine, state: &State, stream: &SampleStream, count: u64) -> Result<Evaluation, Failure> {
+    let mut evaluation = Evaluation { predictions: Vec::new(), targets: Vec::new() };
     let mut from = 0;
     while from < count {
         let to = count.min(from + AT_ONCE);
         let samples: Vec<_> = (from..to).map(|index| stream.sample(index)).collect();
-        for prediction in engine.predict(&checkpoint.state, &samples)? {
-            predictions.push(engine.encoding().decode(prediction));
+        for prediction in engine.predict(state, &samples)? {
+            evaluation.predictions.push(engine.encoding().decode(prediction));
         }
-        targets.extend(samples.iter().map(|sample| sample.target));
+        evaluation.targets.extend(samples.iter().map(|sample| sample.target));
         from = to;
     }
-    Ok(measure(engine.recipe(), &predictions, &targets))
+    Ok(evaluation)
 }
 
-/// One JSON object, or a small table beside the constant predictor.
-pub fn print(metrics: &Metrics, json: bool) -> Result<(), Failure> {
-    if json {
-        let text = serde_json::to_string(metrics).map_err(|error| Failure::new(error.to_string()))?;
-        println!("{text}");
-        return Ok(());
+/// The same recipe trained and evaluated with the frozen stack bypassed.
+fn without_model(engine: Engine, stream: &SampleStream, count: u64) -> Result<Ablation, Failure> {
+    let recipe = ablation::recipe_of(engine.recipe());
+    let bypass = MeanOfEmbeddings::new(engine.into_lm());
+    let engine = Engine::new(Box::new(bypass), recipe.clone());
+    let state = engine.initial_state(recipe.seed)?;
+    let training = SampleStream::generated(&recipe, Domain::Train)?;
+    let (mut engine, state) = LocalRun::new(engine, training, state).finish()?;
+    let evaluation = evaluate(&mut engine, &state, stream, count)?;
+    let mut right_numbers = breakdown::RightNumberCount::default();
+    for (place, prediction) in evaluation.predictions.iter().enumerate() {
+        right_numbers.add(&stream.sample(place as u64), *prediction);
     }
-    println!("stage {} on {} held-out samples", metrics.stage, metrics.samples);
-    println!("                          projectors   constant predictor");
-    println!("  mean absolute error   {:>12.6} {:>20.6}", metrics.mae, metrics.baseline_mae);
-    println!(
-        "  in % of the range     {:>12.4} {:>20.4}",
-        metrics.mae_percent_of_range, metrics.baseline_mae_percent_of_range
-    );
-    println!("  mean squared error    {:>12.6}", metrics.mse);
-    println!(
-        "  relative error in %   {:>12.4}   (divided by the target, at least 1 % of the range)",
-        metrics.mean_relative_error_percent
-    );
-    println!("  R²                    {:>12.6}", metrics.r2);
-    println!("  within 1 % / 5 %      {:>9.2} % / {:.2} %", metrics.within_1_percent, metrics.within_5_percent);
-    Ok(())
+    Ok(Ablation {
+        metrics: evaluation::measure(&recipe, &evaluation.predictions, &evaluation.targets),
+        right_numbers: right_numbers.share(),
+    })
 }

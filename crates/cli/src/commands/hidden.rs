@@ -58,7 +58,8 @@ fn of_tokens(matches: &ArgMatches, device: DeviceChoice) -> Result<(Vec<u32>, Ve
     if ids.is_empty() {
         return Err(Failure::usage("the text has no tokens"));
     }
-    let input = LmInput { sequences: vec![vec![Piece::Tokens(ids.clone())]], embeddings: Vec::new() };
+    let input =
+        LmInput { sequences: vec![vec![Piece::Tokens(ids.clone())]], embeddings: Vec::new(), ..LmInput::default() };
     let hidden = lm.forward(&input, false)?;
     Ok((ids, hidden))
 }

@@ -8,14 +8,14 @@ use numalign_checkpoint::Checkpoint;
 use numalign_config::Config;
 use numalign_data::{Domain, SampleStream};
 use numalign_model::locate::ModelName;
-use numalign_worker::evaluation::Metrics;
 
-use super::eval::{engine_of, evaluate, print};
+use super::eval::{engine_of, evaluate};
+use super::eval_report::Report;
 use crate::args::text;
 use crate::failure::Failure;
 use crate::supervisor::chaos::Chaos;
 use crate::supervisor::{Signals, Supervisor, count_signals};
-use crate::{logging, settings};
+use crate::{access, logging, settings};
 
 /// Held-out samples of the evaluation at the end.
 const SAMPLES: u64 = 1000;
@@ -30,9 +30,9 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         return all(matches, file, &signals, chaos.as_ref());
     }
     let config = settings::load(matches, file, stage)?;
-    train(&config, &signals, chaos.as_ref())?;
+    train(matches, &config, &signals, chaos.as_ref())?;
     match finish(matches, &config)? {
-        Some(metrics) => print(&metrics, matches.get_flag("json")),
+        Some(report) => report.print(matches.get_flag("json")),
         None => Ok(()),
     }
 }
@@ -61,12 +61,12 @@ fn all(matches: &ArgMatches, file: Option<&str>, signals: &Arc<Signals>, chaos: 
     let mut results = serde_json::Map::new();
     for config in &configs {
         eprintln!("stage {}", config.recipe.stage);
-        train(config, signals, chaos)?;
+        train(matches, config, signals, chaos)?;
         match finish(matches, config)? {
-            Some(metrics) if json => {
-                results.insert(config.recipe.stage.to_string(), serde_json::json!(metrics));
+            Some(report) if json => {
+                results.insert(config.recipe.stage.to_string(), serde_json::json!(report));
             }
-            Some(metrics) => print(&metrics, false)?,
+            Some(report) => report.print(false)?,
             None => {}
         }
     }
@@ -88,13 +88,14 @@ fn beside(path: &Path, stage: &str) -> PathBuf {
     path.with_file_name(format!("{stem}-{stage}{extension}"))
 }
 
-fn train(config: &Config, signals: &Arc<Signals>, chaos: Option<&Chaos>) -> Result<(), Failure> {
+fn train(matches: &ArgMatches, config: &Config, signals: &Arc<Signals>, chaos: Option<&Chaos>) -> Result<(), Failure> {
+    let token = access::token(matches)?;
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
-    Supervisor::start(config.clone(), signals.clone(), chaos.cloned())?.wait()
+    Supervisor::start(config.clone(), token, signals.clone(), chaos.cloned())?.wait()
 }
 
-fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Metrics>, Failure> {
+fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, Failure> {
     if matches.get_flag("no-eval") {
         return Ok(None);
     }
@@ -102,5 +103,6 @@ fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Metrics>, Fail
     let checkpoint = Checkpoint::read(path)?;
     let mut engine = engine_of(&checkpoint, path, None, config.run.device)?;
     let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
-    evaluate(&mut engine, &checkpoint, &stream, SAMPLES).map(Some)
+    let evaluation = evaluate(&mut engine, &checkpoint.state, &stream, SAMPLES)?;
+    Ok(Some(Report::of(engine.recipe(), &evaluation, &stream)))
 }

@@ -6,9 +6,12 @@ use crate::failure::Failure;
 
 mod bench;
 mod bench_coordinator;
+mod cert;
 mod config;
 mod coordinator;
 mod eval;
+mod eval_plot;
+mod eval_report;
 mod features;
 mod generate;
 mod hidden;
@@ -17,6 +20,7 @@ mod launch;
 mod predict;
 mod replay;
 mod status;
+mod verbal;
 mod verify;
 mod worker;
 
@@ -26,12 +30,14 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("launch", matches)) => launch::run(matches),
         Some(("coordinator", matches)) => coordinator::run(matches),
         Some(("worker", matches)) => worker::run(matches),
+        Some(("cert", matches)) => cert::run(matches),
         Some(("generate", matches)) => generate::run(matches),
         Some(("eval", matches)) => eval::run(matches),
         Some(("predict", matches)) => predict::run(matches),
         Some(("features", matches)) => features::run(matches),
         Some(("inspect", matches)) => inspect::run(matches),
         Some(("hidden", matches)) => hidden::run(matches),
+        Some(("complete", matches)) => verbal::complete(matches),
         Some(("verify", matches)) => verify::run(matches),
         Some(("replay", matches)) => replay::run(matches),
         Some(("status", matches)) => status::run(matches),

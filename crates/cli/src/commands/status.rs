@@ -8,8 +8,8 @@ use clap::ArgMatches;
 use numalign_wire::{StatusReply, WorkerStatus};
 
 use crate::args::text;
-use crate::connect;
 use crate::failure::Failure;
+use crate::{access, connect};
 
 const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7400";
 
@@ -21,20 +21,21 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 const MOST_SHOWN: usize = 10;
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let access = access::client(matches)?;
     let url = match text(matches, "coordinator") {
         Some(url) => url.to_owned(),
-        None => connect::from_environment()?.unwrap_or_else(|| DEFAULT_COORDINATOR.to_owned()),
+        None => connect::from_environment(&access)?.unwrap_or_else(|| DEFAULT_COORDINATOR.to_owned()),
     };
     let json = matches.get_flag("json");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        print(&connect::status(&url, PATIENCE).await?, json, false);
+        print(&connect::status(&access, &url, PATIENCE).await?, json, false);
         if !matches.get_flag("watch") {
             return Ok(());
         }
         loop {
             tokio::time::sleep(WATCH_EVERY).await;
-            match connect::status(&url, PATIENCE).await {
+            match connect::status(&access, &url, PATIENCE).await {
                 Ok(status) => print(&status, json, true),
                 Err(_) => {
                     eprintln!("the coordinator at {url} is gone");

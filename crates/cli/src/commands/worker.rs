@@ -1,34 +1,31 @@
 //! `numalign worker`: one worker process.
 
 use clap::ArgMatches;
-use numalign_config::DeviceChoice;
 use numalign_worker::{Options, WorkerError};
 
 use crate::args::text;
 use crate::failure::Failure;
-use crate::{connect, logging, settings, supervisor};
+use crate::{access, connect, logging, settings, supervisor};
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     supervisor::child::die_with_parent()?;
     logging::start("info", true);
+    let access = access::client(matches)?;
     let coordinator = match text(matches, "coordinator") {
         Some(url) => url.to_owned(),
-        None => connect::from_environment()?.ok_or_else(|| {
+        None => connect::from_environment(&access)?.ok_or_else(|| {
             Failure::usage("no coordinator is given")
                 .with_hint("use --coordinator http://HOST:PORT, or set MASTER_ADDR and MASTER_PORT")
         })?,
     };
-    let device = match settings::device(matches)? {
-        Some(DeviceChoice::Cuda(None)) => Some(DeviceChoice::Cuda(local_rank()?)),
-        other => other,
-    };
+    let (device, local_rank) = (settings::device(matches)?, local_rank()?);
     let first_contact = settings::coordinator_wait()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let shutdown = supervisor::child::shutdown_signal()?;
         let _passes = supervisor::child::checkpoint_signal()?;
         let restarts = supervisor::child::restarts();
-        let options = Options { coordinator, device, first_contact, restarts, simulated: None };
+        let options = Options { coordinator, access, device, local_rank, first_contact, restarts, simulated: None };
         numalign_worker::run(options, shutdown).await.map_err(failure_of)
     });
     // The device thread may be in the middle of a step; the process does not wait for it.

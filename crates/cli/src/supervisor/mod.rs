@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use numalign_access::Token;
 use numalign_config::{Config, DeviceChoice, Resume};
 use numalign_wire::StatusReply;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::access::TOKEN_VARIABLE;
 use crate::failure::Failure;
 
 use chaos::{Chaos, Fault, Record};
@@ -117,6 +119,8 @@ struct Worker {
 /// One run's processes.
 pub struct Supervisor {
     config: Config,
+    /// Every process of the run has it; none on its command line.
+    token: Option<Token>,
     listener: TcpListener,
     address: SocketAddr,
     coordinator: Child,
@@ -142,16 +146,24 @@ impl Drop for Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the coordinator and `config.run.workers` workers, with faults on purpose where `chaos` says so.
-    pub fn start(config: Config, signals: Arc<Signals>, chaos: Option<Chaos>) -> Result<Self, Failure> {
+    /// Starts the coordinator and `config.run.workers` workers, with faults on purpose where `chaos` says so. Every process
+    /// gets `token`.
+    pub fn start(
+        config: Config,
+        token: Option<Token>,
+        signals: Arc<Signals>,
+        chaos: Option<Chaos>,
+    ) -> Result<Self, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0")
             .map_err(|error| Failure::new(format!("cannot listen on loopback: {error}")))?;
         let address = listener.local_addr()?;
-        let coordinator = spawn_coordinator(&config, &listener, |_| {})?;
+        let coordinator = spawn_coordinator(&config, &listener, |command| give_token(command, token.as_ref()))?;
         eprintln!("coordinator on http://{address} (see it with: numalign status --coordinator http://{address})");
         let count = config.run.workers;
         let mut supervisor = Self {
             config,
+            watch: Watch::new(address, token.clone())?,
+            token,
             listener,
             address,
             coordinator,
@@ -160,7 +172,6 @@ impl Supervisor {
             workers: Vec::new(),
             checkpoints_asked: signals.checkpoint.load(Ordering::SeqCst),
             signals,
-            watch: Watch::new(address)?,
             looked: Instant::now(),
             chaos,
             record: Record::default(),
@@ -211,7 +222,9 @@ impl Supervisor {
                 }
                 eprintln!("the coordinator was killed ({status}); starting it again");
                 self.config.run.resume = Some(Resume::Auto);
-                self.coordinator = spawn_coordinator(&self.config, &self.listener, |_| {})?;
+                self.coordinator = spawn_coordinator(&self.config, &self.listener, |command| {
+                    give_token(command, self.token.as_ref());
+                })?;
                 Ok(None)
             }
         }
@@ -452,7 +465,7 @@ impl Supervisor {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             command.env("RAYON_NUM_THREADS", (cores / self.config.run.workers).max(1).to_string());
         }
-        spawn(command, |_| {})
+        spawn(command, |command| give_token(command, self.token.as_ref()))
     }
 }
 
@@ -470,6 +483,14 @@ pub fn spawn_coordinator(
     let child = spawn(command, adjust);
     rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
     child
+}
+
+/// The environment is where other users cannot read it.
+fn give_token(command: &mut Command, token: Option<&Token>) {
+    match token {
+        Some(token) => command.env(TOKEN_VARIABLE, token.reveal()),
+        None => command.env_remove(TOKEN_VARIABLE),
+    };
 }
 
 fn spawn(mut command: Command, adjust: impl FnOnce(&mut Command)) -> Result<Child, Failure> {

@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use numalign_wire::coordinator_client::CoordinatorClient;
+use numalign_access::{Client, ClientAccess, Token};
 use numalign_wire::{StatusReply, StatusRequest};
 use tokio::runtime::Runtime;
-use tonic::transport::Channel;
 
 use crate::connect;
 use crate::failure::Failure;
@@ -17,14 +16,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// A connection that is made when it is needed, and made again when it broke.
 pub struct Watch {
     runtime: Runtime,
-    client: CoordinatorClient<Channel>,
+    client: Client,
 }
 
 impl Watch {
-    /// For the coordinator at `address`, which need not listen yet.
-    pub fn new(address: SocketAddr) -> Result<Self, Failure> {
+    /// For the coordinator at `address`, which need not listen yet, and wants `token`.
+    pub fn new(address: SocketAddr, token: Option<Token>) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let client = runtime.block_on(async { connect::lazy_client(&format!("http://{address}")) })?;
+        let access = ClientAccess { token, tls: None };
+        let client = runtime.block_on(async { connect::lazy_client(&access, &format!("http://{address}")) })?;
         Ok(Self { runtime, client })
     }
 

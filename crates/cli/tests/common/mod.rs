@@ -118,7 +118,18 @@ impl Folder {
 
     /// Starts it with a clean environment (no network: hub ids come from an empty cache) and `envs` on top.
     pub fn spawn_env(&self, args: &[&str], envs: &[(&str, &str)]) -> Child {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_numalign"));
+        self.start(Command::new(env!("CARGO_BIN_EXE_numalign")), args, envs)
+    }
+
+    /// As [`Folder::spawn`], with no more than `descriptors` open files.
+    pub fn spawn_with_few_descriptors(&self, descriptors: u32, args: &[&str]) -> Child {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_numalign")]);
+        self.start(command, args, &[])
+    }
+
+    fn start(&self, mut command: Command, args: &[&str], envs: &[(&str, &str)]) -> Child {
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("NUMALIGN_") || text.starts_with("HF_") || FOREIGN_VARIABLES.contains(&&*text) {

@@ -1,16 +1,18 @@
-//! Causal multi-head attention over sequences laid one after another, forward and backward.
-//! Called by the flex operations.
+//! Causal multi-head attention over sequences laid one after another, forward and backward, with as many heads of keys
+//! and values as of queries or fewer (grouped-query attention: Ainslie et al., 2023). Called by the flex operations.
 //!
-//! Shapes: `q, k, v, out: [rows, heads·head_size]`, head `h` in columns `h·head_size..`. A sequence's rows are a
-//! [`Span`]; nothing is padded, so nothing needs a mask. Each (sequence, head) pair is one task and is computed
-//! whole by one thread. Products run over blocks of queries and the keys that those may see.
+//! Shapes: `q, out: [rows, heads·head_size]`, `k, v: [rows, kv_heads·head_size]`, head `h` in columns `h·head_size..`.
+//! A sequence's rows are a [`Span`]; nothing is padded, so nothing needs a mask. Each (sequence, head) pair is one task
+//! and is computed whole by one thread; backward, where the gradients of a group's queries meet in one key head, the
+//! task is the group. Products run over blocks of queries and the keys that those may see.
 //!
 //! Backward recomputes the probabilities instead of storing them (Dao et al., FlashAttention, 2022).
 
 use rayon::prelude::*;
 
 use super::dispatch::{Isa, isa, multiversion};
-use super::matmul::{PANEL, Strided, matmul_serial, pack_panel};
+use super::matmul::{Strided, matmul_serial};
+use super::panels::{PANEL, pack_panel};
 use super::{lanes, math};
 
 /// Queries of one block.
@@ -31,25 +33,38 @@ pub struct Span {
 #[derive(Debug, Clone, Copy)]
 pub struct Heads {
     pub heads: usize,
+    /// Heads of keys and values; divides `heads`.
+    pub kv_heads: usize,
     pub head_size: usize,
     pub scale: f32,
 }
 
 impl Heads {
-    fn width(&self) -> usize {
+    /// Columns of queries.
+    pub fn width(&self) -> usize {
         self.heads * self.head_size
+    }
+
+    /// Columns of keys and of values.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_size
+    }
+
+    /// Query heads that share a key head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
     }
 }
 
 /// `out = softmax(q·kᵀ·scale, causal)·v` per sequence and head.
 pub fn forward(q: &[f32], k: &[f32], v: &[f32], spans: &[Span], heads: Heads, out: &mut [f32]) {
     let found = isa();
-    let out = Columns::new(out, heads);
-    tasks(spans, heads).into_par_iter().for_each_init(Scratch::default, |scratch, (span, head)| {
+    let out = Columns::new(out, heads.width(), heads.head_size);
+    tasks(spans, heads.heads).into_par_iter().for_each_init(Scratch::default, |scratch, (span, head)| {
         let part = HeadView { span, head, heads };
         if span.length == 1 {
             // Softmax over one key is 1: the result is the value itself.
-            let row = part.rows(v, span.keys_from, 1).data;
+            let row = part.kv_rows(v, span.keys_from, 1).data;
             // SAFETY: this task alone writes this sequence's rows of this head.
             let target = unsafe { out.row(span.queries_from, head) };
             target.copy_from_slice(&row[..heads.head_size]);
@@ -103,30 +118,33 @@ pub fn backward(
     grad_v: &mut [f32],
 ) {
     let found = isa();
-    let (grad_q, grad_k, grad_v) =
-        (Columns::new(grad_q, heads), Columns::new(grad_k, heads), Columns::new(grad_v, heads));
-    tasks(spans, heads).into_par_iter().for_each_init(Scratch::default, |scratch, (span, head)| {
-        let part = HeadView { span, head, heads };
-        let size = heads.head_size;
-        if span.length == 1 {
-            let row = part.rows(grad_out, span.queries_from, 1).data;
-            // SAFETY: this task alone writes this sequence's rows of this head, here and below.
-            unsafe {
-                grad_v.row(span.keys_from, head).copy_from_slice(&row[..size]);
-                grad_k.row(span.keys_from, head).fill(0.0);
-                grad_q.row(span.queries_from, head).fill(0.0);
+    let size = heads.head_size;
+    let grad_q = Columns::new(grad_q, heads.width(), size);
+    let (grad_k, grad_v) = (Columns::new(grad_k, heads.kv_width(), size), Columns::new(grad_v, heads.kv_width(), size));
+    tasks(spans, heads.kv_heads).into_par_iter().for_each_init(Scratch::default, |scratch, (span, kv_head)| {
+        let first = HeadView { span, head: kv_head * heads.group(), heads };
+        let length = span.length;
+        if length == 1 {
+            // SAFETY: this task alone writes this sequence's rows of these heads, here and below.
+            let (grad_k, grad_v) =
+                unsafe { (grad_k.row(span.keys_from, kv_head), grad_v.row(span.keys_from, kv_head)) };
+            grad_k.fill(0.0);
+            for (i, part) in first.group().enumerate() {
+                let row = part.rows(grad_out, span.queries_from, 1).data;
+                // SAFETY: as above.
+                unsafe { grad_q.row(span.queries_from, part.head) }.fill(0.0);
+                add_or_copy(i == 0, grad_v, row);
             }
             return;
         }
-        scratch.pack_keys(&part, k, v);
-        scratch.pack_for_backward(&part, k, v);
-        let length = span.length;
+        scratch.pack_keys(&first, k, v);
+        scratch.pack_for_backward(&first, k, v);
         scratch.grad_keys.clear();
         scratch.grad_keys.resize(length * size, 0.0);
         scratch.grad_values.clear();
         scratch.grad_values.resize(length * size, 0.0);
-        let mut from = 0;
-        while from < span.queries {
+        let blocks = first.group().flat_map(|part| (0..span.queries).step_by(QUERIES).map(move |from| (part, from)));
+        for (part, from) in blocks {
             let count = QUERIES.min(span.queries - from);
             let seen = part.keys_seen(from, count);
             scratch.probabilities(found, &part, q, from, count, seen);
@@ -175,27 +193,51 @@ pub fn backward(
             matmul_serial(found, left, count, seen, keys, length, 0, size, false, product, size, block);
             for (i, row) in product.chunks_exact(size).enumerate() {
                 // SAFETY: as above.
-                unsafe { grad_q.row(span.queries_from + from + i, head) }.copy_from_slice(row);
+                unsafe { grad_q.row(span.queries_from + from + i, part.head) }.copy_from_slice(row);
             }
             // dk += dSᵀ·q
             let transposed = Strided { data: grad_scores, row_stride: 1, column_stride: length };
             matmul_serial(found, transposed, seen, count, queries_panel, count, 0, size, true, grad_keys, size, block);
-            from += count;
         }
         for i in 0..length {
             // SAFETY: as above.
             unsafe {
-                grad_k.row(span.keys_from + i, head).copy_from_slice(&scratch.grad_keys[i * size..][..size]);
-                grad_v.row(span.keys_from + i, head).copy_from_slice(&scratch.grad_values[i * size..][..size]);
+                grad_k.row(span.keys_from + i, kv_head).copy_from_slice(&scratch.grad_keys[i * size..][..size]);
+                grad_v.row(span.keys_from + i, kv_head).copy_from_slice(&scratch.grad_values[i * size..][..size]);
             }
         }
     });
 }
 
-fn tasks(spans: &[Span], heads: Heads) -> Vec<(Span, usize)> {
-    let mut list = Vec::with_capacity(spans.len() * heads.heads);
+/// Values for each query head, `[rows, heads·head_size]`: what attention returns where every sequence has one position.
+pub fn spread_values(v: &[f32], heads: Heads, out: &mut [f32]) {
+    for (out, value) in out.chunks_exact_mut(heads.group() * heads.head_size).zip(v.chunks_exact(heads.head_size)) {
+        for head in out.chunks_exact_mut(heads.head_size) {
+            head.copy_from_slice(value);
+        }
+    }
+}
+
+/// The gradient of [`spread_values`]: the sum over each group of heads, in order.
+pub fn gather_values(grad: &[f32], heads: Heads, out: &mut [f32]) {
+    for (out, grad) in out.chunks_exact_mut(heads.head_size).zip(grad.chunks_exact(heads.group() * heads.head_size)) {
+        for (i, head) in grad.chunks_exact(heads.head_size).enumerate() {
+            add_or_copy(i == 0, out, head);
+        }
+    }
+}
+
+/// `to ← from` for the first of several, then `to += from`.
+fn add_or_copy(first: bool, to: &mut [f32], from: &[f32]) {
+    for (t, f) in to.iter_mut().zip(from) {
+        *t = if first { *f } else { *t + f };
+    }
+}
+
+fn tasks(spans: &[Span], heads: usize) -> Vec<(Span, usize)> {
+    let mut list = Vec::with_capacity(spans.len() * heads);
     for span in spans {
-        for head in 0..heads.heads {
+        for head in 0..heads {
             list.push((*span, head));
         }
     }
@@ -211,18 +253,31 @@ struct HeadView {
 }
 
 impl HeadView {
-    /// Rows `from..from+count` of `x`, this head's columns.
+    /// This head and those after it that share its keys.
+    fn group(self) -> impl Iterator<Item = HeadView> {
+        (self.head..self.head + self.heads.group()).map(move |head| HeadView { head, ..self })
+    }
+
+    /// Rows `from..from+count` of queries or results, this head's columns.
     fn rows<'a>(&self, x: &'a [f32], from: usize, count: usize) -> Strided<'a> {
-        let width = self.heads.width();
-        let start = from * width + self.head * self.heads.head_size;
-        let end = start + (count - 1) * width + self.heads.head_size;
-        Strided { data: &x[start..end], row_stride: width, column_stride: 1 }
+        columns(x, from, count, self.heads.width(), self.head, self.heads.head_size)
+    }
+
+    /// Rows `from..from+count` of keys or values, the columns of this head's keys.
+    fn kv_rows<'a>(&self, x: &'a [f32], from: usize, count: usize) -> Strided<'a> {
+        columns(x, from, count, self.heads.kv_width(), self.head / self.heads.group(), self.heads.head_size)
     }
 
     /// Keys visible to the last of the queries `from..from+count`.
     fn keys_seen(&self, from: usize, count: usize) -> usize {
         self.span.length - self.span.queries + from + count
     }
+}
+
+fn columns(x: &[f32], from: usize, count: usize, width: usize, head: usize, size: usize) -> Strided<'_> {
+    let start = from * width + head * size;
+    let end = start + (count - 1) * width + size;
+    Strided { data: &x[start..end], row_stride: width, column_stride: 1 }
 }
 
 /// Buffers that one thread keeps between heads.
@@ -250,14 +305,14 @@ struct Scratch {
 impl Scratch {
     fn pack_keys(&mut self, part: &HeadView, k: &[f32], v: &[f32]) {
         let (length, size) = (part.span.length, part.heads.head_size);
-        pack_columns(part.rows(k, part.span.keys_from, length), length, size, &mut self.keys_transposed);
-        pack_rows(part.rows(v, part.span.keys_from, length), length, size, &mut self.values);
+        pack_columns(part.kv_rows(k, part.span.keys_from, length), length, size, &mut self.keys_transposed);
+        pack_rows(part.kv_rows(v, part.span.keys_from, length), length, size, &mut self.values);
     }
 
     fn pack_for_backward(&mut self, part: &HeadView, k: &[f32], v: &[f32]) {
         let (length, size) = (part.span.length, part.heads.head_size);
-        pack_rows(part.rows(k, part.span.keys_from, length), length, size, &mut self.keys);
-        pack_columns(part.rows(v, part.span.keys_from, length), length, size, &mut self.values_transposed);
+        pack_rows(part.kv_rows(k, part.span.keys_from, length), length, size, &mut self.keys);
+        pack_columns(part.kv_rows(v, part.span.keys_from, length), length, size, &mut self.values_transposed);
     }
 
     /// Fills `scores [count, length]` with the probabilities of queries `from..from+count`; zero past what a query sees.
@@ -350,12 +405,13 @@ fn softmax_backward_body(
     }
 }
 
-/// A `[rows, heads·head_size]` result that tasks write head by head.
+/// A `[rows, width]` result that tasks write head by head.
 #[derive(Clone, Copy)]
 struct Columns {
     data: *mut f32,
     rows: usize,
-    heads: Heads,
+    width: usize,
+    head_size: usize,
 }
 // SAFETY: tasks write disjoint (row, head) cells, and the caller waits for all of them.
 unsafe impl Send for Columns {}
@@ -363,17 +419,21 @@ unsafe impl Send for Columns {}
 unsafe impl Sync for Columns {}
 
 impl Columns {
-    fn new(data: &mut [f32], heads: Heads) -> Self {
-        Self { data: data.as_mut_ptr(), rows: data.len() / heads.width().max(1), heads }
+    fn new(data: &mut [f32], width: usize, head_size: usize) -> Self {
+        Self { data: data.as_mut_ptr(), rows: data.len() / width.max(1), width, head_size }
     }
 
     /// # Safety
     /// No other live reference to the same row and head.
     #[allow(clippy::mut_from_ref)]
     unsafe fn row(&self, row: usize, head: usize) -> &mut [f32] {
-        assert!(row < self.rows && head < self.heads.heads, "row {row} of {}", self.rows);
-        let start = row * self.heads.width() + head * self.heads.head_size;
+        assert!(
+            row < self.rows && (head + 1) * self.head_size <= self.width,
+            "row {row} of {}, head {head}",
+            self.rows
+        );
+        let start = row * self.width + head * self.head_size;
         // SAFETY: inside the buffer, as asserted; not aliased, by the caller.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), self.heads.head_size) }
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), self.head_size) }
     }
 }

@@ -9,7 +9,7 @@ pub enum Isa {
     /// 16 lanes, 32 registers.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// 8 lanes with fused multiply-add.
+    /// 8 lanes with fused multiply-add and half-precision loads.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// What the compiler makes of plain loops.
@@ -30,7 +30,7 @@ pub fn available() -> Vec<Isa> {
         if is_x86_feature_detected!("avx512f") {
             found.push(Isa::Avx512);
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
             found.push(Isa::Avx2);
         }
     }

@@ -1,80 +1,19 @@
 //! Matrix products with a right-hand side that is packed once: the frozen weights, and attention's keys and values.
 //! Called by the flex operations and by the attention kernel.
 //!
-//! Layout. The right-hand side `b [k, n]` is cut into panels of [`PANEL`] columns; a panel holds its `k` rows of
-//! `PANEL` floats one after another, so a product with few rows reads memory strictly forwards, at the speed of
-//! memory. The left-hand side is copied into blocks of a few rows, stored by column. One tile (block × panel) keeps
-//! its sums in registers over the whole of `k`; there is no blocking of `k`. Each output element is therefore
-//! `fma(a[k−1], b[k−1], … fma(a[0], b[0], 0))`, whatever the tile, the thread count or the instruction set.
+//! The right-hand side lies in [`super::panels`]; the left-hand side is copied into blocks of a few rows, stored by
+//! column; [`super::tile`] multiplies one block with one panel.
 //!
 //! The scheme follows BLIS (Van Zee and van de Geijn, 2015), without its loop over `k`.
 
 use rayon::prelude::*;
 
 use super::dispatch::{Isa, isa};
-
-/// Columns of a panel.
-pub const PANEL: usize = 32;
-
-/// Rows of the largest tile.
-const MOST_ROWS: usize = 14;
+use super::panels::{PANEL, Packed, Panels};
+use super::tile::{Element, MOST_ROWS, Tile};
 
 /// Products below this many multiply-adds are done by one thread.
 const PARALLEL_FROM: usize = 1 << 18;
-
-/// A right-hand side in panels. Columns past `n` in the last panel are zero.
-#[derive(Debug, Clone)]
-pub struct Packed {
-    k: usize,
-    n: usize,
-    panels: Vec<f32>,
-}
-
-impl Packed {
-    /// Packs `b [k, n]`, element `(i, j)` at `i·row_stride + j·column_stride`.
-    pub fn new(b: &[f32], k: usize, n: usize, row_stride: usize, column_stride: usize) -> Self {
-        let mut panels = vec![0.0f32; n.div_ceil(PANEL) * k * PANEL];
-        if k > 0 {
-            panels
-                .par_chunks_mut(k * PANEL)
-                .enumerate()
-                .for_each(|(p, panel)| pack_panel(b, k, n, row_stride, column_stride, p, panel));
-        }
-        Self { k, n, panels }
-    }
-
-    /// Inner size.
-    pub fn k(&self) -> usize {
-        self.k
-    }
-
-    /// Columns.
-    pub fn n(&self) -> usize {
-        self.n
-    }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        self.panels.len() * size_of::<f32>()
-    }
-}
-
-/// Writes panel `p` of `b` into `panel [k, PANEL]`; columns past `n` become zero.
-pub fn pack_panel(b: &[f32], k: usize, n: usize, row_stride: usize, column_stride: usize, p: usize, panel: &mut [f32]) {
-    let first = p * PANEL;
-    let width = PANEL.min(n - first);
-    for (i, row) in panel.chunks_exact_mut(PANEL).enumerate().take(k) {
-        let start = i * row_stride + first * column_stride;
-        if column_stride == 1 {
-            row[..width].copy_from_slice(&b[start..start + width]);
-        } else {
-            for (j, out) in row[..width].iter_mut().enumerate() {
-                *out = b[start + j * column_stride];
-            }
-        }
-        row[width..].fill(0.0);
-    }
-}
 
 /// What is added to the product before it is stored.
 #[derive(Debug, Clone, Copy, Default)]
@@ -92,7 +31,22 @@ pub fn matmul(a: &[f32], m: usize, b: &Packed, epilogue: Epilogue<'_>, c: &mut [
 
 /// [`matmul`] with a chosen instruction set.
 pub fn matmul_with(found: Isa, a: &[f32], m: usize, b: &Packed, epilogue: Epilogue<'_>, c: &mut [f32]) {
-    let (k, n) = (b.k, b.n);
+    match b.panels() {
+        Panels::F32(panels) => product(found, a, m, (b.k(), b.n()), panels, epilogue, c),
+        Panels::Bf16(panels) => product(found, a, m, (b.k(), b.n()), panels, epilogue, c),
+        Panels::F16(panels) => product(found, a, m, (b.k(), b.n()), panels, epilogue, c),
+    }
+}
+
+fn product<E: Element>(
+    found: Isa,
+    a: &[f32],
+    m: usize,
+    (k, n): (usize, usize),
+    panels: &[E],
+    epilogue: Epilogue<'_>,
+    c: &mut [f32],
+) {
     assert_eq!(a.len(), m * k, "left-hand side is not [{m}, {k}]");
     assert_eq!(c.len(), m * n, "result is not [{m}, {n}]");
     if let Some(bias) = epilogue.bias {
@@ -123,11 +77,11 @@ pub fn matmul_with(found: Isa, a: &[f32], m: usize, b: &Packed, epilogue: Epilog
         }
     }
 
-    let panels = n.div_ceil(PANEL);
+    let count = n.div_ceil(PANEL);
     let groups = blocks.groups(k);
     let c = Shared(c.as_mut_ptr());
     let run = |group: &std::ops::Range<usize>, p: usize| {
-        let panel = &b.panels[p * k * PANEL..(p + 1) * k * PANEL];
+        let panel = &panels[p * k * PANEL..(p + 1) * k * PANEL];
         let first = p * PANEL;
         let width = PANEL.min(n - first);
         for block in group.clone() {
@@ -150,15 +104,15 @@ pub fn matmul_with(found: Isa, a: &[f32], m: usize, b: &Packed, epilogue: Epilog
     };
     if parallel {
         // One contiguous run of panels per thread, so that each thread streams through memory.
-        let tasks = rayon::current_num_threads().min(panels);
+        let tasks = rayon::current_num_threads().min(count);
         (0..tasks).into_par_iter().for_each(|t| {
             for group in &groups {
-                (panels * t / tasks..panels * (t + 1) / tasks).for_each(|p| run(group, p));
+                (count * t / tasks..count * (t + 1) / tasks).for_each(|p| run(group, p));
             }
         });
     } else {
         for group in &groups {
-            (0..panels).for_each(|p| run(group, p));
+            (0..count).for_each(|p| run(group, p));
         }
     }
 }
@@ -292,173 +246,11 @@ impl Shared {
     }
 }
 
-/// One block of rows times one panel.
-struct Tile {
-    rows: usize,
-    k: usize,
-    a: *const f32,
-    b: *const f32,
-    c: *mut f32,
-    ldc: usize,
-    width: usize,
-    bias: Option<*const f32>,
-    accumulate: bool,
-}
-
-impl Tile {
-    /// # Safety
-    /// `a` holds `k·rows`, `b` holds `k·PANEL`, `bias` holds `width` floats, and `c` is valid for
-    /// `rows` rows of `width` floats, `ldc` apart. The CPU supports `found`.
-    unsafe fn run(&self, found: Isa) {
-        // Not cleared: the product writes the rows it is asked for, and clearing 14 would cost as much as a short product.
-        let mut buffer = std::mem::MaybeUninit::<[[f32; PANEL]; MOST_ROWS]>::uninit();
-        let sums = buffer.as_mut_ptr().cast::<[f32; PANEL]>();
-        // SAFETY: the caller's.
-        unsafe {
-            match found {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => x86::product_avx512(self.rows, self.k, self.a, self.b, sums),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => x86::product_avx2(self.rows, self.k, self.a, self.b, sums),
-                Isa::Portable => product_portable(self.rows, self.k, self.a, self.b, sums),
-            }
-            let sums = std::slice::from_raw_parts_mut(sums, self.rows);
-            for (i, sum) in sums.iter_mut().enumerate() {
-                if let Some(bias) = self.bias {
-                    let bias = std::slice::from_raw_parts(bias, self.width);
-                    for (s, b) in sum.iter_mut().zip(bias) {
-                        *s += b;
-                    }
-                }
-                if self.width == PANEL && !self.accumulate {
-                    // A whole panel's row moves in registers; a slice copy of unknown length would be a call.
-                    self.c.add(i * self.ldc).cast::<[f32; PANEL]>().write_unaligned(*sum);
-                    continue;
-                }
-                let out = std::slice::from_raw_parts_mut(self.c.add(i * self.ldc), self.width);
-                if self.accumulate {
-                    for (o, s) in out.iter_mut().zip(sum.iter()) {
-                        *o += s;
-                    }
-                } else {
-                    out.copy_from_slice(&sum[..self.width]);
-                }
-            }
-        }
-    }
-}
-
-/// # Safety
-/// As [`Tile::run`]; `rows` is at most 4.
-unsafe fn product_portable(rows: usize, k: usize, a: *const f32, b: *const f32, sums: *mut [f32; PANEL]) {
-    // SAFETY: the caller's sizes.
-    let (a, b) = unsafe { (std::slice::from_raw_parts(a, rows * k), std::slice::from_raw_parts(b, k * PANEL)) };
-    // SAFETY: the caller's buffer has room for `rows` rows; they are cleared before they are read.
-    let sums = unsafe {
-        std::ptr::write_bytes(sums, 0, rows);
-        std::slice::from_raw_parts_mut(sums, rows)
-    };
-    for (column, row) in a.chunks_exact(rows).zip(b.chunks_exact(PANEL)) {
-        for (sum, value) in sums.iter_mut().zip(column) {
-            for (s, r) in sum.iter_mut().zip(row) {
-                *s = value.mul_add(*r, *s);
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::PANEL;
-
-    /// Rows of the panel fetched ahead of use; hides the latency of memory when the weights do not fit a cache.
-    const AHEAD: usize = 24;
-
-    /// Calls `$tile::<rows>` for a run-time number of rows.
-    macro_rules! by_rows {
-        ($rows:expr, $tile:ident, $args:tt, [$($n:literal)*]) => {
-            match $rows {
-                $($n => $tile::<$n> $args,)*
-                other => unreachable!("tile of {other} rows"),
-            }
-        };
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub unsafe fn product_avx512(rows: usize, k: usize, a: *const f32, b: *const f32, sums: *mut [f32; PANEL]) {
-        // SAFETY: the caller's sizes.
-        unsafe { by_rows!(rows, tile_avx512, (k, a, b, sums), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]) }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    unsafe fn tile_avx512<const R: usize>(k: usize, mut a: *const f32, mut b: *const f32, sums: *mut [f32; PANEL]) {
-        // SAFETY: the loop reads `k·R` floats of `a` and `k·PANEL` of `b`; prefetching past the end is harmless.
-        unsafe {
-            let mut acc = [[_mm512_setzero_ps(); 2]; R];
-            for _ in 0..k {
-                let b0 = _mm512_loadu_ps(b);
-                let b1 = _mm512_loadu_ps(b.add(16));
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL).cast());
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL + 16).cast());
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let value = _mm512_set1_ps(*a.add(i));
-                    acc[0] = _mm512_fmadd_ps(value, b0, acc[0]);
-                    acc[1] = _mm512_fmadd_ps(value, b1, acc[1]);
-                }
-                a = a.add(R);
-                b = b.add(PANEL);
-            }
-            for (i, acc) in acc.iter().enumerate() {
-                let sum = sums.add(i).cast::<f32>();
-                _mm512_storeu_ps(sum, acc[0]);
-                _mm512_storeu_ps(sum.add(16), acc[1]);
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn product_avx2(rows: usize, k: usize, a: *const f32, b: *const f32, sums: *mut [f32; PANEL]) {
-        // SAFETY: the caller's sizes.
-        unsafe { by_rows!(rows, tile_avx2, (k, a, b, sums), [1 2 3]) }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile_avx2<const R: usize>(k: usize, mut a: *const f32, mut b: *const f32, sums: *mut [f32; PANEL]) {
-        // SAFETY: as in `tile_avx512`.
-        unsafe {
-            let mut acc = [[_mm256_setzero_ps(); 4]; R];
-            for _ in 0..k {
-                let row = [
-                    _mm256_loadu_ps(b),
-                    _mm256_loadu_ps(b.add(8)),
-                    _mm256_loadu_ps(b.add(16)),
-                    _mm256_loadu_ps(b.add(24)),
-                ];
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL).cast());
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL + 16).cast());
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let value = _mm256_set1_ps(*a.add(i));
-                    for (acc, row) in acc.iter_mut().zip(row) {
-                        *acc = _mm256_fmadd_ps(value, row, *acc);
-                    }
-                }
-                a = a.add(R);
-                b = b.add(PANEL);
-            }
-            for (i, acc) in acc.iter().enumerate() {
-                let sum = sums.add(i).cast::<f32>();
-                for (j, acc) in acc.iter().enumerate() {
-                    _mm256_storeu_ps(sum.add(8 * j), *acc);
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use numalign_config::Dtype;
+
+    use super::super::panels::pack_panel;
     use super::*;
     use crate::kernels::dispatch::available;
 
@@ -489,7 +281,7 @@ mod tests {
         for (m, k, n) in [(1, 1, 1), (2, 7, 33), (5, 60, 130), (15, 64, 32), (70, 96, 100), (8, 300, 31)] {
             let (a, b) = (values(m * k, 1), values(k * n, 2));
             let want = one_by_one(&a, &b, m, k, n);
-            let packed = Packed::new(&b, k, n, n, 1);
+            let packed = Packed::new(&b, k, n, n, 1, Dtype::F32);
             for found in available() {
                 let mut c = vec![f32::NAN; m * n];
                 matmul_with(found, &a, m, &packed, Epilogue::default(), &mut c);
@@ -505,7 +297,7 @@ mod tests {
     fn transposed_packing_bias_and_accumulation() {
         let (m, k, n) = (3, 5, 40);
         let (a, b, bias) = (values(m * k, 3), values(n * k, 4), values(n, 5));
-        let packed = Packed::new(&b, k, n, 1, k);
+        let packed = Packed::new(&b, k, n, 1, k, Dtype::F32);
         let mut c = vec![1.0f32; m * n];
         matmul(&a, m, &packed, Epilogue { bias: Some(&bias), accumulate: true }, &mut c);
         for i in 0..m {
@@ -530,5 +322,32 @@ mod tests {
         let left = Strided { data: &a, row_stride: k, column_stride: 1 };
         matmul_serial(isa(), left, m, k, &panels, from + k, from, n, false, &mut c, n, &mut Vec::new());
         assert_eq!(c, want);
+    }
+
+    /// Weights of 16 bits give the bits of a product with the same weights in `f32`.
+    #[test]
+    fn rounded_weights_multiply_in_f32() {
+        for (m, k, n) in [(1, 5, 3), (8, 300, 31), (33, 65, 100)] {
+            let (a, b) = (values(m * k, 8), values(k * n, 9));
+            for dtype in [Dtype::Bf16, Dtype::F16] {
+                let rounded: Vec<f32> = b
+                    .iter()
+                    .map(|v| {
+                        if dtype == Dtype::F16 {
+                            half::f16::from_f32(*v).to_f32()
+                        } else {
+                            half::bf16::from_f32(*v).to_f32()
+                        }
+                    })
+                    .collect();
+                let want = one_by_one(&a, &rounded, m, k, n);
+                let packed = Packed::new(&b, k, n, n, 1, dtype);
+                for found in available() {
+                    let mut c = vec![f32::NAN; m * n];
+                    matmul_with(found, &a, m, &packed, Epilogue::default(), &mut c);
+                    assert_eq!(c, want, "{dtype:?} {found:?} {m}x{k}x{n}");
+                }
+            }
+        }
     }
 }

@@ -19,3 +19,7 @@ pub mod lanes;
 pub mod math;
 pub mod matmul;
 pub mod norm;
+pub mod panels;
+pub mod rotary;
+pub mod tile;
+pub mod vocabulary;

@@ -1,6 +1,10 @@
-//! Layer normalisation over rows, forward and with respect to its input. Called by the flex operations.
+//! Layer and RMS normalisation over rows, forward, with respect to the input, and with respect to scale and shift.
+//! Called by the flex operations and by the norms' gradients.
 //!
-//! Formulas as in `torch.nn.LayerNorm`: biased variance, `x̂ = (x − mean)·rstd`, `y = γ·x̂ + β`.
+//! Formulas as in `torch.nn.LayerNorm`: biased variance, `x̂ = (x − mean)·rstd`, `y = γ·x̂ + β`; and, where there is no
+//! `β`, as in `torch.nn.RMSNorm`: `x̂ = x·rstd` with `rstd = 1/√(mean(x²)+eps)`, `y = γ·x̂`.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -11,8 +15,16 @@ use super::lanes;
 const ROWS_PER_TASK: usize = 16;
 
 /// Normalises each of the rows of `x [rows, d]` into `normed` (`x̂`), writes `1/√(var+eps)` to `rstd [rows]`
-/// and `γ·x̂ + β` to `y`.
-pub fn forward(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, normed: &mut [f32], rstd: &mut [f32], y: &mut [f32]) {
+/// and `γ·x̂ + β` to `y`; without `β`, an RMS norm.
+pub fn forward(
+    x: &[f32],
+    gamma: &[f32],
+    beta: Option<&[f32]>,
+    eps: f32,
+    normed: &mut [f32],
+    rstd: &mut [f32],
+    y: &mut [f32],
+) {
     let d = gamma.len();
     let task = ROWS_PER_TASK * d;
     let found = isa();
@@ -20,7 +32,10 @@ pub fn forward(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, normed: &mut [f
         .zip(normed.par_chunks_mut(task))
         .zip(rstd.par_chunks_mut(ROWS_PER_TASK))
         .zip(y.par_chunks_mut(task))
-        .for_each(|(((x, normed), rstd), y)| rows_forward(found, x, gamma, beta, eps, normed, rstd, y));
+        .for_each(|(((x, normed), rstd), y)| match beta {
+            Some(beta) => rows_forward(found, x, gamma, beta, eps, normed, rstd, y),
+            None => rms_rows_forward(found, x, gamma, eps, normed, rstd, y),
+        });
 }
 
 multiversion! {
@@ -54,10 +69,33 @@ fn rows_forward_body(
     }
 }
 
+multiversion! {
+    fn rms_rows_forward(x: &[f32], gamma: &[f32], eps: f32, normed: &mut [f32], rstd: &mut [f32], y: &mut [f32]) => rms_rows_forward_body
+}
+
+#[inline(always)]
+fn rms_rows_forward_body(x: &[f32], gamma: &[f32], eps: f32, normed: &mut [f32], rstd: &mut [f32], y: &mut [f32]) {
+    let d = gamma.len();
+    let width = d as f32;
+    for (((x, normed), rstd), y) in
+        x.chunks_exact(d).zip(normed.chunks_exact_mut(d)).zip(rstd.iter_mut()).zip(y.chunks_exact_mut(d))
+    {
+        let mean_square = lanes::dot(x, x) / width;
+        let scale = 1.0 / (mean_square + eps).sqrt();
+        *rstd = scale;
+        for i in 0..d {
+            let n = x[i] * scale;
+            normed[i] = n;
+            y[i] = n * gamma[i];
+        }
+    }
+}
+
 /// Adds the gradient with respect to `x` to `grad_x [rows, d]`, given the gradient of `y` in `grad_y`.
 ///
-/// With `g = γ·grad_y`: `grad_x = rstd·(g − mean(g) − x̂·mean(g·x̂))`.
-pub fn backward_add(grad_y: &[f32], normed: &[f32], rstd: &[f32], gamma: &[f32], grad_x: &mut [f32]) {
+/// With `g = γ·grad_y`: `grad_x = rstd·(g − mean(g) − x̂·mean(g·x̂))`, where the mean of `g` belongs to a layer norm
+/// (`centred`) only.
+pub fn backward_add(grad_y: &[f32], normed: &[f32], rstd: &[f32], gamma: &[f32], centred: bool, grad_x: &mut [f32]) {
     let d = gamma.len();
     let task = ROWS_PER_TASK * d;
     let found = isa();
@@ -66,15 +104,17 @@ pub fn backward_add(grad_y: &[f32], normed: &[f32], rstd: &[f32], gamma: &[f32],
         .zip(normed.par_chunks(task))
         .zip(rstd.par_chunks(ROWS_PER_TASK))
         .zip(grad_x.par_chunks_mut(task))
-        .for_each(|(((grad_y, normed), rstd), grad_x)| rows_backward(found, grad_y, normed, rstd, gamma, grad_x));
+        .for_each(|(((grad_y, normed), rstd), grad_x)| {
+            rows_backward(found, grad_y, normed, rstd, gamma, centred, grad_x);
+        });
 }
 
 multiversion! {
-    fn rows_backward(grad_y: &[f32], normed: &[f32], rstd: &[f32], gamma: &[f32], grad_x: &mut [f32]) => rows_backward_body
+    fn rows_backward(grad_y: &[f32], normed: &[f32], rstd: &[f32], gamma: &[f32], centred: bool, grad_x: &mut [f32]) => rows_backward_body
 }
 
 #[inline(always)]
-fn rows_backward_body(grad_y: &[f32], normed: &[f32], rstd: &[f32], gamma: &[f32], grad_x: &mut [f32]) {
+fn rows_backward_body(grad_y: &[f32], normed: &[f32], rstd: &[f32], gamma: &[f32], centred: bool, grad_x: &mut [f32]) {
     let d = gamma.len();
     let width = d as f32;
     let mut scaled = vec![0.0f32; d];
@@ -84,10 +124,34 @@ fn rows_backward_body(grad_y: &[f32], normed: &[f32], rstd: &[f32], gamma: &[f32
         for i in 0..d {
             scaled[i] = grad_y[i] * gamma[i];
         }
-        let mean = lanes::sum(&scaled) / width;
+        let mean = if centred { lanes::sum(&scaled) / width } else { 0.0 };
         let along = lanes::dot(&scaled, normed) / width;
         for i in 0..d {
             grad_x[i] += rstd * (scaled[i] - mean - normed[i] * along);
+        }
+    }
+}
+
+/// Adds the gradients of scale and shift, `Σ grad_y·x̂` and `Σ grad_y` over the rows of each group, to ranges `scale` and
+/// `shift` of the group's list. Row `i` belongs to `groups[i]`; rows are added one by one in ascending order.
+pub fn parameter_gradients(
+    grad_y: &[f32],
+    normed: &[f32],
+    groups: &[usize],
+    scale: Range<usize>,
+    shift: Option<Range<usize>>,
+    sums: &mut [Vec<f32>],
+) {
+    let d = scale.len();
+    for ((grad, normed), group) in grad_y.chunks_exact(d).zip(normed.chunks_exact(d)).zip(groups) {
+        let sums = &mut sums[*group];
+        for ((s, g), n) in sums[scale.clone()].iter_mut().zip(grad).zip(normed) {
+            *s += g * n;
+        }
+        if let Some(shift) = shift.clone() {
+            for (s, g) in sums[shift].iter_mut().zip(grad) {
+                *s += g;
+            }
         }
     }
 }
@@ -108,7 +172,9 @@ mod tests {
             let (mut normed, mut rstd, mut y) = (vec![0.0; x.len()], vec![0.0; 3], vec![0.0; x.len()]);
             rows_forward(found, &x, &gamma, &beta, 1e-5, &mut normed, &mut rstd, &mut y);
             let mut grad = vec![0.5; x.len()];
-            rows_backward(found, &y, &normed, &rstd, &gamma, &mut grad);
+            rows_backward(found, &y, &normed, &rstd, &gamma, true, &mut grad);
+            rms_rows_forward(found, &x, &gamma, 1e-5, &mut normed, &mut rstd, &mut y);
+            rows_backward(found, &y, &normed, &rstd, &gamma, false, &mut grad);
             results.push((normed, rstd, y, grad));
         }
         for other in &results[1..] {

@@ -4,11 +4,12 @@
 use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
 use burn_flex::{Flex, FlexDevice, FlexTensor};
 
-use super::{AttentionGradient, FrozenOps, HostLinear, NormWeights, Normed};
+use super::{AttentionGradient, FrozenOps, HostLinear, NormWeights, Normed, RotaryTable, Stored};
 use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{self, Heads};
-use crate::kernels::matmul::{Epilogue, Packed, matmul};
-use crate::kernels::norm;
+use crate::kernels::matmul::{Epilogue, matmul};
+use crate::kernels::panels::Packed;
+use crate::kernels::{norm, rotary};
 use crate::sequences::Sequences;
 
 /// A frozen weight in panels, in the direction of the forward pass and in that of the backward pass.
@@ -24,12 +25,15 @@ impl FrozenOps for Flex {
     const RAGGED: bool = true;
 
     fn prepare(host: HostLinear<'_>, backward: bool, _device: &FlexDevice) -> PackedLinear {
-        let (from, to) = host.columns;
-        let (k, n, stride) = (host.input, to - from, host.output);
-        let part = &host.weight[from..];
+        let (from, to) = host.outputs;
+        let (k, n) = (host.input, to - from);
+        let (part, rows, columns) = match host.stored {
+            Stored::InputOutput => (&host.weight[from..], host.output, 1),
+            Stored::OutputInput => (&host.weight[from * k..], 1, k),
+        };
         PackedLinear {
-            forward: Packed::new(part, k, n, stride, 1),
-            backward: backward.then(|| Packed::new(part, n, k, 1, stride)),
+            forward: Packed::new(part, k, n, rows, columns, host.dtype),
+            backward: backward.then(|| Packed::new(part, n, k, columns, rows, host.dtype)),
             bias: host.bias.map(|bias| bias[from..to].to_vec()),
         }
     }
@@ -48,9 +52,10 @@ impl FrozenOps for Flex {
     fn normalize(x_rd: Tensor<Self, 2>, weights: &NormWeights<Self>) -> (Tensor<Self, 2>, Normed<Self>) {
         let [rows, d] = x_rd.dims();
         let x = Host::of(x_rd);
-        let (gamma, beta) = (Host::of(weights.gamma_d.clone()), Host::of(weights.beta_d.clone()));
+        let (gamma, beta) = (Host::of(weights.gamma_d.clone()), weights.beta_d.clone().map(Host::of));
         let (mut normed, mut rstd, mut y) = (zeros(rows * d), zeros(rows), zeros(rows * d));
-        norm::forward(x.slice(), gamma.slice(), beta.slice(), weights.eps, &mut normed, &mut rstd, &mut y);
+        let beta = beta.as_ref().map(Host::slice);
+        norm::forward(x.slice(), gamma.slice(), beta, weights.eps, &mut normed, &mut rstd, &mut y);
         (tensor(y, [rows, d]), Normed { normed_rd: tensor(normed, [rows, d]), rstd_r1: tensor(rstd, [rows, 1]) })
     }
 
@@ -67,6 +72,7 @@ impl FrozenOps for Flex {
             Host::of(saved.normed_rd.clone()).slice(),
             Host::of(saved.rstd_r1.clone()).slice(),
             Host::of(weights.gamma_d.clone()).slice(),
+            weights.beta_d.is_some(),
             &mut out,
         );
         tensor(out, [rows, d])
@@ -84,6 +90,40 @@ impl FrozenOps for Flex {
         let mut grad = into_vec(grad_rf);
         activation::backward(function, Host::of(u_rf).slice(), &mut grad);
         tensor(grad, shape)
+    }
+
+    fn rotate(
+        x_rd: Tensor<Self, 2>,
+        table: &RotaryTable<Self>,
+        positions: &[usize],
+        head_size: usize,
+        inverse: bool,
+    ) -> Tensor<Self, 2> {
+        let shape = x_rd.dims();
+        let mut x = into_vec(x_rd);
+        let (cos, sin) = (Host::of(table.cos.clone()), Host::of(table.sin.clone()));
+        rotary::turn(&mut x, shape[1], head_size, positions, cos.slice(), sin.slice(), inverse);
+        tensor(x, shape)
+    }
+
+    fn spread_values(v_rd: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2> {
+        if heads.group() == 1 {
+            return v_rd;
+        }
+        let [rows, _] = v_rd.dims();
+        let mut out = zeros(rows * heads.width());
+        attention::spread_values(Host::of(v_rd).slice(), heads, &mut out);
+        tensor(out, [rows, heads.width()])
+    }
+
+    fn gather_values(grad_rd: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2> {
+        if heads.group() == 1 {
+            return grad_rd;
+        }
+        let [rows, _] = grad_rd.dims();
+        let mut out = zeros(rows * heads.kv_width());
+        attention::gather_values(Host::of(grad_rd).slice(), heads, &mut out);
+        tensor(out, [rows, heads.kv_width()])
     }
 
     fn attend(

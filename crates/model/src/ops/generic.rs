@@ -4,9 +4,10 @@
 //! Attention here wants sequences of one length: callers pad, or batch by length.
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, Int, Tensor, TensorData, activation as act};
+use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData, activation as act};
+use numalign_config::Dtype;
 
-use super::{AttentionGradient, HostLinear, NormWeights, Normed};
+use super::{AttentionGradient, HostLinear, NormWeights, Normed, RotaryTable, Stored};
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Heads;
 use crate::sequences::Sequences;
@@ -17,22 +18,46 @@ pub struct DenseLinear<B: Backend> {
     bias: Option<Tensor<B, 2>>,
 }
 
+impl<B: Backend> DenseLinear<B> {
+    /// The weight for a product in `f32`.
+    fn wide(&self) -> Tensor<B, 2> {
+        match self.weight.dtype() {
+            DType::F32 => self.weight.clone(),
+            _ => self.weight.clone().cast(FloatDType::F32),
+        }
+    }
+}
+
 /// Moves a weight to `device`.
 pub fn prepare<B: Backend>(host: HostLinear<'_>, device: &B::Device) -> DenseLinear<B> {
-    let (from, to) = host.columns;
+    let (from, to) = host.outputs;
     let width = to - from;
-    let mut part = Vec::with_capacity(host.input * width);
-    for row in host.weight.chunks_exact(host.output) {
-        part.extend_from_slice(&row[from..to]);
-    }
+    let weight: Tensor<B, 2> = match host.stored {
+        Stored::InputOutput => {
+            let mut part = Vec::with_capacity(host.input * width);
+            for row in host.weight.chunks_exact(host.output) {
+                part.extend_from_slice(&row[from..to]);
+            }
+            Tensor::from_data(TensorData::new(part, [host.input, width]), device)
+        }
+        Stored::OutputInput => {
+            let part = host.weight[from * host.input..to * host.input].to_vec();
+            Tensor::<B, 2>::from_data(TensorData::new(part, [width, host.input]), device).transpose()
+        }
+    };
+    let weight = match host.dtype {
+        Dtype::F32 => weight,
+        Dtype::Bf16 => weight.cast(FloatDType::BF16),
+        Dtype::F16 => weight.cast(FloatDType::F16),
+    };
     DenseLinear {
-        weight: Tensor::from_data(TensorData::new(part, [host.input, width]), device),
+        weight,
         bias: host.bias.map(|bias| Tensor::from_data(TensorData::new(bias[from..to].to_vec(), [1, width]), device)),
     }
 }
 
 pub fn linear<B: Backend>(x: Tensor<B, 2>, linear: &DenseLinear<B>, residual: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
-    let mut y = x.matmul(linear.weight.clone());
+    let mut y = x.matmul(linear.wide());
     if let Some(bias) = &linear.bias {
         y = y + bias.clone();
     }
@@ -43,33 +68,42 @@ pub fn linear<B: Backend>(x: Tensor<B, 2>, linear: &DenseLinear<B>, residual: Op
 }
 
 pub fn linear_backward<B: Backend>(g: Tensor<B, 2>, linear: &DenseLinear<B>, to: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
-    let product = g.matmul(linear.weight.clone().transpose());
+    let product = g.matmul(linear.wide().transpose());
     match to {
         Some(to) => to + product,
         None => product,
     }
 }
 
-pub fn layer_norm<B: Backend>(x_rd: Tensor<B, 2>, weights: &NormWeights<B>) -> (Tensor<B, 2>, Normed<B>) {
-    let mean = x_rd.clone().mean_dim(1);
-    let centred = x_rd - mean;
+pub fn normalize<B: Backend>(x_rd: Tensor<B, 2>, weights: &NormWeights<B>) -> (Tensor<B, 2>, Normed<B>) {
+    let centred = match weights.beta_d {
+        Some(_) => x_rd.clone() - x_rd.mean_dim(1),
+        None => x_rd,
+    };
     let variance = centred.clone().powi_scalar(2).mean_dim(1);
     let rstd_r1 = variance.add_scalar(weights.eps).sqrt().recip();
     let normed_rd = centred * rstd_r1.clone();
-    let y = normed_rd.clone() * weights.gamma_d.clone().unsqueeze() + weights.beta_d.clone().unsqueeze();
+    let scaled = normed_rd.clone() * weights.gamma_d.clone().unsqueeze();
+    let y = match &weights.beta_d {
+        Some(beta_d) => scaled + beta_d.clone().unsqueeze(),
+        None => scaled,
+    };
     (y, Normed { normed_rd, rstd_r1 })
 }
 
-pub fn layer_norm_backward<B: Backend>(
+pub fn normalize_backward<B: Backend>(
     grad_rd: Tensor<B, 2>,
     saved: &Normed<B>,
     weights: &NormWeights<B>,
     to: Option<Tensor<B, 2>>,
 ) -> Tensor<B, 2> {
     let scaled = grad_rd * weights.gamma_d.clone().unsqueeze();
-    let mean = scaled.clone().mean_dim(1);
     let along = (scaled.clone() * saved.normed_rd.clone()).mean_dim(1);
-    let grad = (scaled - mean - saved.normed_rd.clone() * along) * saved.rstd_r1.clone();
+    let centred = match weights.beta_d {
+        Some(_) => scaled.clone() - scaled.mean_dim(1),
+        None => scaled,
+    };
+    let grad = (centred - saved.normed_rd.clone() * along) * saved.rstd_r1.clone();
     match to {
         Some(to) => to + grad,
         None => grad,
@@ -122,9 +156,59 @@ pub fn activation_backward<B: Backend>(function: Activation, u: Tensor<B, 2>, gr
 }
 
 /// `[rows, heads·size]` as `[batch, heads, positions, size]`.
-fn split_heads<B: Backend>(x: Tensor<B, 2>, batch: usize, heads: Heads) -> Tensor<B, 4> {
-    let [rows, _] = x.dims();
-    x.reshape([batch, rows / batch, heads.heads, heads.head_size]).swap_dims(1, 2)
+fn split_heads<B: Backend>(x: Tensor<B, 2>, batch: usize, heads: usize) -> Tensor<B, 4> {
+    let [rows, width] = x.dims();
+    x.reshape([batch, rows / batch, heads, width / heads]).swap_dims(1, 2)
+}
+
+/// Keys or values of each query head, `[batch, heads, positions, size]`.
+fn split_kv<B: Backend>(x: Tensor<B, 2>, batch: usize, heads: Heads) -> Tensor<B, 4> {
+    let x = split_heads(x, batch, heads.kv_heads);
+    if heads.group() == 1 {
+        return x;
+    }
+    let [_, kv, positions, size] = x.dims();
+    let each = x.reshape([batch, kv, 1, positions, size]).repeat_dim(2, heads.group());
+    each.reshape([batch, heads.heads, positions, size])
+}
+
+/// The gradient of [`split_kv`].
+fn merge_kv<B: Backend>(x: Tensor<B, 4>, heads: Heads) -> Tensor<B, 2> {
+    let [batch, _, positions, size] = x.dims();
+    let groups = x.reshape([batch, heads.kv_heads, heads.group(), positions, size]);
+    merge_heads(groups.sum_dim(2).reshape([batch, heads.kv_heads, positions, size]))
+}
+
+pub fn spread_values<B: Backend>(v: Tensor<B, 2>, heads: Heads) -> Tensor<B, 2> {
+    let [rows, _] = v.dims();
+    let each = v.reshape([rows, heads.kv_heads, 1, heads.head_size]).repeat_dim(2, heads.group());
+    each.reshape([rows, heads.width()])
+}
+
+pub fn gather_values<B: Backend>(grad: Tensor<B, 2>, heads: Heads) -> Tensor<B, 2> {
+    let [rows, _] = grad.dims();
+    let groups = grad.reshape([rows, heads.kv_heads, heads.group(), heads.head_size]);
+    groups.sum_dim(2).reshape([rows, heads.kv_width()])
+}
+
+pub fn rotate<B: Backend>(
+    x: Tensor<B, 2>,
+    table: &RotaryTable<B>,
+    positions: &[usize],
+    head_size: usize,
+    inverse: bool,
+) -> Tensor<B, 2> {
+    let [rows, width] = x.dims();
+    let half = head_size / 2;
+    let indices = index::<B>(positions, &x.device());
+    let of_rows = |table: &Tensor<B, 2>| table.clone().select(0, indices.clone()).reshape([rows, 1, half]);
+    let (cos, sin) = (of_rows(&table.cos), of_rows(&table.sin));
+    let sin = if inverse { sin.neg() } else { sin };
+    let x = x.reshape([rows, width / head_size, head_size]);
+    let (a, b) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
+    let first = a.clone() * cos.clone() - b.clone() * sin.clone();
+    let second = b * cos + a * sin;
+    Tensor::cat(vec![first, second], 2).reshape([rows, width])
 }
 
 fn merge_heads<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 2> {
@@ -157,10 +241,10 @@ pub fn attention<B: Backend>(
     heads: Heads,
 ) -> Tensor<B, 2> {
     if sequences.single_positions() {
-        return v;
+        return spread_values(v, heads);
     }
     let batch = batch_of(sequences);
-    let (q, k, v) = (split_heads(q, batch, heads), split_heads(k, batch, heads), split_heads(v, batch, heads));
+    let (q, k, v) = (split_heads(q, batch, heads.heads), split_kv(k, batch, heads), split_kv(v, batch, heads));
     merge_heads(probabilities(q, k, heads.scale).matmul(v))
 }
 
@@ -173,11 +257,15 @@ pub fn attention_backward<B: Backend>(
     heads: Heads,
 ) -> AttentionGradient<B> {
     if sequences.single_positions() {
-        return AttentionGradient { query_rd: q.zeros_like(), key_rd: k.zeros_like(), value_rd: grad };
+        return AttentionGradient {
+            query_rd: q.zeros_like(),
+            key_rd: k.zeros_like(),
+            value_rd: gather_values(grad, heads),
+        };
     }
     let batch = batch_of(sequences);
-    let (q, k, v) = (split_heads(q, batch, heads), split_heads(k, batch, heads), split_heads(v, batch, heads));
-    let grad = split_heads(grad, batch, heads);
+    let (q, k, v) = (split_heads(q, batch, heads.heads), split_kv(k, batch, heads), split_kv(v, batch, heads));
+    let grad = split_heads(grad, batch, heads.heads);
     let p = probabilities(q.clone(), k.clone(), heads.scale);
     let grad_v = p.clone().swap_dims(2, 3).matmul(grad.clone());
     let grad_p = grad.matmul(v.swap_dims(2, 3));
@@ -185,8 +273,8 @@ pub fn attention_backward<B: Backend>(
     let grad_s = (p * (grad_p - along)).mul_scalar(heads.scale);
     AttentionGradient {
         query_rd: merge_heads(grad_s.clone().matmul(k)),
-        key_rd: merge_heads(grad_s.swap_dims(2, 3).matmul(q)),
-        value_rd: merge_heads(grad_v),
+        key_rd: merge_kv(grad_s.swap_dims(2, 3).matmul(q), heads),
+        value_rd: merge_kv(grad_v, heads),
     }
 }
 
@@ -241,7 +329,7 @@ macro_rules! frozen_ops {
                 x_rd: burn::tensor::Tensor<Self, 2>,
                 weights: &$crate::ops::NormWeights<Self>,
             ) -> (burn::tensor::Tensor<Self, 2>, $crate::ops::Normed<Self>) {
-                $crate::ops::generic::layer_norm(x_rd, weights)
+                $crate::ops::generic::normalize(x_rd, weights)
             }
 
             fn normalize_backward(
@@ -250,7 +338,7 @@ macro_rules! frozen_ops {
                 weights: &$crate::ops::NormWeights<Self>,
                 to: Option<burn::tensor::Tensor<Self, 2>>,
             ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::layer_norm_backward(grad_rd, saved, weights, to)
+                $crate::ops::generic::normalize_backward(grad_rd, saved, weights, to)
             }
 
             fn activate(
@@ -266,6 +354,30 @@ macro_rules! frozen_ops {
                 grad_rf: burn::tensor::Tensor<Self, 2>,
             ) -> burn::tensor::Tensor<Self, 2> {
                 $crate::ops::generic::activation_backward(function, u_rf, grad_rf)
+            }
+
+            fn rotate(
+                x_rd: burn::tensor::Tensor<Self, 2>,
+                table: &$crate::ops::RotaryTable<Self>,
+                positions: &[usize],
+                head_size: usize,
+                inverse: bool,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::rotate(x_rd, table, positions, head_size, inverse)
+            }
+
+            fn spread_values(
+                v_rd: burn::tensor::Tensor<Self, 2>,
+                heads: $crate::kernels::attention::Heads,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::spread_values(v_rd, heads)
+            }
+
+            fn gather_values(
+                grad_rd: burn::tensor::Tensor<Self, 2>,
+                heads: $crate::kernels::attention::Heads,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::generic::gather_values(grad_rd, heads)
             }
 
             fn attend(

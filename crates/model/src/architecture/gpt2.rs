@@ -1,11 +1,9 @@
 //! GPT-2's `config.json`: every field that changes the arithmetic is honoured or refused by name.
-//! Called by the loader and by the synthetic models.
-
-use std::path::Path;
+//! Called by [`super::Architecture`] and by the synthetic models.
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 
+use super::fields::{Fields, MOST_LAYERS, MOST_POSITIONS, MOST_VOCABULARY, MOST_WIDTH};
 use crate::error::ModelError;
 use crate::kernels::activation::Activation;
 
@@ -42,12 +40,6 @@ struct Canonical<'a> {
     scale_attn_by_inverse_layer_idx: bool,
 }
 
-/// Sizes beyond these are a damaged file, not a model.
-const MOST_POSITIONS: u64 = 1 << 20;
-const MOST_WIDTH: u64 = 1 << 20;
-const MOST_LAYERS: u64 = 10_000;
-const MOST_VOCABULARY: u64 = 1 << 26;
-
 impl Gpt2Config {
     /// The published sizes: `small`, `medium`, `large`, `xl`.
     pub fn named(size: &str) -> Option<Self> {
@@ -72,38 +64,17 @@ impl Gpt2Config {
         })
     }
 
-    /// Parses `config.json`; `path` is named in errors.
-    pub fn parse(path: &Path, text: &str) -> Result<Self, ModelError> {
-        let damaged = |reason: String| ModelError::Damaged { path: path.to_owned(), reason };
-        let value: Value = serde_json::from_str(text).map_err(|error| damaged(format!("not JSON: {error}")))?;
-        let Value::Object(fields) = value else {
-            return Err(damaged("not a JSON object".to_owned()));
-        };
-        Self::from_fields(path, &Fields { path, fields: &fields })
-    }
-
-    fn from_fields(path: &Path, fields: &Fields<'_>) -> Result<Self, ModelError> {
-        let unsupported = |reason: String| ModelError::Unsupported { path: path.to_owned(), reason };
-        match fields.text("model_type")? {
-            Some("gpt2") => {}
-            Some(other) => return Err(unsupported(format!("model_type `{other}` is not known; known: gpt2"))),
-            None => return Err(unsupported("no model_type; known: gpt2".to_owned())),
-        }
+    /// Reads the fields of a `config.json` whose `model_type` is `gpt2`.
+    pub fn from_fields(fields: &Fields<'_>) -> Result<Self, ModelError> {
         for (name, why) in [
             ("add_cross_attention", "cross attention needs a second input"),
             ("reorder_and_upcast_attn", "it changes the order of attention's operations"),
         ] {
             if fields.flag(name, false)? {
-                return Err(unsupported(format!("{name} is true: {why}")));
+                return Err(fields.unsupported(format!("{name} is true: {why}")));
             }
         }
-        let name = fields.text("activation_function")?.unwrap_or("gelu_new");
-        let Some(activation) = activation_named(name) else {
-            return Err(unsupported(format!(
-                "activation_function `{name}` is not known; known: gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, \
-                 quick_gelu, relu, silu, swish, tanh"
-            )));
-        };
+        let activation = fields.activation("activation_function", "gelu_new")?;
         let n_embd = fields.size("n_embd", Some(768), MOST_WIDTH)?;
         let config = Self {
             vocab_size: fields.size("vocab_size", Some(50_257), MOST_VOCABULARY)?,
@@ -112,16 +83,15 @@ impl Gpt2Config {
             n_layer: fields.size("n_layer", Some(12), MOST_LAYERS)?,
             n_head: fields.size("n_head", Some(12), MOST_WIDTH)?,
             n_inner: fields.size("n_inner", Some(4 * n_embd), MOST_WIDTH)?,
-            layer_norm_epsilon: fields.number("layer_norm_epsilon", 1e-5)? as f32,
+            layer_norm_epsilon: fields.positive("layer_norm_epsilon", 1e-5)?,
             activation,
             scale_attn_weights: fields.flag("scale_attn_weights", true)?,
             scale_attn_by_inverse_layer_idx: fields.flag("scale_attn_by_inverse_layer_idx", false)?,
         };
         if !config.n_embd.is_multiple_of(config.n_head) {
-            return Err(unsupported(format!("n_embd {} is not a multiple of n_head {}", config.n_embd, config.n_head)));
-        }
-        if !(config.layer_norm_epsilon > 0.0 && config.layer_norm_epsilon.is_finite()) {
-            return Err(unsupported(format!("layer_norm_epsilon {} is not positive", config.layer_norm_epsilon)));
+            return Err(
+                fields.unsupported(format!("n_embd {} is not a multiple of n_head {}", config.n_embd, config.n_head))
+            );
         }
         Ok(config)
     }
@@ -173,11 +143,6 @@ impl Gpt2Config {
         list
     }
 
-    /// Numbers in the model.
-    pub fn parameters(&self) -> u64 {
-        self.tensors().iter().map(|(_, shape)| shape.iter().map(|n| *n as u64).product::<u64>()).sum()
-    }
-
     /// Canonical text of what determines the arithmetic.
     pub fn canonical(&self) -> String {
         let canonical = Canonical {
@@ -194,69 +159,5 @@ impl Gpt2Config {
             scale_attn_by_inverse_layer_idx: self.scale_attn_by_inverse_layer_idx,
         };
         serde_json::to_string(&canonical).unwrap_or_default()
-    }
-}
-
-fn activation_named(name: &str) -> Option<Activation> {
-    Some(match name {
-        "gelu" => Activation::GeluErf,
-        "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-        "quick_gelu" => Activation::QuickGelu,
-        "relu" => Activation::Relu,
-        "silu" | "swish" => Activation::Silu,
-        "tanh" => Activation::Tanh,
-        _ => return None,
-    })
-}
-
-/// Typed access to the JSON object, with the file and the field in every error.
-struct Fields<'a> {
-    path: &'a Path,
-    fields: &'a Map<String, Value>,
-}
-
-impl<'a> Fields<'a> {
-    fn get(&self, name: &str) -> Option<&'a Value> {
-        self.fields.get(name).filter(|value| !value.is_null())
-    }
-
-    fn wrong(&self, name: &str, value: &Value, wanted: &str) -> ModelError {
-        ModelError::Damaged { path: self.path.to_owned(), reason: format!("{name} is {value}, not {wanted}") }
-    }
-
-    fn text(&self, name: &str) -> Result<Option<&'a str>, ModelError> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.wrong(name, other, "a string")),
-        }
-    }
-
-    fn flag(&self, name: &str, default: bool) -> Result<bool, ModelError> {
-        match self.get(name) {
-            None => Ok(default),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(other) => Err(self.wrong(name, other, "true or false")),
-        }
-    }
-
-    fn number(&self, name: &str, default: f64) -> Result<f64, ModelError> {
-        match self.get(name) {
-            None => Ok(default),
-            Some(value) => value.as_f64().ok_or_else(|| self.wrong(name, value, "a number")),
-        }
-    }
-
-    fn size(&self, name: &str, default: Option<usize>, most: u64) -> Result<usize, ModelError> {
-        match (self.get(name), default) {
-            (None, Some(default)) => Ok(default),
-            (None, None) => {
-                Err(ModelError::Damaged { path: self.path.to_owned(), reason: format!("{name} is missing") })
-            }
-            (Some(value), _) => match value.as_u64() {
-                Some(size) if (1..=most).contains(&size) => Ok(size as usize),
-                _ => Err(self.wrong(name, value, &format!("a whole number from 1 to {most}"))),
-            },
-        }
     }
 }

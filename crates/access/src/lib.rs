@@ -1,0 +1,58 @@
+//! Who may talk to whom: the join token, TLS from PEM files, and the one way a client connects.
+//!
+//! Called by the coordinator (what it demands), by the worker and the command line (what they present).
+//! Reading order: [`token`] → [`tls`] → [`client`].
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod client;
+pub mod error;
+pub mod tls;
+pub mod token;
+
+use std::net::IpAddr;
+
+pub use client::{Client, ClientAccess, Credentials};
+pub use error::AccessError;
+pub use tls::{ClientTls, ServerTls};
+pub use token::Token;
+
+/// What a coordinator demands of whoever connects. The default demands nothing.
+#[derive(Debug, Clone, Default)]
+pub struct ServerAccess {
+    /// Every call but the health service's has to present it.
+    pub token: Option<Token>,
+    pub tls: Option<ServerTls>,
+}
+
+impl ServerAccess {
+    /// Refuses to listen where strangers can reach the port without a token, unless the user asked for just that.
+    pub fn check_exposure(&self, listening: IpAddr, insecure: bool) -> Result<(), AccessError> {
+        if listening.to_canonical().is_loopback() || self.token.is_some() || insecure {
+            return Ok(());
+        }
+        Err(AccessError::Exposed { address: listening })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_open_without_a_token() {
+        let open = ServerAccess::default();
+        for address in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert!(open.check_exposure(address.parse().unwrap(), false).is_ok(), "{address}");
+        }
+        let closed = ServerAccess { token: Some(Token::new("secret", "a test").unwrap()), tls: None };
+        for address in ["0.0.0.0", "::", "10.0.0.1", "fe80::1", "::ffff:10.0.0.1"] {
+            let address = address.parse().unwrap();
+            let refusal = open.check_exposure(address, false).unwrap_err();
+            assert!(refusal.hint().unwrap().contains("--insecure"), "{refusal}");
+            assert!(refusal.hint().unwrap().contains("--token-file"), "{refusal}");
+            assert!(open.check_exposure(address, true).is_ok());
+            assert!(closed.check_exposure(address, false).is_ok());
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Whether a model fits into memory, asked before it is loaded. Called by the loader.
+//!
+//! The estimate counts weights as they will be held, and the larger of two things that come after each other: the tensor in
+//! transit while loading, and the activations of the largest pass. Allocator overhead and the process itself are not
+//! counted; free memory is what the kernel would give without swapping.
+
+use std::path::{Path, PathBuf};
+
+use numalign_config::Dtype;
+
+use crate::architecture::Footprint;
+use crate::error::ModelError;
+use crate::loading::Holding;
+
+/// Bytes that a model needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Estimate {
+    pub weights: u64,
+    /// Activations of the largest pass, or the largest tensor while it is loaded.
+    pub working: u64,
+}
+
+impl Estimate {
+    /// For weights held as `holding` says, and passes of at most `positions` positions.
+    pub fn new(footprint: &Footprint, holding: Holding, positions: usize) -> Self {
+        let directions = if holding.backward { 2 } else { 1 };
+        let numbers = footprint.in_tables + directions * footprint.in_blocks;
+        let per_position = footprint.passing + if holding.backward { footprint.kept } else { 0 };
+        let activations = 4 * per_position * positions as u64;
+        Self { weights: numbers * holding.dtype.bytes(), working: activations.max(4 * footprint.largest_tensor) }
+    }
+
+    /// Bytes in all.
+    pub fn total(&self) -> u64 {
+        self.weights + self.working
+    }
+}
+
+/// Memory that may be used, and who says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Free {
+    pub bytes: u64,
+    pub source: String,
+}
+
+/// Refuses a model that does not fit into `free`, with the settings that would.
+pub fn check(
+    name: &str,
+    footprint: &Footprint,
+    holding: Holding,
+    positions: usize,
+    free: &Free,
+) -> Result<(), ModelError> {
+    let estimate = Estimate::new(footprint, holding, positions);
+    if estimate.total() <= free.bytes {
+        return Ok(());
+    }
+    let sizes = format!(
+        "{} GiB of memory (weights {}, activations and loading {}), and {} GiB are free ({})",
+        gib(estimate.total()),
+        gib(estimate.weights),
+        gib(estimate.working),
+        gib(free.bytes),
+        free.source
+    );
+    let advice = advice(footprint, holding, positions, free.bytes);
+    Err(ModelError::TooLarge { name: name.to_owned(), sizes, advice })
+}
+
+/// The setting that would fit.
+fn advice(footprint: &Footprint, holding: Holding, positions: usize, free: u64) -> String {
+    let one = Estimate::new(footprint, holding, 1);
+    if one.total() <= free && positions > 1 {
+        let per_position = (Estimate::new(footprint, holding, positions).working / positions as u64).max(1);
+        let most = ((free - one.weights) / per_position).max(1);
+        return format!("lower batch_size or numeric_positions: passes of at most {most} positions fit");
+    }
+    let half = Holding { dtype: Dtype::Bf16, ..holding };
+    let rounded = Estimate::new(footprint, half, positions);
+    if holding.dtype == Dtype::F32 && rounded.total() <= free {
+        return format!("dtype: bf16 needs {} GiB", gib(rounded.total()));
+    }
+    let least = Estimate::new(footprint, half, 1);
+    if holding.dtype == Dtype::F32 && least.total() <= free {
+        return format!(
+            "dtype: bf16 with a smaller batch_size or fewer numeric_positions needs {} GiB",
+            gib(least.total())
+        );
+    }
+    let forward = Estimate::new(footprint, Holding { backward: false, ..half }, 1);
+    if holding.backward && forward.total() <= free {
+        return format!(
+            "with dtype: bf16, training the output projector alone (train_input_projection: false) needs {} GiB",
+            gib(forward.total())
+        );
+    }
+    "no setting makes it fit; take a smaller model or a machine with more memory".to_owned()
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 30))
+}
+
+/// Free memory of this machine, or of the container where that is less; `None` where the kernel does not tell.
+pub fn free_memory() -> Option<Free> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
+    let machine = machine.map(|bytes| Free { bytes, source: "MemAvailable".to_owned() });
+    let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut all: Vec<Free> = machine.into_iter().collect();
+    for group in group_folders(&cgroups) {
+        all.extend(free_in_group(&group));
+    }
+    all.into_iter().min_by_key(|free| free.bytes)
+}
+
+/// `MemAvailable` of `/proc/meminfo`, in bytes.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// The folders of this process's control groups and of those above them, from `/proc/self/cgroup`.
+fn group_folders(cgroup: &str) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for line in cgroup.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let root = match controllers {
+            "" => Path::new("/sys/fs/cgroup"),
+            list if list.split(',').any(|name| name == "memory") => Path::new("/sys/fs/cgroup/memory"),
+            _ => continue,
+        };
+        // Inside a container the path may name a folder that only the host sees; the root is then the container's.
+        for ancestor in Path::new(path.trim_start_matches('/')).ancestors() {
+            folders.push(root.join(ancestor));
+        }
+    }
+    folders
+}
+
+/// What is left of a control group's limit: version 2's files, or version 1's. Cached file pages can be taken back.
+fn free_in_group(folder: &Path) -> Option<Free> {
+    let number = |file: &str| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
+    let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    let (limit, used, cached) = match number("memory.max") {
+        Some(limit) => (limit, number("memory.current")?, "inactive_file"),
+        None => (number("memory.limit_in_bytes")?, number("memory.usage_in_bytes")?, "total_inactive_file"),
+    };
+    let cached = stat.lines().find_map(|line| line.strip_prefix(cached)?.trim().parse::<u64>().ok()).unwrap_or(0);
+    let bytes = limit.saturating_sub(used.saturating_sub(cached));
+    Some(Free { bytes, source: format!("the memory limit of {}", folder.display()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Footprint =
+        Footprint { in_tables: 100 << 20, in_blocks: 1 << 30, largest_tensor: 1 << 20, kept: 1 << 10, passing: 1 << 9 };
+    const BOTH: Holding = Holding { backward: true, dtype: Dtype::F32 };
+
+    fn refusal(positions: usize, free: u64) -> Option<String> {
+        let free = Free { bytes: free, source: "a test".to_owned() };
+        check("big", &SHAPE, BOTH, positions, &free).err().map(|error| format!("{error} | {}", error.hint().unwrap()))
+    }
+
+    #[test]
+    fn both_directions_and_activations_are_counted() {
+        let estimate = Estimate::new(&SHAPE, BOTH, 1000);
+        assert_eq!(estimate.weights, 4 * ((100 << 20) + 2 * (1 << 30)));
+        assert_eq!(estimate.working, 4 * 1000 * (1024 + 512));
+        let half = Estimate::new(&SHAPE, Holding { backward: false, dtype: Dtype::Bf16 }, 1);
+        assert_eq!((half.weights, half.working), (2 * ((100 << 20) + (1 << 30)), 4 << 20));
+    }
+
+    #[test]
+    fn a_refusal_names_the_numbers_and_the_setting_that_fits() {
+        let needed = Estimate::new(&SHAPE, BOTH, 1000).total();
+        assert_eq!(refusal(1000, needed), None);
+        let text = refusal(1000, needed - 1).unwrap();
+        assert!(text.contains("`big` needs 8.4 GiB") && text.contains("at most 999 positions"), "{text}");
+        let text = refusal(1000, 5 << 30).unwrap();
+        assert!(text.contains("5.0 GiB are free (a test)") && text.contains("dtype: bf16 needs 4.2 GiB"), "{text}");
+        let text = refusal(1000, 3 << 30).unwrap();
+        assert!(text.contains("train_input_projection: false"), "{text}");
+        assert!(refusal(1000, 1 << 30).unwrap().contains("no setting"));
+    }
+
+    #[test]
+    fn the_kernels_files_are_understood() {
+        assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   12345 kB\n"), Some(12345 * 1024));
+        assert_eq!(available("MemTotal: 9 kB\n"), None);
+        let folders = group_folders("0::/a/b\n");
+        let names: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        assert_eq!(names, ["/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a", "/sys/fs/cgroup/"]);
+        assert_eq!(group_folders("7:cpu,memory:/x\n3:pids:/y\n").len(), 2);
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        assert_eq!(free_in_group(folder.path()), None);
+        write("memory.max", "max\n");
+        assert_eq!(free_in_group(folder.path()), None);
+        write("memory.max", "1000\n");
+        write("memory.current", "700\n");
+        write("memory.stat", "anon 300\ninactive_file 200\n");
+        assert_eq!(free_in_group(folder.path()).unwrap().bytes, 500);
+    }
+}

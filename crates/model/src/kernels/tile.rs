@@ -1,0 +1,281 @@
+//! One block of a few rows times one panel, for each instruction set: the inner loop of all products.
+//! Called by [`super::matmul`].
+//!
+//! A tile keeps its sums in registers over the whole of `k`; there is no blocking of `k`. Each output element is therefore
+//! `fma(a[k−1], b[k−1], … fma(a[0], b[0], 0))`, whatever the tile, the thread count or the instruction set.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use super::dispatch::Isa;
+use super::panels::PANEL;
+
+/// Rows of the largest tile.
+pub const MOST_ROWS: usize = 14;
+
+/// A number as a panel holds it. Every one becomes an `f32` exactly.
+pub trait Element: Copy + Send + Sync {
+    fn widen(self) -> f32;
+
+    /// # Safety
+    /// `from` holds 16 numbers, and the CPU has AVX-512F.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn load_16(from: *const Self) -> __m512;
+
+    /// # Safety
+    /// `from` holds 8 numbers, and the CPU has AVX2 and F16C.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn load_8(from: *const Self) -> __m256;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn load_16(from: *const Self) -> __m512 {
+        // SAFETY: the caller's, here and below.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn load_8(from: *const Self) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+}
+
+/// The upper half of an `f32`.
+impl Element for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn load_16(from: *const Self) -> __m512 {
+        // SAFETY: as above.
+        let bits = unsafe { _mm256_loadu_si256(from.cast()) };
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn load_8(from: *const Self) -> __m256 {
+        // SAFETY: as above.
+        let bits = unsafe { _mm_loadu_si128(from.cast()) };
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32_const()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn load_16(from: *const Self) -> __m512 {
+        // SAFETY: as above.
+        let bits = unsafe { _mm256_loadu_si256(from.cast()) };
+        _mm512_cvtph_ps(bits)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn load_8(from: *const Self) -> __m256 {
+        // SAFETY: as above.
+        let bits = unsafe { _mm_loadu_si128(from.cast()) };
+        _mm256_cvtph_ps(bits)
+    }
+}
+
+/// One block of rows times one panel.
+pub struct Tile<E> {
+    pub rows: usize,
+    pub k: usize,
+    pub a: *const f32,
+    pub b: *const E,
+    pub c: *mut f32,
+    pub ldc: usize,
+    pub width: usize,
+    pub bias: Option<*const f32>,
+    pub accumulate: bool,
+}
+
+impl<E: Element> Tile<E> {
+    /// # Safety
+    /// `a` holds `k·rows`, `b` holds `k·PANEL` numbers, `bias` holds `width`, and `c` is valid for
+    /// `rows` rows of `width` floats, `ldc` apart. The CPU supports `found`.
+    pub unsafe fn run(&self, found: Isa) {
+        // Not cleared: the product writes the rows it is asked for, and clearing 14 would cost as much as a short product.
+        let mut buffer = std::mem::MaybeUninit::<[[f32; PANEL]; MOST_ROWS]>::uninit();
+        let sums = buffer.as_mut_ptr().cast::<[f32; PANEL]>();
+        // SAFETY: the caller's.
+        unsafe {
+            match found {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => x86::product_avx512(self.rows, self.k, self.a, self.b, sums),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => x86::product_avx2(self.rows, self.k, self.a, self.b, sums),
+                Isa::Portable => product_portable(self.rows, self.k, self.a, self.b, sums),
+            }
+            let sums = std::slice::from_raw_parts_mut(sums, self.rows);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                if let Some(bias) = self.bias {
+                    let bias = std::slice::from_raw_parts(bias, self.width);
+                    for (s, b) in sum.iter_mut().zip(bias) {
+                        *s += b;
+                    }
+                }
+                if self.width == PANEL && !self.accumulate {
+                    // A whole panel's row moves in registers; a slice copy of unknown length would be a call.
+                    self.c.add(i * self.ldc).cast::<[f32; PANEL]>().write_unaligned(*sum);
+                    continue;
+                }
+                let out = std::slice::from_raw_parts_mut(self.c.add(i * self.ldc), self.width);
+                if self.accumulate {
+                    for (o, s) in out.iter_mut().zip(sum.iter()) {
+                        *o += s;
+                    }
+                } else {
+                    out.copy_from_slice(&sum[..self.width]);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`Tile::run`]; `rows` is at most 4.
+unsafe fn product_portable<E: Element>(rows: usize, k: usize, a: *const f32, b: *const E, sums: *mut [f32; PANEL]) {
+    // SAFETY: the caller's sizes.
+    let (a, b) = unsafe { (std::slice::from_raw_parts(a, rows * k), std::slice::from_raw_parts(b, k * PANEL)) };
+    // SAFETY: the caller's buffer has room for `rows` rows; they are cleared before they are read.
+    let sums = unsafe {
+        std::ptr::write_bytes(sums, 0, rows);
+        std::slice::from_raw_parts_mut(sums, rows)
+    };
+    for (column, row) in a.chunks_exact(rows).zip(b.chunks_exact(PANEL)) {
+        for (sum, value) in sums.iter_mut().zip(column) {
+            for (s, r) in sum.iter_mut().zip(row) {
+                *s = value.mul_add(r.widen(), *s);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Element, PANEL};
+
+    /// Rows of the panel fetched ahead of use; hides the latency of memory when the weights do not fit a cache.
+    const AHEAD: usize = 24;
+
+    /// Calls `$tile::<rows>` for a run-time number of rows.
+    macro_rules! by_rows {
+        ($rows:expr, $tile:ident, $args:tt, [$($n:literal)*]) => {
+            match $rows {
+                $($n => $tile::<E, $n> $args,)*
+                other => unreachable!("tile of {other} rows"),
+            }
+        };
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn product_avx512<E: Element>(
+        rows: usize,
+        k: usize,
+        a: *const f32,
+        b: *const E,
+        sums: *mut [f32; PANEL],
+    ) {
+        // SAFETY: the caller's sizes.
+        unsafe { by_rows!(rows, tile_avx512, (k, a, b, sums), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]) }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn tile_avx512<E: Element, const R: usize>(
+        k: usize,
+        mut a: *const f32,
+        mut b: *const E,
+        sums: *mut [f32; PANEL],
+    ) {
+        // SAFETY: the loop reads `k·R` numbers of `a` and `k·PANEL` of `b`; prefetching past the end is harmless.
+        unsafe {
+            let mut acc = [[_mm512_setzero_ps(); 2]; R];
+            for _ in 0..k {
+                let b0 = E::load_16(b);
+                let b1 = E::load_16(b.add(16));
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL).cast());
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL + 16).cast());
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let value = _mm512_set1_ps(*a.add(i));
+                    acc[0] = _mm512_fmadd_ps(value, b0, acc[0]);
+                    acc[1] = _mm512_fmadd_ps(value, b1, acc[1]);
+                }
+                a = a.add(R);
+                b = b.add(PANEL);
+            }
+            for (i, acc) in acc.iter().enumerate() {
+                let sum = sums.add(i).cast::<f32>();
+                _mm512_storeu_ps(sum, acc[0]);
+                _mm512_storeu_ps(sum.add(16), acc[1]);
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub unsafe fn product_avx2<E: Element>(rows: usize, k: usize, a: *const f32, b: *const E, sums: *mut [f32; PANEL]) {
+        // SAFETY: the caller's sizes.
+        unsafe { by_rows!(rows, tile_avx2, (k, a, b, sums), [1 2 3]) }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn tile_avx2<E: Element, const R: usize>(
+        k: usize,
+        mut a: *const f32,
+        mut b: *const E,
+        sums: *mut [f32; PANEL],
+    ) {
+        // SAFETY: as in `tile_avx512`.
+        unsafe {
+            let mut acc = [[_mm256_setzero_ps(); 4]; R];
+            for _ in 0..k {
+                let row = [E::load_8(b), E::load_8(b.add(8)), E::load_8(b.add(16)), E::load_8(b.add(24))];
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL).cast());
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL + 16).cast());
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let value = _mm256_set1_ps(*a.add(i));
+                    for (acc, row) in acc.iter_mut().zip(row) {
+                        *acc = _mm256_fmadd_ps(value, row, *acc);
+                    }
+                }
+                a = a.add(R);
+                b = b.add(PANEL);
+            }
+            for (i, acc) in acc.iter().enumerate() {
+                let sum = sums.add(i).cast::<f32>();
+                for (j, acc) in acc.iter().enumerate() {
+                    _mm256_storeu_ps(sum.add(8 * j), *acc);
+                }
+            }
+        }
+    }
+}

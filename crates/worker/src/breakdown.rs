@@ -1,0 +1,209 @@
+//! Where the errors are: by decile of the target, the worst samples, and whether the right number was meant.
+//! Used by `eval` and by `launch` at its end, beside [`crate::evaluation`].
+
+use numalign_data::{Input, Sample, Segment, grammar};
+use serde::Serialize;
+
+use crate::evaluation::{median_of, relative_errors};
+
+/// How many of the worst samples are shown.
+const WORST: usize = 10;
+
+/// Errors of the samples whose targets lie between two deciles.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Decile {
+    /// Smallest and largest target.
+    pub from: f64,
+    pub to: f64,
+    pub samples: usize,
+    /// Mean absolute error, in value units.
+    pub mae: f64,
+    /// Mean of prediction − target, in value units.
+    pub bias: f64,
+    pub median_relative_error_percent: f64,
+}
+
+/// A sample with a large error.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Worst {
+    pub index: u64,
+    pub input: String,
+    pub target: f64,
+    pub prediction: f64,
+    /// prediction − target
+    pub error: f64,
+}
+
+/// Whether predictions mean the right one of the numbers in a question.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RightNumbers {
+    /// Questions whose answer is one of their numbers.
+    pub questions: usize,
+    /// Share in which the listed number nearest to the prediction is the answer.
+    pub right_percent: f64,
+    /// The same share for picking one of the numbers blindly.
+    pub chance_percent: f64,
+}
+
+/// Ten groups of nearly equal size, by ascending target; fewer where there are fewer samples.
+pub fn deciles(predictions: &[f64], targets: &[f64]) -> Vec<Decile> {
+    let mut order: Vec<usize> = (0..targets.len()).collect();
+    order.sort_by(|a, b| targets[*a].total_cmp(&targets[*b]));
+    let mut groups = Vec::new();
+    for tenth in 0..10 {
+        let members = &order[tenth * order.len() / 10..(tenth + 1) * order.len() / 10];
+        let (Some(first), Some(last)) = (members.first(), members.last()) else {
+            continue;
+        };
+        let of_group = |values: &[f64]| members.iter().map(|member| values[*member]).collect::<Vec<f64>>();
+        let (predicted, wanted) = (of_group(predictions), of_group(targets));
+        let (mut absolute, mut signed) = (0.0, 0.0);
+        for (prediction, target) in predicted.iter().zip(&wanted) {
+            absolute += (prediction - target).abs();
+            signed += prediction - target;
+        }
+        let count = members.len() as f64;
+        groups.push(Decile {
+            from: targets[*first],
+            to: targets[*last],
+            samples: members.len(),
+            mae: absolute / count,
+            bias: signed / count,
+            median_relative_error_percent: 100.0 * median_of(relative_errors(&predicted, &wanted)),
+        });
+    }
+    groups
+}
+
+/// The samples with the largest absolute errors, worst first; `sample` gives the sample at a place of the lists.
+pub fn worst(predictions: &[f64], targets: &[f64], sample: impl Fn(usize) -> Sample) -> Vec<Worst> {
+    let error = |place: usize| (predictions[place] - targets[place]).abs();
+    let mut order: Vec<usize> = (0..targets.len()).collect();
+    // Equal errors in the order of the stream.
+    order.sort_by(|a, b| error(*b).total_cmp(&error(*a)));
+    order.truncate(WORST);
+    let mut list = Vec::with_capacity(order.len());
+    for place in order {
+        let Sample { index, input, target } = sample(place);
+        let input = match input {
+            Input::Number(value) => value.to_string(),
+            Input::Text(text) => text,
+        };
+        let prediction = predictions[place];
+        list.push(Worst { index, input, target, prediction, error: prediction - target });
+    }
+    list
+}
+
+/// The numbers of a question, in order; none where the input is no text, or not one of marked numbers.
+pub fn listed_numbers(sample: &Sample) -> Vec<f64> {
+    let Input::Text(text) = &sample.input else {
+        return Vec::new();
+    };
+    let mut numbers = Vec::new();
+    for segment in grammar::parse(text).unwrap_or_default() {
+        if let Segment::Number(value) = segment {
+            numbers.push(value);
+        }
+    }
+    numbers
+}
+
+/// The number of `listed` that is nearest to `prediction`, the first of equals.
+pub fn nearest(listed: &[f64], prediction: f64) -> Option<f64> {
+    let mut best: Option<f64> = None;
+    for number in listed {
+        if best.is_none_or(|best| (number - prediction).abs() < (best - prediction).abs()) {
+            best = Some(*number);
+        }
+    }
+    best
+}
+
+/// Counts questions as they come; [`RightNumberCount::share`] at the end.
+#[derive(Debug, Clone, Default)]
+pub struct RightNumberCount {
+    questions: usize,
+    right: usize,
+    chance: f64,
+}
+
+impl RightNumberCount {
+    /// Adds one question; it counts where its answer is one of its numbers.
+    pub fn add(&mut self, sample: &Sample, prediction: f64) {
+        let listed = listed_numbers(sample);
+        let answers = listed.iter().filter(|number| **number == sample.target).count();
+        if answers == 0 {
+            return;
+        }
+        self.questions += 1;
+        self.right += usize::from(nearest(&listed, prediction) == Some(sample.target));
+        self.chance += answers as f64 / listed.len() as f64;
+    }
+
+    /// None where no question counted.
+    pub fn share(&self) -> Option<RightNumbers> {
+        if self.questions == 0 {
+            return None;
+        }
+        let percent = |share: f64| 100.0 * share / self.questions as f64;
+        Some(RightNumbers {
+            questions: self.questions,
+            right_percent: percent(self.right as f64),
+            chance_percent: percent(self.chance),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(text: &str, target: f64) -> Sample {
+        Sample { index: 3, input: Input::Text(text.to_owned()), target }
+    }
+
+    #[test]
+    fn deciles_cover_every_sample_once() {
+        let targets: Vec<f64> = (0..25).map(|i| f64::from((i * 7) % 25)).collect();
+        let predictions: Vec<f64> =
+            targets.iter().map(|target| target + if *target < 10.0 { 1.0 } else { -2.0 }).collect();
+        let groups = deciles(&predictions, &targets);
+        assert_eq!(groups.len(), 10);
+        assert_eq!(groups.iter().map(|group| group.samples).sum::<usize>(), 25);
+        assert_eq!((groups[0].from, groups[9].to), (0.0, 24.0));
+        assert_eq!((groups[0].mae, groups[0].bias), (1.0, 1.0));
+        assert_eq!((groups[9].mae, groups[9].bias), (2.0, -2.0));
+        assert_eq!(deciles(&[1.0], &[2.0]).len(), 1);
+        assert!(deciles(&[], &[]).is_empty());
+    }
+
+    #[test]
+    fn the_worst_come_first() {
+        let predictions: Vec<f64> = (0..30).map(|i| f64::from((i * 11) % 30)).collect();
+        let list = worst(&predictions, &[0.0; 30], |place| Sample {
+            index: place as u64,
+            input: Input::Number(0.5),
+            target: 0.0,
+        });
+        assert_eq!(list.len(), 10);
+        assert_eq!((list[0].prediction, list[0].index, list[0].input.as_str()), (29.0, 19, "0.5"));
+        assert!(list.windows(2).all(|pair| pair[0].error >= pair[1].error));
+    }
+
+    #[test]
+    fn the_right_number_is_the_nearest_listed_one() {
+        let mut count = RightNumberCount::default();
+        assert_eq!(count.share(), None);
+        count.add(&question("$$1&& or $$5&&?", 1.0), 2.9);
+        count.add(&question("$$1&& or $$5&&?", 1.0), 3.1);
+        // Chance is 2 of 3 where the answer is listed twice.
+        count.add(&question("$$2&&, $$2&&, $$8&&?", 2.0), -4.0);
+        // The mean is not one of the numbers.
+        count.add(&question("$$1&& and $$5&&: mean?", 3.0), 3.0);
+        let share = count.share().unwrap();
+        assert_eq!(share.questions, 3);
+        assert!((share.right_percent - 200.0 / 3.0).abs() < 1e-9);
+        assert!((share.chance_percent - 100.0 * (0.5 + 0.5 + 2.0 / 3.0) / 3.0).abs() < 1e-9);
+    }
+}
