@@ -376,7 +376,11 @@ fn damaged_model_folders_are_refused() {
         ("small-f32", |m| std::fs::write(m.join("config.json"), "").unwrap(), &["config.json", "not JSON"]),
         ("small-f32", |m| std::fs::write(m.join("config.json"), "[]").unwrap(), &["config.json", "not a JSON object"]),
         ("small-f32", |m| std::fs::write(m.join("config.json"), b"\xff\xfe").unwrap(), &["config.json"]),
-        ("small-f32", |m| edit(&m.join("config.json"), "\"gpt2\"", "\"llama\""), &["model_type", "llama", "gpt2"]),
+        (
+            "small-f32",
+            |m| edit(&m.join("config.json"), "\"gpt2\"", "\"gpt_neox\""),
+            &["model_type", "gpt_neox", "gpt2, llama"],
+        ),
         ("small-f32", |m| edit(&m.join("config.json"), "\"model_type\"", "\"model_tipe\""), &["model_type"]),
         ("small-f32", |m| edit(&m.join("config.json"), "\"gelu_new\"", "\"mish\""), &["activation_function", "mish"]),
         ("small-f32", |m| edit(&m.join("config.json"), "\"n_head\": 5", "\"n_head\": 7"), &["n_embd 30", "n_head 7"]),

@@ -51,7 +51,7 @@ fn the_type_of_the_weights_belongs_to_the_result() {
     assert!(wide != narrow);
     let text = String::from_utf8_lossy(&narrow);
     assert!(text.contains("dtype") && text.contains("bf16"), "the recipe names the type");
-    let output = run(&folder, "eval chk/narrow.safetensors --count 20 --json");
+    let output = run(&folder, "eval --checkpoint chk/narrow.safetensors --count 20 --json");
     assert!(output.status.success(), "{}", output.stderr);
 }
 

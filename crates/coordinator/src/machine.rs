@@ -461,7 +461,7 @@ impl Machine {
         let mut state = match &self.committed {
             Some(state) if state.layout().layer_norms().is_empty() == readiness.layer_norms.is_empty() => return,
             Some(state) => state.as_ref().clone(),
-            None => State::initial(Layout::of(recipe, readiness.hidden_size, 0), recipe.seed),
+            None => State::initial(Layout::of(recipe, readiness.hidden_size, 0), recipe.seed).prepared(recipe),
         };
         state.set_layer_norms(&readiness.layer_norm_values);
         self.committed = Some(Arc::new(state));

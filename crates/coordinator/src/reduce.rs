@@ -254,7 +254,7 @@ mod tests {
 
     fn begin_with(reducer: &Reducer, generation: Generation, recipe: &Recipe) {
         let ranks = vec![(A, 0..2), (B, 2..3)];
-        let state = Arc::new(State::initial(1, 0));
+        let state = Arc::new(State::initial(1, 0).prepared(recipe));
         reducer.begin(&Beginning { generation, ranks, state, first: false }, recipe);
     }
 

@@ -304,7 +304,7 @@ mod tests {
         let evaluation = Evaluation { predictions: vec![1.0, 51.0, 99.0], targets: vec![0.0, 50.0, 99.5] };
         let svg = draw(&recipe(&[]), &evaluation, &[(10.0, 0.5), (20.0, 0.01)]);
         assert_eq!(svg.matches("<circle").count(), 6);
-        for label in ["predicted against true", "absolute error", "training loss", ">100<", ">1e-2<"] {
+        for label in ["predicted against true", "absolute error", "training loss", ">100<", ">0.01<"] {
             assert!(svg.contains(label), "{label} is missing in {svg}");
         }
         assert!(!draw(&recipe(&[]), &evaluation, &[]).contains("training loss"));

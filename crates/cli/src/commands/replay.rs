@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
-use numalign_config::{DeviceChoice, Unit};
+use numalign_config::{DeviceChoice, Solver, Unit};
 use numalign_worker::LocalRun;
 
 use super::eval::load_engine;
@@ -29,7 +29,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
             .with_hint("give another checkpoint of the run, chk/<run-id>/step-*.safetensors"));
     }
     if steps < asked {
-        eprintln!("the run ends, or is solved for, after {steps} more steps");
+        let what = match checkpoint.identity.recipe.solver {
+            Solver::Adam => "the run ends",
+            Solver::Exact | Solver::Alternate => "the run ends or its projector is solved for",
+        };
+        eprintln!("{what} after {steps} more steps");
     }
     let stream = stream_of(&checkpoint, path, text(matches, "dataset"))?;
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
