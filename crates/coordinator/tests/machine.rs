@@ -840,7 +840,7 @@ fn the_simulation_meets_what_it_is_meant_to_meet() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let cases = (shapes(), prop::collection::vec((0u8..250, any::<u16>()), 1200));
     let mut all = Met::default();
-    for _ in 0..150 {
+    for _ in 0..500 {
         let (shape, actions) = cases.new_tree(&mut runner).unwrap().current();
         let mut simulation = Simulation::new(shape);
         for (kind, pick) in actions {
