@@ -15,6 +15,7 @@ mod settings;
 mod supervisor;
 
 fn main() -> ExitCode {
+    mind_closed_pipes();
     let matches = match args::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
@@ -33,4 +34,17 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// A reader that has seen enough, such as `head`, ends this process without a word: `println!` panics on a closed pipe.
+/// The signal itself stays ignored, since sockets raise it too.
+fn mind_closed_pipes() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
+            std::process::exit(1);
+        }
+        usual(panic);
+    }));
 }

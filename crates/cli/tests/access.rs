@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use common::{Child, Folder, Output};
+use common::{Child, Folder, Output, check, words};
 use numalign_wire as wire;
 use numalign_wire::coordinator_client::CoordinatorClient;
 use numalign_wire::coordinator_message::Message as FromCoordinator;
@@ -26,18 +26,6 @@ const USAGE: i32 = 2;
 const TINY: &[&str] = &["--workers", "1", "--num-epochs", "1", "--num-batches", "2"];
 const SECRET: &str = "open-sesame/4711";
 const ANY_PORT: &str = "127.0.0.1:0";
-
-fn words<'a>(parts: &[&[&'a str]]) -> Vec<&'a str> {
-    parts.concat()
-}
-
-fn check(what: &str, output: &Output, code: i32, said: &[&str]) {
-    assert_eq!(output.status.code(), Some(code), "{what}: {output}");
-    assert!(!output.stderr.contains("panicked"), "{what}: {output}");
-    for word in said {
-        assert!(output.stderr.contains(word), "{what} does not say `{word}`: {output}");
-    }
-}
 
 fn succeed(what: &str, output: &Output) {
     assert!(output.status.success() && !output.stderr.contains("panicked"), "{what}: {output}");

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use common::{Folder, Output};
+use common::{Folder, Output, check, words};
 use numalign_wire as wire;
 use numalign_wire::coordinator_client::CoordinatorClient;
 use numalign_wire::coordinator_server::{Coordinator, CoordinatorServer};
@@ -23,19 +23,6 @@ const USAGE: i32 = 2;
 
 /// A run of two steps on the demo model.
 const TINY: &[&str] = &["--no-eval", "--workers", "1", "--num-epochs", "1", "--num-batches", "2"];
-
-fn words<'a>(parts: &[&[&'a str]]) -> Vec<&'a str> {
-    parts.concat()
-}
-
-/// The output ends with `code` and says every one of `said` on stderr.
-fn check(what: &str, output: &Output, code: i32, said: &[&str]) {
-    assert_eq!(output.status.code(), Some(code), "{what}: {output}");
-    assert!(!output.stderr.contains("panicked"), "{what}: {output}");
-    for word in said {
-        assert!(output.stderr.contains(word), "{what} does not say `{word}`: {output}");
-    }
-}
 
 /// Runs it, expects the refusal, and finds every file that was there as it was.
 fn refuse(folder: &Folder, args: &[&str], code: i32, said: &[&str]) -> Output {

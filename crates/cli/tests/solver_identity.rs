@@ -3,11 +3,9 @@
 
 mod common;
 
-use std::path::Path;
-use std::time::{Duration, Instant};
-
+use common::run::{bytes, children, kill, newest_step, wait_for};
 use common::{Folder, Output};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 const SHORT: &str = "--num-epochs 3 --num-batches 6 --batch-size 20 --micro-batch-size 4 --mixed-max-numbers 3 \
                      --checkpoint-every 5 --keep-checkpoints 100 --lr 0.01";
@@ -31,46 +29,6 @@ fn arguments<'a>(stage: &'a str, settings: &[&'a str]) -> Vec<&'a str> {
         list.extend(setting.split_whitespace());
     }
     list
-}
-
-fn bytes(folder: &Folder, run: &str) -> Vec<u8> {
-    folder.read(&format!("chk/{run}.safetensors"))
-}
-
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < until, "waited a minute for {what}");
-        std::thread::sleep(Duration::from_millis(3));
-    }
-}
-
-fn newest_step(folder: &Path) -> u64 {
-    let mut newest = 0;
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let digits = name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(".safetensors"));
-        newest = newest.max(digits.and_then(|digits| digits.parse().ok()).unwrap_or(0));
-    }
-    newest
-}
-
-/// Processes whose parent is `parent` and whose command line holds `word`.
-fn children(parent: u32, word: &str) -> Vec<i32> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let ppid = after_name.split_whitespace().nth(1).and_then(|field| field.parse::<u32>().ok());
-        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default().replace('\0', " ");
-        if ppid == Some(parent) && line.contains(word) {
-            found.push(pid);
-        }
-    }
-    found
 }
 
 #[test]
@@ -147,8 +105,7 @@ fn kills_in_the_pass_change_no_byte() {
                 pids = children(launcher.id(), victim);
                 !pids.is_empty()
             });
-            // It may have ended in the meantime.
-            let _ = kill_process(Pid::from_raw(pids[0]).unwrap(), Signal::KILL);
+            kill(pids[0], Signal::KILL);
         }
         let output = launcher.wait();
         assert!(output.status.success(), "{run}: {}", output.stderr);

@@ -146,6 +146,20 @@ impl Folder {
     }
 }
 
+/// Arguments put together from parts.
+pub fn words<'a>(parts: &[&[&'a str]]) -> Vec<&'a str> {
+    parts.concat()
+}
+
+/// The output ends with `code` and says every one of `said` on stderr.
+pub fn check(what: &str, output: &Output, code: i32, said: &[&str]) {
+    assert_eq!(output.status.code(), Some(code), "{what}: {output}");
+    assert!(!output.stderr.contains("panicked"), "{what}: {output}");
+    for word in said {
+        assert!(output.stderr.contains(word), "{what} does not say `{word}`: {output}");
+    }
+}
+
 /// The repository's `fixtures/`.
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")

@@ -1,0 +1,43 @@
+//! How the binary is started and read: the README's first command is `cargo run` without a package, so the workspace has
+//! to leave cargo no choice of binaries; and what it prints may go to a pipe that closes.
+
+use std::process::{Command, Stdio};
+
+#[test]
+fn cargo_run_finds_one_binary() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1", "--manifest-path", manifest])
+        .output()
+        .expect("cargo starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let defaults = said["workspace_default_members"].as_array().expect("a list");
+    let mut binaries = Vec::new();
+    for package in said["packages"].as_array().expect("a list").iter().filter(|p| defaults.contains(&p["id"])) {
+        for target in package["targets"].as_array().expect("a list") {
+            if target["kind"][0] == "bin" {
+                binaries.push(target["name"].clone());
+            }
+        }
+    }
+    assert_eq!(binaries, ["numalign"]);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_panic() {
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/quickstart.yaml");
+    for args in [vec!["generate", "nn", "--count", "200000", "--out", "-"], vec!["config", "show", config]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_numalign"))
+            .args(&args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("panicked"), "{args:?}: {said}");
+    }
+}
