@@ -3,7 +3,7 @@
 //! It never computes with a model: it starts in milliseconds on a box without a GPU, and moves bytes.
 //! Called by `numalign coordinator` and by tests, through [`run`].
 //!
-//! Reading order: [`machine`] (what is decided, with [`audit`] and [`shares`]) → [`shell`] (what is done about it) → [`service`]
+//! Reading order: [`events`] (the words) → [`machine`] (what is decided, with [`audit`] and [`shares`]) → [`shell`] (what is done about it) → [`service`]
 //! (how workers talk to it) → [`gate`] and [`guard`] (who may).
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
@@ -11,6 +11,7 @@
 pub mod audit;
 pub mod complaints;
 pub mod error;
+pub mod events;
 pub mod failures;
 pub mod gate;
 pub mod guard;
