@@ -208,7 +208,7 @@ impl Blocks {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => MOST_ROWS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => 3,
+            Isa::Avx2 => 6,
             Isa::Portable => 4,
         };
         Self { rows, count: rows.div_ceil(most) }
