@@ -365,11 +365,10 @@ multiversion! {
 fn softmax_body(scores: &mut [f32], count: usize, length: usize, first_seen: usize, seen: usize, scale: f32) {
     for (i, row) in scores.chunks_exact_mut(length).take(count).enumerate() {
         let visible = &mut row[..first_seen + i];
-        let mut largest = f32::NEG_INFINITY;
         for s in visible.iter_mut() {
             *s *= scale;
-            largest = if *s > largest { *s } else { largest };
         }
+        let largest = lanes::max(visible);
         for s in visible.iter_mut() {
             *s = math::exp(*s - largest);
         }

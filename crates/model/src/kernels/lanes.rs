@@ -33,6 +33,26 @@ pub fn sum(x: &[f32]) -> f32 {
     fold(acc)
 }
 
+/// The largest of `x`, NaN aside; −∞ where there is none.
+///
+/// In lanes because one chain of comparisons would wait for each of them.
+#[inline(always)]
+pub fn max(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if a > b { a } else { b };
+    let mut acc = [f32::NEG_INFINITY; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..LANES {
+            acc[i] = larger(chunk[i], acc[i]);
+        }
+    }
+    for (a, v) in acc.iter_mut().zip(rest) {
+        *a = larger(*v, *a);
+    }
+    acc.into_iter().fold(f32::NEG_INFINITY, |largest, a| larger(a, largest))
+}
+
 /// `Σ aᵢ·bᵢ`, each partial sum a chain of fused multiply-adds.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {

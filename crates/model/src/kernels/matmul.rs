@@ -1,16 +1,21 @@
 //! Matrix products with a right-hand side that is packed once: the frozen weights, and attention's keys and values.
 //! Called by the flex operations and by the attention kernel.
 //!
-//! The right-hand side lies in [`super::panels`]; the left-hand side is copied into blocks of a few rows, stored by
-//! column; [`super::tile`] multiplies one block with one panel.
+//! The right-hand side lies in [`super::panels`]. With AVX2 [`super::avx2`] multiplies rows with a panel; otherwise the
+//! left-hand side is copied into blocks of a few rows, stored by column, and [`super::tile`] multiplies one block with one
+//! panel.
 //!
-//! The scheme follows BLIS (Van Zee and van de Geijn, 2015), without its loop over `k`.
+//! The scheme follows BLIS (Van Zee and van de Geijn, 2015).
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
 use super::dispatch::{Isa, isa};
 use super::panels::{PANEL, Packed, Panels};
-use super::tile::{Element, MOST_ROWS, Tile};
+use super::tile::{Element, MOST_ROWS, Target, Tile};
 
 /// Products below this many multiply-adds are done by one thread.
 const PARALLEL_FROM: usize = 1 << 18;
@@ -29,26 +34,51 @@ pub fn matmul(a: &[f32], m: usize, b: &Packed, epilogue: Epilogue<'_>, c: &mut [
     matmul_with(isa(), a, m, b, epilogue, c);
 }
 
+/// `a [m, k] · b (+ bias)`. The result's memory is not cleared first, which one thread would have to do.
+pub fn matmul_new(a: &[f32], m: usize, b: &Packed, bias: Option<&[f32]>) -> Vec<f32> {
+    let mut c = Vec::with_capacity(m * b.n());
+    let epilogue = Epilogue { bias, accumulate: false };
+    // SAFETY: the capacity is as large as the result, every element of which the product writes and none of which it
+    // reads.
+    unsafe {
+        any_product(isa(), a, m, b, epilogue, Shared(c.as_mut_ptr()));
+        c.set_len(m * b.n());
+    }
+    c
+}
+
 /// [`matmul`] with a chosen instruction set.
 pub fn matmul_with(found: Isa, a: &[f32], m: usize, b: &Packed, epilogue: Epilogue<'_>, c: &mut [f32]) {
-    match b.panels() {
-        Panels::F32(panels) => product(found, a, m, (b.k(), b.n()), panels, epilogue, c),
-        Panels::Bf16(panels) => product(found, a, m, (b.k(), b.n()), panels, epilogue, c),
-        Panels::F16(panels) => product(found, a, m, (b.k(), b.n()), panels, epilogue, c),
+    assert_eq!(c.len(), m * b.n(), "result is not [{m}, {}]", b.n());
+    // SAFETY: `c` is as large as the result.
+    unsafe { any_product(found, a, m, b, epilogue, Shared(c.as_mut_ptr())) };
+}
+
+/// # Safety
+/// As [`product`].
+unsafe fn any_product(found: Isa, a: &[f32], m: usize, b: &Packed, epilogue: Epilogue<'_>, c: Shared) {
+    // SAFETY: the caller's.
+    unsafe {
+        match b.panels() {
+            Panels::F32(panels) => product(found, a, m, (b.k(), b.n()), panels, epilogue, c),
+            Panels::Bf16(panels) => product(found, a, m, (b.k(), b.n()), panels, epilogue, c),
+            Panels::F16(panels) => product(found, a, m, (b.k(), b.n()), panels, epilogue, c),
+        }
     }
 }
 
-fn product<E: Element>(
+/// # Safety
+/// `c` is valid for `m·n` floats, and nobody else uses them. They are read only to accumulate.
+unsafe fn product<E: Element>(
     found: Isa,
     a: &[f32],
     m: usize,
     (k, n): (usize, usize),
     panels: &[E],
     epilogue: Epilogue<'_>,
-    c: &mut [f32],
+    c: Shared,
 ) {
     assert_eq!(a.len(), m * k, "left-hand side is not [{m}, {k}]");
-    assert_eq!(c.len(), m * n, "result is not [{m}, {n}]");
     if let Some(bias) = epilogue.bias {
         assert_eq!(bias.len(), n, "bias is not [{n}]");
     }
@@ -57,47 +87,33 @@ fn product<E: Element>(
     }
     let parallel = m * n * k >= PARALLEL_FROM && rayon::current_num_threads() > 1;
     let blocks = Blocks::new(found, m);
-    let mut packed_a = vec![0.0f32; m * k];
-    if parallel && m > 64 {
-        let mut rest = packed_a.as_mut_slice();
-        let mut parts = Vec::with_capacity(blocks.count);
-        for block in 0..blocks.count {
-            let rows = blocks.range(block);
-            let (part, tail) = rest.split_at_mut(rows.len() * k);
-            parts.push((rows, part));
-            rest = tail;
-        }
-        parts.into_par_iter().for_each(|(rows, part)| {
-            pack_block(&a[rows.start * k..], rows.len(), k, k, 1, part);
-        });
-    } else {
-        for block in 0..blocks.count {
-            let rows = blocks.range(block);
-            pack_block(&a[rows.start * k..], rows.len(), k, k, 1, &mut packed_a[rows.start * k..rows.end * k]);
-        }
-    }
+    let packed_a = if reads_rows_in_place(found) { Vec::new() } else { pack(a, k, &blocks, parallel && m > 64) };
 
     let count = n.div_ceil(PANEL);
     let groups = blocks.groups(k);
-    let c = Shared(c.as_mut_ptr());
-    let run = |group: &std::ops::Range<usize>, p: usize| {
+    let run = |group: &Range<usize>, p: usize, scratch: &mut Vec<f32>| {
         let panel = &panels[p * k * PANEL..(p + 1) * k * PANEL];
         let first = p * PANEL;
-        let width = PANEL.min(n - first);
+        let to = Target {
+            // SAFETY: column `first` lies inside the first row of `c`; panels write disjoint columns.
+            c: unsafe { c.get().add(first) },
+            ldc: n,
+            width: PANEL.min(n - first),
+            bias: epilogue.bias.map(|bias| bias[first..].as_ptr()),
+            accumulate: epilogue.accumulate,
+        };
+        #[cfg(target_arch = "x86_64")]
+        if found == Isa::Avx2 {
+            let rows = blocks.range(group.start).start..blocks.range(group.end - 1).end;
+            let left = avx2::Left { data: a[rows.start * k..].as_ptr(), row: k, column: 1 };
+            // SAFETY: the slices hold as many rows, as asserted above.
+            unsafe { avx2::product(rows.len(), k, left, panel.as_ptr(), to.from(rows.start, 0), scratch) };
+            return;
+        }
         for block in group.clone() {
             let rows = blocks.range(block);
-            let tile = Tile {
-                rows: rows.len(),
-                k,
-                a: packed_a[rows.start * k..].as_ptr(),
-                b: panel.as_ptr(),
-                // SAFETY: row `rows.start` and column `first` lie inside `c`; panels write disjoint columns.
-                c: unsafe { c.get().add(rows.start * n + first) },
-                ldc: n,
-                width,
-                bias: epilogue.bias.map(|bias| bias[first..].as_ptr()),
-                accumulate: epilogue.accumulate,
-            };
+            let a = packed_a[rows.start * k..rows.end * k].as_ptr();
+            let tile = Tile { rows: rows.len(), k, a, b: panel.as_ptr(), to: to.from(rows.start, 0) };
             // SAFETY: the pointers cover `rows.len()·k`, `k·PANEL` and the tile of `c`, as asserted above.
             unsafe { tile.run(found) };
         }
@@ -105,16 +121,48 @@ fn product<E: Element>(
     if parallel {
         // One contiguous run of panels per thread, so that each thread streams through memory.
         let tasks = rayon::current_num_threads().min(count);
-        (0..tasks).into_par_iter().for_each(|t| {
+        (0..tasks).into_par_iter().for_each_init(Vec::new, |scratch, t| {
             for group in &groups {
-                (count * t / tasks..count * (t + 1) / tasks).for_each(|p| run(group, p));
+                (count * t / tasks..count * (t + 1) / tasks).for_each(|p| run(group, p, scratch));
             }
         });
     } else {
+        let mut scratch = Vec::new();
         for group in &groups {
-            (0..count).for_each(|p| run(group, p));
+            (0..count).for_each(|p| run(group, p, &mut scratch));
         }
     }
+}
+
+/// Whether `found`'s products read the left-hand side where it lies.
+fn reads_rows_in_place(found: Isa) -> bool {
+    match found {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => true,
+        _ => false,
+    }
+}
+
+/// All blocks of `a [m, k]`, one after another, each stored by column.
+fn pack(a: &[f32], k: usize, blocks: &Blocks, parallel: bool) -> Vec<f32> {
+    let mut packed = vec![0.0f32; a.len()];
+    let mut rest = packed.as_mut_slice();
+    let mut parts = Vec::with_capacity(blocks.count);
+    for block in 0..blocks.count {
+        let rows = blocks.range(block);
+        let (part, tail) = rest.split_at_mut(rows.len() * k);
+        parts.push((rows, part));
+        rest = tail;
+    }
+    let fill = |(rows, part): (Range<usize>, &mut [f32])| {
+        pack_block(&a[rows.start * k..], rows.len(), k, k, 1, part);
+    };
+    if parallel {
+        parts.into_par_iter().for_each(fill);
+    } else {
+        parts.into_iter().for_each(fill);
+    }
+    packed
 }
 
 /// A dense left-hand side with strides, for products inside one attention head.
@@ -148,24 +196,29 @@ pub fn matmul_serial(
     assert!(b_from + k <= b_rows, "rows {b_from}+{k} of {b_rows}");
     assert!(panels.len() >= n.div_ceil(PANEL) * b_rows * PANEL, "right-hand side too small");
     assert!(c.len() >= (m - 1) * ldc + n, "result too small");
+    assert!(a.data.len() > (m - 1) * a.row_stride + k.saturating_sub(1) * a.column_stride, "left-hand side too small");
+    let count = n.div_ceil(PANEL);
+    let panel = |p: usize| panels[(p * b_rows + b_from) * PANEL..].as_ptr();
+    let target = |row: usize, p: usize, c: &mut [f32]| {
+        let (first, bias) = (p * PANEL, None);
+        Target { c: c[row * ldc + first..].as_mut_ptr(), ldc, width: PANEL.min(n - first), bias, accumulate }
+    };
+    #[cfg(target_arch = "x86_64")]
+    if found == Isa::Avx2 {
+        let left = avx2::Left { data: a.data.as_ptr(), row: a.row_stride, column: a.column_stride };
+        for p in 0..count {
+            // SAFETY: sizes as asserted above.
+            unsafe { avx2::product(m, k, left, panel(p), target(0, p, c), scratch) };
+        }
+        return;
+    }
     let blocks = Blocks::new(found, m);
     for block in 0..blocks.count {
         let rows = blocks.range(block);
         scratch.resize(rows.len() * k, 0.0);
         pack_block(&a.data[rows.start * a.row_stride..], rows.len(), k, a.row_stride, a.column_stride, scratch);
-        for p in 0..n.div_ceil(PANEL) {
-            let first = p * PANEL;
-            let tile = Tile {
-                rows: rows.len(),
-                k,
-                a: scratch.as_ptr(),
-                b: panels[(p * b_rows + b_from) * PANEL..].as_ptr(),
-                c: c[rows.start * ldc + first..].as_mut_ptr(),
-                ldc,
-                width: PANEL.min(n - first),
-                bias: None,
-                accumulate,
-            };
+        for p in 0..count {
+            let tile = Tile { rows: rows.len(), k, a: scratch.as_ptr(), b: panel(p), to: target(rows.start, p, c) };
             // SAFETY: sizes as asserted above.
             unsafe { tile.run(found) };
         }
@@ -208,7 +261,7 @@ impl Blocks {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => MOST_ROWS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => 6,
+            Isa::Avx2 => avx2::MOST_ROWS,
             Isa::Portable => 4,
         };
         Self { rows, count: rows.div_ceil(most) }
@@ -216,7 +269,7 @@ impl Blocks {
 
     /// Runs of blocks whose packed rows stay in a core's cache while all panels pass by. Where `k` is so large that a
     /// panel alone fills the cache, the rows pass by instead.
-    fn groups(&self, k: usize) -> Vec<std::ops::Range<usize>> {
+    fn groups(&self, k: usize) -> Vec<Range<usize>> {
         const CACHE: usize = 512 << 10;
         let row_bytes = k * size_of::<f32>();
         if row_bytes * PANEL > CACHE / 2 || self.count == 0 {
@@ -227,7 +280,7 @@ impl Blocks {
         (0..self.count).step_by(per_group).map(|first| first..(first + per_group).min(self.count)).collect()
     }
 
-    fn range(&self, block: usize) -> std::ops::Range<usize> {
+    fn range(&self, block: usize) -> Range<usize> {
         self.rows * block / self.count..self.rows * (block + 1) / self.count
     }
 }

@@ -14,6 +14,8 @@
 
 pub mod activation;
 pub mod attention;
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
 pub mod dispatch;
 pub mod lanes;
 pub mod math;

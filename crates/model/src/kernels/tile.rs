@@ -1,5 +1,5 @@
-//! One block of a few rows times one panel, for each instruction set: the inner loop of all products.
-//! Called by [`super::matmul`].
+//! One block of a few packed rows times one panel, with AVX-512 or in portable code: the inner loop of all products there;
+//! [`super::avx2`] is its counterpart. Called by [`super::matmul`].
 //!
 //! A tile keeps its sums in registers over the whole of `k`; there is no blocking of `k`. Each output element is therefore
 //! `fma(a[k−1], b[k−1], … fma(a[0], b[0], 0))`, whatever the tile, the thread count or the instruction set.
@@ -108,34 +108,44 @@ impl Element for f16 {
 pub struct Tile<E> {
     pub rows: usize,
     pub k: usize,
+    /// Stored by column.
     pub a: *const f32,
     pub b: *const E,
+    pub to: Target,
+}
+
+/// Where the sums of some rows and one panel go.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// First number of the first row.
     pub c: *mut f32,
+    /// Numbers from one row to the next.
     pub ldc: usize,
+    /// Columns of the panel that are there; [`PANEL`] but for the last one.
     pub width: usize,
+    /// One value per column, added first.
     pub bias: Option<*const f32>,
+    /// Add to what `c` holds instead of replacing it.
     pub accumulate: bool,
 }
 
-impl<E: Element> Tile<E> {
+impl Target {
+    /// The target from `row` and `column` on; its width is of no use any more.
+    pub fn from(self, row: usize, column: usize) -> Self {
+        let bias = self.bias.map(|bias| bias.wrapping_add(column));
+        Self { c: self.c.wrapping_add(row * self.ldc + column), bias, ..self }
+    }
+
+    /// Stores rows of sums.
+    ///
     /// # Safety
-    /// `a` holds `k·rows`, `b` holds `k·PANEL` numbers, `bias` holds `width`, and `c` is valid for
-    /// `rows` rows of `width` floats, `ldc` apart. The CPU supports `found`.
-    pub unsafe fn run(&self, found: Isa) {
-        // Not cleared: the product writes the rows it is asked for, and clearing 14 would cost as much as a short product.
-        let mut buffer = std::mem::MaybeUninit::<[[f32; PANEL]; MOST_ROWS]>::uninit();
-        let sums = buffer.as_mut_ptr().cast::<[f32; PANEL]>();
-        // SAFETY: the caller's.
-        unsafe {
-            match found {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => x86::product_avx512(self.rows, self.k, self.a, self.b, sums),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => x86::product_avx2(self.rows, self.k, self.a, self.b, sums),
-                Isa::Portable => product_portable(self.rows, self.k, self.a, self.b, sums),
-            }
-            let sums = std::slice::from_raw_parts_mut(sums, self.rows);
-            for (i, sum) in sums.iter_mut().enumerate() {
+    /// `bias` holds `width`, and `c` is valid for as many rows of `width` floats as `sums` has; what they hold is read only
+    /// to accumulate.
+    #[inline(always)]
+    pub unsafe fn store(&self, sums: &mut [[f32; PANEL]]) {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's.
+            unsafe {
                 if let Some(bias) = self.bias {
                     let bias = std::slice::from_raw_parts(bias, self.width);
                     for (s, b) in sum.iter_mut().zip(bias) {
@@ -147,15 +157,35 @@ impl<E: Element> Tile<E> {
                     self.c.add(i * self.ldc).cast::<[f32; PANEL]>().write_unaligned(*sum);
                     continue;
                 }
-                let out = std::slice::from_raw_parts_mut(self.c.add(i * self.ldc), self.width);
-                if self.accumulate {
-                    for (o, s) in out.iter_mut().zip(sum.iter()) {
-                        *o += s;
-                    }
-                } else {
-                    out.copy_from_slice(&sum[..self.width]);
+                let out = self.c.add(i * self.ldc);
+                if !self.accumulate {
+                    std::ptr::copy_nonoverlapping(sum.as_ptr(), out, self.width);
+                    continue;
+                }
+                for (o, s) in std::slice::from_raw_parts_mut(out, self.width).iter_mut().zip(sum.iter()) {
+                    *o += s;
                 }
             }
+        }
+    }
+}
+
+impl<E: Element> Tile<E> {
+    /// # Safety
+    /// `a` holds `k·rows`, `b` holds `k·PANEL` numbers, and `to` reaches over `rows` rows. The CPU supports `found`, which
+    /// is not AVX2.
+    pub unsafe fn run(&self, found: Isa) {
+        // Not cleared: the product writes the rows it is asked for, and clearing 14 would cost as much as a short product.
+        let mut buffer = std::mem::MaybeUninit::<[[f32; PANEL]; MOST_ROWS]>::uninit();
+        let sums = buffer.as_mut_ptr().cast::<[f32; PANEL]>();
+        // SAFETY: the caller's.
+        unsafe {
+            match found {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => x86::product_avx512(self.rows, self.k, self.a, self.b, sums),
+                _ => product_portable(self.rows, self.k, self.a, self.b, sums),
+            }
+            self.to.store(std::slice::from_raw_parts_mut(sums, self.rows));
         }
     }
 }
@@ -237,78 +267,6 @@ mod x86 {
                 let sum = sums.add(i).cast::<f32>();
                 _mm512_storeu_ps(sum, acc[0]);
                 _mm512_storeu_ps(sum.add(16), acc[1]);
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub unsafe fn product_avx2<E: Element>(rows: usize, k: usize, a: *const f32, b: *const E, sums: *mut [f32; PANEL]) {
-        // SAFETY: the caller's sizes.
-        unsafe {
-            if rows <= 3 {
-                return by_rows!(rows, tile_avx2, (k, a, b, sums), [1 2 3]);
-            }
-            // Half a panel's width leaves registers for twice the rows, so that each number of the panel is fetched half
-            // as often: with three rows the second-level cache is the bottleneck.
-            for half in 0..2 {
-                let (b, sums) = (b.add(half * PANEL / 2), sums.cast::<f32>().add(half * PANEL / 2));
-                by_rows!(rows, half_tile_avx2, (k, a, b, sums), [4 5 6]);
-            }
-        }
-    }
-
-    /// The left half of a panel: `sums` are rows of [`PANEL`] numbers, of which half are written.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn half_tile_avx2<E: Element, const R: usize>(k: usize, mut a: *const f32, mut b: *const E, sums: *mut f32) {
-        // SAFETY: as in `tile_avx512`.
-        unsafe {
-            let mut acc = [[_mm256_setzero_ps(); 2]; R];
-            for _ in 0..k {
-                let (b0, b1) = (E::load_8(b), E::load_8(b.add(8)));
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL).cast());
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let value = _mm256_set1_ps(*a.add(i));
-                    acc[0] = _mm256_fmadd_ps(value, b0, acc[0]);
-                    acc[1] = _mm256_fmadd_ps(value, b1, acc[1]);
-                }
-                a = a.add(R);
-                b = b.add(PANEL);
-            }
-            for (i, acc) in acc.iter().enumerate() {
-                _mm256_storeu_ps(sums.add(i * PANEL), acc[0]);
-                _mm256_storeu_ps(sums.add(i * PANEL + 8), acc[1]);
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn tile_avx2<E: Element, const R: usize>(
-        k: usize,
-        mut a: *const f32,
-        mut b: *const E,
-        sums: *mut [f32; PANEL],
-    ) {
-        // SAFETY: as in `tile_avx512`.
-        unsafe {
-            let mut acc = [[_mm256_setzero_ps(); 4]; R];
-            for _ in 0..k {
-                let row = [E::load_8(b), E::load_8(b.add(8)), E::load_8(b.add(16)), E::load_8(b.add(24))];
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL).cast());
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL + 16).cast());
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let value = _mm256_set1_ps(*a.add(i));
-                    for (acc, row) in acc.iter_mut().zip(row) {
-                        *acc = _mm256_fmadd_ps(value, row, *acc);
-                    }
-                }
-                a = a.add(R);
-                b = b.add(PANEL);
-            }
-            for (i, acc) in acc.iter().enumerate() {
-                let sum = sums.add(i).cast::<f32>();
-                for (j, acc) in acc.iter().enumerate() {
-                    _mm256_storeu_ps(sum.add(8 * j), *acc);
-                }
             }
         }
     }

@@ -1,13 +1,16 @@
 //! [`FrozenOps`] for Burn's CPU backend `flex`, by this crate's kernels on the tensors' own memory.
 //! Called by the model when a worker runs on the CPU.
 
+use std::mem::MaybeUninit;
+
 use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
 use burn_flex::{Flex, FlexDevice, FlexTensor};
+use rayon::prelude::*;
 
 use super::{AttentionGradient, FrozenOps, HostLinear, NormWeights, Normed, RotaryTable, Stored};
 use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{self, Heads};
-use crate::kernels::matmul::{Epilogue, matmul};
+use crate::kernels::matmul::{Epilogue, matmul, matmul_new};
 use crate::kernels::panels::Packed;
 use crate::kernels::{norm, rotary};
 use crate::sequences::Sequences;
@@ -194,14 +197,31 @@ impl FrozenOps for Flex {
 
 fn product(x: Tensor<Flex, 2>, weight: &Packed, bias: Option<&[f32]>, add: Option<Tensor<Flex, 2>>) -> Tensor<Flex, 2> {
     let [rows, _] = x.dims();
-    let epilogue = Epilogue { bias, accumulate: add.is_some() };
-    let mut out = add.map_or_else(|| zeros(rows * weight.n()), into_vec);
-    matmul(Host::of(x).slice(), rows, weight, epilogue, &mut out);
+    let x = Host::of(x);
+    let out = match add {
+        None => matmul_new(x.slice(), rows, weight, bias),
+        Some(add) => {
+            let mut out = into_vec(add);
+            matmul(x.slice(), rows, weight, Epilogue { bias, accumulate: true }, &mut out);
+            out
+        }
+    };
     tensor(out, [rows, weight.n()])
 }
 
+/// Cleared by all threads: of a long sequence's activations a single one would be busy for several percent of a step.
 fn zeros(count: usize) -> Vec<f32> {
-    vec![0.0; count]
+    const PART: usize = 1 << 18;
+    if count <= PART {
+        return vec![0.0; count];
+    }
+    let mut values = Vec::with_capacity(count);
+    values.spare_capacity_mut()[..count].par_chunks_mut(PART).for_each(|part| {
+        part.fill(MaybeUninit::new(0.0));
+    });
+    // SAFETY: the first `count` elements were written above.
+    unsafe { values.set_len(count) };
+    values
 }
 
 /// A tensor of `values`, without a copy.
