@@ -88,3 +88,23 @@ pub fn sum_of_squares_about(x: &[f32], c: f32) -> f32 {
     }
     fold(acc)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_is_found_in_every_lane_and_nan_is_none() {
+        for length in [0, 1, 15, 16, 17, 50] {
+            for place in 0..length {
+                let mut x: Vec<f32> = (0..length).map(|i| -1.0 - i as f32).collect();
+                x[place] = 2.5;
+                assert_eq!(max(&x), 2.5, "{place} of {length}");
+                x[place] = f32::NAN;
+                let others = x.iter().filter(|v| !v.is_nan()).fold(f32::NEG_INFINITY, |a, v| a.max(*v));
+                assert_eq!(max(&x), others, "NaN at {place} of {length}");
+            }
+        }
+        assert_eq!(max(&[]), f32::NEG_INFINITY);
+    }
+}
