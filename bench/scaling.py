@@ -30,6 +30,8 @@ SHALLOW = {"sizes": ["demo"], "positions": [1, 2, 8], "batches": [1, 4, 8], "bas
            "crowds": [(1, 192), (3, 192), (10, 192), (3, 768)], "counted": [(2, 192)], "launch": (2, 5), "steps": 2}
 # Samples of a step in the sweeps over model size and positions; micro-batches of the sweep over workers.
 BATCH, MICRO_BATCHES, MOST_WORKERS = 8, 4, 4
+# Positions per sample in the predictions.
+POSITIONS = 16
 
 
 # --- measuring ---------------------------------------------------------------------------------------------------------
@@ -189,13 +191,13 @@ def bytes_text(count):
 
 def prediction_table(constants):
     rows = []
-    for size, per_worker in (("small", 1), ("small", 8), ("xl", 1), ("7B", 1)):
+    for size, samples, per_worker in (("small", 8, 1), ("small", 8, 8), ("small", 64, 1), ("xl", 8, 1), ("7B", 8, 1)):
         for workers in (8, 64, 1000):
             for collective in ("grpc", "nccl"):
-                p = model.predict(workers, collective, size, 16, BATCH, per_worker, constants["busy"])
-                rows.append([size, BATCH * per_worker, f"{workers:,}", collective, f"{p['compute_ms']:.1f}", f"{p['reduce_ms']:.2f}", f"{p['step_ms']:.1f}",
+                p = model.predict(workers, collective, size, POSITIONS, samples, per_worker, constants["busy"])
+                rows.append([size, f"{per_worker}×{samples}", f"{workers:,}", collective, f"{p['compute_ms']:.1f}", f"{p['reduce_ms']:.2f}", f"{p['step_ms']:.1f}",
                              f"{p['samples_per_s']:,.0f}", f"{100 * p['efficiency']:.0f} %", bytes_text(p["coordinator_bytes"]), bytes_text(p["worker_bytes"])])
-    return table(["model", "samples per GPU", "GPUs", "collective", "compute ms", "reduction ms", "step ms", "samples/s", "efficiency",
+    return table(["model", "micro-batches × samples per GPU", "GPUs", "collective", "compute ms", "reduction ms", "step ms", "samples/s", "efficiency",
                   "at the coordinator, per step", "sent by a GPU, per step"], rows)
 
 
@@ -265,11 +267,14 @@ def panels(measured, constants):
          "series": [("median step", draw.MEASURED, [(c["workers"], c["p50_ms"]) for c in crowds]),
                     ("formula", draw.FORMULA, [(c["workers"], model.coordinator_ms(constants["loopback"], c["workers"], row)) for c in crowds])]},
     ]
-    lines = []
-    for size, collective, look in (("small", "grpc", draw.OTHER), ("small", "nccl", draw.ASSUMED), ("xl", "grpc", draw.OTHER), ("xl", "nccl", draw.ASSUMED)):
-        found = [model.predict(n, collective, size, 16, BATCH, 1, constants["busy"])["step_ms"] for n in counts]
-        lines.append((f"{size} {collective}", look, list(zip(counts, found))))
-    made.append({"title": "GPUs: assumed, not measured (8×16 each)", "x_label": "GPUs", "y_label": "ms/step", "ticks": counts, "series": lines})
+    lines, notes = [], []
+    for size in ("small", "xl"):
+        for collective, look in (("grpc", draw.OTHER), ("nccl", draw.ASSUMED)):
+            times = [model.predict(n, collective, size, POSITIONS, BATCH, 1, constants["busy"])["step_ms"] for n in counts]
+            lines.append((collective if size == "small" else "", look, list(zip(counts, times))))
+        notes.append((counts[0], times[0], size))
+    made.append({"title": f"GPUs: assumed, not measured ({BATCH}×{POSITIONS} each)", "x_label": "GPUs", "y_label": "ms/step", "ticks": counts,
+                 "series": lines, "notes": notes})
     return made
 
 

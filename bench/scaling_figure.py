@@ -45,8 +45,8 @@ def number(value):
     return f"{value:g}"
 
 
-def panel(column, row, title, x_label, y_label, series, log_x=True, log_y=True, ticks=None):
-    """`series`: (label, look, [(x, y)])."""
+def panel(column, row, title, x_label, y_label, series, log_x=True, log_y=True, ticks=None, notes=()):
+    """`series`: (label, look, [(x, y)]), without a place in the legend where the label is empty; `notes`: (x, y, text above)."""
     left, top = column * WIDTH, row * HEIGHT
     points = [point for _, _, list_of in series for point in list_of]
     x = Axis([p[0] for p in points], left + LEFT, left + WIDTH - RIGHT, log_x, ticks)
@@ -72,6 +72,8 @@ def panel(column, row, title, x_label, y_label, series, log_x=True, log_y=True, 
         if marker:
             fill = colour if marker == "filled" else "#fff"
             parts += [f'<circle cx="{x.at(a):.1f}" cy="{y.at(b):.1f}" r="3" fill="{fill}" stroke="{colour}"/>' for a, b in list_of]
+        if not label:
+            continue
         middle = top + 28
         if marker != "filled":
             parts.append(f'<line x1="{legend}" y1="{middle}" x2="{legend + 16}" y2="{middle}" stroke="{colour}"{dash}/>')
@@ -80,6 +82,8 @@ def panel(column, row, title, x_label, y_label, series, log_x=True, log_y=True, 
             parts.append(f'<circle cx="{legend + 8}" cy="{middle}" r="3" fill="{fill}" stroke="{colour}"/>')
         parts.append(f'<text x="{legend + 20}" y="{middle + 3.5}">{escape(label)}</text>')
         legend += 30 + 5.6 * len(label)
+    for a, b, text in notes:
+        parts.append(f'<text x="{x.at(a):.1f}" y="{y.at(b) - 8:.1f}">{escape(text)}</text>')
     return "\n".join(parts)
 
 

@@ -83,13 +83,20 @@ def gpu_ms(layers, hidden, samples, positions, assumed):
 
 
 def machine_ms(compute, shares, cores):
-    """Workers of one thread each on `cores` cores: the longest share, or all of them divided over the cores.
+    """Workers of one thread each on `cores` cores, which are shared fairly among those that still compute: until the last is done.
 
     >>> machine_ms(lambda m: 10.0 * m, [2, 2], cores=2), machine_ms(lambda m: 10.0 * m, [1, 1, 1, 1], cores=2)
     (20.0, 20.0)
+    >>> machine_ms(lambda m: 10.0 * m, [2, 1, 1], cores=2)
+    25.0
     """
-    each = [compute(share) for share in shares if share]
-    return max(max(each), sum(each) / cores)
+    left = sorted(compute(share) for share in shares if share)
+    elapsed = 0.0
+    while left:
+        shortest = left[0]
+        elapsed += shortest * max(1.0, len(left) / cores)
+        left = [work - shortest for work in left[1:]]
+    return elapsed
 
 
 def shares(micro_batches, workers):
