@@ -1,4 +1,5 @@
 """Draws docs/scaling.svg with the standard library alone: small panels, black and grey, every series labelled. Used by scaling.py."""
+
 import math
 from xml.sax.saxutils import escape
 
@@ -62,7 +63,9 @@ def panel(column, row, title, x_label, y_label, series, log_x=True, log_y=True, 
         parts.append(f'<text x="{x.start - 5}" y="{at + 3.5:.1f}" text-anchor="end">{number(tick)}</text>')
     parts.append(f'<path d="M{x.start} {y.end}V{y.start}H{x.end}" fill="none" stroke="#000"/>')
     parts.append(f'<text x="{(x.start + x.end) / 2}" y="{top + HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
-    parts.append(f'<text transform="translate({left + 12} {(y.start + y.end) / 2}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>')
+    parts.append(
+        f'<text transform="translate({left + 12} {(y.start + y.end) / 2}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
+    )
     legend = x.start
     for label, (colour, dashes, marker), list_of in series:
         dash = f' stroke-dasharray="{dashes}"' if dashes else ""
@@ -71,7 +74,9 @@ def panel(column, row, title, x_label, y_label, series, log_x=True, log_y=True, 
             parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}"{dash}/>')
         if marker:
             fill = colour if marker == "filled" else "#fff"
-            parts += [f'<circle cx="{x.at(a):.1f}" cy="{y.at(b):.1f}" r="3" fill="{fill}" stroke="{colour}"/>' for a, b in list_of]
+            parts += [
+                f'<circle cx="{x.at(a):.1f}" cy="{y.at(b):.1f}" r="3" fill="{fill}" stroke="{colour}"/>' for a, b in list_of
+            ]
         if not label:
             continue
         middle = top + 28
@@ -92,5 +97,7 @@ def figure(panels, columns=3):
     rows = math.ceil(len(panels) / columns)
     width, height = columns * WIDTH, rows * HEIGHT
     body = "\n".join(panel(i % columns, i // columns, **one) for i, one in enumerate(panels))
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-            f'font-family="sans-serif" font-size="10">\n<rect width="100%" height="100%" fill="#fff"/>\n{body}\n</svg>\n')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'font-family="sans-serif" font-size="10">\n<rect width="100%" height="100%" fill="#fff"/>\n{body}\n</svg>\n'
+    )

@@ -13,6 +13,7 @@ Times are milliseconds, sizes bytes, rates per second. The formulas hold no cons
 >>> nccl_ms(1000, 9224, ASSUMED) > nccl_ms(64, 9224, ASSUMED) > nccl_ms(8, 9224, ASSUMED)
 True
 """
+
 import math
 
 # Layers and hidden size.
@@ -20,8 +21,16 @@ SIZES = {"demo": (4, 192), "small": (12, 768), "medium": (24, 1024), "large": (3
 
 # Name: (value, unit, source). Nothing of this was measured by this project.
 ASSUMED = {
-    "gpu f32 rate": (66.9e12, "FLOP/s", "H100 SXM5, FP32 vector: glennklockwood.com/garden/processors/h100, after NVIDIA's data sheet"),
-    "gpu share": (0.4, "of that rate", "a guess at what plain Burn kernels reach in f32; with TF32 (494.7e12, same page) it may be higher"),
+    "gpu f32 rate": (
+        66.9e12,
+        "FLOP/s",
+        "H100 SXM5, FP32 vector: glennklockwood.com/garden/processors/h100, after NVIDIA's data sheet",
+    ),
+    "gpu share": (
+        0.4,
+        "of that rate",
+        "a guess at what plain Burn kernels reach in f32; with TF32 (494.7e12, same page) it may be higher",
+    ),
     "gpu memory": (3.35e12, "byte/s", "H100 SXM5, HBM3: same page"),
     "gpu memory share": (0.7, "of that rate", "a guess for large matrices read once"),
     "kernels per block": (100, "launches", "a guess: some 30 plain operations forwards, twice as many backwards, not fused"),
@@ -65,7 +74,11 @@ def weight_traffic(layers, hidden, positions, bytes_each=4):
 
 def step_features(layers, hidden, samples, positions, bytes_each=4):
     """What the step's time is linear in: one, the weights' traffic, the arithmetic."""
-    return [1.0, float(weight_traffic(layers, hidden, positions, bytes_each)), float(step_flops(layers, hidden, samples, positions))]
+    return [
+        1.0,
+        float(weight_traffic(layers, hidden, positions, bytes_each)),
+        float(step_flops(layers, hidden, samples, positions)),
+    ]
 
 
 def cpu_ms(constants, *shape):
@@ -129,7 +142,7 @@ FRAME = 5 + 9
 def protocol_bytes(workers, micro_batches, samples, hidden, collective="grpc"):
     """Bytes of one step at the coordinator's port, by kind of message, after proto/numalign.proto; `samples` of a micro-batch.
 
-    HTTP/2's header frames, window updates, TCP and IP come on top: `fit_overhead` measures them.
+    HTTP/2's header frames, window updates, TCP and IP come on top, some 700 bytes per worker: scaling.py counts them.
     """
     row, ranks = row_bytes(hidden), min(workers, micro_batches)
     sample = field(4 + 9 + 9)
@@ -148,7 +161,9 @@ def protocol_bytes(workers, micro_batches, samples, hidden, collective="grpc"):
     if collective == "grpc":
         parts["rows up"] = micro_batches * row
         parts["sums down"] = ranks * row
-        parts["wrapping"] = ranks * (2 * FRAME + GENERATION + 5 + 2 + field(row) - row) + micro_batches * (field(field(row) + 3) - row)
+        parts["wrapping"] = ranks * (2 * FRAME + GENERATION + 5 + 2 + field(row) - row) + micro_batches * (
+            field(field(row) + 3) - row
+        )
     return parts
 
 
@@ -206,8 +221,16 @@ def predict(workers, collective, size, positions, samples, per_worker, busy, ass
     done = 1e3 * micro_batches * samples / step
     alone = 1e3 * per_worker * samples / compute
     return {
-        "workers": workers, "collective": collective, "size": size, "compute_ms": compute, "reduce_ms": reduce, "step_ms": step,
-        "samples_per_s": done, "efficiency": done / (workers * alone), "coordinator_bytes": port, "worker_bytes": each,
+        "workers": workers,
+        "collective": collective,
+        "size": size,
+        "compute_ms": compute,
+        "reduce_ms": reduce,
+        "step_ms": step,
+        "samples_per_s": done,
+        "efficiency": done / (workers * alone),
+        "coordinator_bytes": port,
+        "worker_bytes": each,
     }
 
 
@@ -225,7 +248,9 @@ def fit(points):
         # Columns are scaled, so that bytes and operations do not spoil the elimination.
         scale = [max(abs(features[i] / time) for features, time in points) or 1.0 for i in kept]
         rows = [[features[i] / time / s for i, s in zip(kept, scale)] for features, time in points]
-        normal = [[sum(r[i] * r[j] for r in rows) for j in range(len(kept))] + [sum(r[i] for r in rows)] for i in range(len(kept))]
+        normal = [
+            [sum(r[i] * r[j] for r in rows) for j in range(len(kept))] + [sum(r[i] for r in rows)] for i in range(len(kept))
+        ]
         solution = [c / s for c, s in zip(eliminate(normal), scale)]
         if min(solution) >= 0:
             constants = [0.0] * len(points[0][0])

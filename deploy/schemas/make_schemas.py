@@ -8,6 +8,7 @@ has them: models generated from the OpenAPI documents of Kubernetes and JobSet. 
 under strict field validation; the fields that only the server writes are left out.
 Titles, descriptions and defaults are dropped: they decide nothing.
 """
+
 import importlib.metadata
 import json
 import os
@@ -100,7 +101,13 @@ def version(package):
 
 if __name__ == "__main__":
     vendored = files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
-    write("compose-spec.json", stripped(json.loads(vendored.read_text())),
-          f"The Compose Specification's schema, Apache-2.0, from {version('check-jsonschema')}; made by make_schemas.py")
-    write("jobset.json", kubernetes(),
-          f"JobSet v1alpha2 and Kubernetes' pod template, Apache-2.0, from {version('kubeflow-trainer-api')}; made by make_schemas.py")
+    write(
+        "compose-spec.json",
+        stripped(json.loads(vendored.read_text())),
+        f"The Compose Specification's schema, Apache-2.0, from {version('check-jsonschema')}; made by make_schemas.py",
+    )
+    write(
+        "jobset.json",
+        kubernetes(),
+        f"JobSet v1alpha2 and Kubernetes' pod template, Apache-2.0, from {version('kubeflow-trainer-api')}; made by make_schemas.py",
+    )
