@@ -6,7 +6,7 @@ compose-spec.json: the Compose Specification's JSON schema (Apache-2.0), as chec
 jobset.json: JobSet v1alpha2 with the Kubernetes pod template inside, and PersistentVolumeClaim, as kubeflow-trainer-api (Apache-2.0)
 has them: models generated from the OpenAPI documents of Kubernetes and JobSet. Objects are closed, as the API server closes them
 under strict field validation; the fields that only the server writes are left out.
-Titles, descriptions and defaults are dropped: they decide nothing.
+Titles, descriptions and defaults are dropped: they decide nothing. The licence's text is LICENSE-APACHE.
 """
 
 import importlib.metadata
