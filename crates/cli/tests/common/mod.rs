@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub mod run;
+pub mod words;
 
 /// How long a process may take.
 pub const PATIENCE: Duration = Duration::from_secs(120);
