@@ -185,6 +185,27 @@ pub fn command() -> Command {
                 .arg(device_argument())
                 .arg(json_flag()),
         )
+        .subcommand(with_keys(
+            Command::new("report")
+                .about("Trains and evaluates a list of configurations and writes one page with figures and pictures")
+                .after_help(
+                    "Each configuration is trained as by `launch` and evaluated as by `eval --ablation`, one after another; \
+                     its log and figures lie beside the page. A configuration that is finished and unchanged is not run \
+                     again, so an interrupted report goes on where it was. One that fails has a row that says why, and the \
+                     exit code is 1. Configuration keys given here hold for all of them.",
+                )
+                .arg(
+                    Arg::new("config")
+                        .value_name("FILE|FOLDER")
+                        .help("Configurations, or folders whose .yaml files are meant [default: config/results]")
+                        .num_args(0..),
+                )
+                .arg(option("out", "DIR", "Folder of the page, report.md").default_value("report"))
+                .arg(flag("fresh", "Run everything again, finished or not"))
+                .arg(count_option("count", "Held-out samples of each evaluation", "1000"))
+                .arg(option("pictures", "png|svg", "Format of the pictures").default_value("png").value_parser(["png", "svg"]))
+                .arg(json_flag()),
+        ))
         .subcommand(client_arguments(
             Command::new("status")
                 .about("Shows what a run is doing, and why")

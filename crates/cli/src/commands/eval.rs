@@ -11,19 +11,22 @@ use numalign_projector::State;
 use numalign_worker::ablation::{self, MeanOfEmbeddings};
 use numalign_worker::{Engine, LocalRun, evaluation};
 
-use super::eval_plot;
+use super::eval_plot::{Course, draw};
 use super::eval_report::{Ablation, Report, right_numbers};
 use super::verbal;
 use crate::args::text;
 use crate::failure::Failure;
+use crate::plot::Destination;
 use crate::settings;
+use crate::supervisor::child::die_with_parent;
 
 /// Samples that pass through the engine at once.
 const AT_ONCE: u64 = 1024;
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    die_with_parent()?;
     let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
-    let plot = text(matches, "plot").map(eval_plot::destination).transpose()?;
+    let plot = text(matches, "plot").map(Destination::of).transpose()?;
     let mut checkpoint = Checkpoint::read(path)?;
     if matches.get_flag("best") {
         take_best(&mut checkpoint, path)?;
@@ -61,9 +64,8 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         report.ablation = Some(without_model(engine, &stream, count)?);
     }
     if let Some(file) = plot {
-        let svg = eval_plot::draw(&checkpoint.identity.recipe, &evaluation, &eval_plot::loss_curve(path));
-        numalign_checkpoint::write_atomically(&file, svg.as_bytes())?;
-        eprintln!("wrote {}", file.display());
+        file.write(&draw(&checkpoint.identity.recipe, &evaluation, &Course::of(path)))?;
+        eprintln!("wrote {}", file.path().display());
     }
     report.print(matches.get_flag("json"))
 }
