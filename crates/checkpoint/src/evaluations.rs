@@ -41,8 +41,7 @@ pub(crate) fn history_to_json(evaluations: &Evaluations) -> String {
 }
 
 pub(crate) fn history_from_json(text: &str) -> Result<Vec<Evaluation>, String> {
-    let entries: Vec<Entry> =
-        serde_json::from_str(text).map_err(|error| format!("history cannot be read: {error}"))?;
+    let entries: Vec<Entry> = serde_json::from_str(text).map_err(|error| format!("history cannot be read: {error}"))?;
     let mut list = Vec::with_capacity(entries.len());
     for Entry { step, samples, mse, mae, questions, right } in entries {
         list.push(Evaluation { step, samples, mse, mae, questions, right });

@@ -319,7 +319,11 @@ mod tests {
         };
         assert_eq!(made_at(evaluated(Solver::Adam, 7, 0, 1, 3)), [3, 6]);
         assert_eq!(made_at(evaluated(Solver::Alternate, 7, 2, 1, 3)), [3, 6]);
-        assert_eq!(made_at(evaluated(Solver::Alternate, 7, 0, 1, 3)), [3, 6, 7], "one solution, and it is the last word");
+        assert_eq!(
+            made_at(evaluated(Solver::Alternate, 7, 0, 1, 3)),
+            [3, 6, 7],
+            "one solution, and it is the last word"
+        );
         assert_eq!(made_at(evaluated(Solver::Exact, 7, 0, 1, 3)), [7], "nothing changes before");
         for (position, unit) in walk(evaluated(Solver::Alternate, 6, 2, 2, 2)) {
             assert!(unit != Unit::Evaluate || position.gathered.is_none(), "{position:?}");

@@ -79,7 +79,9 @@ impl Progress {
         let millions = base.model_parameters as f64 / 1e6;
         let evaluation = match self.config.run.eval_every {
             0 => String::new(),
-            every => format!("\n  evaluates  every {every} epochs, on {} held-out samples", self.config.run.eval_samples),
+            every => {
+                format!("\n  evaluates  every {every} epochs, on {} held-out samples", self.config.run.eval_samples)
+            }
         };
         self.say(&format!(
             "numalign {} · run {}\n  model      {} ({millions:.1} M frozen parameters, {} weights), fingerprint {:.16}\n  \

@@ -76,7 +76,11 @@ pub fn take_best(checkpoint: &mut Checkpoint, path: &Path) -> Result<(), Failure
         return Err(Failure::new(format!("{} holds no evaluations, so none is the best", path.display()))
             .with_hint("train with --eval-every N, or leave --best out"));
     };
-    eprintln!("projectors of step {}, the best of {} evaluations", best.step(), checkpoint.state.evaluations().list().len());
+    eprintln!(
+        "projectors of step {}, the best of {} evaluations",
+        best.step(),
+        checkpoint.state.evaluations().list().len()
+    );
     checkpoint.state = best;
     Ok(())
 }

@@ -148,7 +148,8 @@ mod tests {
         let picture = draw(&recipe(&[]), &evaluation, &course);
         assert_eq!(dots(&picture), 3 + 3 + 2 + 1);
         let texts = labels(&picture);
-        for label in ["predicted against true", "absolute error", "training loss", "held out during training", "100", "0.01"]
+        for label in
+            ["predicted against true", "absolute error", "training loss", "held out during training", "100", "0.01"]
         {
             assert!(texts.contains(&label), "{label} is missing in {texts:?}");
         }

@@ -262,7 +262,9 @@ impl Runner<'_> {
                 if status.success() {
                     return Ok(());
                 }
-                return Err(Failure::new(last_error(log_path).unwrap_or_else(|| format!("{} ended: {status}", arguments[0]))));
+                return Err(Failure::new(
+                    last_error(log_path).unwrap_or_else(|| format!("{} ended: {status}", arguments[0])),
+                ));
             }
             if self.signals.stopped() && !told {
                 told = true;
