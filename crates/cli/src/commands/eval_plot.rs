@@ -73,7 +73,7 @@ pub fn draw(recipe: &Recipe, evaluation: &Evaluation, course: &Course) -> Pictur
     let range = (recipe.min_val, recipe.max_val);
     let values =
         Axis::new(value_scale, pairs.iter().flat_map(|(target, prediction)| [*target, *prediction]), Some(range));
-    let error_axis = Axis::new(Scale::Log, positive(&errors), None);
+    let error_axis = Axis::new(Scale::Log, positive(&errors), None).padded();
     let extra = [&course.losses, &course.evaluations].iter().filter(|curve| !curve.is_empty()).count();
     let mut picture = Picture::of_panels(2 + extra);
 
@@ -94,7 +94,7 @@ pub fn draw(recipe: &Recipe, evaluation: &Evaluation, course: &Course) -> Pictur
             continue;
         }
         let steps = Axis::new(Scale::Linear, curve.iter().map(|(step, _)| *step).chain([0.0]), None);
-        let heights = Axis::new(Scale::Log, positive(curve), None);
+        let heights = Axis::new(Scale::Log, positive(curve), None).padded();
         let mut panel = Panel::begin(&mut picture, place, &titles, &steps, &heights);
         panel.line(curve, CURVE);
         if curve.len() <= 30 {

@@ -188,8 +188,11 @@ fn number(value: &Value) -> String {
     }
 }
 
+/// A failure's text in one line, without its hint.
 fn one_line(text: &str) -> String {
-    text.strip_prefix("error: ").unwrap_or(text).lines().next().unwrap_or_default().to_owned()
+    let lines = text.lines().filter(|line| !line.starts_with("hint: "));
+    let words: Vec<&str> = lines.map(|line| line.strip_prefix("error: ").unwrap_or(line).trim()).collect();
+    words.join("; ")
 }
 
 #[cfg(test)]
@@ -218,11 +221,11 @@ mod tests {
         };
         let done = row("a", Outcome::Done { figures: Box::new(figures), again: true });
         assert_eq!(done.line(), "a: error 0.0123 % of the range (constant 25.0, no language model 12.0), 120 s");
-        let failed = row("b", Outcome::Failed("error: no | such\nhint: look".to_owned()));
+        let failed = row("b", Outcome::Failed("error: no | such\n  at all\nhint: look".to_owned()));
         let page = page(&[done, failed]);
         for part in [
             "| a |  |  |  |  | 0.0123 | 1.50 | 25.0 | 12.0 | 99.7 %, 98.0 %, 45.6 % | 120 s |\n",
-            "| failed: no \\| such |",
+            "| failed: no \\| such; at all |",
             "All of it took 2.0 minutes.",
             "## a\n\nAbout it.\n\n![a](a.png)\n",
             "hint: look",
