@@ -100,7 +100,8 @@ fn round_steps(low: f64, high: f64) -> Vec<f64> {
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| *step >= raw).unwrap_or(raw);
     let mut steps = Vec::new();
     let mut index = (low / step).ceil();
-    while index * step <= high && steps.len() < 12 {
+    // A product of floats may come out a little too large.
+    while index * step <= high + 1e-9 * step && steps.len() < 12 {
         // Adding zero makes a negative one positive.
         steps.push(index * step + 0.0);
         index += 1.0;
