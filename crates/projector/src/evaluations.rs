@@ -200,7 +200,7 @@ mod tests {
     fn bytes_round_trip_and_nothing_else_is_taken_for_them() {
         let layout = Layout::new(1);
         let mut evaluations = Evaluations::default();
-        assert_eq!(evaluations.to_bytes(), []);
+        assert!(evaluations.to_bytes().is_empty());
         evaluations.add(evaluation(10, 0.1), &[1.0, -0.0, 2.0, 3.0]);
         evaluations.add(evaluation(20, 0.2), &[4.0; 4]);
         let bytes = evaluations.to_bytes();
