@@ -1,5 +1,5 @@
 //! The bytes of a checkpoint: a safetensors file with four projector tensors, the layer norms that train, moments,
-//! and metadata. Called by [`crate::folder`], the coordinator and the command line.
+//! the same tensors at the best evaluation where some were made, and metadata. Called by [`crate::folder`], the coordinator and the command line.
 //!
 //! Nothing inside depends on the clock or on how the run was carried out, and every map is sorted, so equal runs give
 //! equal bytes. `file_digest` (BLAKE3 over all tensors and all other metadata) guards the whole file.
@@ -9,10 +9,11 @@ use std::ops::Range;
 use std::path::Path;
 
 use numalign_config::{LoadedProjections, Recipe, Solver};
-use numalign_projector::{InputEncoder, Layout, NormTensor, State, Sums, Trained, layer_norms};
+use numalign_projector::{Evaluations, InputEncoder, Layout, NormTensor, State, Sums, Trained, layer_norms};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::CheckpointError;
+use crate::evaluations::{self, BEST_PREFIX};
 use crate::solve;
 use crate::tensor::Tensor;
 
@@ -46,8 +47,6 @@ pub struct Checkpoint {
     pub state: State,
     /// Running digest over every committed sample, in hex.
     pub sample_digest: String,
-    /// Evaluations made during training, one JSON object each, in order.
-    pub history: Vec<String>,
     /// What the solver's round in progress has added up; none between rounds, and before a round's first chunk.
     pub sums: Option<Sums>,
 }
@@ -114,7 +113,10 @@ impl Checkpoint {
         put("config", recipe.digest_text());
         put("dataset_digest", self.identity.dataset_digest.clone().unwrap_or_default());
         put("loaded_digest", self.identity.loaded_digest.clone().unwrap_or_default());
-        put("history", format!("[{}]", self.history.join(",")));
+        put("history", evaluations::history_to_json(self.state.evaluations()));
+        if let Some(best) = self.state.evaluations().best() {
+            put("best", evaluations::to_json(best));
+        }
         if let Some(state) = self.state.solve() {
             put("solve", solve::to_json(recipe, state));
         }
@@ -137,6 +139,9 @@ impl Checkpoint {
                     let name = format!("optimizer.{kind}.{}", tensor.name);
                     list.push(Tensor::of_f32(name, tensor.shape.clone(), &values[part.clone()]));
                 }
+            }
+            if let Some(best) = self.state.evaluations().best_parameters().get(part.clone()) {
+                list.push(Tensor::of_f32(format!("{BEST_PREFIX}{}", tensor.name), tensor.shape.clone(), best));
             }
             let values = &self.state.parameters()[part];
             list.push(Tensor::of_f32(tensor.name, tensor.shape, values));
@@ -277,8 +282,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     let recipe: Recipe =
         serde_json::from_str(&text("config")?).map_err(|error| format!("config cannot be read: {error}"))?;
     recipe.check().map_err(|error| format!("config is not valid: {error}"))?;
-    let history: Vec<serde_json::Value> =
-        serde_json::from_str(&text("history")?).map_err(|error| format!("history cannot be read: {error}"))?;
+    let history = evaluations::history_from_json(&text("history")?)?;
     let hidden = whole("hidden_size")? as usize;
     if tensors.get("input_projection.bias").is_none_or(|tensor| tensor.shape != [hidden]) {
         return Err(format!("input_projection.bias is missing or not [{hidden}]"));
@@ -293,12 +297,16 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     }
     let layout = Layout::of(&recipe, hidden, layer_norms::total_len(&norms));
     let trained = Trained::by_adam(&recipe);
-    let mut parts = [vec![0.0f32; layout.len()], vec![0.0; layout.len()], vec![0.0; layout.len()]];
+    let zeros = vec![0.0f32; layout.len()];
+    let mut parts = [zeros.clone(), zeros.clone(), zeros.clone(), zeros];
     for tensor in places(layout, &norms) {
         let mut names = vec![(0, tensor.name.clone())];
         if trained.covers(layout, &tensor.range) {
             names.push((1, format!("optimizer.exp_avg.{}", tensor.name)));
             names.push((2, format!("optimizer.exp_avg_sq.{}", tensor.name)));
+        }
+        if !history.is_empty() {
+            names.push((3, format!("{BEST_PREFIX}{}", tensor.name)));
         }
         for (part, name) in names {
             let Some(stored) = tensors.get(&name) else {
@@ -311,12 +319,17 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
             parts[part][tensor.range.clone()].copy_from_slice(&values);
         }
     }
-    let [parameters, exp_avg, exp_avg_sq] = parts;
+    let [parameters, exp_avg, exp_avg_sq, best] = parts;
+    let best = if history.is_empty() { Vec::new() } else { best };
+    let Some(evaluations) = Evaluations::restored(history, best, layout) else {
+        return Err("its history and its best projectors contradict each other".to_owned());
+    };
     let solve = match recipe.solver {
         Solver::Adam => None,
         Solver::Exact | Solver::Alternate => Some(solve::from_json(&text("solve")?)?),
     };
     let state = State::restored(layout, step, parameters, exp_avg, exp_avg_sq).with_solve(&recipe, solve);
+    let state = state.with_evaluations(evaluations);
     let sums = solve::sums(&recipe, &state, tensors)?;
     let optional = |key: &str| text(key).map(|value| Some(value).filter(|value| !value.is_empty()));
     Ok(Checkpoint {
@@ -329,7 +342,6 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
         },
         state,
         sample_digest: text("sample_digest")?,
-        history: history.iter().map(ToString::to_string).collect(),
         sums,
     })
 }

@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod error;
+mod evaluations;
 pub mod file;
 pub mod folder;
 mod solve;

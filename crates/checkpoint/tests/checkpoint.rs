@@ -31,9 +31,16 @@ fn checkpoint(hidden: usize, steps: u64) -> Checkpoint {
         },
         state,
         sample_digest: "5a5a".to_owned(),
-        history: vec![r#"{"mae":51.248178375505404,"step":10}"#.to_owned(), r#"{"mae":0.1,"step":20}"#.to_owned()],
         sums: None,
     }
+}
+
+/// The same after an evaluation whose mean absolute error is this share of the range.
+fn evaluated(mut checkpoint: Checkpoint, error: f32) -> Checkpoint {
+    let mut sums = vec![0.0; checkpoint.state.layout().row_len()];
+    (sums[0], sums[1]) = (error * error, error);
+    checkpoint.state = checkpoint.state.evaluated(&checkpoint.identity.recipe, &sums, 1).unwrap();
+    checkpoint
 }
 
 fn parse(bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
@@ -50,11 +57,11 @@ fn header(bytes: &[u8]) -> &str {
 #[test]
 fn what_is_written_is_read() {
     let mut files = vec![checkpoint(2, 7), checkpoint(64, 3), checkpoint(1, 0)];
+    files.push(evaluated(checkpoint(3, 4), 0.512_481_8));
     let mut text_stage = checkpoint(4, 2);
     text_stage.identity.recipe.train_input_projection = false;
     text_stage.identity.dataset_digest = Some("d1".to_owned());
     text_stage.identity.loaded_digest = None;
-    text_stage.history.clear();
     // What does not train has no moments.
     let layout = text_stage.state.layout();
     text_stage.state = State::restored(layout, 2, text_stage.state.parameters().to_vec(), vec![0.0; 13], vec![0.0; 13]);
@@ -65,6 +72,25 @@ fn what_is_written_is_read() {
         assert_eq!(read.state.digest(), written.state.digest());
         assert_eq!(read.to_bytes(), written.to_bytes());
     }
+}
+
+#[test]
+fn the_best_projectors_stay_in_the_file() {
+    let mut written = evaluated(checkpoint(3, 1), 0.25);
+    let best = written.state.parameters().to_vec();
+    let row = vec![0.5; written.state.layout().row_len()];
+    written.state.update(&row, &recipe()).unwrap();
+    let written = evaluated(written, 0.5);
+    let bytes = written.to_bytes();
+    assert_eq!(parse(&bytes).unwrap(), written);
+    assert_eq!(written.state.at_best().unwrap().parameters(), best);
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let stored = file.tensor("best.output_projection.weight").unwrap().data().to_vec();
+    assert_eq!(stored, best[6..9].iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+    let metadata = written.metadata();
+    assert_eq!(metadata["best"], r#"{"step":1,"samples":1,"mse":625.0,"mae":25.0}"#);
+    assert_eq!(metadata["history"].matches("step").count(), 2);
+    assert!(!checkpoint(3, 1).metadata().contains_key("best"));
 }
 
 /// The tenth block comes after the second in the model, and before it in the alphabet.

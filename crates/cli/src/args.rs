@@ -80,15 +80,18 @@ pub fn command() -> Command {
                      1 % of the range; its median divides by the target itself. The baseline always answers the median \
                      target. --ablation trains the same projectors from the start with the frozen model bypassed: the hidden \
                      state is then the mean of the input embeddings. --verbal asks up to 200 questions of stage mixed as \
-                     plain text.",
+                     plain text. The right-number share counts a question as right where the listed number nearest to the \
+                     answer is the right one; an answer below all numbers always names the smallest, so the share of a \
+                     constant stands beside it, and a strict one that wants the error below half the gap to the next number.",
                 )
                 .arg(option("checkpoint", "FILE", "Checkpoint to evaluate").required(true))
                 .arg(option("count", "N", "Held-out samples").default_value("1000").value_parser(value_parser!(u64).range(1..=100_000_000)))
                 .arg(option("seed", "S", "Seed of the held-out stream; the run's by default").value_parser(value_parser!(u64)))
                 .arg(option("dataset", "FILE", "Evaluate on this JSONL file instead, from its first line"))
+                .arg(best_flag())
                 .arg(flag("ablation", "Also train and evaluate the same projectors without the language model"))
                 .arg(flag("verbal", "Also ask the frozen model in words (stage mixed)"))
-                .arg(option("plot", "FILE.svg", "Draw predicted against true, error over value and the loss curve"))
+                .arg(option("plot", "FILE.svg|png", "Draw predicted against true, error over value and the loss curve"))
                 .arg(model_argument())
                 .arg(device_argument())
                 .arg(json_flag()),
@@ -106,6 +109,7 @@ pub fn command() -> Command {
                         .num_args(1..)
                         .allow_negative_numbers(true),
                 )
+                .arg(best_flag())
                 .arg(model_argument())
                 .arg(device_argument())
                 .arg(json_flag()),
@@ -174,11 +178,34 @@ pub fn command() -> Command {
                 )
                 .arg(option("checkpoint", "FILE", "Checkpoint to start from").required(true))
                 .arg(count_option("steps", "Steps to recompute", "1"))
+                .arg(option("eval-every", "N", "The run's eval_every; what the checkpoint's history shows by default").value_parser(value_parser!(u64)))
+                .arg(option("eval-samples", "N", "The run's eval_samples; what the history shows by default, else 200").value_parser(value_parser!(u64).range(1..=1 << 20)))
                 .arg(option("dataset", "FILE", "The JSONL file of a run that was trained from one"))
                 .arg(model_argument())
                 .arg(device_argument())
                 .arg(json_flag()),
         )
+        .subcommand(with_keys(
+            Command::new("report")
+                .about("Trains and evaluates a list of configurations and writes one page with figures and pictures")
+                .after_help(
+                    "Each configuration is trained as by `launch` and evaluated as by `eval --ablation`, one after another; \
+                     its log and figures lie beside the page. A configuration that is finished and unchanged is not run \
+                     again, so an interrupted report goes on where it was. One that fails has a row that says why, and the \
+                     exit code is 1. Configuration keys given here hold for all of them.",
+                )
+                .arg(
+                    Arg::new("config")
+                        .value_name("FILE|FOLDER")
+                        .help("Configurations, or folders whose .yaml files are meant [default: config/results]")
+                        .num_args(0..),
+                )
+                .arg(option("out", "DIR", "Folder of the page, report.md").default_value("report"))
+                .arg(flag("fresh", "Run everything again, finished or not"))
+                .arg(count_option("count", "Held-out samples of each evaluation", "1000"))
+                .arg(option("pictures", "png|svg", "Format of the pictures").default_value("png").value_parser(["png", "svg"]))
+                .arg(json_flag()),
+        ))
         .subcommand(client_arguments(
             Command::new("status")
                 .about("Shows what a run is doing, and why")
@@ -243,6 +270,10 @@ fn flag(name: &'static str, help: &'static str) -> Arg {
 
 fn json_flag() -> Arg {
     flag("json", "Print one JSON object on standard output and nothing else")
+}
+
+fn best_flag() -> Arg {
+    flag("best", "Use the projectors of the best evaluation during training (eval_every), not the last ones")
 }
 
 fn config_argument() -> Arg {

@@ -11,6 +11,7 @@ mod connect;
 mod failure;
 mod limits;
 mod logging;
+mod plot;
 mod settings;
 mod supervisor;
 

@@ -182,7 +182,7 @@ fn wrong_usage_is_refused() {
         (&["launch", "nn", "--stage", "text"], &["stage", "twice"]),
         (&["launch", "nn", "--workers", "-1"], &["--workers", "-1"]),
         (&["launch", "nn", "--device", "gpu"], &["--device", "gpu"]),
-        (&["launch", "nn", "--eval-every", "5"], &["eval_every"]),
+        (&["launch", "nn", "--eval-samples", "0"], &["--eval-samples", "0"]),
         (&["launch", "nn", "--collective", "nccl"], &["nccl", "grpc"]),
         (&["coordinator"], &["--listen"]),
         (&["worker", "--workers", "2"], &["--workers"]),

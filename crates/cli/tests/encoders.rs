@@ -98,13 +98,34 @@ fn the_report_has_baselines_an_ablation_words_and_a_picture() {
     let chance = report["right_numbers"]["chance_percent"].as_f64().unwrap_or(0.0);
     assert!((50.0..75.0).contains(&chance), "one to three numbers: {chance}");
     assert!(report["ablation"]["mae"].is_number() && report["ablation"]["right_numbers"]["right_percent"].is_number());
+    // An answer below all numbers names the smallest; the strict share does not let it.
+    let shares = &report["right_numbers"];
+    assert_eq!(shares["end_percent"].as_f64(), Some(100.0), "{shares}");
+    assert!(shares["median_percent"].as_f64() > Some(20.0), "{shares}");
+    assert!(shares["strict_percent"].as_f64() <= shares["right_percent"].as_f64(), "{shares}");
     // The demo is trained to say it.
     assert!(report["verbal"]["right_percent"].as_f64() > Some(50.0), "{}", report["verbal"]);
     let svg = String::from_utf8(folder.read("out.svg")).expect("text");
     assert!(svg.starts_with("<svg") && svg.contains("training loss") && svg.ends_with("</svg>\n"), "{svg}");
+    succeed(&folder, "eval --checkpoint chk/q.safetensors --count 60 --plot out.PNG");
+    assert!(folder.read("out.PNG").starts_with(b"\x89PNG\r\n\x1a\n"));
     let table = succeed(&folder, line).stdout;
     for words in ["constant predictor", "no language model", "chance", "in words", "by decile", "worst samples"] {
         assert!(table.contains(words), "{words} in {table}");
+    }
+}
+
+#[test]
+fn the_ablation_uses_the_solver_of_the_run() {
+    let folder = Folder::new();
+    for (run, recipe) in [("pass", "text --solver exact"), ("rounds", "nn --solver alternate --solve-samples 96")] {
+        succeed(&folder, &format!("launch {recipe} {SHORT} --run-id {run}"));
+        let report = json(&folder, &format!("eval --json --checkpoint chk/{run}.safetensors --count 100 --ablation"));
+        let percent = |of: &Value| of["mae_percent_of_range"].as_f64().unwrap_or(f64::NAN);
+        let (ablated, constant) = (percent(&report["ablation"]), report["baseline_mae_percent_of_range"].as_f64());
+        // Without the model the number itself is still there in stage nn, and tokens alone say something in stage text.
+        assert!(Some(ablated) < constant, "{run}: {ablated}, constant {constant:?}");
+        assert!(run != "rounds" || ablated < 0.01, "{ablated}");
     }
 }
 
@@ -128,7 +149,7 @@ fn what_cannot_be_is_refused_with_what_to_do() {
         ("launch nn --loss relative --value-encoding signlog", 2, &["linear target", "use mse"]),
         ("launch nn --fourier-periods 3", 2, &["value_encoding fourier"]),
         ("launch nn --layer 9", 1, &["9", "hint:"]),
-        ("eval --checkpoint chk/nn.safetensors --plot a.png", 2, &["SVG", "hint:"]),
+        ("eval --checkpoint chk/nn.safetensors --plot a.jpg", 2, &[".svg", ".png", "hint:"]),
         ("eval --checkpoint chk/nn.safetensors --verbal", 2, &["stage nn", "hint:"]),
         ("complete --model synthetic:tiny x", 2, &["synthetic"]),
     ] {

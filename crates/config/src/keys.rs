@@ -103,9 +103,9 @@ mod tests {
         let names: BTreeSet<&str> = keys().iter().map(|key| key.name).collect();
         let flags: BTreeSet<String> = keys().iter().map(Key::flag).collect();
         let variables: BTreeSet<String> = keys().iter().map(Key::env_name).collect();
-        assert_eq!(names.len(), 58);
-        assert_eq!(flags.len(), 58);
-        assert_eq!(variables.len(), 58);
+        assert_eq!(names.len(), 59);
+        assert_eq!(flags.len(), 59);
+        assert_eq!(variables.len(), 59);
     }
 
     #[test]

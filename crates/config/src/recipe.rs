@@ -60,6 +60,15 @@ impl Recipe {
 }
 
 impl Config {
+    /// All that decides the bytes of this run's states, as text: the recipe, and the evaluations where there are some.
+    pub fn digest_text(&self) -> String {
+        let recipe = self.recipe.digest_text();
+        match self.run.eval_every {
+            0 => recipe,
+            every => format!("{recipe} eval_every {every} eval_samples {}", self.run.eval_samples),
+        }
+    }
+
     /// As [`Recipe::check`], for a whole configuration.
     ///
     /// # Errors

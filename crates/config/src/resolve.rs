@@ -21,6 +21,7 @@ const MOST_WORKERS: u64 = 65_536;
 const MOST_PREFETCHED: u64 = 1 << 16;
 const MOST_DEVICES: u64 = 1024;
 const MOST_POSITIONS: u64 = 1 << 20;
+const MOST_EVALUATED: u64 = 1 << 20;
 
 /// Defaults of `alternate`. Solutions in between made the result no better: a projector that is replaced takes the input
 /// side off its way (mixed on the demo model, 1,500 steps: 1.29 % at the end only, 1.32 every 200 steps, 1.44 every 100).
@@ -174,6 +175,7 @@ fn read_run(reader: &mut Reader, stage: Option<Stage>, file: Option<FileStem>) -
     let audit_every = reader.value("audit_every", |raw| parse::whole(raw, 0, EXACT));
     let prefetch_steps = reader.value("prefetch_steps", |raw| parse::whole(raw, 1, MOST_PREFETCHED));
     let eval_every = reader.value("eval_every", |raw| parse::whole(raw, 0, EXACT));
+    let eval_samples = reader.value("eval_samples", |raw| parse::whole(raw, 1, MOST_EVALUATED));
     let heartbeat = reader.value("heartbeat", parse::positive_duration);
     let dead_after = reader.value("dead_after", parse::positive_duration);
     let join_debounce = reader.value("join_debounce", parse::duration);
@@ -203,6 +205,7 @@ fn read_run(reader: &mut Reader, stage: Option<Stage>, file: Option<FileStem>) -
         audit_every: audit_every?,
         prefetch_steps: prefetch_steps?,
         eval_every: eval_every?,
+        eval_samples: eval_samples?,
         heartbeat: heartbeat?,
         dead_after: dead_after?,
         join_debounce: join_debounce?,

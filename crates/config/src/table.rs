@@ -391,6 +391,13 @@ pub(crate) const KEYS: &[Key] = &[
         shown: |c| c.run.eval_every.into(),
     },
     Key {
+        name: "eval_samples",
+        default: KeyDefault::Value("200"),
+        value_name: "N",
+        help: "Held-out samples of an evaluation during training",
+        shown: |c| c.run.eval_samples.into(),
+    },
+    Key {
         name: "heartbeat",
         default: KeyDefault::Value("0.5s"),
         value_name: "TIME",

@@ -247,8 +247,10 @@ pub struct RunSettings {
     pub audit_every: u64,
     /// Steps of work that are streamed ahead of the step in progress.
     pub prefetch_steps: u64,
-    /// Epochs between evaluations during training; 0 is off.
+    /// Epochs between evaluations during training; 0 is off. They add to the state's history and to nothing else.
     pub eval_every: u64,
+    /// Held-out samples of an evaluation.
+    pub eval_samples: u64,
     pub heartbeat: Duration,
     pub dead_after: Duration,
     pub join_debounce: Duration,

@@ -1,12 +1,15 @@
-//! A run as a sequence of units: training steps, and the chunks of the solver's rounds. A pure function of the recipe.
+//! A run as a sequence of units: training steps, the chunks of the solver's rounds, and evaluations. A pure function of
+//! the recipe, and of `eval_every` where evaluations are counted too ([`Config::units`]).
 //! Read by `data` (which samples a unit has), `projector` (where a state stands), `coordinator` and `worker`.
 //!
 //! - `adam`: unit `i` is training step `i`.
 //! - `exact`: one round over the whole run; unit `i` is its chunk `i`, which counts as step `i`; then it is solved.
 //! - `alternate`: after every `solve_every` steps, and after the last one, a round of `solve_samples` samples, each
 //!   chunk of it a unit, and then it is solved. Solving is a unit of its own, so that every state has its own number.
+//! - An evaluation is a unit too, after the step it is due at, and after that step's round. A run whose projector is
+//!   solved for once, at its end, is evaluated there in any case, and with `exact` only there.
 
-use crate::types::{Recipe, Solver};
+use crate::types::{Config, Recipe, Solver};
 
 /// What a unit of a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub enum Unit {
     },
     /// The coordinator solves for the output projector.
     Solve,
+    /// The projectors are tried on held-out samples.
+    Evaluate,
     /// Nothing is left to do.
     End,
 }
@@ -33,6 +38,8 @@ pub struct Position {
     pub step: u64,
     /// Chunks gathered in the round in progress; none between rounds.
     pub gathered: Option<u64>,
+    /// The evaluation at `step` is made.
+    pub evaluated: bool,
 }
 
 /// The sequence of a recipe's units.
@@ -45,10 +52,22 @@ pub struct Units {
     every: u64,
     /// Chunks of a round.
     chunks: u64,
+    /// There is one round, at the end, and the run cannot grow beyond it.
+    once: bool,
+    /// Steps between evaluations; 0 where there are none.
+    evaluate_every: u64,
+}
+
+impl Config {
+    /// The run as a sequence of units, evaluations among them.
+    pub fn units(&self) -> Units {
+        let evaluate_every = self.run.eval_every.saturating_mul(self.recipe.num_batches);
+        Units { evaluate_every, ..self.recipe.units() }
+    }
 }
 
 impl Recipe {
-    /// The run as a sequence of units.
+    /// The run as a sequence of units, without evaluations: they change no projector.
     pub fn units(&self) -> Units {
         let steps = self.total_steps().max(1);
         let every = match self.solve_every {
@@ -60,7 +79,12 @@ impl Recipe {
             Solver::Exact => steps,
             Solver::Alternate => self.solve_samples.unwrap_or(1).div_ceil(self.batch_size.max(1) as u64),
         };
-        Units { solver: self.solver, steps, every, chunks }
+        let once = match self.solver {
+            Solver::Adam => false,
+            Solver::Exact => true,
+            Solver::Alternate => self.solve_every.is_none_or(|every| every == 0),
+        };
+        Units { solver: self.solver, steps, every, chunks, once, evaluate_every: 0 }
     }
 }
 
@@ -72,7 +96,7 @@ impl Units {
 
     /// Where a run begins.
     pub fn start(&self) -> Position {
-        Position { step: 0, gathered: (self.solver == Solver::Exact).then_some(0) }
+        Position { step: 0, gathered: (self.solver == Solver::Exact).then_some(0), evaluated: false }
     }
 
     /// Whether a round follows once `step` training steps are done.
@@ -81,57 +105,80 @@ impl Units {
         self.solver == Solver::Alternate && due
     }
 
-    /// Rounds that were complete when step `step − 1` was made.
-    fn rounds_before(&self, step: u64) -> u64 {
-        step.saturating_sub(1) / self.every
+    /// Whether an evaluation follows once `step` steps are done, and solved for where that is due.
+    fn evaluation_after(&self, step: u64) -> bool {
+        if self.evaluate_every == 0 || step == 0 {
+            return false;
+        }
+        let due = self.solver != Solver::Exact && step.is_multiple_of(self.evaluate_every);
+        due || (self.once && step == self.steps)
+    }
+
+    /// Units behind a state that has just made its step number `step`, with `adam` and `alternate`.
+    fn behind(&self, step: u64) -> u64 {
+        let earlier = step.saturating_sub(1);
+        let rounds = if self.solver == Solver::Alternate { earlier / self.every } else { 0 };
+        step + rounds * (self.chunks + 1) + earlier.checked_div(self.evaluate_every).unwrap_or(0)
+    }
+
+    /// Units of the round that follows `step`, its solution among them.
+    fn of_round_after(&self, step: u64) -> u64 {
+        if self.round_after(step) { self.chunks + 1 } else { 0 }
     }
 
     /// The number of the unit that comes next at `position`: how many units are behind it.
     pub fn index(&self, position: Position) -> u64 {
-        let Position { step, gathered } = position;
+        let Position { step, gathered, evaluated } = position;
+        let evaluation = u64::from(evaluated && self.evaluation_after(step));
         match (self.solver, gathered) {
-            (Solver::Adam, _) | (Solver::Exact, Some(_)) => step,
-            (Solver::Exact, None) => self.steps + 1,
-            (Solver::Alternate, _) => {
-                let into_round = match gathered {
-                    Some(gathered) => gathered,
-                    None if self.round_after(step) => self.chunks + 1,
-                    None => 0,
-                };
-                step + self.rounds_before(step) * (self.chunks + 1) + into_round
-            }
+            (Solver::Exact, Some(_)) => step,
+            (Solver::Exact, None) => self.steps + 1 + evaluation,
+            (Solver::Adam | Solver::Alternate, Some(gathered)) => self.behind(step) + gathered,
+            (Solver::Adam | Solver::Alternate, None) => self.behind(step) + self.of_round_after(step) + evaluation,
         }
     }
 
     /// Unit `index`.
     pub fn unit(&self, index: u64) -> Unit {
-        match self.solver {
-            Solver::Adam if index < self.steps => Unit::Step(index),
-            Solver::Adam => Unit::End,
-            Solver::Exact if index < self.steps => Unit::Chunk { round: 0, chunk: index },
-            Solver::Exact if index == self.steps => Unit::Solve,
-            Solver::Exact => Unit::End,
-            Solver::Alternate => self.alternating(index),
+        if self.solver == Solver::Exact {
+            let after = index.checked_sub(self.steps);
+            return match after {
+                None => Unit::Chunk { round: 0, chunk: index },
+                Some(0) => Unit::Solve,
+                Some(1) if self.evaluation_after(self.steps) => Unit::Evaluate,
+                Some(_) => Unit::End,
+            };
         }
+        let step = self.last_step_behind(index);
+        let mut place = index - self.behind(step);
+        if self.round_after(step) {
+            match place.cmp(&self.chunks) {
+                std::cmp::Ordering::Less => return Unit::Chunk { round: (step - 1) / self.every, chunk: place },
+                std::cmp::Ordering::Equal => return Unit::Solve,
+                std::cmp::Ordering::Greater => place -= self.chunks + 1,
+            }
+        }
+        if self.evaluation_after(step) {
+            if place == 0 {
+                return Unit::Evaluate;
+            }
+            place -= 1;
+        }
+        if place == 0 && step < self.steps { Unit::Step(step) } else { Unit::End }
     }
 
-    fn alternating(&self, index: u64) -> Unit {
-        let period = self.every + self.chunks + 1;
-        let (round, into_period) = (index / period, index % period);
-        let first = round * self.every;
-        if first >= self.steps {
-            return Unit::End;
+    /// The latest step that is made when `index` units are behind; [`Units::behind`] grows with the step.
+    fn last_step_behind(&self, index: u64) -> u64 {
+        let (mut low, mut high) = (0, self.steps.min(index));
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            if self.behind(middle) <= index {
+                low = middle;
+            } else {
+                high = middle - 1;
+            }
         }
-        let steps = self.every.min(self.steps - first);
-        if into_period < steps {
-            return Unit::Step(first + into_period);
-        }
-        let chunk = into_period - steps;
-        match chunk.cmp(&self.chunks) {
-            std::cmp::Ordering::Less => Unit::Chunk { round, chunk },
-            std::cmp::Ordering::Equal => Unit::Solve,
-            std::cmp::Ordering::Greater => Unit::End,
-        }
+        low
     }
 
     /// What comes next at `position`.
@@ -141,17 +188,20 @@ impl Units {
 
     /// The number of the first unit from `position` on that is no worker's: workers rest there.
     pub fn rest_after(&self, position: Position) -> u64 {
-        let index = self.index(position);
         match (self.solver, position.gathered) {
-            (Solver::Adam, _) | (Solver::Exact, Some(_)) => self.steps,
-            (Solver::Exact, None) => index,
-            (Solver::Alternate, Some(gathered)) => index - gathered + self.chunks,
-            (Solver::Alternate, None) if position.step >= self.steps => index,
-            (Solver::Alternate, None) => {
+            (Solver::Exact, Some(_)) => self.steps,
+            (Solver::Alternate, Some(_)) => self.behind(position.step) + self.chunks,
+            (Solver::Alternate, None) if position.step < self.steps => {
                 let step = ((position.step / self.every + 1) * self.every).min(self.steps);
-                self.index(Position { step, gathered: Some(self.chunks) })
+                self.behind(step) + self.chunks
             }
+            _ => self.end(),
         }
+    }
+
+    /// The number of units of the run.
+    fn end(&self) -> u64 {
+        self.index(Position { step: self.steps, gathered: None, evaluated: true })
     }
 
     /// Where the round that `position` is in began; `position` itself between rounds.
@@ -186,11 +236,16 @@ mod tests {
     use crate::resolve::resolve;
 
     fn units(solver: Solver, steps: u64, every: u64, chunks: u64) -> Units {
+        evaluated(solver, steps, every, chunks, 0)
+    }
+
+    /// With an evaluation every `evaluate_every` steps.
+    fn evaluated(solver: Solver, steps: u64, every: u64, chunks: u64, evaluate_every: u64) -> Units {
         let none: [(&str, String); 0] = [];
         let mut recipe = resolve(None, Layer::from_env([]), Layer::from_flags(none)).unwrap().recipe;
         (recipe.num_epochs, recipe.num_batches, recipe.solver) = (1, steps, solver);
         (recipe.solve_every, recipe.solve_samples) = (Some(every), Some(chunks * 8));
-        recipe.units()
+        Units { evaluate_every, ..recipe.units() }
     }
 
     /// Every position of a run, walked one unit at a time.
@@ -204,6 +259,7 @@ mod tests {
                 Unit::Step(step) => {
                     assert_eq!(step, position.step);
                     position.step += 1;
+                    position.evaluated = false;
                     position.gathered = units.round_after(position.step).then_some(0);
                 }
                 Unit::Chunk { chunk, .. } => {
@@ -212,6 +268,7 @@ mod tests {
                     position.step += u64::from(units.solver == Solver::Exact);
                 }
                 Unit::Solve => position.gathered = None,
+                Unit::Evaluate => position.evaluated = true,
                 Unit::End => return walked,
             }
         }
@@ -221,8 +278,8 @@ mod tests {
     fn every_position_has_its_own_number_in_order() {
         for solver in [Solver::Adam, Solver::Exact, Solver::Alternate] {
             for (steps, every) in [(1, 1), (1, 0), (6, 2), (7, 2), (7, 0), (5, 9), (8, 8), (9, 1)] {
-                for chunks in [1, 3] {
-                    let units = units(solver, steps, every, chunks);
+                for (chunks, evaluate_every) in [(1, 0), (3, 0), (1, 1), (2, 2), (3, 3), (1, 20)] {
+                    let units = evaluated(solver, steps, every, chunks, evaluate_every);
                     let walked = walk(units);
                     let mut trained = 0;
                     for (index, (position, unit)) in walked.iter().enumerate() {
@@ -232,7 +289,8 @@ mod tests {
                         let rest = units.rest_after(*position);
                         assert!(matches!(units.unit(rest), Unit::Solve | Unit::End), "{units:?} {position:?}");
                         for before in index as u64..rest {
-                            assert!(matches!(units.unit(before), Unit::Step(_) | Unit::Chunk { .. }));
+                            let work = [Unit::Solve, Unit::End].iter().all(|rest| units.unit(before) != *rest);
+                            assert!(work, "{units:?} {position:?}");
                         }
                         let start = units.round_start(*position);
                         assert_eq!(start.gathered.unwrap_or(0), 0);
@@ -254,6 +312,28 @@ mod tests {
     }
 
     #[test]
+    fn evaluations_come_after_the_steps_they_are_due_at_and_after_their_rounds() {
+        let made_at = |units: Units| -> Vec<u64> {
+            let walked = walk(units);
+            walked.iter().filter(|(_, unit)| *unit == Unit::Evaluate).map(|(position, _)| position.step).collect()
+        };
+        assert_eq!(made_at(evaluated(Solver::Adam, 7, 0, 1, 3)), [3, 6]);
+        assert_eq!(made_at(evaluated(Solver::Alternate, 7, 2, 1, 3)), [3, 6]);
+        assert_eq!(
+            made_at(evaluated(Solver::Alternate, 7, 0, 1, 3)),
+            [3, 6, 7],
+            "one solution, and it is the last word"
+        );
+        assert_eq!(made_at(evaluated(Solver::Exact, 7, 0, 1, 3)), [7], "nothing changes before");
+        for (position, unit) in walk(evaluated(Solver::Alternate, 6, 2, 2, 2)) {
+            assert!(unit != Unit::Evaluate || position.gathered.is_none(), "{position:?}");
+        }
+        let elsewhere = Position { step: 4, gathered: None, evaluated: true };
+        let units = evaluated(Solver::Adam, 7, 0, 1, 3);
+        assert_eq!(units.next(elsewhere), Unit::Step(4), "an evaluation of other settings counts for nothing");
+    }
+
+    #[test]
     fn rounds_are_numbered() {
         let rounds: Vec<u64> = walk(units(Solver::Alternate, 5, 2, 1))
             .into_iter()
@@ -268,16 +348,16 @@ mod tests {
     #[test]
     fn a_run_grows_where_the_longer_one_came_by() {
         let (short, long) = (units(Solver::Alternate, 6, 3, 2), units(Solver::Alternate, 9, 3, 2));
-        let end = Position { step: 6, gathered: None };
+        let end = Position { step: 6, gathered: None, evaluated: false };
         assert_eq!(short.refuses_to_grow(&long, end), None);
         let (short, long) = (units(Solver::Alternate, 5, 3, 2), units(Solver::Alternate, 10, 3, 2));
-        assert!(short.refuses_to_grow(&long, Position { step: 5, gathered: None }).is_some());
-        assert_eq!(short.refuses_to_grow(&long, Position { step: 3, gathered: Some(1) }), None);
+        assert!(short.refuses_to_grow(&long, Position { step: 5, gathered: None, evaluated: false }).is_some());
+        assert_eq!(short.refuses_to_grow(&long, Position { step: 3, gathered: Some(1), evaluated: false }), None);
         let (short, long) = (units(Solver::Alternate, 5, 0, 2), units(Solver::Alternate, 10, 0, 2));
-        assert!(short.refuses_to_grow(&long, Position { step: 5, gathered: None }).is_some());
+        assert!(short.refuses_to_grow(&long, Position { step: 5, gathered: None, evaluated: false }).is_some());
         let (short, long) = (units(Solver::Exact, 5, 0, 2), units(Solver::Exact, 10, 0, 2));
-        assert_eq!(short.refuses_to_grow(&long, Position { step: 5, gathered: Some(5) }), None);
-        assert!(short.refuses_to_grow(&long, Position { step: 5, gathered: None }).is_some());
-        assert_eq!(short.refuses_to_grow(&short, Position { step: 5, gathered: None }), None);
+        assert_eq!(short.refuses_to_grow(&long, Position { step: 5, gathered: Some(5), evaluated: false }), None);
+        assert!(short.refuses_to_grow(&long, Position { step: 5, gathered: None, evaluated: false }).is_some());
+        assert_eq!(short.refuses_to_grow(&short, Position { step: 5, gathered: None, evaluated: false }), None);
     }
 }

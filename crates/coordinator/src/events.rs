@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use numalign_config::Unit;
 use numalign_projector::{Features, Fit, NormTensor, State, StateDigest};
 
 use crate::audit::RowDigests;
@@ -47,7 +48,7 @@ pub struct Readiness {
     pub layer_norm_values: Vec<f32>,
 }
 
-/// One rank's report of one unit: a training step, or a chunk of the solver's round.
+/// One rank's report of one unit: a training step, a chunk of the solver's round, or an evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     pub generation: Generation,
@@ -128,6 +129,8 @@ pub struct Beginning {
 /// A state that every rank of a generation agreed on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Commit {
+    /// What it was made by.
+    pub unit: Unit,
     pub state: Arc<State>,
     pub loss: f32,
     /// The slowest rank's figures.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_config::{Config, Unit};
+use numalign_config::{Config, Unit, Units};
 use numalign_data::{Audit, audit_of};
 use numalign_projector::{Features, Fit, Layout, State, layer_norms};
 
@@ -144,13 +144,17 @@ impl Machine {
         }
     }
 
+    fn units(&self) -> Units {
+        self.config.units()
+    }
+
     /// The number of the unit that comes after the last committed one.
     fn unit(&self) -> u64 {
         self.committed.as_ref().map_or(0, |state| self.unit_after(state))
     }
 
     fn unit_after(&self, state: &State) -> u64 {
-        self.config.recipe.units().index(state.position())
+        self.units().index(state.position())
     }
 
     /// Takes in one event and says what to do about it.
@@ -373,7 +377,7 @@ impl Machine {
 
     fn reported(&mut self, now: Instant, id: MemberId, report: Report, effects: &mut Vec<Effect>) {
         self.heard(now, id);
-        let committed = self.unit();
+        let (committed, units) = (self.unit(), self.units());
         let Some(running) = &mut self.running else {
             return;
         };
@@ -386,8 +390,8 @@ impl Machine {
         };
         if let Some(member) = self.members.get_mut(&id) {
             member.last_timing = report.timing;
-            // An audited step holds a micro-batch more than the rank's own.
-            if report.rows.is_empty() {
+            // An audited step holds a micro-batch more than the rank's own, and an evaluation other samples.
+            if report.rows.is_empty() && units.unit(report.step) != Unit::Evaluate {
                 member.pace.observe(report.timing.compute, running.ranks[rank].1.len());
             }
         }
@@ -464,15 +468,15 @@ impl Machine {
                 timing.reduce = timing.reduce.max(report.timing.reduce);
                 timing.peak_rss_mib = timing.peak_rss_mib.max(report.timing.peak_rss_mib);
             }
-            let state = Arc::new(state);
+            let (unit, state) = (self.units().unit(step), Arc::new(state));
             self.committed = Some(state.clone());
-            effects.push(Effect::Committed(Commit { state, loss: reports[0].loss, timing, world, features }));
+            effects.push(Effect::Committed(Commit { unit, state, loss: reports[0].loss, timing, world, features }));
         }
     }
 
     /// A chunk comes with the features that its state's digest stands for; a training step comes without any.
     fn check_features(&self, unit: u64, features: Option<&Features>, after: &State) -> Result<(), String> {
-        let is_chunk = matches!(self.config.recipe.units().unit(unit), Unit::Chunk { .. });
+        let is_chunk = matches!(self.units().unit(unit), Unit::Chunk { .. });
         let Some(before) = self.committed.as_ref().filter(|_| is_chunk) else {
             return Ok(());
         };
@@ -690,7 +694,7 @@ impl Machine {
     pub fn decide(&self, now: Instant) -> (Decision, String) {
         let run = &self.config.run;
         let total = self.config.recipe.total_steps();
-        let next = self.committed.as_ref().map(|state| self.config.recipe.units().next(state.position()));
+        let next = self.committed.as_ref().map(|state| self.units().next(state.position()));
         if next == Some(Unit::Solve) {
             let decision = if self.solving == Some(self.unit()) { Decision::Wait } else { Decision::Solve };
             return (decision, "solving for the output projector".to_owned());

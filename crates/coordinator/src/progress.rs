@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use numalign_config::{Config, Solver};
+use numalign_config::{Config, Solver, Unit};
 use numalign_projector::{Encoding, Layout, State, Trained, schedule::learning_rate};
 
 use crate::failures::Failure;
@@ -77,10 +77,16 @@ impl Progress {
         let layout = Layout::of(recipe, base.hidden_size, base.layer_norm_values.len());
         let trained: usize = Trained::of(recipe).ranges(layout).iter().map(ExactSizeIterator::len).sum();
         let millions = base.model_parameters as f64 / 1e6;
+        let evaluation = match self.config.run.eval_every {
+            0 => String::new(),
+            every => {
+                format!("\n  evaluates  every {every} epochs, on {} held-out samples", self.config.run.eval_samples)
+            }
+        };
         self.say(&format!(
             "numalign {} · run {}\n  model      {} ({millions:.1} M frozen parameters, {} weights), fingerprint {:.16}\n  \
              trains     {trained} floats of {}\n  stage      {}, {} encoding, range {} to {}\n  steps      {} ({} epochs of {}), \
-             {} samples each in micro-batches of {}\n  collective gRPC through the coordinator",
+             {} samples each in micro-batches of {}{evaluation}\n  collective gRPC through the coordinator",
             env!("CARGO_PKG_VERSION"),
             self.config.run.run_id,
             recipe.model_name,
@@ -120,8 +126,11 @@ impl Progress {
         self.bar = Some(bar);
     }
 
-    /// A step, or a chunk of a round, was committed.
+    /// A step, a chunk of a round, or an evaluation was committed.
     pub fn committed(&mut self, commit: &Commit) {
+        if commit.unit == Unit::Evaluate {
+            return self.evaluated(&commit.state);
+        }
         let recipe = &self.config.recipe;
         let step = commit.state.step();
         let gathered = commit.state.position().gathered.filter(|_| commit.features.is_some());
@@ -193,6 +202,31 @@ impl Progress {
         self.record(&serde_json::json!({
             "kind": "solution", "step": step, "samples": samples, "ridge": solved.ridge,
             "held_out_percent_of_range": percent,
+        }));
+        self.epoch.since = Instant::now();
+    }
+
+    /// The projectors were tried on held-out samples.
+    fn evaluated(&mut self, state: &State) {
+        let (evaluations, recipe) = (state.evaluations(), &self.config.recipe);
+        let (Some(latest), Some(best)) = (evaluations.list().last(), evaluations.best()) else {
+            return;
+        };
+        let percent = |error: f64| 100.0 * error / recipe.range();
+        let (step, samples, right) = (latest.step, latest.samples, latest.right_percent());
+        let right_text = right.map_or_else(String::new, |right| format!(" | right number {right:.1} %"));
+        let standing = match best.step == step {
+            true => "the best so far".to_owned(),
+            false => format!("best: {:.4} % at step {}", percent(best.mae), best.step),
+        };
+        self.say(&format!(
+            "step {step:>6} | {samples} held-out samples | error {:.4} % of the range{right_text} | {standing}",
+            percent(latest.mae),
+        ));
+        self.record(&serde_json::json!({
+            "kind": "evaluation", "step": step, "epoch": step / recipe.num_batches, "samples": samples,
+            "mse": latest.mse, "mae": latest.mae, "mae_percent_of_range": percent(latest.mae), "right_percent": right,
+            "best_step": best.step,
         }));
         self.epoch.since = Instant::now();
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numalign_config::{Recipe, Unit, Units};
+use numalign_config::{Config, Unit, Units};
 use numalign_projector::features::digest_of;
 use numalign_projector::{Features, RowError, Rows};
 use prost::bytes::Bytes;
@@ -105,7 +105,8 @@ impl Reducer {
     }
 
     /// A generation begins; what an earlier one left is dropped.
-    pub fn begin(&self, beginning: &Beginning, recipe: &Recipe) {
+    pub fn begin(&self, beginning: &Beginning, config: &Config) {
+        let (recipe, units) = (&config.recipe, config.units());
         let layout = beginning.state.layout();
         let (row_len, chunk_row_len) = (layout.row_len(), recipe.micro_batch_size * Features::width(layout.hidden()));
         let largest = request_bytes(recipe.micro_batches(), row_len.max(chunk_row_len));
@@ -113,8 +114,8 @@ impl Reducer {
         *self.lock() = Some(Current {
             generation: beginning.generation,
             members: beginning.ranks.iter().map(|(id, _)| *id).collect(),
-            units: recipe.units(),
-            first_unit: recipe.units().index(beginning.state.position()),
+            units,
+            first_unit: units.index(beginning.state.position()),
             open: BTreeMap::new(),
             gathered: BTreeMap::new(),
             micro_batches: recipe.micro_batches(),
@@ -241,21 +242,21 @@ mod tests {
     const B: MemberId = MemberId(2);
 
     /// Three micro-batches of one sample, and settings.
-    fn recipe(more: &[(&str, &str)]) -> Recipe {
+    fn config(more: &[(&str, &str)]) -> Config {
         let three = [("batch_size", "3"), ("micro_batch_size", "1"), ("num_epochs", "10")];
         let flags = three.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned()));
-        resolve(None, Layer::from_env([]), Layer::from_flags(flags)).unwrap().recipe
+        resolve(None, Layer::from_env([]), Layer::from_flags(flags)).unwrap()
     }
 
     /// Rank A has micro-batches 0 and 1, rank B has 2.
     fn begin(reducer: &Reducer, generation: Generation) {
-        begin_with(reducer, generation, &recipe(&[]));
+        begin_with(reducer, generation, &config(&[]));
     }
 
-    fn begin_with(reducer: &Reducer, generation: Generation, recipe: &Recipe) {
+    fn begin_with(reducer: &Reducer, generation: Generation, config: &Config) {
         let ranks = vec![(A, 0..2), (B, 2..3)];
-        let state = Arc::new(State::initial(1, 0).prepared(recipe));
-        reducer.begin(&Beginning { generation, ranks, state, first: false }, recipe);
+        let state = Arc::new(State::initial(1, 0).prepared(&config.recipe));
+        reducer.begin(&Beginning { generation, ranks, state, first: false }, config);
     }
 
     /// Floats whose sum depends on the order of adding.
@@ -293,7 +294,7 @@ mod tests {
 
     #[test]
     fn rows_of_a_chunk_are_kept_in_order_and_answered_by_their_digest() {
-        let exact = recipe(&[("solver", "exact"), ("train_input_projection", "false")]);
+        let exact = config(&[("solver", "exact"), ("train_input_projection", "false")]);
         let reducer = Reducer::default();
         begin_with(&reducer, OLD, &exact);
         // Hidden size 1: a hidden state and a target.

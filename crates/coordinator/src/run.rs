@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use numalign_access::ServerAccess;
 use numalign_checkpoint::{CheckpointError, write_atomically};
 use numalign_config::{CollectiveChoice, Config};
+use numalign_data::Streams;
 use numalign_wire::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -27,7 +28,7 @@ use crate::service::{Handle, Service};
 use crate::shell::{Outcome, Shell};
 use crate::solving::Solver;
 use crate::start::{self, Start};
-use crate::work::{Streams, WorkBoard};
+use crate::work::WorkBoard;
 use crate::writer::Writer;
 
 /// Calls that one connection may have open at once; a worker has three.
@@ -100,7 +101,6 @@ pub async fn run(
         loaded_digest: start.loaded_digest.clone(),
         ledger: start.ledger,
         ledger_step,
-        history: start.history.clone(),
         outboxes: HashMap::new(),
         boundary: None,
         failures: FailureLog::default(),
@@ -168,18 +168,13 @@ impl Start {
     }
 }
 
-/// BLAKE3 of the settings that determine the result; a survivor of another run does not have it.
+/// BLAKE3 of the settings that determine the run's states; a survivor of another run does not have it.
 pub fn config_digest(config: &Config) -> String {
-    blake3::hash(config.recipe.digest_text().as_bytes()).to_hex().to_string()
+    blake3::hash(config.digest_text().as_bytes()).to_hex().to_string()
 }
 
 /// Refuses settings that this build knows by name but cannot honour.
 fn check_available(config: &Config) -> Result<(), CoordinatorError> {
-    if config.run.eval_every > 0 {
-        return Err(CoordinatorError::NotAvailable(
-            "eval_every: evaluation during training is not available in this build; set it to 0 and use `numalign eval`".to_owned(),
-        ));
-    }
     if config.run.collective == CollectiveChoice::Nccl {
         return Err(CoordinatorError::NotAvailable(
             "collective: nccl is not available in this build; use auto or grpc".to_owned(),
@@ -193,7 +188,7 @@ fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, C
     let (Some(state), Some(fingerprint)) = (&start.state, &start.fingerprint) else {
         return Ok(None);
     };
-    let next = config.recipe.units().next(state.position());
+    let next = config.units().next(state.position());
     if config.run.resume.is_none() || next != numalign_config::Unit::End {
         return Ok(None);
     }
@@ -207,7 +202,6 @@ fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, C
         },
         state: state.clone(),
         sample_digest: start.ledger.to_hex(),
-        history: start.history.clone(),
         sums: None,
     };
     let path = &config.run.model_path_save;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use numalign_config::Config;
+use numalign_data::Streams;
 use numalign_projector::{Features, NormTensor, RowError, State, StateDigest};
 use numalign_wire as wire;
 use numalign_wire::coordinator_server::Coordinator;
@@ -20,7 +21,7 @@ use crate::guard::Homes;
 use crate::machine::{Event, Introduction, MemberId, Readiness, Report, Timing};
 use crate::outbox::{Outbox, outbox};
 use crate::reduce::{Contribution, Reduced, Reducer};
-use crate::work::{Claim, Streams, WorkBoard, micro_batch};
+use crate::work::{Claim, WorkBoard, micro_batch};
 
 /// A stream that says nothing for this long is closed.
 const FIRST_WORD: Duration = Duration::from_secs(10);
@@ -140,7 +141,7 @@ impl Coordinator for Handle {
                     false => None,
                 };
                 for index in audited.into_iter().chain(part.clone()) {
-                    let mut message = micro_batch(&service.streams, &service.config.recipe, generation, unit, index);
+                    let mut message = micro_batch(&service.streams, &service.config, generation, unit, index);
                     message.audit = !part.contains(&index);
                     if sender.send(Ok(message)).await.is_err() {
                         return;

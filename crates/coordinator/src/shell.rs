@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder, write_atomically};
 use numalign_config::Config;
-use numalign_data::Ledger;
-use numalign_projector::{NormTensor, State};
+use numalign_data::{Ledger, Streams};
+use numalign_projector::{Evaluation, Evaluations, NormTensor, State};
 use numalign_wire as wire;
 use numalign_wire::coordinator_message::Message;
 use tokio::sync::{Notify, mpsc};
@@ -23,7 +23,7 @@ use crate::progress::Progress;
 use crate::reduce::Reducer;
 use crate::service::Call;
 use crate::solving::{Answer, Solver};
-use crate::work::{Streams, WorkBoard, micro_batch};
+use crate::work::{WorkBoard, micro_batch};
 use crate::writer::Writer;
 
 /// How a run ended well.
@@ -56,7 +56,6 @@ pub struct Shell {
     pub ledger: Ledger,
     /// Steps that `ledger` covers.
     pub ledger_step: u64,
-    pub history: Vec<String>,
     pub outboxes: HashMap<MemberId, Outbox>,
     /// Where a quiescing generation comes to rest.
     pub boundary: Option<(Generation, u64)>,
@@ -170,7 +169,7 @@ impl Shell {
                     self.failures.note(self.started, step, text);
                 }
                 let nowhere = Generation { incarnation: self.incarnation, number: 0 };
-                let probe = micro_batch(&self.streams, &self.config.recipe, nowhere, 0, 0);
+                let probe = micro_batch(&self.streams, &self.config, nowhere, 0, 0);
                 self.send(
                     member,
                     Message::Welcome(wire::Welcome {
@@ -220,8 +219,8 @@ impl Shell {
                 Effect::Begin(beginning) => {
                     self.boundary = None;
                     self.catch_up_ledger();
-                    self.reducer.begin(&beginning, &self.config.recipe);
-                    self.board.begin(&beginning, self.config.recipe.units());
+                    self.reducer.begin(&beginning, &self.config);
+                    self.board.begin(&beginning, self.config.units());
                     if beginning.first {
                         let workers = self.places(&beginning);
                         self.progress.start(beginning.state.step(), &workers);
@@ -345,7 +344,7 @@ impl Shell {
     }
 
     fn unit_after(&self, state: &State) -> u64 {
-        self.config.recipe.units().index(state.position())
+        self.config.units().index(state.position())
     }
 
     /// Queues a checkpoint of the committed state. In a round it passes by the solver's thread, which adds the sums.
@@ -383,7 +382,6 @@ impl Shell {
             },
             state: state.as_ref().clone(),
             sample_digest: self.ledger.to_hex(),
-            history: self.history.clone(),
             sums: None,
         })
     }
@@ -504,6 +502,15 @@ impl Shell {
                 recovery_ms: milliseconds(failure.recovery.unwrap_or_default()),
             });
         }
+        let evaluations = self.machine.committed().map(|state| state.evaluations());
+        let range = self.config.recipe.range();
+        let of_status = |made: &Evaluation| wire::EvaluationStatus {
+            step: made.step,
+            samples: made.samples,
+            mae: made.mae,
+            mae_percent_of_range: 100.0 * made.mae / range,
+            right_percent: made.right_percent(),
+        };
         wire::StatusReply {
             run_id: self.config.run.run_id.clone(),
             phase: self.machine.phase().to_owned(),
@@ -522,6 +529,8 @@ impl Shell {
             median_recovery_ms: milliseconds(self.failures.median()),
             worst_recovery_ms: milliseconds(self.failures.worst()),
             failed_checkpoints: self.writer.failed(),
+            latest_evaluation: evaluations.and_then(|made| made.list().last()).map(of_status),
+            best_evaluation: evaluations.and_then(Evaluations::best).map(of_status),
         }
     }
 }

@@ -28,7 +28,6 @@ pub struct Start {
     /// The base's layer norms, where `state` has them.
     pub layer_norms: Vec<NormTensor>,
     pub ledger: Ledger,
-    pub history: Vec<String>,
     /// The folder holds a finished run, whose checkpoints go once this one is about to train.
     pub replaces: bool,
     /// What to tell the user.
@@ -60,7 +59,6 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         fingerprint: None,
         layer_norms: Vec::new(),
         ledger: Ledger::start(),
-        history: Vec::new(),
         replaces: false,
         story: Vec::new(),
     };
@@ -188,7 +186,6 @@ fn continue_from(
     start.ledger = ledger;
     start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
     start.layer_norms = checkpoint.identity.layer_norms.clone();
-    start.history = checkpoint.history.clone();
     start.state = Some(checkpoint.state);
     start.sums = checkpoint.sums;
     Ok(())

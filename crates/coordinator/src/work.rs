@@ -4,16 +4,14 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numalign_config::{Recipe, Solver, Unit, Units};
-use numalign_data::{
-    DataError, Domain, Input, MicroBatchId, Sample, SampleStream, audit_due, audit_of, samples_of, samples_of_chunk,
-};
+use numalign_config::{Config, Units};
+use numalign_data::{Input, MicroBatchId, Sample, Streams, audit_due, audit_of};
 use numalign_wire as wire;
 use tokio::sync::Notify;
 
 use crate::machine::{Beginning, Generation, MemberId};
 
-/// The present generation's plan. Work is counted in units: training steps and chunks of the solver's rounds.
+/// The present generation's plan. Work is counted in units: training steps, chunks of the solver's rounds, evaluations.
 struct Plan {
     generation: Generation,
     /// Micro-batches of each rank.
@@ -118,52 +116,20 @@ impl WorkBoard {
     }
 }
 
-/// The samples of a run: those that are trained on, and those of the solver's rounds.
-#[derive(Debug, Clone)]
-pub struct Streams {
-    pub train: SampleStream,
-    /// The generated stream of [`Domain::Solve`]; a file has no second stream, so its lines serve both.
-    pub solve: SampleStream,
-}
-
-impl Streams {
-    /// `train` with the solver's stream beside it.
-    pub fn new(train: SampleStream, recipe: &Recipe) -> Result<Self, DataError> {
-        let solve = match train.file_len() {
-            Some(_) => train.clone(),
-            None => SampleStream::generated(recipe, Domain::Solve)?,
-        };
-        Ok(Self { train, solve })
-    }
-
-    /// The samples of a micro-batch of unit `unit`; none of a unit that is no worker's.
-    fn of_unit(&self, recipe: &Recipe, unit: u64, micro_batch: MicroBatchId) -> Vec<Sample> {
-        let (stream, indices) = match recipe.units().unit(unit) {
-            Unit::Step(step) => (&self.train, samples_of(step, micro_batch, recipe)),
-            Unit::Chunk { round, chunk } => {
-                let stream = if recipe.solver == Solver::Exact { &self.train } else { &self.solve };
-                (stream, samples_of_chunk(round, chunk, micro_batch, recipe))
-            }
-            Unit::Solve | Unit::End => return Vec::new(),
-        };
-        indices.map(|index| stream.sample(index)).collect()
-    }
-}
-
-/// One micro-batch as a message.
+/// One micro-batch as a message. Workers draw the held-out samples of an evaluation themselves.
 pub fn micro_batch(
     streams: &Streams,
-    recipe: &Recipe,
+    config: &Config,
     generation: Generation,
     unit: u64,
     micro_batch: usize,
 ) -> wire::MicroBatch {
-    let samples = streams.of_unit(recipe, unit, MicroBatchId(micro_batch)).into_iter().map(to_wire);
+    let samples = streams.samples(&config.recipe, config.units().unit(unit), MicroBatchId(micro_batch));
     wire::MicroBatch {
         generation: Some(generation.into()),
         step: unit,
         micro_batch: micro_batch as u32,
-        samples: samples.collect(),
+        samples: samples.into_iter().map(to_wire).collect(),
         audit: false,
     }
 }
@@ -193,6 +159,7 @@ mod tests {
     use std::sync::Arc;
 
     use numalign_config::{Layer, resolve};
+    use numalign_data::{Domain, SampleStream};
     use numalign_projector::State;
 
     use super::*;
@@ -216,14 +183,15 @@ mod tests {
     fn a_generation_does_not_go_past_the_end_of_a_round() {
         let flags = [("solver", "alternate"), ("solve_every", "3"), ("solve_samples", "16"), ("num_batches", "1")];
         let flags = Layer::from_flags(flags.map(|(name, value)| (name, value.to_owned())));
-        let recipe = resolve(None, Layer::from_env([]), flags).unwrap().recipe;
+        let config = resolve(None, Layer::from_env([]), flags).unwrap();
+        let recipe = &config.recipe;
         let board = WorkBoard::default();
         board.begin(&beginning(OLD), recipe.units());
         assert_eq!(board.claim(OLD, 4), Claim::Send);
         assert_eq!(board.claim(OLD, 5), Claim::Wait, "three steps and two chunks, then the solution");
-        let streams = Streams::new(SampleStream::generated(&recipe, Domain::Train).unwrap(), &recipe).unwrap();
-        let solve = SampleStream::generated(&recipe, Domain::Solve).unwrap();
-        let of = |unit| micro_batch(&streams, &recipe, OLD, unit, 0).samples;
+        let streams = Streams::new(SampleStream::generated(recipe, Domain::Train).unwrap(), recipe).unwrap();
+        let solve = SampleStream::generated(recipe, Domain::Solve).unwrap();
+        let of = |unit| micro_batch(&streams, &config, OLD, unit, 0).samples;
         assert_eq!(of(2)[0], to_wire(streams.train.sample(16)));
         assert_eq!(of(4)[0], to_wire(solve.sample(8)), "the second chunk of the first round");
         assert_eq!(of(5), Vec::new());

@@ -30,6 +30,8 @@ struct Shape {
     /// Steps between rounds of `alternate`, and chunks of a round.
     every: u64,
     chunks: u64,
+    /// Steps between evaluations.
+    evaluate_every: u64,
 }
 
 const PAIR: Shape = Shape {
@@ -41,13 +43,15 @@ const PAIR: Shape = Shape {
     solver: Solver::Adam,
     every: 0,
     chunks: 0,
+    evaluate_every: 0,
 };
 
 fn config_of(shape: Shape) -> Config {
     let nothing: [(&str, String); 0] = [];
     let mut config = resolve(None, Layer::from_env([]), Layer::from_flags(nothing)).unwrap();
-    config.recipe.num_epochs = 1;
-    config.recipe.num_batches = shape.steps;
+    config.recipe.num_epochs = shape.steps;
+    config.recipe.num_batches = 1;
+    config.run.eval_every = shape.evaluate_every;
     config.recipe.batch_size = shape.micro_batches;
     config.recipe.micro_batch_size = 1;
     config.recipe.solver = shape.solver;
@@ -84,14 +88,17 @@ fn fit() -> Fit {
 
 /// Units behind a state.
 fn unit_of(state: &State, config: &Config) -> u64 {
-    config.recipe.units().index(state.position())
+    config.units().index(state.position())
 }
 
 /// The state after a rank's next unit.
 fn next(state: &State, config: &Config) -> State {
     let unit = unit_of(state, config);
-    if let Unit::Chunk { .. } = config.recipe.units().unit(unit) {
+    if let Unit::Chunk { .. } = config.units().unit(unit) {
         return state.gathered(&config.recipe, features(unit).digest()).unwrap();
+    }
+    if config.units().unit(unit) == Unit::Evaluate {
+        return state.evaluated(&config.recipe, &row(state), config.run.eval_samples).unwrap();
     }
     let mut state = state.clone();
     state.update(&row(&state), &config.recipe).unwrap();
@@ -103,8 +110,8 @@ fn correct_states(config: &Config) -> Vec<State> {
     let mut state = State::initial(HIDDEN, config.recipe.seed).prepared(&config.recipe);
     let mut states = vec![state.clone()];
     loop {
-        state = match config.recipe.units().next(state.position()) {
-            Unit::Step(_) | Unit::Chunk { .. } => next(&state, config),
+        state = match config.units().next(state.position()) {
+            Unit::Step(_) | Unit::Chunk { .. } | Unit::Evaluate => next(&state, config),
             Unit::Solve => state.solved(&fit()),
             Unit::End => return states,
         };
@@ -139,7 +146,7 @@ fn rows_of(step: u64) -> Vec<(usize, [u8; 32])> {
 /// A rank's report that it made `after` out of the state before.
 fn report(config: &Config, generation: Generation, rank: usize, after: &State) -> Report {
     let unit = unit_of(after, config) - 1;
-    let is_chunk = matches!(config.recipe.units().unit(unit), Unit::Chunk { .. });
+    let is_chunk = matches!(config.units().unit(unit), Unit::Chunk { .. });
     Report {
         generation,
         step: unit,
@@ -351,7 +358,7 @@ impl Simulation {
                 }
                 Effect::Committed(commit) => {
                     let step = unit_of(&commit.state, &self.config);
-                    let is_chunk = matches!(self.config.recipe.units().unit(step - 1), Unit::Chunk { .. });
+                    let is_chunk = matches!(self.config.units().unit(step - 1), Unit::Chunk { .. });
                     assert_eq!(commit.features, is_chunk.then(|| features(step - 1)));
                     assert_eq!(step, self.committed + 1, "a unit was skipped or committed twice");
                     assert_eq!(*commit.state, self.correct[step as usize]);
@@ -445,7 +452,7 @@ impl Simulation {
         assert!(world == self.most() || self.ready() == 0, "a ready worker was left out");
 
         self.boundary = None;
-        self.board.begin(&beginning, self.config.recipe.units());
+        self.board.begin(&beginning, self.config.units());
         for (rank, (member, _)) in beginning.ranks.iter().enumerate() {
             self.tell(*member, News::Begin(generation, rank, beginning.state.clone()));
         }
@@ -753,9 +760,9 @@ impl Simulation {
 
 fn shapes() -> impl Strategy<Value = Shape> {
     let solver = prop_oneof![3 => Just(Solver::Adam), 1 => Just(Solver::Exact), 2 => Just(Solver::Alternate)];
-    let solving = (solver, 0u64..6, 1u64..4);
+    let solving = (solver, 0u64..6, 1u64..4, 0u64..4);
     (1usize..4, 1usize..4, 0usize..6, 1usize..6, 1u64..14, solving).prop_map(
-        |(workers, least, more, micro_batches, steps, (solver, every, chunks))| Shape {
+        |(workers, least, more, micro_batches, steps, (solver, every, chunks, evaluate_every))| Shape {
             workers,
             min_workers: least.min(workers),
             max_workers: workers + more,
@@ -764,6 +771,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             solver,
             every,
             chunks,
+            evaluate_every,
         },
     )
 }

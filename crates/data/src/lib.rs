@@ -20,6 +20,7 @@ pub mod plan;
 pub mod random;
 pub mod sample;
 pub mod stream;
+pub mod streams;
 mod values;
 pub mod wording;
 
@@ -27,7 +28,8 @@ pub use audit::{Audit, audit_due, audit_of};
 pub use error::{DataError, LineProblem};
 pub use grammar::{GrammarError, Segment};
 pub use ledger::{Ledger, LedgerError};
-pub use plan::{MicroBatchId, assign, assign_weighted, samples_of, samples_of_chunk};
+pub use plan::{MicroBatchId, assign, assign_weighted, held_out_of, samples_of, samples_of_chunk};
 pub use random::{Domain, SampleRng};
 pub use sample::{Input, Sample};
 pub use stream::SampleStream;
+pub use streams::Streams;

@@ -33,6 +33,16 @@ pub fn samples_of_chunk(round: u64, chunk: u64, micro_batch: MicroBatchId, recip
     samples_of(round.saturating_mul(chunks).saturating_add(chunk), micro_batch, recipe)
 }
 
+/// The indices of a micro-batch of an evaluation on the first `samples` of the stream of [`crate::Domain::Eval`]:
+/// contiguous, in order, sizes differing by at most one.
+pub fn held_out_of(samples: u64, micro_batch: MicroBatchId, recipe: &Recipe) -> Range<u64> {
+    let count = recipe.micro_batches().max(1) as u64;
+    // Neither product overflows: both factors are counts of things in memory.
+    let start_of = |place: u64| samples.saturating_mul(place) / count;
+    let place = micro_batch.0 as u64;
+    start_of(place)..start_of(place.saturating_add(1))
+}
+
 /// Splits `micro_batches` among `world` ranks: contiguous, in order, sizes differing by at most one, earlier ranks
 /// larger. Ranks beyond the number of micro-batches get an empty range.
 pub fn assign(micro_batches: usize, world: usize) -> Vec<Range<usize>> {

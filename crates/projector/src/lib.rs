@@ -10,6 +10,7 @@
 pub mod adam;
 pub mod double_double;
 pub mod encoding;
+pub mod evaluations;
 pub mod features;
 pub mod gram;
 pub mod layer_norms;
@@ -22,6 +23,7 @@ pub mod solve;
 pub mod state;
 
 pub use encoding::{Encoding, InputEncoder};
+pub use evaluations::{ErrorSums, Evaluation, Evaluations};
 pub use features::{Features, FeaturesError};
 pub use layer_norms::NormTensor;
 pub use layout::{Layout, TensorSpec};

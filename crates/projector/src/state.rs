@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::adam;
+use crate::evaluations::{Evaluation, Evaluations};
 use crate::layout::Layout;
 use crate::least_squares::Fit;
 use crate::schedule::learning_rate;
@@ -101,9 +102,11 @@ pub enum StateError {
     NotFinite { step: u64, index: usize, value: f32 },
     #[error("features came after step {step}, where no round of the solver is in progress")]
     NoRound { step: u64 },
+    #[error("the evaluation after step {step} found errors that are not finite")]
+    NotMeasurable { step: u64 },
 }
 
-/// Projectors and optimizer after `step` updates.
+/// Projectors and optimizer after `step` updates, and what evaluations found on the way.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {
     layout: Layout,
@@ -116,6 +119,7 @@ pub struct State {
     beta_2_power: f64,
     /// Where a run with a solver stands; none with `adam`.
     solve: Option<SolveState>,
+    evaluations: Evaluations,
 }
 
 const HEADER: usize = 8 + 8 + 8 + 8;
@@ -172,6 +176,7 @@ impl State {
             beta_1_power: 1.0,
             beta_2_power: 1.0,
             solve: None,
+            evaluations: Evaluations::default(),
         }
     }
 
@@ -205,7 +210,14 @@ impl State {
                 break;
             }
         }
-        Self { layout, step, parameters, exp_avg, exp_avg_sq, beta_1_power, beta_2_power, solve: None }
+        let evaluations = Evaluations::default();
+        Self { layout, step, parameters, exp_avg, exp_avg_sq, beta_1_power, beta_2_power, solve: None, evaluations }
+    }
+
+    /// A restored state with its evaluations.
+    pub fn with_evaluations(mut self, evaluations: Evaluations) -> Self {
+        self.evaluations = evaluations;
+        self
     }
 
     pub fn layout(&self) -> Layout {
@@ -234,10 +246,24 @@ impl State {
         self.step
     }
 
-    /// Steps made, and chunks gathered in the round in progress.
+    /// Steps made, chunks gathered in the round in progress, and whether an evaluation was made here.
     pub fn position(&self) -> Position {
         let round = self.solve.as_ref().and_then(|solve| solve.round);
-        Position { step: self.step, gathered: round.map(|round| round.chunks) }
+        let evaluated = self.evaluations.list().last().is_some_and(|latest| latest.step == self.step);
+        Position { step: self.step, gathered: round.map(|round| round.chunks), evaluated }
+    }
+
+    /// Evaluations made so far.
+    pub fn evaluations(&self) -> &Evaluations {
+        &self.evaluations
+    }
+
+    /// The projectors (and layer norms) of the best evaluation, with a fresh optimizer; none before the first evaluation.
+    pub fn at_best(&self) -> Option<Self> {
+        let best = self.evaluations.best()?;
+        let mut state = Self::with_parameters(self.layout, self.evaluations.best_parameters().to_vec());
+        state.step = best.step;
+        Some(state)
     }
 
     /// Where the solver stands; none with `adam`.
@@ -336,6 +362,17 @@ impl State {
         next
     }
 
+    /// The state after an evaluation on `samples` held-out samples, from the reduced row of all its micro-batches
+    /// ([`crate::ErrorSums`]).
+    pub fn evaluated(&self, recipe: &Recipe, reduced: &[f32], samples: u64) -> Result<Self, StateError> {
+        let Some(evaluation) = Evaluation::of(reduced, self.step, samples, recipe.range()) else {
+            return Err(StateError::NotMeasurable { step: self.step });
+        };
+        let mut next = self.clone();
+        next.evaluations.add(evaluation, &self.parameters);
+        Ok(next)
+    }
+
     /// The state as it was when the round in progress began: a round changes no projector until it is solved. The
     /// state itself between rounds.
     pub fn rewound(&self, recipe: &Recipe) -> Self {
@@ -348,7 +385,7 @@ impl State {
     }
 
     /// Little-endian bytes: step, layout word, both powers, parameters, first and second moments; with a solver, where
-    /// it stands.
+    /// it stands; evaluations, where some were made.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER + 12 * self.layout.len());
         bytes.extend_from_slice(&self.step.to_le_bytes());
@@ -363,6 +400,7 @@ impl State {
         if let Some(solve) = &self.solve {
             bytes.extend(solve.to_bytes());
         }
+        bytes.extend(self.evaluations.to_bytes());
         bytes
     }
 
@@ -375,11 +413,10 @@ impl State {
         let layout = Layout::from_word(u64::from_le_bytes(shape));
         // A layout word holds less than 2^41 numbers: nothing here overflows.
         let want = HEADER + 12 * layout.len();
-        let solve = bytes.get(want..).and_then(SolveState::from_bytes);
-        let fits = bytes.len() == want || (solve.is_some() && bytes.len() == want + SolveState::BYTES);
-        if !fits || layout.is_empty() {
-            return Err(StateError::WrongSize { got: bytes.len(), want, hidden: layout.hidden() });
-        }
+        let (solve, evaluations) = match bytes.get(want..).and_then(|rest| after_moments(rest, layout)) {
+            Some(rest) if !layout.is_empty() => rest,
+            _ => return Err(StateError::WrongSize { got: bytes.len(), want, hidden: layout.hidden() }),
+        };
         let mut floats = bytes[HEADER..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         let mut take = || floats.by_ref().take(layout.len()).collect::<Vec<f32>>();
         let (parameters, exp_avg, exp_avg_sq) = (take(), take(), take());
@@ -392,6 +429,7 @@ impl State {
             beta_1_power: f64::from_le_bytes(first),
             beta_2_power: f64::from_le_bytes(second),
             solve,
+            evaluations,
         })
     }
 
@@ -399,6 +437,17 @@ impl State {
     pub fn digest(&self) -> StateDigest {
         StateDigest(*blake3::hash(&self.to_bytes()).as_bytes())
     }
+}
+
+/// What follows the moments in a state's bytes: nothing, where the solver stands, evaluations, or both in this order.
+/// Neither can be taken for the other: the first word of the solver's part is 0 or 1.
+fn after_moments(bytes: &[u8], layout: Layout) -> Option<(Option<SolveState>, Evaluations)> {
+    if let Some(evaluations) = Evaluations::from_bytes(bytes, layout) {
+        return Some((None, evaluations));
+    }
+    let solve = SolveState::from_bytes(bytes)?;
+    let evaluations = Evaluations::from_bytes(bytes.get(SolveState::BYTES..)?, layout)?;
+    Some((Some(solve), evaluations))
 }
 
 /// `w·h + b`, added up in ascending order in `f32`: the read-out of training, solving and prediction.
@@ -426,6 +475,29 @@ mod tests {
         let mut absurd = state.to_bytes();
         absurd[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
         assert!(State::from_bytes(&absurd).is_err());
+    }
+
+    #[test]
+    fn evaluations_travel_with_and_without_a_solver() {
+        let flags = [("solver", "alternate"), ("solve_every", "1")].map(|(name, value)| (name, value.to_owned()));
+        let flags = numalign_config::Layer::from_flags(flags);
+        let recipe = numalign_config::resolve(None, numalign_config::Layer::from_env([]), flags).unwrap().recipe;
+        for state in [State::initial(5, 7), State::initial(5, 7).prepared(&recipe)] {
+            let bare = state.digest();
+            let mut sums = vec![0.0; state.layout().row_len()];
+            (sums[0], sums[1]) = (0.5, 0.25);
+            let evaluated = state.evaluated(&recipe, &sums, 10).unwrap();
+            assert!(evaluated.position().evaluated && !state.position().evaluated);
+            assert_ne!(evaluated.digest(), bare);
+            let back = State::from_bytes(&evaluated.to_bytes()).unwrap();
+            assert_eq!(back, evaluated);
+            assert_eq!(back.at_best().unwrap().parameters(), state.parameters());
+            let bytes = evaluated.to_bytes();
+            assert!(State::from_bytes(&bytes[..bytes.len() - 4]).is_err());
+            sums[1] = f32::NAN;
+            assert!(matches!(state.evaluated(&recipe, &sums, 10), Err(StateError::NotMeasurable { step: 0 })));
+        }
+        assert_eq!(State::initial(5, 7).at_best(), None);
     }
 
     #[test]

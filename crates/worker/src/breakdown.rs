@@ -1,6 +1,7 @@
 //! Where the errors are: by decile of the target, the worst samples, and whether the right number was meant.
 //! Used by `eval` and by `launch` at its end, beside [`crate::evaluation`].
 
+use numalign_config::Recipe;
 use numalign_data::{Input, Sample, Segment, grammar};
 use serde::Serialize;
 
@@ -41,8 +42,15 @@ pub struct RightNumbers {
     pub questions: usize,
     /// Share in which the listed number nearest to the prediction is the answer.
     pub right_percent: f64,
-    /// The same share for picking one of the numbers blindly.
+    /// The share in which the prediction also lies nearer than half the gap between the answer and the listed number next
+    /// to it, on either side: a prediction below all numbers does not pass for the smallest.
+    pub strict_percent: f64,
+    /// `right_percent` of picking one of the numbers blindly.
     pub chance_percent: f64,
+    /// `right_percent` of always answering the median target, as the constant predictor does.
+    pub median_percent: f64,
+    /// `right_percent` of always answering one end of the range, the better one: what an answer beyond all numbers gets.
+    pub end_percent: f64,
 }
 
 /// Ten groups of nearly equal size, by ascending target; fewer where there are fewer samples.
@@ -120,15 +128,40 @@ pub fn nearest(listed: &[f64], prediction: f64) -> Option<f64> {
     best
 }
 
+/// Whether the listed number nearest to `prediction` is the answer; none where `sample` is no question, or its answer is
+/// none of its numbers.
+pub fn is_right_number(sample: &Sample, prediction: f64) -> Option<bool> {
+    let listed = listed_numbers(sample);
+    listed.contains(&sample.target).then(|| nearest(&listed, prediction) == Some(sample.target))
+}
+
+/// Distance from `answer` to the next listed number that is another one; infinite where there is none.
+fn gap_beside(listed: &[f64], answer: f64) -> f64 {
+    let mut gap = f64::INFINITY;
+    for number in listed.iter().filter(|number| **number != answer) {
+        gap = gap.min((number - answer).abs());
+    }
+    gap
+}
+
 /// Counts questions as they come; [`RightNumberCount::share`] at the end.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct RightNumberCount {
+    /// The median target and both ends of the range, and how often each of them would be right.
+    constants: [(f64, usize); 3],
     questions: usize,
     right: usize,
+    strictly: usize,
     chance: f64,
 }
 
 impl RightNumberCount {
+    /// For questions with these targets.
+    pub fn new(recipe: &Recipe, targets: &[f64]) -> Self {
+        let constants = [median_of(targets.to_vec()), recipe.min_val, recipe.max_val].map(|constant| (constant, 0));
+        Self { constants, questions: 0, right: 0, strictly: 0, chance: 0.0 }
+    }
+
     /// Adds one question; it counts where its answer is one of its numbers.
     pub fn add(&mut self, sample: &Sample, prediction: f64) {
         let listed = listed_numbers(sample);
@@ -137,7 +170,13 @@ impl RightNumberCount {
             return;
         }
         self.questions += 1;
-        self.right += usize::from(nearest(&listed, prediction) == Some(sample.target));
+        let is_right = nearest(&listed, prediction) == Some(sample.target);
+        self.right += usize::from(is_right);
+        let gap = gap_beside(&listed, sample.target);
+        self.strictly += usize::from(is_right && (prediction - sample.target).abs() < gap / 2.0);
+        for (constant, right) in &mut self.constants {
+            *right += usize::from(nearest(&listed, *constant) == Some(sample.target));
+        }
         self.chance += answers as f64 / listed.len() as f64;
     }
 
@@ -147,16 +186,22 @@ impl RightNumberCount {
             return None;
         }
         let percent = |share: f64| 100.0 * share / self.questions as f64;
+        let [(_, median), (_, low), (_, high)] = self.constants;
         Some(RightNumbers {
             questions: self.questions,
             right_percent: percent(self.right as f64),
+            strict_percent: percent(self.strictly as f64),
             chance_percent: percent(self.chance),
+            median_percent: percent(median as f64),
+            end_percent: percent(low.max(high) as f64),
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use numalign_config::{Layer, resolve};
+
     use super::*;
 
     fn question(text: &str, target: f64) -> Sample {
@@ -193,7 +238,8 @@ mod tests {
 
     #[test]
     fn the_right_number_is_the_nearest_listed_one() {
-        let mut count = RightNumberCount::default();
+        let recipe = resolve(None, Layer::from_env([]), Layer::from_flags::<&str>([])).unwrap().recipe;
+        let mut count = RightNumberCount::new(&recipe, &[1.0, 1.0, 2.0]);
         assert_eq!(count.share(), None);
         count.add(&question("$$1&& or $$5&&?", 1.0), 2.9);
         count.add(&question("$$1&& or $$5&&?", 1.0), 3.1);
@@ -204,6 +250,10 @@ mod tests {
         let share = count.share().unwrap();
         assert_eq!(share.questions, 3);
         assert!((share.right_percent - 200.0 / 3.0).abs() < 1e-9);
+        // −4 is nearest to 2, but further from it than half of the gap to 8.
+        assert!((share.strict_percent - 100.0 / 3.0).abs() < 1e-9);
+        assert!((share.median_percent - 100.0).abs() < 1e-9, "1 is nearest to the answer in all three");
+        assert!((share.end_percent - 100.0).abs() < 1e-9, "and so is 0");
         assert!((share.chance_percent - 100.0 * (0.5 + 0.5 + 2.0 / 3.0) / 3.0).abs() < 1e-9);
     }
 }

@@ -20,6 +20,8 @@ pub enum RowKind {
     Gradients,
     /// Of a chunk of the solver's round.
     Features,
+    /// Of an evaluation.
+    Errors,
 }
 
 /// Rows asked for.
@@ -79,6 +81,7 @@ impl Device {
                 let rows = match job.kind {
                     RowKind::Gradients => engine.rows(&job.state, &job.micro_batches),
                     RowKind::Features => engine.features(&job.state, &job.micro_batches),
+                    RowKind::Errors => engine.errors(&job.state, &job.micro_batches),
                 };
                 // A generation that ended in the meantime has no use for the rows.
                 let _ = job.reply.send(rows);

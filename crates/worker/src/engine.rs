@@ -8,8 +8,9 @@ use numalign_collective::OwnRows;
 use numalign_config::{Readout, Recipe, Stage};
 use numalign_data::{Input, Sample, Segment, grammar};
 use numalign_model::{FrozenLm, LmInput, NormGradients, Piece, Read, ReadAt, lm::positions};
-use numalign_projector::{Encoding, InputEncoder, Layout, LossFunction, State};
+use numalign_projector::{Encoding, ErrorSums, InputEncoder, Layout, LossFunction, State};
 
+use crate::breakdown::is_right_number;
 use crate::error::WorkerError;
 use crate::memory::keep_freed_memory;
 
@@ -183,6 +184,32 @@ impl Engine {
         Ok(rows)
     }
 
+    /// What each micro-batch contributes to an evaluation: sums of its errors, in a row as long as a gradient's
+    /// ([`ErrorSums`]).
+    pub fn errors(&mut self, state: &State, micro_batches: &[(usize, Vec<Sample>)]) -> Result<OwnRows, WorkerError> {
+        let mut predictions = Vec::new();
+        if self.lm.batches_freely() {
+            let all: Vec<&Sample> = micro_batches.iter().flat_map(|(_, samples)| samples).collect();
+            predictions.extend(self.predict_all(state, &all)?);
+        } else {
+            for (_, samples) in micro_batches {
+                predictions.extend(self.predict(state, samples)?);
+            }
+        }
+        let mut predictions = predictions.into_iter();
+        let mut rows = Vec::with_capacity(micro_batches.len());
+        for (micro_batch, samples) in micro_batches {
+            let mut sums = ErrorSums::default();
+            for (sample, prediction) in samples.iter().zip(predictions.by_ref()) {
+                let prediction = self.encoding.decode(prediction);
+                let error = (prediction - sample.target) / self.recipe.range();
+                sums.add(error, is_right_number(sample, prediction).filter(|_| self.recipe.stage == Stage::Mixed));
+            }
+            rows.push((*micro_batch, sums.to_row(state.layout())));
+        }
+        Ok(rows)
+    }
+
     /// Passes all of `waiting` through the model, in order, in passes of bounded size.
     fn run_all(
         &mut self,
@@ -303,7 +330,11 @@ impl Engine {
 
     /// Encoded predictions of samples, in order.
     pub fn predict(&mut self, state: &State, samples: &[Sample]) -> Result<Vec<f32>, WorkerError> {
-        let hidden = self.hidden(state, samples)?;
+        self.predict_all(state, &samples.iter().collect::<Vec<_>>())
+    }
+
+    fn predict_all(&mut self, state: &State, samples: &[&Sample]) -> Result<Vec<f32>, WorkerError> {
+        let hidden = self.hidden_of(state, samples)?;
         Ok(hidden.chunks_exact(state.layout().hidden()).map(|hidden| state.read_out(hidden)).collect())
     }
 

@@ -25,10 +25,22 @@ pub enum WorkerError {
     Protocol(String),
     #[error("the device thread ended: {0}")]
     Device(String),
+    #[error(transparent)]
+    Data(#[from] numalign_data::DataError),
+    #[error(transparent)]
+    Features(#[from] numalign_projector::FeaturesError),
+    #[error("the output projector cannot be solved for: {0}")]
+    Unsolvable(String),
     #[error("{0}")]
     State(#[from] StateError),
     #[error(transparent)]
     Collective(#[from] numalign_collective::CollectiveError),
+}
+
+impl From<numalign_projector::FitError> for WorkerError {
+    fn from(error: numalign_projector::FitError) -> Self {
+        Self::Unsolvable(error.to_string())
+    }
 }
 
 impl WorkerError {
@@ -43,7 +55,7 @@ impl WorkerError {
             WorkerError::Refused { .. } => Some("use the same build of numalign on every machine".to_owned()),
             WorkerError::Aborted { hint, .. } => Some(hint.clone()),
             WorkerError::BadSample { .. } => Some("mend that sample; a marked number looks like $$12.5&&".to_owned()),
-            WorkerError::State(StateError::NotFinite { .. }) => {
+            WorkerError::State(StateError::NotFinite { .. } | StateError::NotMeasurable { .. }) => {
                 Some("the training diverged: lower lr, or look for extreme values in the dataset".to_owned())
             }
             _ => None,

@@ -258,7 +258,7 @@ impl Worker {
                                     config_text: welcome.config.clone(),
                                     device,
                                     loaded,
-                                    watermark: Watermark::new(config.recipe.units()),
+                                    watermark: Watermark::new(config.units()),
                                 });
                             }
                         }
@@ -337,9 +337,9 @@ struct Met {
     inbound: tonic::Streaming<wire::CoordinatorMessage>,
 }
 
-/// BLAKE3 of the settings that determine the result, as the coordinator computes it.
+/// BLAKE3 of the settings that determine the run's states, as the coordinator computes it.
 fn config_digest(config: &Config) -> String {
-    blake3::hash(config.recipe.digest_text().as_bytes()).to_hex().to_string()
+    blake3::hash(config.digest_text().as_bytes()).to_hex().to_string()
 }
 
 struct Connection {

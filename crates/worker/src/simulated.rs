@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use numalign_data::Sample;
 use numalign_model::Description;
-use numalign_projector::Layout;
+use numalign_projector::{ErrorSums, Layout};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::device::{Device, Job, Loaded, Loading, RowKind};
@@ -45,6 +45,7 @@ impl Simulated {
                 let layout = job.state.layout();
                 let rows = job.micro_batches.iter().map(|(micro_batch, samples)| match job.kind {
                     RowKind::Gradients => (*micro_batch, row(layout)),
+                    RowKind::Errors => (*micro_batch, ErrorSums::default().to_row(layout)),
                     RowKind::Features => (*micro_batch, features(layout.hidden(), samples)),
                 });
                 // A generation that ended in the meantime has no use for the rows.

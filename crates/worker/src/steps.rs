@@ -1,4 +1,5 @@
-//! The units of one generation — training steps and chunks of the solver's rounds: work in, rows, sum, update, report.
+//! The units of one generation — training steps, chunks of the solver's rounds, evaluations: work in, rows, sum, update,
+//! report.
 //! One task per generation, started and aborted by the session.
 
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::time::Instant;
 use numalign_access::Client;
 use numalign_collective::{Collective, OwnRows};
 use numalign_config::{Config, Unit, Units};
-use numalign_data::{Input, Sample, audit_due};
+use numalign_data::{Domain, Input, MicroBatchId, Sample, SampleStream, audit_due, held_out_of};
 use numalign_projector::State;
 use numalign_wire as wire;
 use numalign_wire::worker_message::Message;
@@ -84,7 +85,7 @@ pub struct Steps<C> {
 /// What came of a unit.
 struct Made {
     state: State,
-    /// NaN after a chunk, which has none.
+    /// NaN after a chunk or an evaluation, which have none.
     loss: f32,
     /// Gathered rows as bytes, where rank 0 has to report them.
     features: Vec<u8>,
@@ -94,7 +95,8 @@ impl<C: Collective> Steps<C> {
     /// Runs units until the end of a round or of the run, or until the task is aborted or fails. After a round the
     /// solution comes with the next generation.
     pub async fn run(mut self) -> Result<(), WorkerError> {
-        let units = self.config.recipe.units();
+        let units = self.config.units();
+        let held_out = SampleStream::generated(&self.config.recipe, Domain::Eval)?;
         let faults = Faults::from_environment();
         let (credits, mut work) = self.open_work().await?;
         loop {
@@ -102,11 +104,15 @@ impl<C: Collective> Steps<C> {
             let kind = match units.unit(unit) {
                 Unit::Step(_) => RowKind::Gradients,
                 Unit::Chunk { .. } => RowKind::Features,
+                Unit::Evaluate => RowKind::Errors,
                 Unit::Solve | Unit::End => return Ok(()),
             };
             let asked = Instant::now();
-            let micro_batches = self.receive(&mut work, unit).await?;
+            let mut micro_batches = self.receive(&mut work, unit).await?;
             let data_wait = asked.elapsed();
+            if kind == RowKind::Errors {
+                self.draw(&held_out, &mut micro_batches);
+            }
             // The stream's end shows itself at the next receive.
             let _ = credits.try_send(self.credit(1));
 
@@ -128,6 +134,7 @@ impl<C: Collective> Steps<C> {
             let made = match kind {
                 RowKind::Gradients => self.updated(unit, rows).await?,
                 RowKind::Features => self.gathered(unit, rows).await?,
+                RowKind::Errors => self.evaluated(unit, rows).await?,
             };
             let reduce = started.elapsed();
 
@@ -169,6 +176,22 @@ impl<C: Collective> Steps<C> {
         let rows = gathered.rows.filter(|_| self.rank == 0).unwrap_or_default();
         let features = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
         Ok(Made { state, loss: f32::NAN, features })
+    }
+
+    /// The state after an evaluation, from the sums of its errors.
+    async fn evaluated(&mut self, unit: u64, rows: OwnRows) -> Result<Made, WorkerError> {
+        let sum = self.collective.all_reduce(unit, rows).await?;
+        let state = self.state.evaluated(&self.config.recipe, &sum, self.config.run.eval_samples)?;
+        Ok(Made { state, loss: f32::NAN, features: Vec::new() })
+    }
+
+    /// The held-out samples of an evaluation's micro-batches, which come without any.
+    fn draw(&self, held_out: &SampleStream, micro_batches: &mut [(usize, Vec<Sample>)]) {
+        for (micro_batch, samples) in micro_batches {
+            let (count, place) = (self.config.run.eval_samples, MicroBatchId(*micro_batch));
+            let indices = held_out_of(count, place, &self.config.recipe);
+            *samples = indices.map(|index| held_out.sample(index)).collect();
+        }
     }
 
     fn credit(&self, steps: u32) -> wire::WorkCredit {

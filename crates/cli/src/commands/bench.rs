@@ -57,7 +57,7 @@ fn step(matches: &ArgMatches) -> Result<(), Failure> {
     let engine = Engine::new(loaded.lm, recipe.clone());
     let state = engine.initial_state(recipe.seed)?;
     let stream = SampleStream::generated(&recipe, Domain::Train)?;
-    let mut run = LocalRun::new(engine, stream, state);
+    let mut run = LocalRun::new(engine, stream, state)?;
 
     let mut one_step = || -> Result<f64, Failure> {
         let started = Instant::now();

@@ -9,22 +9,28 @@ use numalign_data::{Domain, SampleStream};
 use numalign_model::LoadOptions;
 use numalign_projector::State;
 use numalign_worker::ablation::{self, MeanOfEmbeddings};
-use numalign_worker::{Engine, LocalRun, breakdown, evaluation};
+use numalign_worker::{Engine, LocalRun, evaluation};
 
-use super::eval_plot;
-use super::eval_report::{Ablation, Report};
+use super::eval_plot::{Course, draw};
+use super::eval_report::{Ablation, Report, right_numbers};
 use super::verbal;
 use crate::args::text;
 use crate::failure::Failure;
+use crate::plot::Destination;
 use crate::settings;
+use crate::supervisor::child::die_with_parent;
 
 /// Samples that pass through the engine at once.
 const AT_ONCE: u64 = 1024;
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    die_with_parent()?;
     let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
-    let plot = text(matches, "plot").map(eval_plot::destination).transpose()?;
-    let checkpoint = Checkpoint::read(path)?;
+    let plot = text(matches, "plot").map(Destination::of).transpose()?;
+    let mut checkpoint = Checkpoint::read(path)?;
+    if matches.get_flag("best") {
+        take_best(&mut checkpoint, path)?;
+    }
     let stage = checkpoint.identity.recipe.stage;
     let (ablate, ask) = (matches.get_flag("ablation"), matches.get_flag("verbal"));
     if ask && stage != Stage::Mixed {
@@ -58,11 +64,25 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         report.ablation = Some(without_model(engine, &stream, count)?);
     }
     if let Some(file) = plot {
-        let svg = eval_plot::draw(&checkpoint.identity.recipe, &evaluation, &eval_plot::loss_curve(path));
-        numalign_checkpoint::write_atomically(&file, svg.as_bytes())?;
-        eprintln!("wrote {}", file.display());
+        file.write(&draw(&checkpoint.identity.recipe, &evaluation, &Course::of(path)))?;
+        eprintln!("wrote {}", file.path().display());
     }
     report.print(matches.get_flag("json"))
+}
+
+/// Puts the projectors of the best evaluation in the place of the last ones.
+pub fn take_best(checkpoint: &mut Checkpoint, path: &Path) -> Result<(), Failure> {
+    let Some(best) = checkpoint.state.at_best() else {
+        return Err(Failure::new(format!("{} holds no evaluations, so none is the best", path.display()))
+            .with_hint("train with --eval-every N, or leave --best out"));
+    };
+    eprintln!(
+        "projectors of step {}, the best of {} evaluations",
+        best.step(),
+        checkpoint.state.evaluations().list().len()
+    );
+    checkpoint.state = best;
+    Ok(())
 }
 
 /// The frozen model of a checkpoint, checked against its fingerprint; for predictions, not for gradients.
@@ -123,21 +143,17 @@ pub fn evaluate(engine: &mut Engine, state: &State, stream: &SampleStream, count
     Ok(evaluation)
 }
 
-/// The same recipe trained and evaluated with the frozen stack bypassed.
+/// The same recipe, its solver included, trained and evaluated with the frozen stack bypassed.
 fn without_model(engine: Engine, stream: &SampleStream, count: u64) -> Result<Ablation, Failure> {
     let recipe = ablation::recipe_of(engine.recipe());
     let bypass = MeanOfEmbeddings::new(engine.into_lm());
     let engine = Engine::new(Box::new(bypass), recipe.clone());
-    let state = engine.initial_state(recipe.seed)?;
+    let state = engine.initial_state(recipe.seed)?.prepared(&recipe);
     let training = SampleStream::generated(&recipe, Domain::Train)?;
-    let (mut engine, state) = LocalRun::new(engine, training, state).finish()?;
+    let (mut engine, state) = LocalRun::new(engine, training, state)?.finish()?;
     let evaluation = evaluate(&mut engine, &state, stream, count)?;
-    let mut right_numbers = breakdown::RightNumberCount::default();
-    for (place, prediction) in evaluation.predictions.iter().enumerate() {
-        right_numbers.add(&stream.sample(place as u64), *prediction);
-    }
     Ok(Ablation {
         metrics: evaluation::measure(&recipe, &evaluation.predictions, &evaluation.targets),
-        right_numbers: right_numbers.share(),
+        right_numbers: right_numbers(&recipe, &evaluation, stream),
     })
 }

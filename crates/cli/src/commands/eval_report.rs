@@ -35,21 +35,27 @@ pub struct Ablation {
     pub right_numbers: Option<RightNumbers>,
 }
 
+/// Stage mixed: whether predictions mean the right one of the listed numbers.
+pub fn right_numbers(recipe: &Recipe, evaluation: &Evaluation, stream: &SampleStream) -> Option<RightNumbers> {
+    if recipe.stage != Stage::Mixed {
+        return None;
+    }
+    let mut count = RightNumberCount::new(recipe, &evaluation.targets);
+    for (place, prediction) in evaluation.predictions.iter().enumerate() {
+        count.add(&stream.sample(place as u64), *prediction);
+    }
+    count.share()
+}
+
 impl Report {
     /// The report on the first samples of `stream`.
     pub fn of(recipe: &Recipe, evaluation: &Evaluation, stream: &SampleStream) -> Self {
         let Evaluation { predictions, targets } = evaluation;
-        let mut right_numbers = RightNumberCount::default();
-        if recipe.stage == Stage::Mixed {
-            for (place, prediction) in predictions.iter().enumerate() {
-                right_numbers.add(&stream.sample(place as u64), *prediction);
-            }
-        }
         Self {
             metrics: measure(recipe, predictions, targets),
             deciles: deciles(predictions, targets),
             worst: worst(predictions, targets, |place| stream.sample(place as u64)),
-            right_numbers: right_numbers.share(),
+            right_numbers: right_numbers(recipe, evaluation, stream),
             ablation: None,
             verbal: None,
         }
@@ -97,9 +103,17 @@ impl Report {
                 "the right one of the listed numbers is the nearest in {:.2} % of {} questions (chance {:.2} %)",
                 right.right_percent, right.questions, right.chance_percent
             );
+            println!(
+                "  and by less than half the gap to the next number in {:.2} %; a constant: the median answer {:.2} %, \
+                 the better end of the range {:.2} %",
+                right.strict_percent, right.median_percent, right.end_percent
+            );
         }
         if let Some(right) = self.ablation.as_ref().and_then(|ablation| ablation.right_numbers.as_ref()) {
-            println!("  without the language model in {:.2} %", right.right_percent);
+            println!(
+                "  without the language model in {:.2} %, by less than half the gap in {:.2} %",
+                right.right_percent, right.strict_percent
+            );
         }
         if let Some(verbal) = &self.verbal {
             println!(

@@ -14,6 +14,7 @@ use super::eval_report::Report;
 use crate::args::text;
 use crate::failure::Failure;
 use crate::supervisor::chaos::Chaos;
+use crate::supervisor::child::die_with_parent;
 use crate::supervisor::{Signals, Supervisor, count_signals};
 use crate::{access, logging, settings};
 
@@ -22,6 +23,7 @@ const SAMPLES: u64 = 1000;
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     logging::start("info", false);
+    die_with_parent()?;
     let file = text(matches, "config");
     let stage = text(matches, "stage-name");
     let chaos = text(matches, "chaos").map(Chaos::parse).transpose()?;

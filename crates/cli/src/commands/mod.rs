@@ -19,6 +19,8 @@ mod inspect;
 mod launch;
 mod predict;
 mod replay;
+mod report;
+mod report_page;
 mod status;
 mod verbal;
 mod verify;
@@ -40,6 +42,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("complete", matches)) => verbal::complete(matches),
         Some(("verify", matches)) => verify::run(matches),
         Some(("replay", matches)) => replay::run(matches),
+        Some(("report", matches)) => report::run(matches),
         Some(("status", matches)) => status::run(matches),
         Some(("bench", matches)) => bench::run(matches),
         Some(("config", matches)) => config::run(matches),

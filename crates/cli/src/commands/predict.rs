@@ -7,14 +7,17 @@ use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Stage};
 use numalign_data::{Input, Sample, grammar};
 
-use super::eval::engine_of;
+use super::eval::{engine_of, take_best};
 use crate::args::text;
 use crate::failure::Failure;
 use crate::settings;
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
-    let checkpoint = Checkpoint::read(path)?;
+    let mut checkpoint = Checkpoint::read(path)?;
+    if matches.get_flag("best") {
+        take_best(&mut checkpoint, path)?;
+    }
     let stage = checkpoint.identity.recipe.stage;
     let inputs: Vec<&String> = matches.get_many::<String>("input").into_iter().flatten().collect();
     let mut samples = Vec::with_capacity(inputs.len());

@@ -36,13 +36,17 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         eprintln!("{what} after {steps} more steps");
     }
     let stream = stream_of(&checkpoint, path, text(matches, "dataset"))?;
+    let evaluations = Evaluations::of(matches, &checkpoint);
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
     let engine = load_engine(&checkpoint, path, text(matches, "model"), device, true)?;
     let json = matches.get_flag("json");
-    let mut run = LocalRun::new(engine, stream, checkpoint.state);
+    let mut run = LocalRun::new(engine, stream, checkpoint.state)?;
     let mut lines = Vec::new();
     for _ in 0..steps {
         let loss = run.step()?;
+        if evaluations.due(run.state().step()) {
+            run.evaluate(evaluations.samples)?;
+        }
         let (step, digest) = (run.state().step(), run.state().digest().to_hex());
         if json {
             lines.push(serde_json::json!({ "step": step, "loss": loss, "state_digest": digest }));
@@ -54,6 +58,28 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         println!("{}", serde_json::json!({ "checkpoint": path, "from_step": from, "steps": lines }));
     }
     Ok(())
+}
+
+/// When the run was evaluated, and on how many samples: its states hold what was found.
+struct Evaluations {
+    /// Steps between two; 0 where there were none.
+    every: u64,
+    samples: u64,
+}
+
+impl Evaluations {
+    /// As asked for, else as the checkpoint's own history shows.
+    fn of(matches: &ArgMatches, checkpoint: &Checkpoint) -> Self {
+        let made = checkpoint.state.evaluations().list();
+        let shown = made.first().map_or((0, 200), |first| (first.step, first.samples));
+        let epochs = matches.get_one::<u64>("eval-every");
+        let every = epochs.map(|epochs| epochs.saturating_mul(checkpoint.identity.recipe.num_batches));
+        Self { every: every.unwrap_or(shown.0), samples: *matches.get_one("eval-samples").unwrap_or(&shown.1) }
+    }
+
+    fn due(&self, step: u64) -> bool {
+        self.every > 0 && step.is_multiple_of(self.every)
+    }
 }
 
 /// Training steps from the checkpoint to the next round of the solver or the end of the run, `most` at most.

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use numalign_wire::{StatusReply, WorkerStatus};
+use numalign_wire::{EvaluationStatus, StatusReply, WorkerStatus};
 
 use crate::args::text;
 use crate::failure::Failure;
@@ -83,7 +83,28 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
         "failures": failures, "failures_total": status.failures_total, "recoveries_total": status.recoveries_total,
         "median_recovery_ms": status.median_recovery_ms, "worst_recovery_ms": status.worst_recovery_ms,
         "failed_checkpoints": status.failed_checkpoints,
+        "latest_evaluation": status.latest_evaluation.as_ref().map(evaluation_json),
+        "best_evaluation": status.best_evaluation.as_ref().map(evaluation_json),
     })
+}
+
+fn evaluation_json(made: &EvaluationStatus) -> serde_json::Value {
+    serde_json::json!({
+        "step": made.step, "samples": made.samples, "mae": made.mae,
+        "mae_percent_of_range": made.mae_percent_of_range, "right_percent": made.right_percent,
+    })
+}
+
+fn evaluation_line(status: &StatusReply, page: &mut String) {
+    let (Some(latest), Some(best)) = (&status.latest_evaluation, &status.best_evaluation) else {
+        return;
+    };
+    let right = latest.right_percent.map_or_else(String::new, |right| format!(", right number {right:.1} %"));
+    let _ = writeln!(
+        page,
+        "  evaluated   step {}: error {:.4} % of the range{right}; best {:.4} % at step {}",
+        latest.step, latest.mae_percent_of_range, best.mae_percent_of_range, best.step
+    );
 }
 
 fn page(status: &StatusReply) -> String {
@@ -104,6 +125,7 @@ fn page(status: &StatusReply) -> String {
         status.total_steps,
         status.steps_per_second,
     );
+    evaluation_line(status, &mut page);
     if status.failed_checkpoints > 0 {
         let _ = writeln!(page, "  disk        {} checkpoints could not be written", status.failed_checkpoints);
     }
@@ -210,6 +232,8 @@ mod tests {
             recoveries_total: 1200,
             median_recovery_ms: 240.0,
             worst_recovery_ms: 1500.0,
+            latest_evaluation: Some(EvaluationStatus { step: 20, mae_percent_of_range: 0.5, ..Default::default() }),
+            best_evaluation: Some(EvaluationStatus { step: 10, mae_percent_of_range: 0.25, ..Default::default() }),
             ..StatusReply::default()
         }
     }
@@ -222,6 +246,7 @@ mod tests {
             "reason      training with 1 of 1 workers\n",
             "step        30 of 600 (5.0 %)",
             "loss        not known yet",
+            "evaluated   step 20: error 0.5000 % of the range; best 0.2500 % at step 10\n",
             "  7       node-a  4711  cpu (avx2, 1 thread)  training  0     5              1.25     0.2 s ago  2\n",
             "1200 failures so far, 1200 recovered from: median 0.24 s, worst 1.50 s\n",
             "    step     11: worker 3 left; recovered in 0.24 s\n",

@@ -1,4 +1,5 @@
-//! What a process that `launch` started does about its parent and about signals. Called first by `worker` and `coordinator`.
+//! What a process that `launch` or `report` started does about its parent and about signals. Called first by `worker` and
+//! `coordinator`, and by `launch` and `eval`.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -54,6 +54,13 @@ pub struct Signals {
     checkpoint: AtomicUsize,
 }
 
+impl Signals {
+    /// Whether the run is to end.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst) > 0
+    }
+}
+
 /// Begins to count signals; called once per process.
 pub fn count_signals() -> Result<Arc<Signals>, Failure> {
     let signals = Arc::new(Signals::default());
@@ -187,7 +194,7 @@ impl Supervisor {
     /// Waits for the run's end; every child has ended when it answers.
     pub fn wait(mut self) -> Result<(), Failure> {
         loop {
-            if self.signals.stop.load(Ordering::SeqCst) > 0 {
+            if self.signals.stopped() {
                 return self.stop();
             }
             self.pass_on_checkpoint_signals();
@@ -506,11 +513,13 @@ fn spawn(mut command: Command, adjust: impl FnOnce(&mut Command)) -> Result<Chil
     command.spawn().map_err(|error| Failure::new(format!("cannot start a process: {error}")))
 }
 
-fn executable() -> Result<std::path::PathBuf, Failure> {
+/// The path of this program.
+pub fn executable() -> Result<std::path::PathBuf, Failure> {
     std::env::current_exe().map_err(|error| Failure::new(format!("this program's own path is not known: {error}")))
 }
 
-fn signal(child: &Child, signal: Signal) {
+/// Sends a signal to a child.
+pub fn signal(child: &Child, signal: Signal) {
     if let Some(pid) = Pid::from_raw(child.id() as i32) {
         // It may have ended already.
         let _ = kill_process(pid, signal);

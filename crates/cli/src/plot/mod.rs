@@ -1,0 +1,116 @@
+//! Pictures: panels of points and lines with labelled axes, as SVG or PNG. Grey only, so that they read in print.
+//! Used by `eval --plot` and `report`.
+//!
+//! Drawn by hand, as a list of marks that both formats carry out: three panels need no plotting library. PNG needs a
+//! rasteriser (tiny-skia) and letters (one small font in the binary, outlined by ttf-parser); hosts without fonts draw
+//! the same picture.
+
+pub mod axis;
+pub mod panel;
+mod png;
+mod svg;
+
+use std::path::{Path, PathBuf};
+
+use crate::failure::Failure;
+
+/// A point of a picture, in pixels from its upper left corner.
+pub type Point = (f64, f64);
+
+/// Where a text stands against its point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Anchor {
+    Middle,
+    End,
+}
+
+/// One thing to draw. Greys go from 0, black, to 255, white.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mark {
+    Text {
+        at: Point,
+        size: f64,
+        anchor: Anchor,
+        /// Read from below.
+        turned: bool,
+        text: String,
+    },
+    Line {
+        points: Vec<Point>,
+        grey: u8,
+    },
+    Dots {
+        points: Vec<Point>,
+        radius: f64,
+        grey: u8,
+        opacity: f32,
+    },
+}
+
+/// A white sheet with marks, drawn in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Picture {
+    pub width: f64,
+    pub height: f64,
+    pub marks: Vec<Mark>,
+}
+
+/// The formats that a picture can be written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Svg,
+    Png,
+}
+
+/// A file to write a picture to, whose name says the format.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Destination {
+    path: PathBuf,
+    format: Format,
+}
+
+impl Destination {
+    /// The file of that name.
+    ///
+    /// # Errors
+    /// A name that ends neither in .svg nor in .png.
+    pub fn of(name: &str) -> Result<Self, Failure> {
+        let path = PathBuf::from(name);
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+        let format = match extension.as_deref() {
+            Some("svg") => Format::Svg,
+            Some("png") => Format::Png,
+            _ => {
+                return Err(Failure::usage(format!("--plot {name} ends neither in .svg nor in .png"))
+                    .with_hint("for example --plot run.png"));
+            }
+        };
+        Ok(Self { path, format })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the picture.
+    pub fn write(&self, picture: &Picture) -> Result<(), Failure> {
+        let bytes = match self.format {
+            Format::Svg => svg::write(picture).into_bytes(),
+            Format::Png => png::write(picture)?,
+        };
+        numalign_checkpoint::write_atomically(&self.path, &bytes)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_says_the_format() {
+        assert_eq!(Destination::of("a.SVG").map(|file| file.format).ok(), Some(Format::Svg));
+        assert_eq!(Destination::of("b/a.png").map(|file| file.format).ok(), Some(Format::Png));
+        assert!(Destination::of("a.jpg").is_err() && Destination::of("png").is_err());
+    }
+}

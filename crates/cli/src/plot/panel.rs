@@ -1,0 +1,100 @@
+//! One panel of a picture: frame, title, labelled axes, and what is drawn inside. Used by the commands that plot.
+
+use super::axis::{Axis, label};
+use super::{Anchor, Mark, Picture, Point};
+
+/// Panel size and the margins around it, in pixels.
+const SIDE: f64 = 300.0;
+const LEFT: f64 = 68.0;
+const TOP: f64 = 34.0;
+const WIDTH: f64 = LEFT + SIDE + 20.0;
+const HEIGHT: f64 = TOP + SIDE + 54.0;
+
+const INK: u8 = 0x22;
+const TITLE_SIZE: f64 = 13.0;
+const LABEL_SIZE: f64 = 11.0;
+
+impl Picture {
+    /// A sheet with room for so many panels side by side.
+    pub fn of_panels(count: usize) -> Self {
+        Self { width: count as f64 * WIDTH, height: HEIGHT, marks: Vec::new() }
+    }
+}
+
+/// What a panel shows.
+pub struct Titles {
+    pub panel: &'static str,
+    pub x: &'static str,
+    pub y: &'static str,
+}
+
+/// One panel of a picture.
+pub struct Panel<'a> {
+    picture: &'a mut Picture,
+    left: f64,
+    x: &'a Axis,
+    y: &'a Axis,
+}
+
+impl<'a> Panel<'a> {
+    /// Frame, titles and ticks of the panel at `place`, counted from 0.
+    pub fn begin(picture: &'a mut Picture, place: usize, titles: &Titles, x: &'a Axis, y: &'a Axis) -> Self {
+        let offset = place as f64 * WIDTH;
+        let left = offset + LEFT;
+        let (middle, bottom) = (left + SIDE / 2.0, TOP + SIDE);
+        let mut panel = Self { picture, left, x, y };
+        panel.text((middle, TOP - 12.0), TITLE_SIZE, Anchor::Middle, false, titles.panel);
+        panel.text((middle, bottom + 38.0), LABEL_SIZE, Anchor::Middle, false, titles.x);
+        panel.text((offset + 14.0, TOP + SIDE / 2.0), LABEL_SIZE, Anchor::Middle, true, titles.y);
+        let right = left + SIDE;
+        panel.stroke(vec![(left, TOP), (right, TOP), (right, bottom), (left, bottom), (left, TOP)], INK);
+        for tick in x.ticks() {
+            let at = left + SIDE * x.place(tick).unwrap_or(0.0);
+            panel.stroke(vec![(at, bottom), (at, bottom + 5.0)], INK);
+            panel.text((at, bottom + 18.0), LABEL_SIZE, Anchor::Middle, false, &label(tick));
+        }
+        for tick in y.ticks() {
+            let at = bottom - SIDE * y.place(tick).unwrap_or(0.0);
+            panel.stroke(vec![(left, at), (left - 5.0, at)], INK);
+            panel.text((left - 8.0, at + 4.0), LABEL_SIZE, Anchor::End, false, &label(tick));
+        }
+        panel
+    }
+
+    fn text(&mut self, at: Point, size: f64, anchor: Anchor, turned: bool, text: &str) {
+        self.picture.marks.push(Mark::Text { at, size, anchor, turned, text: text.to_owned() });
+    }
+
+    fn stroke(&mut self, points: Vec<Point>, grey: u8) {
+        self.picture.marks.push(Mark::Line { points, grey });
+    }
+
+    /// Where the values stand on the sheet, those that the axes can show.
+    fn places(&self, values: &[(f64, f64)]) -> Vec<Point> {
+        let mut places = Vec::with_capacity(values.len());
+        for (x, y) in values {
+            if let (Some(x), Some(y)) = (self.x.place(*x), self.y.place(*y)) {
+                places.push((self.left + SIDE * x, TOP + SIDE * (1.0 - y)));
+            }
+        }
+        places
+    }
+
+    /// Many points, each a small dot that shows through.
+    pub fn points(&mut self, values: &[(f64, f64)]) {
+        let points = self.places(values);
+        self.picture.marks.push(Mark::Dots { points, radius: 1.6, grey: INK, opacity: 0.35 });
+    }
+
+    /// Few points, each a dot of its own.
+    pub fn marked(&mut self, values: &[(f64, f64)]) {
+        let points = self.places(values);
+        self.picture.marks.push(Mark::Dots { points, radius: 3.0, grey: INK, opacity: 1.0 });
+    }
+
+    /// A line through the values, in their order.
+    pub fn line(&mut self, values: &[(f64, f64)], grey: u8) {
+        let points = self.places(values);
+        self.stroke(points, grey);
+    }
+}
