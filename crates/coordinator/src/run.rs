@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use numalign_access::ServerAccess;
 use numalign_checkpoint::{CheckpointError, write_atomically};
-use numalign_config::{CollectiveChoice, Config};
+use numalign_config::Config;
 use numalign_wire::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -178,11 +178,6 @@ fn check_available(config: &Config) -> Result<(), CoordinatorError> {
     if config.run.eval_every > 0 {
         return Err(CoordinatorError::NotAvailable(
             "eval_every: evaluation during training is not available in this build; set it to 0 and use `numalign eval`".to_owned(),
-        ));
-    }
-    if config.run.collective == CollectiveChoice::Nccl {
-        return Err(CoordinatorError::NotAvailable(
-            "collective: nccl is not available in this build; use auto or grpc".to_owned(),
         ));
     }
     Ok(())

@@ -126,6 +126,7 @@ fn readiness() -> Readiness {
         probe_digest: vec![1, 2, 3],
         layer_norms: Vec::new(),
         layer_norm_values: Vec::new(),
+        nccl: Err("no GPU".to_owned()),
     }
 }
 
@@ -344,6 +345,7 @@ impl Simulation {
                         self.tell(member, News::Pause);
                     }
                 }
+                Effect::HandOut(..) => panic!("nobody reduces over NCCL"),
                 Effect::Quiesce(generation) => {
                     assert_eq!(self.present.as_ref().map(|present| present.generation), Some(generation));
                     assert_eq!(self.boundary, None, "quiesced twice");

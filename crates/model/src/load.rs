@@ -37,9 +37,18 @@ pub struct Description {
     pub device: String,
 }
 
+/// Where a model's weights lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Cpu,
+    /// On GPUs from `first` on, numbered among the visible ones.
+    Cuda { first: usize },
+}
+
 /// A frozen model, ready for use.
 pub struct FrozenModel {
     pub lm: Box<dyn FrozenLm>,
+    pub place: Place,
     pub description: Description,
 }
 
@@ -79,15 +88,18 @@ pub fn load_with(name: &str, options: LoadOptions) -> Result<FrozenModel, ModelE
     let parts = parts(&parsed)?;
     let holding = Holding { backward: options.backward, dtype: options.dtype };
     let layers = parts.architecture.layers();
-    if let (Devices::Cpu { .. }, Some(free)) = (&devices, budget::free_memory()) {
-        budget::check(name, &parts.architecture.footprint(), holding, options.positions, &free)?;
+    for free in devices.free_memory()? {
+        let share = parts.architecture.footprint().share(devices.sharing());
+        budget::check(name, &share, holding, options.positions, &free)?;
     }
     let mut device = devices.describe(layers);
     if options.dtype != Dtype::F32 {
         device.push_str(&format!(", weights in {}", options.dtype));
     }
     let lm = place(parts, &devices, holding)?;
-    Ok(FrozenModel { lm, description: Description { name: name.to_owned(), weights, device } })
+    devices.announce(&device);
+    let place = devices.place();
+    Ok(FrozenModel { lm, place, description: Description { name: name.to_owned(), weights, device } })
 }
 
 /// What [`load`] would load, without its weights: for checks and banners.
@@ -179,9 +191,9 @@ impl Devices {
     #[cfg(feature = "cuda")]
     fn cuda(first: Option<usize>, count: usize) -> Result<Self, ModelError> {
         let find = |index: Option<usize>| {
-            crate::cuda::find(index).map_err(|reason| ModelError::Device {
+            crate::cuda::find(index).map_err(|source| ModelError::Gpu {
                 device: index.map_or_else(|| "cuda".to_owned(), |index| format!("cuda:{index}")),
-                reason,
+                source,
             })
         };
         let first = find(first)?;
@@ -189,6 +201,49 @@ impl Devices {
             find(Some(index))?;
         }
         Ok(Self::Cuda { first, count })
+    }
+
+    /// The memories that the model has to fit into; none where nothing is known.
+    fn free_memory(&self) -> Result<Vec<budget::Free>, ModelError> {
+        match self {
+            Self::Cpu { .. } => Ok(budget::free_memory().into_iter().collect()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { first, count } => {
+                let mut all = Vec::with_capacity(*count);
+                for index in *first..first + count {
+                    let source = format!("cuda:{index}");
+                    let free = numalign_gpu::memory::free_bytes(index);
+                    let bytes = free.map_err(|error| ModelError::Gpu { device: source.clone(), source: error })?;
+                    all.push(budget::Free { bytes, source, home: budget::Home::Gpu });
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    /// Memories over which the blocks are spread: the CPU's devices share one.
+    fn sharing(&self) -> usize {
+        match self {
+            Self::Cpu { .. } => 1,
+            #[cfg(feature = "cuda")]
+            Self::Cuda { count, .. } => *count,
+        }
+    }
+
+    /// A silent minute would look like a hang.
+    fn announce(&self, _name: &str) {
+        #[cfg(feature = "cuda")]
+        if let Self::Cuda { .. } = self {
+            tracing::info!("{_name}: kernels are compiled at their first use, which can take a minute");
+        }
+    }
+
+    fn place(&self) -> Place {
+        match self {
+            Self::Cpu { .. } => Place::Cpu,
+            #[cfg(feature = "cuda")]
+            Self::Cuda { first, .. } => Place::Cuda { first: *first },
+        }
     }
 
     /// In words, such as `cpu (avx512, 2 threads)`; with the stretches of blocks where there are several devices.
