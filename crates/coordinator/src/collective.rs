@@ -85,11 +85,7 @@ impl Failures {
 }
 
 /// The collective of a generation of `workers`. An error is why `collective: nccl` cannot be.
-pub fn choose(
-    wanted: CollectiveChoice,
-    workers: &[Candidate<'_>],
-    failures: &Failures,
-) -> Result<Choice, String> {
+pub fn choose(wanted: CollectiveChoice, workers: &[Candidate<'_>], failures: &Failures) -> Result<Choice, String> {
     if wanted == CollectiveChoice::Grpc {
         return Ok(Choice { way: Way::Grpc, reason: "collective: grpc".to_owned() });
     }
@@ -170,7 +166,11 @@ mod tests {
         Ok(ability)
     }
 
-    fn decide(wanted: CollectiveChoice, workers: &[(&str, Nccl)], failures: &Failures) -> Result<(Way, String), String> {
+    fn decide(
+        wanted: CollectiveChoice,
+        workers: &[(&str, Nccl)],
+        failures: &Failures,
+    ) -> Result<(Way, String), String> {
         let named = |place: usize| format!("worker {}", place + 1);
         let candidates: Vec<Candidate<'_>> = workers
             .iter()

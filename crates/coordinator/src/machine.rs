@@ -300,7 +300,8 @@ impl Machine {
         };
         let introduction = introduction.introduction.clone();
         let admissible = self.admissible(&introduction.host, &readiness);
-        if let Err(reason) = admissible.and_then(|()| self.reduces_with_the_others(id, &introduction.host, &readiness)) {
+        if let Err(reason) = admissible.and_then(|()| self.reduces_with_the_others(id, &introduction.host, &readiness))
+        {
             self.refuse(id, introduction.pid, reason.clone(), effects);
             let name = self.name(id);
             self.members.remove(&id);

@@ -137,7 +137,8 @@ mod tests {
 
     #[test]
     fn cuda_path_is_the_only_toolkit_where_it_is_set() {
-        let set = Surroundings { cuda_path: Some("/a".into()), cuda_home: Some("/b".into()), ..Surroundings::default() };
+        let set =
+            Surroundings { cuda_path: Some("/a".into()), cuda_home: Some("/b".into()), ..Surroundings::default() };
         assert_eq!(set.toolkits(), [PathBuf::from("/a")]);
         let home = Surroundings { cuda_path: None, ..set };
         assert!(home.toolkits().contains(&PathBuf::from("/b")));

@@ -2,7 +2,7 @@
 //! Used by the model before it touches a GPU, and by `doctor`.
 
 use std::ffi::c_int;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::GpuError;
 use crate::library::Loaded;
@@ -67,7 +67,7 @@ pub fn needed_cuda_path(surroundings: &Surroundings) -> Option<PathBuf> {
     let cubecls = known.iter().find(|folder| folder.exists());
     match cubecls {
         Some(folder) if *folder == found => None,
-        None if found == PathBuf::from("/usr") && PathBuf::from("/usr/bin/nvcc").exists() => None,
+        None if found == Path::new("/usr") && Path::new("/usr/bin/nvcc").exists() => None,
         _ => Some(found),
     }
 }
@@ -87,7 +87,8 @@ mod tests {
         let set = Surroundings { cuda_path: Some(folder.path().join("toolkit")), ..Surroundings::default() };
         assert_eq!(headers(&set).unwrap(), folder.path().join("toolkit"));
         assert_eq!(needed_cuda_path(&set), None, "what the user set stays");
-        let wrong = Surroundings { cuda_path: Some("/nowhere".into()), prefixes: vec![folder.path().to_owned()], ..set };
+        let wrong =
+            Surroundings { cuda_path: Some("/nowhere".into()), prefixes: vec![folder.path().to_owned()], ..set };
         let said = headers(&wrong).unwrap_err().to_string();
         assert!(said.contains("/nowhere/include/cuda_runtime.h"), "{said}");
         if !PathBuf::from("/usr/local/cuda").exists() && !PathBuf::from("/opt/cuda").exists() {

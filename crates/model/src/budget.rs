@@ -200,8 +200,15 @@ fn free_in_group(folder: &Path) -> Option<Free> {
 mod tests {
     use super::*;
 
-    const SHAPE: Footprint =
-        Footprint { in_tables: 100 << 20, in_blocks: 1 << 30, largest_tensor: 1 << 20, kept: 1 << 10, passing: 1 << 9, heads: 8, max_positions: 100 };
+    const SHAPE: Footprint = Footprint {
+        in_tables: 100 << 20,
+        in_blocks: 1 << 30,
+        largest_tensor: 1 << 20,
+        kept: 1 << 10,
+        passing: 1 << 9,
+        heads: 8,
+        max_positions: 100,
+    };
     const BOTH: Holding = Holding { backward: true, dtype: Dtype::F32 };
 
     fn refusal(positions: usize, free: u64) -> Option<String> {

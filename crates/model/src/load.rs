@@ -42,7 +42,9 @@ pub struct Description {
 pub enum Place {
     Cpu,
     /// On GPUs from `first` on, numbered among the visible ones.
-    Cuda { first: usize },
+    Cuda {
+        first: usize,
+    },
 }
 
 /// A frozen model, ready for use.
@@ -102,6 +104,20 @@ pub fn load_with(name: &str, options: LoadOptions) -> Result<FrozenModel, ModelE
     Ok(FrozenModel { lm, place, description: Description { name: name.to_owned(), weights, device } })
 }
 
+/// The device that a worker takes: the local rank chooses among the visible GPUs, `per_worker` to each. `cuda` never
+/// becomes the CPU; `auto` says why it does, and shares GPUs where there are more workers.
+pub fn choose_device(choice: DeviceChoice, local_rank: Option<usize>, per_worker: usize) -> DeviceChoice {
+    let rank = local_rank.unwrap_or(0);
+    match choice {
+        DeviceChoice::Cpu | DeviceChoice::Cuda(Some(_)) => choice,
+        DeviceChoice::Cuda(None) => {
+            let confined = numalign_gpu::driver::visible_gpus() == per_worker;
+            DeviceChoice::Cuda(Some(if confined { 0 } else { rank * per_worker }))
+        }
+        DeviceChoice::Auto => Devices::auto(rank, per_worker),
+    }
+}
+
 /// What [`load`] would load, without its weights: for checks and banners.
 pub fn configuration(name: &str) -> Result<Architecture, ModelError> {
     Ok(parts(&ModelName::parse(name)?)?.architecture)
@@ -154,7 +170,7 @@ fn folder_parts(folder: &Path) -> Result<Parts, ModelError> {
 
 /// Devices that exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Devices {
+pub(crate) enum Devices {
     /// The CPU, as so many devices.
     Cpu { count: usize },
     #[cfg(feature = "cuda")]
@@ -162,17 +178,17 @@ enum Devices {
 }
 
 impl Devices {
-    fn resolve(choice: DeviceChoice, count: usize) -> Result<Self, ModelError> {
+    pub(crate) fn resolve(choice: DeviceChoice, count: usize) -> Result<Self, ModelError> {
         match choice {
             DeviceChoice::Cpu => Ok(Self::Cpu { count }),
-            DeviceChoice::Auto => Ok(Self::auto(count)),
+            DeviceChoice::Auto => Self::resolve(Self::auto(0, count), count),
             DeviceChoice::Cuda(first) => Self::cuda(first, count),
         }
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn auto(count: usize) -> Self {
-        Self::Cpu { count }
+    fn auto(_rank: usize, _count: usize) -> DeviceChoice {
+        DeviceChoice::Cpu
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -184,8 +200,16 @@ impl Devices {
     }
 
     #[cfg(feature = "cuda")]
-    fn auto(count: usize) -> Self {
-        Self::cuda(None, count).unwrap_or(Self::Cpu { count })
+    fn auto(rank: usize, count: usize) -> DeviceChoice {
+        let places = numalign_gpu::driver::visible_gpus() / count.max(1);
+        let first = rank % places.max(1) * count;
+        match Self::cuda(Some(first), count) {
+            Ok(_) => DeviceChoice::Cuda(Some(first)),
+            Err(error) => {
+                tracing::info!("device auto takes the CPU: {error}");
+                DeviceChoice::Cpu
+            }
+        }
     }
 
     #[cfg(feature = "cuda")]
@@ -238,7 +262,7 @@ impl Devices {
         }
     }
 
-    fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         match self {
             Self::Cpu { .. } => Place::Cpu,
             #[cfg(feature = "cuda")]

@@ -30,13 +30,7 @@ pub struct Ability {
 pub fn ability_on(gpu: usize, replica: bool) -> Result<Ability, GpuError> {
     let found = Driver::get()?.gpu(gpu)?;
     let nccl = Nccl::get()?;
-    Ok(Ability {
-        gpu,
-        uuid: found.uuid,
-        version: nccl.version.0,
-        replica,
-        shares_gpu: nccl.allows_shared_gpu(),
-    })
+    Ok(Ability { gpu, uuid: found.uuid, version: nccl.version.0, replica, shares_gpu: nccl.allows_shared_gpu() })
 }
 
 /// What a worker of this run could reduce with, or why it could not, in words: a model on the CPU reduces over NCCL only
@@ -97,9 +91,9 @@ impl Communicators {
         row_len: usize,
     ) -> Result<NcclRows, WorkerError> {
         self.end();
-        let ability = ability
-            .as_ref()
-            .map_err(|why| WorkerError::Protocol(format!("it began a generation over NCCL, and there is none: {why}")))?;
+        let ability = ability.as_ref().map_err(|why| {
+            WorkerError::Protocol(format!("it began a generation over NCCL, and there is none: {why}"))
+        })?;
         let wanted = Wanted {
             gpu: ability.gpu,
             rank: begin.rank as usize,
@@ -120,7 +114,8 @@ impl Communicators {
 
     /// The coordinator handed out an id; one of another generation is a late one.
     pub(crate) fn form(&self, message: &wire::NcclId) -> Result<(), WorkerError> {
-        let Some(present) = self.present.as_ref().filter(|present| message.generation == Some(present.generation)) else {
+        let Some(present) = self.present.as_ref().filter(|present| message.generation == Some(present.generation))
+        else {
             return Ok(());
         };
         let Some(id) = UniqueId::from_bytes(&message.id) else {
@@ -145,9 +140,7 @@ impl Communicators {
     }
 }
 
-async fn wait_for(
-    made: &mut Option<MadeId>,
-) -> Result<Result<UniqueId, NcclError>, oneshot::error::RecvError> {
+async fn wait_for(made: &mut Option<MadeId>) -> Result<Result<UniqueId, NcclError>, oneshot::error::RecvError> {
     match made {
         Some(made) => made.await,
         None => std::future::pending().await,

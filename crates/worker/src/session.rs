@@ -39,8 +39,7 @@ pub struct Options {
     pub access: ClientAccess,
     /// Overrides the run's `device`.
     pub device: Option<DeviceChoice>,
-    /// This worker's place among those of its machine: `cuda` without a number starts at this many times
-    /// `devices_per_worker`.
+    /// This worker's place among those of its machine: it chooses the GPU where the device has no number.
     pub local_rank: Option<usize>,
     /// Patience with a coordinator that was never reached, before its configuration is known.
     pub first_contact: Duration,
@@ -218,19 +217,15 @@ impl Worker {
             Some(kept) if kept.config_text == welcome.config => connection.ready(&kept.loaded).await,
             _ => {
                 self.kept = None;
-                let choice = match self.options.device.unwrap_or(config.run.device) {
-                    DeviceChoice::Cuda(None) => {
-                        let first = self.options.local_rank.map(|rank| rank * config.run.devices_per_worker);
-                        DeviceChoice::Cuda(first)
-                    }
-                    other => other,
-                };
+                let (wanted, per_worker) = (self.options.device, config.run.devices_per_worker);
+                let wanted = wanted.unwrap_or(config.run.device);
+                let choice = numalign_model::load::choose_device(wanted, self.options.local_rank, per_worker);
                 let (started, receiver) = match &self.options.simulated {
                     Some(simulated) => simulated.start(),
                     None => {
                         let probe = samples_of(welcome.probe)?;
                         Device::start(config.clone(), choice, self.options.local_rank, probe)?
-                    },
+                    }
                 };
                 device = Some(started);
                 loading = Some(receiver);
@@ -327,9 +322,7 @@ impl Worker {
                 let row_len = state.layout().row_len();
                 Chosen::Nccl(self.communicators.begin(&kept.config, &begin, generation, &kept.loaded.nccl, row_len)?)
             }
-            false => {
-                Chosen::Grpc(Grpc { client: connection.client.clone(), generation, member: connection.member })
-            }
+            false => Chosen::Grpc(Grpc { client: connection.client.clone(), generation, member: connection.member }),
         };
         let steps = Steps {
             config: kept.config.clone(),

@@ -9,6 +9,7 @@ mod bench_coordinator;
 mod cert;
 mod config;
 mod coordinator;
+mod doctor;
 mod eval;
 mod eval_plot;
 mod eval_report;
@@ -19,6 +20,7 @@ mod inspect;
 mod launch;
 mod predict;
 mod replay;
+mod selftest;
 mod status;
 mod verbal;
 mod verify;
@@ -42,6 +44,8 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("replay", matches)) => replay::run(matches),
         Some(("status", matches)) => status::run(matches),
         Some(("bench", matches)) => bench::run(matches),
+        Some(("doctor", matches)) => doctor::run(matches),
+        Some(("selftest", matches)) => selftest::run(matches),
         Some(("config", matches)) => config::run(matches),
         _ => Err(Failure::usage("no such command")),
     }

@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn every_bit_arrives_whoever_had_the_row() {
-        let odd = vec![-0.0, f32::MIN_POSITIVE / 2.0, f32::NAN, f32::NEG_INFINITY, 1e-45];
+        let odd = [-0.0, f32::MIN_POSITIVE / 2.0, f32::NAN, f32::NEG_INFINITY, 1e-45];
         let all: OwnRows = (0..5).map(|i| (i, odd.iter().map(|v| v * (i as f32 + 1.0)).collect())).collect();
         let bits = |rows: &Rows| rows.concatenated().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         let alone = unpack(9, 5, 5, &pack(9, 5, 5, &all).unwrap()).unwrap();
