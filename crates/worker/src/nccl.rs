@@ -1,6 +1,8 @@
 //! What this worker could reduce with over NCCL, and its communicators, one generation after the other.
 //! Asked and driven by the session; `launch` and `doctor` ask [`ability`] before anything is started.
 
+use std::time::Duration;
+
 use numalign_collective::nccl::{Formation, Formations, MadeId, Nccl, NcclError, NcclRows, UniqueId, Wanted};
 use numalign_config::{CollectiveChoice, Config};
 use numalign_gpu::{Driver, GpuError};
@@ -9,6 +11,9 @@ use numalign_wire as wire;
 use tokio::sync::oneshot;
 
 use crate::error::WorkerError;
+
+/// Time that a communicator gets to end before its process does.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// A GPU and an NCCL that works.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +82,7 @@ struct Present {
 /// What rank 0 has to tell the coordinator.
 pub(crate) enum News {
     Made(wire::NcclId),
-    Failed(wire::NcclFailed),
+    Failed(NcclError),
 }
 
 impl Communicators {
@@ -112,6 +117,12 @@ impl Communicators {
         self.present = None;
     }
 
+    /// The process is about to end.
+    pub(crate) async fn finish(&mut self) {
+        self.end();
+        self.formations.finish(FAREWELL).await;
+    }
+
     /// The coordinator handed out an id; one of another generation is a late one.
     pub(crate) fn form(&self, message: &wire::NcclId) -> Result<(), WorkerError> {
         let Some(present) = self.present.as_ref().filter(|present| message.generation == Some(present.generation))
@@ -134,8 +145,8 @@ impl Communicators {
         *made = None;
         match answer {
             Ok(Ok(id)) => News::Made(wire::NcclId { generation: Some(*generation), id: id.as_bytes().to_vec() }),
-            Ok(Err(error)) => News::Failed(failed(*generation, &error)),
-            Err(_) => News::Failed(failed(*generation, &NcclError::Cancelled)),
+            Ok(Err(error)) => News::Failed(error),
+            Err(_) => News::Failed(NcclError::Cancelled),
         }
     }
 }

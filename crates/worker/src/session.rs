@@ -59,10 +59,12 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
     let endpoint = options.access.endpoint(&options.coordinator)?;
     let mut worker = Worker { options, endpoint, kept: None, communicators: Communicators::default(), welcomed: false };
-    tokio::select! {
+    let ended = tokio::select! {
         ended = worker.live() => ended,
         () = shutdown => Ok(()),
-    }
+    };
+    worker.communicators.finish().await;
+    ended
 }
 
 /// What outlives a lost connection: the model, and the last committed state.
@@ -279,14 +281,17 @@ impl Worker {
                         Err(error) => return connection.give_up(error).await,
                     }
                 }
-                news = self.communicators.news() => connection.send(match news {
-                    News::Made(id) => FromWorker::NcclId(id),
-                    News::Failed(failed) => FromWorker::NcclFailed(failed),
-                }).await,
+                news = self.communicators.news() => match news {
+                    News::Made(id) => connection.send(FromWorker::NcclId(id)).await,
+                    // Another process gets the GPU back.
+                    News::Failed(error @ NcclError::Stuck { .. }) => {
+                        return connection.give_up(CollectiveError::from(error).into()).await;
+                    }
+                    News::Failed(error) => connection.nccl_failed(&error).await,
+                },
                 ended = steps_end(&mut connection.steps) => match ended {
                     // The generation ended under it, or the connection did: the control stream tells which.
                     Ok(()) | Err(WorkerError::Collective(CollectiveError::GenerationOver | CollectiveError::Connection { .. })) => {}
-                    // Another process gets the GPU back.
                     Err(error @ WorkerError::Collective(CollectiveError::Nccl(NcclError::Stuck { .. }))) => {
                         return connection.give_up(error).await;
                     }

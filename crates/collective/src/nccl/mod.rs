@@ -53,6 +53,16 @@ impl Formations {
     }
 }
 
+impl Formations {
+    /// Waits until the last thread has left NCCL, for `patience` at most: a process should not end under it.
+    pub async fn finish(&mut self, patience: std::time::Duration) {
+        if let Some(gone) = self.before.take() {
+            // Whatever came of it, the process ends now.
+            let _ = tokio::time::timeout(patience, gone).await;
+        }
+    }
+}
+
 impl Formation {
     /// The id that the coordinator handed out: the ranks find each other with it.
     pub fn form(&self, id: UniqueId) {

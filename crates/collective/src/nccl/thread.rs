@@ -103,30 +103,57 @@ fn serve(
         let _ = made.send(communicator.make_id());
     }
     let is_cancelled = || cancel.is_set();
-    let mut broken: Option<NcclError> = None;
+    let mut phase = Phase::Alone;
+    // A rank may have its rows before the id has come.
+    let mut early: Option<Question> = None;
     while let Ok(order) = inbox.recv() {
         if cancel.is_set() {
             break;
         }
-        match order {
-            Order::Form(id) if broken.is_none() => {
+        let question = match order {
+            Order::Form(id) if phase == Phase::Alone => {
                 let Wanted { rank, world, deadline, .. } = wanted;
-                broken = communicator.form(id, rank, world, deadline, &is_cancelled).err();
-            }
-            Order::Form(_) => {}
-            Order::Sum(mut words, reply) => {
-                let result = match &broken {
-                    Some(error) => Err(error.clone()),
-                    None => communicator.sum(&mut words, &is_cancelled).map(|()| words),
+                phase = match communicator.form(id, rank, world, deadline, &is_cancelled) {
+                    Ok(()) => Phase::Formed,
+                    Err(error) => Phase::Broken(error),
                 };
-                // After an error nothing may be assumed of a communicator.
-                broken = result.as_ref().err().cloned().or(broken);
-                // A generation that ended wants no answer.
-                let _ = reply.send(result);
+                early.take()
             }
+            // Once is enough.
+            Order::Form(_) => None,
+            Order::Sum(words, reply) if phase == Phase::Alone => {
+                early = Some((words, reply));
+                None
+            }
+            Order::Sum(words, reply) => Some((words, reply)),
+        };
+        let Some((mut words, reply)) = question else {
+            continue;
+        };
+        let result = match &phase {
+            Phase::Broken(error) => Err(error.clone()),
+            Phase::Alone | Phase::Formed => communicator.sum(&mut words, &is_cancelled).map(|()| words),
+        };
+        if let Err(error) = &result {
+            // Nothing may be assumed of a communicator after an error.
+            phase = Phase::Broken(error.clone());
         }
+        // A generation that ended wants no answer.
+        let _ = reply.send(result);
     }
     communicator.end()
+}
+
+/// Words to be summed, and where the sums go.
+type Question = (Vec<u32>, oneshot::Sender<Result<Vec<u32>, NcclError>>);
+
+/// What has become of the communicator.
+#[derive(Debug, PartialEq)]
+enum Phase {
+    /// Its id has not come.
+    Alone,
+    Formed,
+    Broken(NcclError),
 }
 
 /// Answers every question with the same error, until nobody asks.
