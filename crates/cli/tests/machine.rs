@@ -76,7 +76,8 @@ fn a_folder_that_cannot_be_written_to_is_a_failure() {
     let output = folder.run(&["doctor", "--json"]);
     let report = json(&output);
     let check = named(&report, "checkpoints")[0];
-    assert!(check["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{output}");
+    assert_eq!((output.status.code(), &check["status"]), (Some(1), &Value::from("failure")), "{output}");
+    assert!(check["detail"].as_str().is_some_and(|detail| detail.contains("it is a file")), "{output}");
 }
 
 #[test]

@@ -8,8 +8,8 @@ use crate::error::GpuError;
 use crate::library::Loaded;
 use crate::search::Surroundings;
 
-/// cudarc, which loads the compiler for Burn, tries the last two of these; what is loaded here it finds by name.
-const NVRTC: &[&str] = &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2", "libnvrtc.so"];
+/// Names that cudarc, which loads the compiler for Burn, tries too: what is loaded here, from wherever, it finds by name.
+const NVRTC: &[&str] = &["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"];
 const NVRTC_LIBRARY: &str = "the run-time compiler (libnvrtc.so)";
 const NVRTC_ADVICE: &str = "install the CUDA toolkit's NVRTC (Debian: libnvrtc12; Python: nvidia-cuda-nvrtc-cu12), or set \
                             LD_LIBRARY_PATH to its folder";

@@ -24,5 +24,26 @@ pub fn find(wanted: Option<usize>) -> Result<usize, GpuError> {
     let surroundings = Surroundings::present();
     toolkit::nvrtc(&surroundings)?;
     toolkit::headers(&surroundings)?;
+    burn_finds("cuda")?;
+    burn_finds("nvrtc")?;
     Ok(index)
+}
+
+/// The last word is cudarc's own: where it would not find a library by the names that it tries, it would panic.
+fn burn_finds(name: &'static str) -> Result<(), GpuError> {
+    // SAFETY: this only tries to load the libraries, which are loaded already where they were found.
+    let present = unsafe {
+        match name {
+            "cuda" => cudarc::driver::sys::is_culib_present(),
+            _ => cudarc::nvrtc::sys::is_culib_present(),
+        }
+    };
+    match present {
+        true => Ok(()),
+        false => Err(GpuError::Missing {
+            library: "a library under a name that Burn's backend knows",
+            tried: cudarc::get_lib_name_candidates(name),
+            advice: "install the version of CUDA that this build was made for (12 or 13), or set LD_LIBRARY_PATH to it",
+        }),
+    }
 }

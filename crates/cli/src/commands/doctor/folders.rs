@@ -39,6 +39,9 @@ fn checkpoints(folder: &Path) -> Check {
 
 /// Writes and removes a small file in `folder`, or in the nearest folder above it that exists.
 fn write_somewhere(folder: &Path) -> Result<(), String> {
+    if folder.exists() && !folder.is_dir() {
+        return Err("it is a file".to_owned());
+    }
     let present = folder.ancestors().find(|path| path.is_dir());
     let present = present.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::Builder::new().prefix(".numalign-doctor").tempfile_in(present);
