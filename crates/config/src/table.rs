@@ -359,7 +359,7 @@ pub(crate) const KEYS: &[Key] = &[
         name: "collective",
         default: KeyDefault::Value("auto"),
         value_name: "auto|grpc|nccl",
-        help: "How gradients are exchanged",
+        help: "How gradients are exchanged; auto takes nccl where every replica is on a GPU of its own",
         shown: |c| c.run.collective.name().into(),
     },
     Key {

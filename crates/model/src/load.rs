@@ -111,11 +111,16 @@ pub fn choose_device(choice: DeviceChoice, local_rank: Option<usize>, per_worker
     match choice {
         DeviceChoice::Cpu | DeviceChoice::Cuda(Some(_)) => choice,
         DeviceChoice::Cuda(None) => {
-            let confined = numalign_gpu::driver::visible_gpus() == per_worker;
-            DeviceChoice::Cuda(Some(if confined { 0 } else { rank * per_worker }))
+            DeviceChoice::Cuda(Some(first_gpu(rank, per_worker, numalign_gpu::driver::visible_gpus())))
         }
         DeviceChoice::Auto => Devices::auto(rank, per_worker),
     }
+}
+
+/// The first GPU of a local rank. A process that sees only its own (SLURM's `--gpus-per-task`) counts from 0, whatever its
+/// rank; every other rank past the end stays there, for the driver to refuse.
+fn first_gpu(rank: usize, per_worker: usize, visible: usize) -> usize {
+    if visible == per_worker { 0 } else { rank * per_worker }
 }
 
 /// What [`load`] would load, without its weights: for checks and banners.
@@ -315,5 +320,26 @@ fn decoder<B: FrozenOps>(parts: Parts, placement: Placement<B>, holding: Holding
     match architecture {
         Architecture::Gpt2(config) => gpt2::load(config, &*source, tokenizer, placement, holding),
         Architecture::Llama(config) => llama::load(config, &*source, tokenizer, placement, holding),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_local_rank_has_its_own_gpus() {
+        assert_eq!((0..3).map(|rank| first_gpu(rank, 1, 4)).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!((first_gpu(3, 2, 8), first_gpu(1, 2, 8)), (6, 2));
+        assert_eq!((first_gpu(3, 1, 1), first_gpu(5, 2, 2)), (0, 0), "it sees only its own");
+        assert_eq!(first_gpu(2, 1, 2), 2, "the driver refuses it");
+        assert_eq!(first_gpu(0, 1, 0), 0);
+    }
+
+    #[test]
+    fn a_named_device_is_left_alone() {
+        for choice in [DeviceChoice::Cpu, DeviceChoice::Cuda(Some(7))] {
+            assert_eq!(choose_device(choice, Some(3), 1), choice);
+        }
     }
 }

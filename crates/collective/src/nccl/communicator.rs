@@ -114,7 +114,10 @@ impl Communicator {
                 return Err(NcclError::NotFormed { rank, world, seconds: deadline.as_secs_f64() });
             }
             patience.wait();
-            state = self.nccl.state(*self.comm);
+            // The handle may come later than the answer.
+            if !self.comm.is_null() {
+                state = self.nccl.state(*self.comm);
+            }
         }
         match state {
             SUCCESS => Ok(()),
