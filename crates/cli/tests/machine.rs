@@ -2,6 +2,8 @@
 
 mod common;
 
+#[cfg(feature = "cuda")]
+use common::check;
 use common::fake_cuda::FakeCuda;
 use common::{Folder, Output};
 use serde_json::Value;
@@ -78,6 +80,44 @@ fn a_folder_that_cannot_be_written_to_is_a_failure() {
     let check = named(&report, "checkpoints")[0];
     assert_eq!((output.status.code(), &check["status"]), (Some(1), &Value::from("failure")), "{output}");
     assert!(check["detail"].as_str().is_some_and(|detail| detail.contains("it is a file")), "{output}");
+}
+
+/// Every question before Burn's backend is touched, which panics where something is missing.
+#[cfg(feature = "cuda")]
+#[test]
+fn device_cuda_says_what_is_missing() {
+    if std::path::Path::new("/dev/nvidiactl").exists() {
+        return;
+    }
+    let folder = Folder::new();
+    let fake = FakeCuda::get();
+    let (all, driver) = (fake.path().display().to_string(), fake.driver_path().display().to_string());
+    for header in ["cuda_runtime.h", "mma.h", "crt/mma.h"] {
+        folder.write(&format!("toolkit/include/{header}"), b"");
+    }
+    let toolkit = folder.path().join("toolkit").display().to_string();
+    let run = |device: &str, environment: &[(&str, &str)]| {
+        folder.run_env(&["hidden", "--model", "synthetic:small", "--ids", "1", "--device", device], environment)
+    };
+    check("no driver", &run("cuda", &[("LD_LIBRARY_PATH", "")]), 1, &["device `cuda`", "libcuda.so.1", "hint:"]);
+    let none = [("LD_LIBRARY_PATH", all.as_str()), ("FAKE_CUDA_GPUS", "0")];
+    check("no GPU", &run("cuda", &none), 1, &["shows no GPU", "CUDA_VISIBLE_DEVICES"]);
+    let one = run("cuda:3", &[("LD_LIBRARY_PATH", all.as_str())]);
+    check("another GPU", &one, 1, &["device `cuda:3`", "GPU 3 is not there", "shows 1"]);
+    let alone = run("cuda", &[("LD_LIBRARY_PATH", driver.as_str())]);
+    check("no compiler", &alone, 1, &["libnvrtc.so", "tried", "LD_LIBRARY_PATH"]);
+    let nowhere = [("LD_LIBRARY_PATH", all.as_str()), ("CUDA_PATH", "/nowhere")];
+    check("no headers", &run("cuda", &nowhere), 1, &["/nowhere/include/cuda_runtime.h", "CUDA_PATH"]);
+    let little = [("LD_LIBRARY_PATH", all.as_str()), ("CUDA_PATH", toolkit.as_str()), ("FAKE_CUDA_FREE_MIB", "100")];
+    check(
+        "little memory",
+        &run("cuda", &little),
+        1,
+        &["`synthetic:small` needs 0.", "0.1 GiB are free (cuda:0)", "hint:"],
+    );
+    // `auto` goes on without it, and says why.
+    let auto = run("auto", &[("LD_LIBRARY_PATH", driver.as_str())]);
+    assert!(auto.status.success(), "{auto}");
 }
 
 #[test]

@@ -34,8 +34,8 @@ impl GpuError {
             GpuError::NoSymbol { .. } => "install a current version, and look for an older one in LD_LIBRARY_PATH",
             GpuError::TooOld { .. } => "install a newer version, for example the Python package nvidia-nccl-cu12",
             GpuError::NoHeaders { .. } => {
-                "install the CUDA toolkit's headers (Debian: nvidia-cuda-toolkit; Python: nvidia-cuda-runtime-cu12), or set \
-                 CUDA_PATH to the folder that holds include/cuda_runtime.h"
+                "install the CUDA toolkit's headers (Debian: nvidia-cuda-toolkit; Python, CUDA 13: nvidia-cuda-runtime with \
+                 nvidia-cuda-crt), or set CUDA_PATH to the folder that holds include/cuda_runtime.h and include/crt/mma.h"
             }
             GpuError::Call { .. } => "see `nvidia-smi` and the kernel's log; a driver that was updated wants a restart",
             GpuError::NoGpu => "check CUDA_VISIBLE_DEVICES, and in a container its access to the GPUs (--gpus all)",

@@ -11,7 +11,7 @@ use crate::search::Surroundings;
 /// Names that cudarc, which loads the compiler for Burn, tries too: what is loaded here, from wherever, it finds by name.
 const NVRTC: &[&str] = &["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"];
 const NVRTC_LIBRARY: &str = "the run-time compiler (libnvrtc.so)";
-const NVRTC_ADVICE: &str = "install the CUDA toolkit's NVRTC (Debian: libnvrtc12; Python: nvidia-cuda-nvrtc-cu12), or set \
+const NVRTC_ADVICE: &str = "install the CUDA toolkit's NVRTC (Debian: libnvrtc12; Python: nvidia-cuda-nvrtc), or set \
                             LD_LIBRARY_PATH to its folder";
 
 /// The run-time compiler.
@@ -37,6 +37,10 @@ pub fn nvrtc(surroundings: &Surroundings) -> Result<Nvrtc, GpuError> {
     Ok(Nvrtc { library, version: (major.max(0) as u32, minor.max(0) as u32) })
 }
 
+/// What cubecl's kernels include, and what that includes in turn: matrix products need `mma.h`, whose other half comes in
+/// a package of its own for Python.
+const HEADERS: &[&str] = &["cuda_runtime.h", "mma.h", "crt/mma.h"];
+
 /// The folder whose `include/` holds CUDA's headers.
 pub fn headers(surroundings: &Surroundings) -> Result<PathBuf, GpuError> {
     let mut folders = surroundings.toolkits();
@@ -47,11 +51,11 @@ pub fn headers(surroundings: &Surroundings) -> Result<PathBuf, GpuError> {
     }
     let mut tried = Vec::with_capacity(folders.len());
     for folder in folders {
-        let header = folder.join("include/cuda_runtime.h");
-        if header.is_file() {
-            return Ok(folder);
+        let missing = HEADERS.iter().map(|header| folder.join("include").join(header)).find(|header| !header.is_file());
+        match missing {
+            None => return Ok(folder),
+            Some(header) => tried.push(header.display().to_string()),
         }
-        tried.push(header.display().to_string());
     }
     Err(GpuError::NoHeaders { tried })
 }
@@ -79,16 +83,21 @@ mod tests {
     #[test]
     fn headers_are_found_by_cuda_path_and_in_wheels() {
         let folder = tempfile::tempdir().unwrap();
-        let wheel = folder.path().join("lib/python3.12/site-packages/nvidia/cuda_runtime");
+        let wheel = folder.path().join("lib/python3.12/site-packages/nvidia/cu13");
         for root in [folder.path().join("toolkit"), wheel.clone()] {
-            std::fs::create_dir_all(root.join("include")).unwrap();
-            std::fs::write(root.join("include/cuda_runtime.h"), b"").unwrap();
+            std::fs::create_dir_all(root.join("include/crt")).unwrap();
+            for header in HEADERS {
+                std::fs::write(root.join("include").join(header), b"").unwrap();
+            }
         }
         let set = Surroundings { cuda_path: Some(folder.path().join("toolkit")), ..Surroundings::default() };
         assert_eq!(headers(&set).unwrap(), folder.path().join("toolkit"));
         assert_eq!(needed_cuda_path(&set), None, "what the user set stays");
-        let wrong =
-            Surroundings { cuda_path: Some("/nowhere".into()), prefixes: vec![folder.path().to_owned()], ..set };
+        std::fs::remove_file(folder.path().join("toolkit/include/crt/mma.h")).unwrap();
+        let said = headers(&set).unwrap_err().to_string();
+        assert!(said.contains("toolkit/include/crt/mma.h"), "the runtime's wheel alone is not enough: {said}");
+        let prefixes = vec![folder.path().to_owned()];
+        let wrong = Surroundings { cuda_path: Some("/nowhere".into()), prefixes, ..set };
         let said = headers(&wrong).unwrap_err().to_string();
         assert!(said.contains("/nowhere/include/cuda_runtime.h"), "{said}");
         if !PathBuf::from("/usr/local/cuda").exists() && !PathBuf::from("/opt/cuda").exists() {

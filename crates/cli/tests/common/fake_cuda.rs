@@ -1,4 +1,4 @@
-//! A fake driver and a fake NCCL for real processes: compiled from `tests/fake_cuda/` with the C compiler, found through
+//! A fake driver, a fake NCCL and a fake compiler for real processes: compiled from `tests/fake_cuda/` with the C compiler, found through
 //! `LD_LIBRARY_PATH`. They show that numalign's protocol holds; of NVIDIA's code they show nothing.
 
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ impl FakeCuda {
             let fake = Self { folder: tempfile::tempdir().expect("a temporary folder") };
             fake.compile("cuda.c", "both/libcuda.so.1", &[]);
             fake.compile("nccl.c", "both/libnccl.so.2", &["-L", "both", "-l:libcuda.so.1"]);
+            fake.compile("nvrtc.c", "both/libnvrtc.so.12", &[]);
             fake.compile("cuda.c", "driver/libcuda.so.1", &[]);
             fake
         })
@@ -40,7 +41,7 @@ impl FakeCuda {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// Where both are.
+    /// Where all are.
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("both")
     }
