@@ -2,7 +2,7 @@
 //! Used by the model, the worker and the command line; [`crate::memory`] builds on it.
 //!
 //! The functions' types are those of CUDA's `cuda.h` (the ABI of each symbol, with its `_v2` where there is one, has not
-//! changed since CUDA 4; `cuDeviceGetUuid` since 9.2). Results are plain integers, since a later driver may know more of
+//! changed since CUDA 4; `cuDeviceGetUuid` is of 9.2). Results are plain integers, since a later driver may know more of
 //! them than any list here.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -31,7 +31,7 @@ const ADVICE: &str = "install the NVIDIA driver (in a container: give it the GPU
 
 /// Declares the functions that are used, and their lookup.
 macro_rules! functions {
-    ($(fn $field:ident = $symbol:literal ($($type:ty),*);)+) => {
+    ($(fn $field:ident = $symbol:literal $(or $other:literal)? ($($type:ty),*);)+) => {
         pub(crate) struct Functions {
             $(pub(crate) $field: unsafe extern "C" fn($($type),*) -> CuResult,)+
         }
@@ -40,7 +40,7 @@ macro_rules! functions {
             fn of(library: &Loaded) -> Result<Self, GpuError> {
                 Ok(Self {
                     // SAFETY: the types above are those of cuda.h.
-                    $($field: unsafe { library.function($symbol) }?,)+
+                    $($field: unsafe { library.function($symbol)$(.or_else(|_| library.function($other)))? }?,)+
                 })
             }
         }
@@ -54,7 +54,8 @@ functions! {
     fn device_count = "cuDeviceGetCount" (*mut c_int);
     fn device = "cuDeviceGet" (*mut CuDevice, c_int);
     fn device_name = "cuDeviceGetName" (*mut c_char, c_int, CuDevice);
-    fn device_uuid = "cuDeviceGetUuid" (*mut [u8; 16], CuDevice);
+    // The first names a MIG slice by its GPU, as NCCL sees it; CUDA 13's headers only have the second.
+    fn device_uuid = "cuDeviceGetUuid" or "cuDeviceGetUuid_v2" (*mut [u8; 16], CuDevice);
     fn device_memory = "cuDeviceTotalMem_v2" (*mut usize, CuDevice);
     fn device_attribute = "cuDeviceGetAttribute" (*mut c_int, c_int, CuDevice);
     fn can_access_peer = "cuDeviceCanAccessPeer" (*mut c_int, CuDevice, CuDevice);
