@@ -45,7 +45,8 @@ pub fn command() -> Command {
             Command::new("worker")
                 .about("Runs one worker; it gets its whole configuration from the coordinator")
                 .after_help(
-                    "Without --coordinator, MASTER_ADDR and MASTER_PORT name it. With device cuda, LOCAL_RANK chooses the GPU. \
+                    "Without --coordinator, MASTER_ADDR and MASTER_PORT name it. With device cuda or auto, LOCAL_RANK (or \
+                     SLURM_LOCALID) chooses the GPU among the visible ones; a single visible GPU is everybody's. \
                      NUMALIGN_COORDINATOR_WAIT is the patience with a coordinator that was never reached (30s).",
                 )
                 .arg(option("coordinator", "URL", "The coordinator, such as http://10.0.0.1:7400"))
@@ -227,6 +228,7 @@ pub fn command() -> Command {
                     .arg(count_option("steps", "Steps to measure", "20"))
                     .arg(count_option("devices", "Devices over which the model's blocks are spread", "1"))
                     .arg(option("dtype", "f32|bf16|f16", "How the weights lie in memory").default_value("f32"))
+                    .arg(flag("matrix-rate", "Also measure how fast the device multiplies matrices"))
                     .arg(device_argument())
                     .arg(json_flag()),
             )
@@ -242,6 +244,27 @@ pub fn command() -> Command {
                     .arg(count_option("hidden", "Hidden size of the model that is not there", "768"))
                     .arg(json_flag()),
             ),
+        )
+        .subcommand(
+            Command::new("doctor")
+                .about("Says what this machine has for a worker, and what to do about what it lacks")
+                .after_help(
+                    "Each line is ok, warning or failure. A machine without a GPU is fine: it trains on the CPU. Exit code 1 \
+                     where something fails that a run would need.",
+                )
+                .arg(json_flag()),
+        )
+        .subcommand(
+            Command::new("selftest")
+                .about("Proves this build on this machine: right numbers, the same bytes over worlds and collectives, a kill, speed")
+                .after_help(
+                    "Starts real runs of its own in a temporary folder. On the CPU it compares with stored values from \
+                     `transformers`; on a GPU with this machine's CPU too, and with NCCL's own sums. What a machine cannot \
+                     show is skipped, in words. Exit code 1 where anything fails.",
+                )
+                .arg(device_argument())
+                .arg(flag("quick", "Leave out the measurement of speed"))
+                .arg(json_flag()),
         )
         .subcommand(
             Command::new("config")

@@ -90,9 +90,8 @@ impl From<DataError> for Failure {
 
 impl From<CoordinatorError> for Failure {
     fn from(error: CoordinatorError) -> Self {
-        let code = if matches!(error, CoordinatorError::NotAvailable(_)) { 2 } else { 1 };
         let hint = error.hint();
-        Self { error: error.into(), hint, code }
+        Self { error: error.into(), hint, code: 1 }
     }
 }
 

@@ -17,6 +17,8 @@ mod supervisor;
 
 fn main() -> ExitCode {
     mind_closed_pipes();
+    #[cfg(feature = "cuda")]
+    point_at_cuda_headers();
     let matches = match args::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
@@ -34,6 +36,17 @@ fn main() -> ExitCode {
             }
             ExitCode::from(failure.code)
         }
+    }
+}
+
+/// Tells cubecl where CUDA's headers are, where it would not find them by itself: Python's packages have them too.
+/// Children inherit it.
+#[cfg(feature = "cuda")]
+fn point_at_cuda_headers() {
+    let surroundings = numalign_gpu::search::Surroundings::present();
+    if let Some(folder) = numalign_gpu::toolkit::needed_cuda_path(&surroundings) {
+        // SAFETY: this process has no other thread yet.
+        unsafe { std::env::set_var("CUDA_PATH", folder) };
     }
 }
 

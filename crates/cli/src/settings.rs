@@ -6,22 +6,62 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use numalign_config::{Config, DeviceChoice, Layer, resolve};
+use numalign_gpu::driver::visible_gpus;
 
 use crate::args::{key_flags, text};
 use crate::failure::Failure;
 
 /// The configuration of a command; `stage` overrides where given.
 pub fn load(matches: &ArgMatches, file: Option<&str>, stage: Option<&str>) -> Result<Config, Failure> {
-    load_with(matches, file, stage, &[])
+    resolve_layers(layers(matches, file, stage, &[])?)
 }
 
-/// [`load`], with further keys set as if by flags.
-pub fn load_with(
+/// [`load`] for a run on this machine: with further keys set as if by flags, and `workers: auto` counted.
+pub fn load_for_launch(
     matches: &ArgMatches,
     file: Option<&str>,
     stage: Option<&str>,
     more: &[(&str, String)],
 ) -> Result<Config, Failure> {
+    let (mut yaml, mut env, mut flags) = layers(matches, file, stage, more)?;
+    let all = yaml.iter_mut().chain([&mut env, &mut flags]);
+    let (mut is_auto, mut gpus) = (false, 0);
+    for layer in all {
+        if layer.is_set("workers") {
+            // Counting loads the driver: only where somebody asks for it.
+            is_auto = layer.fill_in_auto("workers", || {
+                gpus = visible_gpus();
+                gpus.max(1)
+            });
+        }
+    }
+    let mut config = resolve_layers((yaml, env, flags))?;
+    if is_auto {
+        config.run.workers = (config.run.workers / config.run.devices_per_worker).max(1);
+        config.check().map_err(|errors| Failure::usage(format!("the configuration is not valid\n{errors}")))?;
+        eprintln!("{}", auto_workers(config.run.workers, config.run.devices_per_worker, gpus));
+    }
+    Ok(config)
+}
+
+/// What `workers: auto` came to, in words.
+fn auto_workers(workers: usize, devices_per_worker: usize, gpus: usize) -> String {
+    match (gpus, devices_per_worker) {
+        (0, _) => "workers: auto is 1: no GPU is visible".to_owned(),
+        (_, 1) => format!("workers: auto is {workers}, one for each visible GPU"),
+        (_, each) => format!("workers: auto is {workers}: {gpus} GPUs are visible, {each} for each worker"),
+    }
+}
+
+type Layers = (Option<Layer>, Layer, Layer);
+
+/// File, environment and flags, each on its own.
+fn layers(
+    matches: &ArgMatches,
+    file: Option<&str>,
+    stage: Option<&str>,
+    more: &[(&str, String)],
+) -> Result<Layers, Failure> {
     let mut flags = key_flags(matches);
     if let Some(stage) = stage {
         if flags.iter().any(|(key, value)| key == "stage" && value != stage) {
@@ -35,7 +75,11 @@ pub fn load_with(
         flags.push(((*key).to_owned(), value.clone()));
     }
     let yaml = file.map(|file| Layer::from_yaml_file(Path::new(file)));
-    resolve(yaml, Layer::from_env_os(std::env::vars_os()), Layer::from_flags(flags)).map_err(|errors| {
+    Ok((yaml, Layer::from_env_os(std::env::vars_os()), Layer::from_flags(flags)))
+}
+
+fn resolve_layers((yaml, env, flags): Layers) -> Result<Config, Failure> {
+    resolve(yaml, env, flags).map_err(|errors| {
         Failure::usage(format!("the configuration is not valid\n{errors}"))
             .with_hint("`numalign launch --help` lists every key with its default")
     })

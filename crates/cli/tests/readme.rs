@@ -41,3 +41,38 @@ fn a_reader_that_has_seen_enough_is_no_panic() {
         assert!(!said.contains("panicked"), "{args:?}: {said}");
     }
 }
+
+/// Autotuning chooses kernels by the clock, and fusion by what stands beside an operation: with either, two machines, or two
+/// runs on one, could compute other bits. Neither is in the build, and it has to stay so.
+#[test]
+fn burns_cuda_backend_is_built_without_autotuning_and_fusion() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
+    let output = Command::new(cargo)
+        .args([
+            "tree",
+            "--offline",
+            "--package",
+            "numalign",
+            "--features",
+            "cuda",
+            "--prefix",
+            "none",
+            "--format",
+            "{p} | {f}",
+        ])
+        .args(["--manifest-path", manifest])
+        .output()
+        .expect("cargo starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["burn-cuda v", "burn-cubecl v"] {
+        let lines: Vec<&str> = said.lines().filter(|line| line.starts_with(name)).collect();
+        assert!(!lines.is_empty(), "{name} is not in the tree");
+        for line in lines {
+            let features = line.split('|').nth(1).unwrap_or_default();
+            assert!(!features.contains("autotune") && !features.contains("fusion"), "{line}");
+        }
+    }
+    assert!(!said.contains("burn-fusion v"), "fusion is in the tree");
+}

@@ -2,11 +2,14 @@
 //! micro-batch order ([`numalign_projector::Rows`]), so the way chosen never changes a bit. Rows of the solver's chunks
 //! are gathered instead: every rank learns their digest, and the coordinator gets the rows.
 //!
-//! Called by the worker's step loop. [`Grpc`] sends rows to the coordinator; [`Local`] is a world of one.
+//! Called by the worker's step loop. [`Grpc`] sends rows to the coordinator; [`nccl`] moves them between GPUs; [`Local`] is a
+//! world of one. [`Chosen`] is whichever of the first two the coordinator named for a generation.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 use std::future::Future;
+
+pub mod nccl;
 
 use numalign_access::Client;
 use numalign_projector::features::digest_of;
@@ -36,6 +39,8 @@ pub enum CollectiveError {
     Connection { step: u64, reason: String },
     #[error(transparent)]
     Rows(#[from] RowError),
+    #[error(transparent)]
+    Nccl(#[from] nccl::NcclError),
 }
 
 /// Sums the rows of all ranks of one generation.
@@ -142,6 +147,28 @@ impl Collective for Grpc {
     async fn all_reduce(&mut self, step: u64, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
         let reply = self.request(step, rows, false).await?;
         Ok(reply.sum.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+}
+
+/// The collective of one generation.
+pub enum Chosen {
+    Grpc(Grpc),
+    Nccl(nccl::NcclRows),
+}
+
+impl Collective for Chosen {
+    async fn all_reduce(&mut self, step: u64, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
+        match self {
+            Chosen::Grpc(grpc) => grpc.all_reduce(step, rows).await,
+            Chosen::Nccl(nccl) => nccl.all_reduce(step, rows).await,
+        }
+    }
+
+    async fn gather(&mut self, unit: u64, rows: OwnRows) -> Result<Gathered, CollectiveError> {
+        match self {
+            Chosen::Grpc(grpc) => grpc.gather(unit, rows).await,
+            Chosen::Nccl(nccl) => nccl.gather(unit, rows).await,
+        }
     }
 }
 

@@ -132,6 +132,18 @@ impl Layer {
         &self.origin
     }
 
+    /// Puts a number where this layer says `auto` for the key; whether it does. For keys whose `auto` only the caller can
+    /// work out, such as the number of GPUs.
+    pub fn fill_in_auto(&mut self, key: &str, value: impl FnOnce() -> usize) -> bool {
+        match self.values.iter_mut().find(|(name, _)| **name == key) {
+            Some((_, raw)) if *raw == Raw::Text("auto".to_string()) => {
+                *raw = Raw::Int(value() as i128);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Whether this layer sets the key.
     pub fn is_set(&self, key: &str) -> bool {
         self.get(key).is_some()

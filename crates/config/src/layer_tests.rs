@@ -164,3 +164,15 @@ fn variables_that_are_not_utf8_are_problems() {
     let layer = Layer::from_env_os([("NUMALIGN_LR".into(), broken()), ("OTHER".into(), broken())]);
     assert_eq!(lines(&layer), ["NUMALIGN_LR: lr: is not UTF-8; hint: set it again with plain text"]);
 }
+
+#[test]
+fn auto_is_filled_in_where_it_stands() {
+    let mut flags = Layer::from_flags([("workers", "auto".to_owned()), ("device", "auto".to_owned())]);
+    assert!(flags.fill_in_auto("workers", || 3));
+    assert!(!flags.fill_in_auto("workers", || 4), "it is a number now");
+    assert!(!flags.fill_in_auto("max_workers", || 4));
+    let config = crate::resolve(None, Layer::from_env([]), flags).unwrap();
+    assert_eq!(config.run.workers, 3);
+    let unfilled = Layer::from_flags([("workers", "auto".to_owned())]);
+    assert!(crate::resolve(None, Layer::from_env([]), unfilled).is_err());
+}

@@ -316,8 +316,8 @@ pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "workers",
         default: KeyDefault::Value("2"),
-        value_name: "N",
-        help: "Workers that launch starts",
+        value_name: "N|auto",
+        help: "Workers that launch starts; auto (launch only) is one per visible GPU, or 1 where there is none",
         shown: |c| (c.run.workers as u64).into(),
     },
     Key {
@@ -359,7 +359,7 @@ pub(crate) const KEYS: &[Key] = &[
         name: "collective",
         default: KeyDefault::Value("auto"),
         value_name: "auto|grpc|nccl",
-        help: "How gradients are exchanged",
+        help: "How gradients are exchanged; auto takes nccl where every replica is on a GPU of its own",
         shown: |c| c.run.collective.name().into(),
     },
     Key {

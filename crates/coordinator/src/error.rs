@@ -26,8 +26,6 @@ pub enum CoordinatorError {
     OtherBase { path: PathBuf, stored: String, found: String },
     #[error("the projectors of {path} do not fit this run: {reason}")]
     NotLoadable { path: PathBuf, reason: String, hint: &'static str },
-    #[error("{0}")]
-    NotAvailable(String),
     #[error("the server stopped: {0}")]
     Server(String),
     #[error("{reason}")]
@@ -61,7 +59,7 @@ impl CoordinatorError {
             CoordinatorError::NotLoadable { hint, .. } => Some((*hint).to_owned()),
             CoordinatorError::Failed { hint, .. } => Some(hint.clone()),
             CoordinatorError::Stopped { run_id, .. } => Some(format!("continue with --run-id {run_id} --resume auto")),
-            CoordinatorError::NotAvailable(_) | CoordinatorError::Server(_) => None,
+            CoordinatorError::Server(_) => None,
         }
     }
 }

@@ -9,6 +9,7 @@ use numalign_config::Unit;
 use numalign_projector::{Features, Fit, NormTensor, State, StateDigest};
 
 use crate::audit::RowDigests;
+use crate::collective::{Choice, Nccl};
 use crate::shares::Pace;
 
 /// A worker's connection; a worker that comes back is another member.
@@ -46,6 +47,8 @@ pub struct Readiness {
     /// The model's layer norms and all their numbers, where they train; empty elsewhere.
     pub layer_norms: Vec<NormTensor>,
     pub layer_norm_values: Vec<f32>,
+    /// What it could reduce with over NCCL, or why it could not.
+    pub nccl: Nccl,
 }
 
 /// One rank's report of one unit: a training step, a chunk of the solver's round, or an evaluation.
@@ -85,6 +88,10 @@ pub enum Event {
     Left(MemberId, String),
     /// A failure that another worker of the same kind would meet too.
     FailedForGood(MemberId, String),
+    /// Rank 0 made the id of its generation's communicator.
+    NcclId(MemberId, Generation, Vec<u8>),
+    /// NCCL gave a rank of this generation no communicator or no sum; why, in words.
+    NcclFailed(MemberId, Generation, String),
     /// The round that ends at this unit was solved, or cannot be; why, in words.
     Solved(u64, Result<Fit, String>),
     /// Time passed.
@@ -97,6 +104,8 @@ pub enum Effect {
     /// The frozen model is known: announce it.
     BaseKnown(Readiness),
     Begin(Beginning),
+    /// Every rank of the present generation gets the id of its communicator.
+    HandOut(Vec<MemberId>, Generation, Vec<u8>),
     /// The generation ended and none replaces it yet.
     Pause(Vec<MemberId>, String),
     /// Send no work past this step (exclusive), so that the generation comes to rest at a boundary.
@@ -122,6 +131,7 @@ pub struct Beginning {
     /// Member and micro-batches of each rank.
     pub ranks: Vec<(MemberId, Range<usize>)>,
     pub state: Arc<State>,
+    pub collective: Choice,
     /// First generation of this coordinator's life.
     pub first: bool,
 }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use numalign_access::Token;
 use numalign_access::client::HINT;
 use numalign_access::token::HEADER;
+use numalign_config::{CollectiveChoice, Solver};
 use numalign_wire::coordinator_server::CoordinatorServer;
 use tonic::body::Body;
 use tonic::codegen::http;
@@ -26,6 +27,9 @@ use crate::service::Handle;
 
 /// Hello and reports carry a state: 12 bytes per trainable number, known only once a model has set the hidden size.
 const LARGEST_CONTROL: usize = 16 << 20;
+
+/// Numbers of one sample's features, at most: beyond every model that numalign loads.
+const WIDEST: usize = 16 << 10;
 
 /// Credits and questions.
 const LARGEST_SMALL: usize = 4 << 10;
@@ -167,17 +171,23 @@ impl Homes {
 pub struct Bounded {
     service: CoordinatorServer<Handle>,
     reducer: Arc<Reducer>,
+    largest_control: usize,
 }
 
 impl Bounded {
     pub fn new(handle: Handle) -> Self {
-        let reducer = handle.0.reducer.clone();
-        Self { service: CoordinatorServer::new(handle), reducer }
+        let (reducer, config) = (handle.0.reducer.clone(), &handle.0.config);
+        // Over NCCL rank 0's report of a chunk brings the features of the whole batch.
+        let may_bring_features =
+            config.recipe.solver != Solver::Adam && config.run.collective != CollectiveChoice::Grpc;
+        let features = if may_bring_features { 4 * WIDEST * config.recipe.batch_size } else { 0 };
+        let largest_control = LARGEST_CONTROL.saturating_add(features);
+        Self { service: CoordinatorServer::new(handle), reducer, largest_control }
     }
 
     fn largest(&self, path: &str) -> usize {
         match path.rsplit('/').next() {
-            Some("Control") => LARGEST_CONTROL,
+            Some("Control") => self.largest_control,
             Some("Reduce") => self.reducer.largest_contribution(),
             _ => LARGEST_SMALL,
         }

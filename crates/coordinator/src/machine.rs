@@ -8,11 +8,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_config::{Config, Unit, Units};
+use numalign_config::{CollectiveChoice, Config, Unit, Units};
 use numalign_data::{Audit, audit_of};
 use numalign_projector::{Features, Fit, Layout, State, layer_norms};
 
 use crate::audit::{Verdict, shown, verdict};
+use crate::collective::{self, Candidate, Choice, Failures, Way};
 use crate::shares::{self, Pace};
 
 pub use crate::events::{
@@ -22,6 +23,7 @@ pub use crate::events::{
 struct Running {
     generation: Generation,
     ranks: Vec<(MemberId, Range<usize>)>,
+    way: Way,
     /// Reports of the steps after the committed one, in step order: one slot per rank, none before the step's first report.
     pending: VecDeque<Vec<Option<Report>>>,
     /// Why work was stopped, once it was: a join, or another split.
@@ -63,6 +65,9 @@ pub struct Machine {
     excluded: Vec<(String, String)>,
     /// Processes that were told not to come back, the latest last.
     refused_pids: VecDeque<u32>,
+    /// Of the present generation, or of the one before.
+    collective: Option<Choice>,
+    nccl_failures: Failures,
     reason: String,
     over: bool,
 }
@@ -105,6 +110,8 @@ impl Machine {
             goes_on: false,
             excluded: Vec::new(),
             refused_pids: VecDeque::new(),
+            collective: None,
+            nccl_failures: Failures::default(),
             reason: "starting".to_owned(),
             over: false,
         }
@@ -122,6 +129,11 @@ impl Machine {
     /// Processes that were told not to come back.
     pub fn refused_pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.refused_pids.iter().copied()
+    }
+
+    /// How the present generation reduces, or the one before did; none before the first.
+    pub fn collective(&self) -> Option<&Choice> {
+        self.collective.as_ref()
     }
 
     /// Why the run is where it is.
@@ -170,6 +182,8 @@ impl Machine {
             Event::Ready(id, readiness) => self.ready(now, id, readiness, &mut effects),
             Event::Reported(id, report) => self.reported(now, id, report, &mut effects),
             Event::Heartbeat(id) => self.heard(now, id),
+            Event::NcclId(id, generation, bytes) => self.hand_out(id, generation, bytes, &mut effects),
+            Event::NcclFailed(id, generation, why) => self.nccl_failed(id, generation, &why, &mut effects),
             Event::Left(id, why) => self.left(id, &why, &mut effects),
             Event::FailedForGood(id, why) if self.members.contains_key(&id) => {
                 let name = self.name(id);
@@ -289,7 +303,9 @@ impl Machine {
             return;
         };
         let introduction = introduction.introduction.clone();
-        if let Err(reason) = self.admissible(&introduction.host, &readiness) {
+        let admissible = self.admissible(&introduction.host, &readiness);
+        if let Err(reason) = admissible.and_then(|()| self.reduces_with_the_others(id, &introduction.host, &readiness))
+        {
             self.refuse(id, introduction.pid, reason.clone(), effects);
             let name = self.name(id);
             self.members.remove(&id);
@@ -359,6 +375,62 @@ impl Machine {
             ));
         }
         Ok(())
+    }
+
+    /// With `collective: nccl` a worker that cannot share a communicator with those that are ready stays out.
+    fn reduces_with_the_others(&self, id: MemberId, host: &str, readiness: &Readiness) -> Result<(), String> {
+        let wanted = self.config.run.collective;
+        if wanted != CollectiveChoice::Nccl {
+            return Ok(());
+        }
+        let others: Vec<MemberId> = self.members.keys().copied().collect();
+        let mut candidates = self.candidates(&others);
+        candidates.push(Candidate { name: self.name(id), host, nccl: &readiness.nccl });
+        match collective::choose(wanted, &candidates, &Failures::default()) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(format!("collective: nccl cannot be used: {why}")),
+        }
+    }
+
+    /// Those of `members` that are ready, as the choice of a collective sees them.
+    fn candidates(&self, members: &[MemberId]) -> Vec<Candidate<'_>> {
+        let mut candidates = Vec::with_capacity(members.len());
+        for id in members {
+            if let Some(member) = self.members.get(id)
+                && let Some(readiness) = &member.readiness
+            {
+                let host = member.introduction.host.as_str();
+                candidates.push(Candidate { name: self.name(*id), host, nccl: &readiness.nccl });
+            }
+        }
+        candidates
+    }
+
+    /// The place of `id` among the ranks of `generation`, where that is the present one and reduces over NCCL.
+    fn rank_over_nccl(&self, id: MemberId, generation: Generation) -> Option<usize> {
+        let running = self.running.as_ref()?;
+        let present = running.generation == generation && running.way == Way::Nccl;
+        running.ranks.iter().position(|(member, _)| *member == id).filter(|_| present)
+    }
+
+    /// Only rank 0 makes ids; the word of another generation is a late one.
+    fn hand_out(&self, id: MemberId, generation: Generation, bytes: Vec<u8>, effects: &mut Vec<Effect>) {
+        if self.rank_over_nccl(id, generation) == Some(0)
+            && let Some(running) = &self.running
+        {
+            let members = running.ranks.iter().map(|(member, _)| *member).collect();
+            effects.push(Effect::HandOut(members, generation, bytes));
+        }
+    }
+
+    /// The generation is over; whether the next one tries NCCL again, its beginning decides.
+    fn nccl_failed(&mut self, id: MemberId, generation: Generation, why: &str, effects: &mut Vec<Effect>) {
+        if self.rank_over_nccl(id, generation).is_none() {
+            return;
+        }
+        let reason = format!("{}: {why}", self.name(id));
+        self.nccl_failures.note(reason.clone());
+        self.end_generation(&reason, effects);
     }
 
     /// A worker whose model has the right fingerprint has the right layer norms, unless it is of another build.
@@ -470,6 +542,7 @@ impl Machine {
             }
             let (unit, state) = (self.units().unit(step), Arc::new(state));
             self.committed = Some(state.clone());
+            self.nccl_failures.forget();
             effects.push(Effect::Committed(Commit { unit, state, loss: reports[0].loss, timing, world, features }));
         }
     }
@@ -649,6 +722,15 @@ impl Machine {
         let Some(state) = self.committed.clone() else {
             return;
         };
+        let wanted = self.config.run.collective;
+        let choice = match collective::choose(wanted, &self.candidates(&members), &self.nccl_failures) {
+            Ok(choice) => choice,
+            Err(why) => {
+                let reason = format!("collective: nccl cannot be used: {why}");
+                return self.fail(reason, "use collective: auto or grpc, or see `numalign doctor`", effects);
+            }
+        };
+        self.collective = Some(choice.clone());
         let parts = shares::split(self.config.recipe.micro_batches(), &self.paces(members.iter()));
         let first = self.generations == 0;
         self.generations += 1;
@@ -662,12 +744,13 @@ impl Machine {
         self.running = Some(Running {
             generation,
             ranks: ranks.clone(),
+            way: choice.way,
             pending: VecDeque::new(),
             quiescing: None,
             since: (now, self.unit_after(&state)),
         });
         self.reason = format!("training with {} worker{}", ranks.len(), if ranks.len() == 1 { "" } else { "s" });
-        effects.push(Effect::Begin(Beginning { generation, ranks, state, first }));
+        effects.push(Effect::Begin(Beginning { generation, ranks, state, collective: choice, first }));
     }
 
     /// The resting point of a quiescing generation is reached: the shell calls this when the boundary is committed.

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use numalign_config::{Config, Solver, Unit};
 use numalign_projector::{Encoding, Layout, State, Trained, schedule::learning_rate};
 
+use crate::collective::{Choice, Way};
 use crate::failures::Failure;
 use crate::machine::{Commit, Readiness};
 
@@ -46,6 +47,8 @@ pub struct Progress {
     epoch: Epoch,
     /// Steps per second of the last whole epoch; zero before its end.
     last_rate: f64,
+    /// As last told.
+    collective: Option<Choice>,
     pub loss: f32,
 }
 
@@ -60,7 +63,7 @@ impl Progress {
                 None
             }
         };
-        Self { config, bar: None, metrics, epoch: Epoch::new(), last_rate: 0.0, loss: f32::NAN }
+        Self { config, bar: None, metrics, epoch: Epoch::new(), last_rate: 0.0, collective: None, loss: f32::NAN }
     }
 
     /// A line for the user.
@@ -86,7 +89,7 @@ impl Progress {
         self.say(&format!(
             "numalign {} · run {}\n  model      {} ({millions:.1} M frozen parameters, {} weights), fingerprint {:.16}\n  \
              trains     {trained} floats of {}\n  stage      {}, {} encoding, range {} to {}\n  steps      {} ({} epochs of {}), \
-             {} samples each in micro-batches of {}{evaluation}\n  collective gRPC through the coordinator",
+             {} samples each in micro-batches of {}{evaluation}",
             env!("CARGO_PKG_VERSION"),
             self.config.run.run_id,
             recipe.model_name,
@@ -124,6 +127,19 @@ impl Progress {
         }
         bar.set_position(step);
         self.bar = Some(bar);
+    }
+
+    /// A generation begins; a line where it reduces in another way than the one before, or for another reason.
+    pub fn reduced_by(&mut self, choice: &Choice) {
+        if self.collective.as_ref() == Some(choice) {
+            return;
+        }
+        let line = match choice.way {
+            Way::Nccl => choice.reason.clone(),
+            Way::Grpc => format!("gRPC through the coordinator ({})", choice.reason),
+        };
+        self.say(&format!("  collective {line}"));
+        self.collective = Some(choice.clone());
     }
 
     /// A step, a chunk of a round, or an evaluation was committed.

@@ -234,6 +234,8 @@ mod tests {
     use numalign_projector::State;
     use tokio::sync::oneshot::error::TryRecvError;
 
+    use crate::collective::{Choice, Way};
+
     use super::*;
 
     const OLD: Generation = Generation { incarnation: 4, number: 1 };
@@ -256,7 +258,8 @@ mod tests {
     fn begin_with(reducer: &Reducer, generation: Generation, config: &Config) {
         let ranks = vec![(A, 0..2), (B, 2..3)];
         let state = Arc::new(State::initial(1, 0).prepared(&config.recipe));
-        reducer.begin(&Beginning { generation, ranks, state, first: false }, config);
+        let collective = Choice { way: Way::Grpc, reason: "a test".to_owned() };
+        reducer.begin(&Beginning { generation, ranks, state, collective, first: false }, config);
     }
 
     /// Floats whose sum depends on the order of adding.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use numalign_access::ServerAccess;
 use numalign_checkpoint::{CheckpointError, write_atomically};
-use numalign_config::{CollectiveChoice, Config};
+use numalign_config::Config;
 use numalign_data::Streams;
 use numalign_wire::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
@@ -50,7 +50,6 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     checkpoint_wanted: Arc<Notify>,
 ) -> Result<Outcome, CoordinatorError> {
-    check_available(&config)?;
     let config = Arc::new(config);
     let start = start::prepare(&config)?;
     for line in &start.story {
@@ -171,16 +170,6 @@ impl Start {
 /// BLAKE3 of the settings that determine the run's states; a survivor of another run does not have it.
 pub fn config_digest(config: &Config) -> String {
     blake3::hash(config.digest_text().as_bytes()).to_hex().to_string()
-}
-
-/// Refuses settings that this build knows by name but cannot honour.
-fn check_available(config: &Config) -> Result<(), CoordinatorError> {
-    if config.run.collective == CollectiveChoice::Nccl {
-        return Err(CoordinatorError::NotAvailable(
-            "collective: nccl is not available in this build; use auto or grpc".to_owned(),
-        ));
-    }
-    Ok(())
 }
 
 /// A run whose last step is committed needs no workers: its result is written again, and that is all.

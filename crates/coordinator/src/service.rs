@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::collective::{Nccl, NcclAbility};
 use crate::complaints::clipped;
 use crate::guard::Homes;
 use crate::machine::{Event, Introduction, MemberId, Readiness, Report, Timing};
@@ -29,6 +30,9 @@ const FIRST_WORD: Duration = Duration::from_secs(10);
 /// Characters of a host, a build or a device that are kept; of a message, see [`MOST_MESSAGE`].
 const MOST_NAME: usize = 128;
 const MOST_MESSAGE: usize = 4096;
+
+/// Bytes of an `ncclUniqueId`.
+const NCCL_ID: usize = 128;
 
 /// What the service sends to the shell.
 pub enum Call {
@@ -282,6 +286,17 @@ fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call
             Event::FailedForGood(member, clipped(&failure.message, MOST_MESSAGE))
         }
         Message::Failure(failure) => Event::Left(member, clipped(&failure.message, MOST_MESSAGE)),
+        Message::NcclId(id) => {
+            let generation = id.generation.ok_or("it sent an NCCL id of no generation")?.into();
+            if id.id.len() != NCCL_ID {
+                return Err(format!("it sent an NCCL id of {} bytes instead of {NCCL_ID}", id.id.len()));
+            }
+            Event::NcclId(member, generation, id.id)
+        }
+        Message::NcclFailed(failed) => {
+            let generation = failed.generation.ok_or("it reported NCCL of no generation")?.into();
+            Event::NcclFailed(member, generation, clipped(&failed.reason, MOST_MESSAGE))
+        }
         Message::Ready(ready) => Event::Ready(member, readiness_of(ready)?),
         Message::StepDone(done) => {
             let digest = StateDigest::from_slice(&done.digest).ok_or("it sent a digest that is not 32 bytes")?;
@@ -327,6 +342,19 @@ fn measured(microseconds: u64) -> Duration {
     Duration::from_micros(microseconds).min(DAY)
 }
 
+fn nccl_of(ability: Option<wire::NcclAbility>, why_not: &str) -> Nccl {
+    match ability {
+        Some(its) => Ok(NcclAbility {
+            version: its.version,
+            gpu: clipped(&its.gpu, MOST_NAME),
+            replica: its.replica,
+            shares_gpu: its.shares_gpu,
+        }),
+        None if why_not.is_empty() => Err("it did not say whether it has NCCL".to_owned()),
+        None => Err(clipped(why_not, MOST_MESSAGE)),
+    }
+}
+
 fn readiness_of(ready: wire::Ready) -> Result<Readiness, String> {
     let (mut layer_norms, mut layer_norm_values) = (Vec::new(), Vec::new());
     for tensor in ready.layer_norms {
@@ -344,6 +372,7 @@ fn readiness_of(ready: wire::Ready) -> Result<Readiness, String> {
         weights: ready.weights,
         device: ready.device,
         probe_digest: ready.probe_digest,
+        nccl: nccl_of(ready.nccl, &ready.no_nccl),
         layer_norms,
         layer_norm_values,
     })

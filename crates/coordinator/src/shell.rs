@@ -14,6 +14,7 @@ use numalign_wire as wire;
 use numalign_wire::coordinator_message::Message;
 use tokio::sync::{Notify, mpsc};
 
+use crate::collective::Way;
 use crate::error::CoordinatorError;
 use crate::failures::FailureLog;
 use crate::heard::Unheard;
@@ -225,6 +226,7 @@ impl Shell {
                         let workers = self.places(&beginning);
                         self.progress.start(beginning.state.step(), &workers);
                     }
+                    self.progress.reduced_by(&beginning.collective);
                     let state = beginning.state.to_bytes();
                     let world = beginning.ranks.len() as u32;
                     for (rank, (member, part)) in beginning.ranks.iter().enumerate() {
@@ -235,6 +237,7 @@ impl Shell {
                             state: state.clone(),
                             first_micro_batch: part.start as u32,
                             end_micro_batch: part.end as u32,
+                            nccl: beginning.collective.way == Way::Nccl,
                         };
                         self.unheard.told(*member, beginning.generation.number, Instant::now());
                         self.send(*member, Message::Begin(begin));
@@ -244,6 +247,12 @@ impl Shell {
                         "generation {} begins at step {step} with {world} ranks",
                         beginning.generation.number
                     );
+                }
+                Effect::HandOut(members, generation, id) => {
+                    for member in members {
+                        let message = wire::NcclId { generation: Some(generation.into()), id: id.clone() };
+                        self.send(member, Message::NcclId(message));
+                    }
                 }
                 Effect::Pause(members, reason) => {
                     self.board.end();
@@ -521,7 +530,8 @@ impl Shell {
             steps_per_second: self.progress.steps_per_second(),
             loss: self.progress.loss,
             workers,
-            collective: "grpc".to_owned(),
+            collective: self.machine.collective().map_or_else(String::new, |choice| choice.way.name().to_owned()),
+            collective_reason: self.machine.collective().map_or_else(String::new, |choice| choice.reason.clone()),
             refused_pids: self.machine.refused_pids().collect(),
             failures,
             failures_total: self.failures.total(),

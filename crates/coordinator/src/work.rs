@@ -162,15 +162,21 @@ mod tests {
     use numalign_data::{Domain, SampleStream};
     use numalign_projector::State;
 
+    use crate::collective::{Choice, Way};
+
     use super::*;
 
     const OLD: Generation = Generation { incarnation: 4, number: 1 };
     const NEW: Generation = Generation { incarnation: 4, number: 2 };
 
+    fn grpc() -> Choice {
+        Choice { way: Way::Grpc, reason: "a test".to_owned() }
+    }
+
     /// Two ranks, from the first step on.
     fn beginning(generation: Generation) -> Beginning {
         let ranks = vec![(MemberId(1), 0..2), (MemberId(2), 2..3)];
-        Beginning { generation, ranks, state: Arc::new(State::initial(2, 0)), first: false }
+        Beginning { generation, ranks, state: Arc::new(State::initial(2, 0)), collective: grpc(), first: false }
     }
 
     /// A run of `steps` training steps.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_config::{Config, Layer, Solver, Unit, resolve};
+use numalign_config::{CollectiveChoice, Config, Layer, Solver, Unit, resolve};
+use numalign_coordinator::collective::{NcclAbility, Way};
 use numalign_coordinator::machine::{
     Activity, Beginning, Effect, Event, Generation, Introduction, Machine, MemberId, Readiness, Report, Timing,
 };
@@ -133,6 +134,7 @@ fn readiness() -> Readiness {
         probe_digest: vec![1, 2, 3],
         layer_norms: Vec::new(),
         layer_norm_values: Vec::new(),
+        nccl: Err("no GPU".to_owned()),
     }
 }
 
@@ -351,6 +353,7 @@ impl Simulation {
                         self.tell(member, News::Pause);
                     }
                 }
+                Effect::HandOut(..) => panic!("nobody reduces over NCCL"),
                 Effect::Quiesce(generation) => {
                     assert_eq!(self.present.as_ref().map(|present| present.generation), Some(generation));
                     assert_eq!(self.boundary, None, "quiesced twice");
@@ -1016,6 +1019,83 @@ fn the_first_generation_waits_for_all_workers() {
     assert_eq!(parts, vec![0..2, 2..3, 3..4]);
     assert_eq!(*beginning.state, State::initial(HIDDEN, run.config.recipe.seed));
     assert!(beginning.first);
+}
+
+/// Ready with NCCL on a GPU of its own.
+fn with_nccl(gpu: u64) -> Readiness {
+    let ability = NcclAbility { version: 23_007, gpu: format!("GPU-{gpu}"), replica: true, shares_gpu: false };
+    Readiness { nccl: Ok(ability), ..readiness() }
+}
+
+/// Two workers that reduce over NCCL.
+fn over_nccl(wanted: CollectiveChoice) -> Run {
+    let mut config = config_of(PAIR);
+    config.run.collective = wanted;
+    let mut run = Run::of(config, None);
+    for member in 1..=2 {
+        run.join(member);
+        run.ready_with(member, with_nccl(member));
+    }
+    run
+}
+
+#[test]
+fn rank_0s_id_goes_to_every_rank_of_its_generation() {
+    let mut run = over_nccl(CollectiveChoice::Auto);
+    assert_eq!(run.machine.collective().map(|choice| choice.way), Some(Way::Nccl));
+    let generation = run.generation();
+    let id = |member: u64, generation| Event::NcclId(MemberId(member), generation, vec![7; 128]);
+    let effects = run.machine.handle(run.now, id(1, generation));
+    assert_eq!(effects, vec![Effect::HandOut(vec![MemberId(1), MemberId(2)], generation, vec![7; 128])]);
+    assert_eq!(run.machine.handle(run.now, id(2, generation)), Vec::new(), "only rank 0 makes ids");
+    let late = Generation { number: generation.number + 1, ..generation };
+    assert_eq!(run.machine.handle(run.now, id(1, late)), Vec::new());
+}
+
+#[test]
+fn nccl_that_fails_twice_without_a_step_gives_way_to_grpc_or_ends_the_run() {
+    let fail = |run: &mut Run, generation| {
+        run.machine.handle(run.now, Event::NcclFailed(MemberId(2), generation, "no socket".to_owned()))
+    };
+    let mut run = over_nccl(CollectiveChoice::Auto);
+    let first = run.generation();
+    let effects = fail(&mut run, first);
+    let [Effect::Pause(_, why), Effect::Begin(beginning)] = &effects[..] else { panic!("{effects:?}") };
+    assert!(why.contains("worker 2") && why.contains("no socket"), "{why}");
+    assert_eq!(beginning.collective.way, Way::Nccl, "once may be an accident");
+    assert_eq!(fail(&mut run, first), Vec::new(), "that generation is over");
+    let second = run.generation();
+    let effects = fail(&mut run, second);
+    let [beginning] = beginnings(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(beginning.collective.way, Way::Grpc);
+    assert!(beginning.collective.reason.contains("no socket"), "{}", beginning.collective.reason);
+    assert!(!run.commit().is_empty());
+
+    let mut run = over_nccl(CollectiveChoice::Nccl);
+    for _ in 0..2 {
+        let generation = run.generation();
+        let effects = fail(&mut run, generation);
+        if let Some(why) = failure(&effects) {
+            assert!(why.contains("collective: nccl cannot be used") && why.contains("no socket"), "{why}");
+            return;
+        }
+    }
+    panic!("two failures ended nothing");
+}
+
+#[test]
+fn collective_nccl_takes_only_workers_that_have_it() {
+    let mut run = over_nccl(CollectiveChoice::Nccl);
+    run.join(3);
+    let effects = run.ready_with(3, readiness());
+    let Some((3, true, why)) = dismissed(&effects) else { panic!("{effects:?}") };
+    assert!(why.contains("collective: nccl cannot be used") && why.contains("no GPU"), "{why}");
+    run.join(4);
+    let effects = run.ready_with(4, with_nccl(1));
+    let Some((4, true, why)) = dismissed(&effects) else { panic!("{effects:?}") };
+    assert!(why.contains("share a GPU (GPU-1)"), "{why}");
+    run.join(5);
+    assert_eq!(dismissed(&run.ready_with(5, with_nccl(5))), None);
 }
 
 #[test]

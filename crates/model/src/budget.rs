@@ -2,7 +2,7 @@
 //!
 //! The estimate counts weights as they will be held, and the larger of two things that come after each other: the tensor in
 //! transit while loading, and the activations of the largest pass. Allocator overhead and the process itself are not
-//! counted; free memory is what the kernel would give without swapping.
+//! counted; free memory is what the kernel would give without swapping, or what the driver says of a GPU.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,19 @@ use numalign_config::Dtype;
 use crate::architecture::Footprint;
 use crate::error::ModelError;
 use crate::loading::Holding;
+
+/// Which memory a model is to fit into. They hold it in different ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// Weights lie ready for both directions, tables among them; attention's scores never exist as a whole.
+    Host,
+    /// Weights lie once, tables stay on the host; attention's scores and, for narrow weights, one widened tensor exist as a
+    /// whole. Plain operations leave temporaries behind, which the backend's pool keeps.
+    Gpu,
+}
+
+/// Copies of attention's scores that plain operations have at once.
+const SCORES: u64 = 4;
 
 /// Bytes that a model needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +35,27 @@ pub struct Estimate {
 
 impl Estimate {
     /// For weights held as `holding` says, and passes of at most `positions` positions.
-    pub fn new(footprint: &Footprint, holding: Holding, positions: usize) -> Self {
+    pub fn new(home: Home, footprint: &Footprint, holding: Holding, positions: usize) -> Self {
+        match home {
+            Home::Host => Self::on_host(footprint, holding, positions),
+            Home::Gpu => Self::on_gpu(footprint, holding, positions),
+        }
+    }
+
+    fn on_gpu(footprint: &Footprint, holding: Holding, positions: usize) -> Self {
+        let positions = positions as u64;
+        let per_position = 2 * footprint.passing + if holding.backward { footprint.kept } else { 0 };
+        // One position attends to itself alone: its scores are never computed.
+        let scores = match positions {
+            0 | 1 => 0,
+            _ => SCORES * footprint.heads * positions * positions.min(footprint.max_positions),
+        };
+        let widened = if holding.dtype == Dtype::F32 { 0 } else { footprint.largest_tensor };
+        let working = 4 * (per_position * positions + scores + widened);
+        Self { weights: footprint.in_blocks * holding.dtype.bytes(), working }
+    }
+
+    fn on_host(footprint: &Footprint, holding: Holding, positions: usize) -> Self {
         let directions = if holding.backward { 2 } else { 1 };
         let numbers = footprint.in_tables + directions * footprint.in_blocks;
         let per_position = footprint.passing + if holding.backward { footprint.kept } else { 0 };
@@ -41,6 +74,7 @@ impl Estimate {
 pub struct Free {
     pub bytes: u64,
     pub source: String,
+    pub home: Home,
 }
 
 /// Refuses a model that does not fit into `free`, with the settings that would.
@@ -51,7 +85,7 @@ pub fn check(
     positions: usize,
     free: &Free,
 ) -> Result<(), ModelError> {
-    let estimate = Estimate::new(footprint, holding, positions);
+    let estimate = Estimate::new(free.home, footprint, holding, positions);
     if estimate.total() <= free.bytes {
         return Ok(());
     }
@@ -63,38 +97,46 @@ pub fn check(
         gib(free.bytes),
         free.source
     );
-    let advice = advice(footprint, holding, positions, free.bytes);
+    let advice = advice(footprint, holding, positions, free);
     Err(ModelError::TooLarge { name: name.to_owned(), sizes, advice })
 }
 
 /// The setting that would fit.
-fn advice(footprint: &Footprint, holding: Holding, positions: usize, free: u64) -> String {
-    let one = Estimate::new(footprint, holding, 1);
+fn advice(footprint: &Footprint, holding: Holding, positions: usize, free: &Free) -> String {
+    let (home, free) = (free.home, free.bytes);
+    let estimate = |holding: Holding, positions: usize| Estimate::new(home, footprint, holding, positions);
+    let one = estimate(holding, 1);
     if one.total() <= free && positions > 1 {
-        let per_position = (Estimate::new(footprint, holding, positions).working / positions as u64).max(1);
+        let per_position = (estimate(holding, positions).working / positions as u64).max(1);
         let most = ((free - one.weights) / per_position).max(1);
         return format!("lower batch_size or numeric_positions: passes of at most {most} positions fit");
     }
     let half = Holding { dtype: Dtype::Bf16, ..holding };
-    let rounded = Estimate::new(footprint, half, positions);
+    let rounded = estimate(half, positions);
     if holding.dtype == Dtype::F32 && rounded.total() <= free {
         return format!("dtype: bf16 needs {} GiB", gib(rounded.total()));
     }
-    let least = Estimate::new(footprint, half, 1);
+    let least = estimate(half, 1);
     if holding.dtype == Dtype::F32 && least.total() <= free {
         return format!(
             "dtype: bf16 with a smaller batch_size or fewer numeric_positions needs {} GiB",
             gib(least.total())
         );
     }
-    let forward = Estimate::new(footprint, Holding { backward: false, ..half }, 1);
+    let forward = estimate(Holding { backward: false, ..half }, 1);
     if holding.backward && forward.total() <= free {
         return format!(
             "with dtype: bf16, training the output projector alone (train_input_projection: false) needs {} GiB",
             gib(forward.total())
         );
     }
-    "no setting makes it fit; take a smaller model or a machine with more memory".to_owned()
+    match home {
+        Home::Host => "no setting makes it fit; take a smaller model or a machine with more memory".to_owned(),
+        Home::Gpu => {
+            "no setting makes it fit on one GPU; take a smaller model, or more GPUs for each worker (devices_per_worker)"
+                .to_owned()
+        }
+    }
 }
 
 fn gib(bytes: u64) -> String {
@@ -104,7 +146,7 @@ fn gib(bytes: u64) -> String {
 /// Free memory of this machine, or of the container where that is less; `None` where the kernel does not tell.
 pub fn free_memory() -> Option<Free> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
-    let machine = machine.map(|bytes| Free { bytes, source: "MemAvailable".to_owned() });
+    let machine = machine.map(|bytes| Free { bytes, source: "MemAvailable".to_owned(), home: Home::Host });
     let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mut all: Vec<Free> = machine.into_iter().collect();
     for group in group_folders(&cgroups) {
@@ -151,34 +193,41 @@ fn free_in_group(folder: &Path) -> Option<Free> {
     };
     let cached = stat.lines().find_map(|line| line.strip_prefix(cached)?.trim().parse::<u64>().ok()).unwrap_or(0);
     let bytes = limit.saturating_sub(used.saturating_sub(cached));
-    Some(Free { bytes, source: format!("the memory limit of {}", folder.display()) })
+    Some(Free { bytes, source: format!("the memory limit of {}", folder.display()), home: Home::Host })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SHAPE: Footprint =
-        Footprint { in_tables: 100 << 20, in_blocks: 1 << 30, largest_tensor: 1 << 20, kept: 1 << 10, passing: 1 << 9 };
+    const SHAPE: Footprint = Footprint {
+        in_tables: 100 << 20,
+        in_blocks: 1 << 30,
+        largest_tensor: 1 << 20,
+        kept: 1 << 10,
+        passing: 1 << 9,
+        heads: 8,
+        max_positions: 100,
+    };
     const BOTH: Holding = Holding { backward: true, dtype: Dtype::F32 };
 
     fn refusal(positions: usize, free: u64) -> Option<String> {
-        let free = Free { bytes: free, source: "a test".to_owned() };
+        let free = Free { bytes: free, source: "a test".to_owned(), home: Home::Host };
         check("big", &SHAPE, BOTH, positions, &free).err().map(|error| format!("{error} | {}", error.hint().unwrap()))
     }
 
     #[test]
     fn both_directions_and_activations_are_counted() {
-        let estimate = Estimate::new(&SHAPE, BOTH, 1000);
+        let estimate = Estimate::new(Home::Host, &SHAPE, BOTH, 1000);
         assert_eq!(estimate.weights, 4 * ((100 << 20) + 2 * (1 << 30)));
         assert_eq!(estimate.working, 4 * 1000 * (1024 + 512));
-        let half = Estimate::new(&SHAPE, Holding { backward: false, dtype: Dtype::Bf16 }, 1);
+        let half = Estimate::new(Home::Host, &SHAPE, Holding { backward: false, dtype: Dtype::Bf16 }, 1);
         assert_eq!((half.weights, half.working), (2 * ((100 << 20) + (1 << 30)), 4 << 20));
     }
 
     #[test]
     fn a_refusal_names_the_numbers_and_the_setting_that_fits() {
-        let needed = Estimate::new(&SHAPE, BOTH, 1000).total();
+        let needed = Estimate::new(Home::Host, &SHAPE, BOTH, 1000).total();
         assert_eq!(refusal(1000, needed), None);
         let text = refusal(1000, needed - 1).unwrap();
         assert!(text.contains("`big` needs 8.4 GiB") && text.contains("at most 999 positions"), "{text}");
@@ -187,6 +236,21 @@ mod tests {
         let text = refusal(1000, 3 << 30).unwrap();
         assert!(text.contains("train_input_projection: false"), "{text}");
         assert!(refusal(1000, 1 << 30).unwrap().contains("no setting"));
+    }
+
+    #[test]
+    fn a_gpu_holds_weights_once_and_scores_as_a_whole() {
+        let estimate = Estimate::new(Home::Gpu, &SHAPE, BOTH, 1000);
+        assert_eq!(estimate.weights, 4 << 30);
+        assert_eq!(estimate.working, 4 * (1000 * (1024 + 1024) + 4 * 8 * 1000 * 100));
+        let narrow = Estimate::new(Home::Gpu, &SHAPE, Holding { backward: false, dtype: Dtype::Bf16 }, 1);
+        assert_eq!((narrow.weights, narrow.working), (2 << 30, 4 * (1024 + (1 << 20))));
+        let halves = SHAPE.share(2);
+        assert_eq!(Estimate::new(Home::Gpu, &halves, BOTH, 1).weights, 2 << 30);
+        let free = Free { bytes: 1 << 30, source: "cuda:0".to_owned(), home: Home::Gpu };
+        let error = check("big", &SHAPE, BOTH, 1000, &free).unwrap_err();
+        assert!(error.to_string().contains("1.0 GiB are free (cuda:0)"), "{error}");
+        assert!(error.hint().unwrap().contains("devices_per_worker"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use numalign_gpu::GpuError;
+
 /// Errors of this crate; each names the file, tensor or value concerned.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -19,6 +21,8 @@ pub enum ModelError {
     Hub { name: String, reason: String },
     #[error("device `{device}` cannot be used: {reason}")]
     Device { device: String, reason: String },
+    #[error("device `{device}` cannot be used: {source}")]
+    Gpu { device: String, source: GpuError },
     #[error("the model has no tokenizer: {reason}")]
     Tokenizer { reason: String },
     #[error("{positions} positions are more than the model's {most}")]
@@ -69,6 +73,7 @@ impl ModelError {
             ModelError::TooLong { .. } => {
                 Some("shorten the text or lower numeric_positions to what the model has positions for")
             }
+            ModelError::Gpu { source, .. } => Some(source.hint()),
             ModelError::Device { .. } => Some("use --device cpu, or --device auto to take what there is"),
             ModelError::Read { .. } => Some("check the path and its permissions"),
             ModelError::UnknownToken { .. } => Some("the tokenizer and the weights are of different models"),

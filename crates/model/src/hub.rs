@@ -37,7 +37,7 @@ pub fn folder_of(id: &str) -> Result<PathBuf, ModelError> {
     if let Some(folder) = cached(&cache, id) {
         return Ok(folder);
     }
-    if flag("HF_HUB_OFFLINE") {
+    if is_offline() {
         return Err(ModelError::Hub {
             name: id.to_owned(),
             reason: format!("it is not in {} and HF_HUB_OFFLINE is set", cache.display()),
@@ -52,7 +52,7 @@ pub fn is_cached(id: &str) -> bool {
 }
 
 /// `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`.
-fn cache_folder() -> Option<PathBuf> {
+pub fn cache_folder() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(folder) = set("HF_HUB_CACHE") {
         return Some(folder);
@@ -61,6 +61,11 @@ fn cache_folder() -> Option<PathBuf> {
         return Some(home.join("hub"));
     }
     set("HOME").map(|home| home.join(".cache/huggingface/hub"))
+}
+
+/// Whether nothing may be fetched.
+pub fn is_offline() -> bool {
+    flag("HF_HUB_OFFLINE")
 }
 
 fn flag(name: &str) -> bool {

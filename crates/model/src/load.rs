@@ -37,9 +37,20 @@ pub struct Description {
     pub device: String,
 }
 
+/// Where a model's weights lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Cpu,
+    /// On GPUs from `first` on, numbered among the visible ones.
+    Cuda {
+        first: usize,
+    },
+}
+
 /// A frozen model, ready for use.
 pub struct FrozenModel {
     pub lm: Box<dyn FrozenLm>,
+    pub place: Place,
     pub description: Description,
 }
 
@@ -79,15 +90,37 @@ pub fn load_with(name: &str, options: LoadOptions) -> Result<FrozenModel, ModelE
     let parts = parts(&parsed)?;
     let holding = Holding { backward: options.backward, dtype: options.dtype };
     let layers = parts.architecture.layers();
-    if let (Devices::Cpu { .. }, Some(free)) = (&devices, budget::free_memory()) {
-        budget::check(name, &parts.architecture.footprint(), holding, options.positions, &free)?;
+    for free in devices.free_memory()? {
+        let share = parts.architecture.footprint().share(devices.sharing());
+        budget::check(name, &share, holding, options.positions, &free)?;
     }
     let mut device = devices.describe(layers);
     if options.dtype != Dtype::F32 {
         device.push_str(&format!(", weights in {}", options.dtype));
     }
     let lm = place(parts, &devices, holding)?;
-    Ok(FrozenModel { lm, description: Description { name: name.to_owned(), weights, device } })
+    devices.announce(&device);
+    let place = devices.place();
+    Ok(FrozenModel { lm, place, description: Description { name: name.to_owned(), weights, device } })
+}
+
+/// The device that a worker takes: the local rank chooses among the visible GPUs, `per_worker` to each. `cuda` never
+/// becomes the CPU; `auto` says why it does, and shares GPUs where there are more workers.
+pub fn choose_device(choice: DeviceChoice, local_rank: Option<usize>, per_worker: usize) -> DeviceChoice {
+    let rank = local_rank.unwrap_or(0);
+    match choice {
+        DeviceChoice::Cpu | DeviceChoice::Cuda(Some(_)) => choice,
+        DeviceChoice::Cuda(None) => {
+            DeviceChoice::Cuda(Some(first_gpu(rank, per_worker, numalign_gpu::driver::visible_gpus())))
+        }
+        DeviceChoice::Auto => Devices::auto(rank, per_worker),
+    }
+}
+
+/// The first GPU of a local rank. A process that sees only its own (SLURM's `--gpus-per-task`) counts from 0, whatever its
+/// rank; every other rank past the end stays there, for the driver to refuse.
+fn first_gpu(rank: usize, per_worker: usize, visible: usize) -> usize {
+    if visible == per_worker { 0 } else { rank * per_worker }
 }
 
 /// What [`load`] would load, without its weights: for checks and banners.
@@ -142,7 +175,7 @@ fn folder_parts(folder: &Path) -> Result<Parts, ModelError> {
 
 /// Devices that exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Devices {
+pub(crate) enum Devices {
     /// The CPU, as so many devices.
     Cpu { count: usize },
     #[cfg(feature = "cuda")]
@@ -150,17 +183,17 @@ enum Devices {
 }
 
 impl Devices {
-    fn resolve(choice: DeviceChoice, count: usize) -> Result<Self, ModelError> {
+    pub(crate) fn resolve(choice: DeviceChoice, count: usize) -> Result<Self, ModelError> {
         match choice {
             DeviceChoice::Cpu => Ok(Self::Cpu { count }),
-            DeviceChoice::Auto => Ok(Self::auto(count)),
+            DeviceChoice::Auto => Self::resolve(Self::auto(0, count), count),
             DeviceChoice::Cuda(first) => Self::cuda(first, count),
         }
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn auto(count: usize) -> Self {
-        Self::Cpu { count }
+    fn auto(_rank: usize, _count: usize) -> DeviceChoice {
+        DeviceChoice::Cpu
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -172,16 +205,24 @@ impl Devices {
     }
 
     #[cfg(feature = "cuda")]
-    fn auto(count: usize) -> Self {
-        Self::cuda(None, count).unwrap_or(Self::Cpu { count })
+    fn auto(rank: usize, count: usize) -> DeviceChoice {
+        let places = numalign_gpu::driver::visible_gpus() / count.max(1);
+        let first = rank % places.max(1) * count;
+        match Self::cuda(Some(first), count) {
+            Ok(_) => DeviceChoice::Cuda(Some(first)),
+            Err(error) => {
+                tracing::info!("device auto takes the CPU: {error}");
+                DeviceChoice::Cpu
+            }
+        }
     }
 
     #[cfg(feature = "cuda")]
     fn cuda(first: Option<usize>, count: usize) -> Result<Self, ModelError> {
         let find = |index: Option<usize>| {
-            crate::cuda::find(index).map_err(|reason| ModelError::Device {
+            crate::cuda::find(index).map_err(|source| ModelError::Gpu {
                 device: index.map_or_else(|| "cuda".to_owned(), |index| format!("cuda:{index}")),
-                reason,
+                source,
             })
         };
         let first = find(first)?;
@@ -189,6 +230,49 @@ impl Devices {
             find(Some(index))?;
         }
         Ok(Self::Cuda { first, count })
+    }
+
+    /// The memories that the model has to fit into; none where nothing is known.
+    fn free_memory(&self) -> Result<Vec<budget::Free>, ModelError> {
+        match self {
+            Self::Cpu { .. } => Ok(budget::free_memory().into_iter().collect()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { first, count } => {
+                let mut all = Vec::with_capacity(*count);
+                for index in *first..first + count {
+                    let source = format!("cuda:{index}");
+                    let free = numalign_gpu::memory::free_bytes(index);
+                    let bytes = free.map_err(|error| ModelError::Gpu { device: source.clone(), source: error })?;
+                    all.push(budget::Free { bytes, source, home: budget::Home::Gpu });
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    /// Memories over which the blocks are spread: the CPU's devices share one.
+    fn sharing(&self) -> usize {
+        match self {
+            Self::Cpu { .. } => 1,
+            #[cfg(feature = "cuda")]
+            Self::Cuda { count, .. } => *count,
+        }
+    }
+
+    /// A silent minute would look like a hang.
+    fn announce(&self, _name: &str) {
+        #[cfg(feature = "cuda")]
+        if let Self::Cuda { .. } = self {
+            tracing::info!("{_name}: kernels are compiled at their first use, which can take a minute");
+        }
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        match self {
+            Self::Cpu { .. } => Place::Cpu,
+            #[cfg(feature = "cuda")]
+            Self::Cuda { first, .. } => Place::Cuda { first: *first },
+        }
     }
 
     /// In words, such as `cpu (avx512, 2 threads)`; with the stretches of blocks where there are several devices.
@@ -236,5 +320,26 @@ fn decoder<B: FrozenOps>(parts: Parts, placement: Placement<B>, holding: Holding
     match architecture {
         Architecture::Gpt2(config) => gpt2::load(config, &*source, tokenizer, placement, holding),
         Architecture::Llama(config) => llama::load(config, &*source, tokenizer, placement, holding),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_local_rank_has_its_own_gpus() {
+        assert_eq!((0..3).map(|rank| first_gpu(rank, 1, 4)).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!((first_gpu(3, 2, 8), first_gpu(1, 2, 8)), (6, 2));
+        assert_eq!((first_gpu(3, 1, 1), first_gpu(5, 2, 2)), (0, 0), "it sees only its own");
+        assert_eq!(first_gpu(2, 1, 2), 2, "the driver refuses it");
+        assert_eq!(first_gpu(0, 1, 0), 0);
+    }
+
+    #[test]
+    fn a_named_device_is_left_alone() {
+        for choice in [DeviceChoice::Cpu, DeviceChoice::Cuda(Some(7))] {
+            assert_eq!(choose_device(choice, Some(3), 1), choice);
+        }
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Engine;
 use crate::error::WorkerError;
+use crate::nccl::{self, Ability};
 
 /// What the rows of micro-batches hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(crate) struct Job {
 #[derive(Debug, Clone)]
 pub struct Loaded {
     pub description: Description,
+    /// What the rows could be reduced with over NCCL.
+    pub nccl: Result<Ability, String>,
     pub fingerprint: String,
     pub hidden_size: usize,
     pub parameters: u64,
@@ -58,12 +61,13 @@ impl Device {
     pub(crate) fn start(
         config: Arc<Config>,
         choice: DeviceChoice,
+        local_rank: Option<usize>,
         probe: Vec<Sample>,
     ) -> Result<(Self, Loading), WorkerError> {
         let (jobs, mut inbox) = mpsc::channel::<Job>(2);
         let (loaded, receiver) = oneshot::channel();
         let body = move || {
-            let mut engine = match load(&config, choice, &probe) {
+            let mut engine = match load(&config, choice, local_rank, &probe) {
                 Ok((engine, facts)) => {
                     // A session that ended in the meantime wants no answer; neither does it send jobs.
                     let _ = loaded.send(Ok(facts));
@@ -108,7 +112,12 @@ impl Device {
     }
 }
 
-fn load(config: &Config, choice: DeviceChoice, probe: &[Sample]) -> Result<(Engine, Loaded), WorkerError> {
+fn load(
+    config: &Config,
+    choice: DeviceChoice,
+    local_rank: Option<usize>,
+    probe: &[Sample],
+) -> Result<(Engine, Loaded), WorkerError> {
     let recipe = &config.recipe;
     let options = LoadOptions {
         device: choice,
@@ -120,6 +129,7 @@ fn load(config: &Config, choice: DeviceChoice, probe: &[Sample]) -> Result<(Engi
     let model = numalign_model::load_with(&recipe.model_name, options)?;
     let mut facts = Loaded {
         description: model.description.clone(),
+        nccl: nccl::ability(config.run.collective, model.place, local_rank),
         fingerprint: model.lm.fingerprint().to_hex().to_string(),
         hidden_size: model.lm.hidden_size(),
         parameters: model.lm.parameters(),

@@ -16,6 +16,7 @@ pub mod evaluation;
 pub mod fault;
 pub mod local;
 pub mod memory;
+pub mod nccl;
 pub mod session;
 pub mod simulated;
 pub mod steps;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use numalign_access::client::{Unconnected, status_words};
 use numalign_access::{Client, ClientAccess};
-use numalign_collective::{CollectiveError, Grpc};
+use numalign_collective::nccl::NcclError;
+use numalign_collective::{Chosen, CollectiveError, Grpc};
 use numalign_config::{Config, DeviceChoice};
 use numalign_model::NormParameter;
 use numalign_projector::{Layout, State};
@@ -22,6 +23,7 @@ use tonic::transport::Endpoint;
 
 use crate::device::{Device, Loaded, Loading};
 use crate::error::WorkerError;
+use crate::nccl::{self, Communicators, News};
 use crate::simulated::Simulated;
 use crate::steps::{Steps, Watermark, samples_of};
 
@@ -37,8 +39,7 @@ pub struct Options {
     pub access: ClientAccess,
     /// Overrides the run's `device`.
     pub device: Option<DeviceChoice>,
-    /// This worker's place among those of its machine: `cuda` without a number starts at this many times
-    /// `devices_per_worker`.
+    /// This worker's place among those of its machine: it chooses the GPU where the device has no number.
     pub local_rank: Option<usize>,
     /// Patience with a coordinator that was never reached, before its configuration is known.
     pub first_contact: Duration,
@@ -48,17 +49,22 @@ pub struct Options {
     pub simulated: Option<Simulated>,
 }
 
+/// NCCL shows a lost rank too, as an error of its own: the coordinator's word on it is waited for this long.
+const LOST_RANK: Duration = Duration::from_millis(500);
+
 /// An attempt to connect is given this long even when the patience is nearly over.
 const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Joins `options.coordinator` and works until the run is done, the worker is refused, or `shutdown` resolves.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
     let endpoint = options.access.endpoint(&options.coordinator)?;
-    let mut worker = Worker { options, endpoint, kept: None, welcomed: false };
-    tokio::select! {
+    let mut worker = Worker { options, endpoint, kept: None, communicators: Communicators::default(), welcomed: false };
+    let ended = tokio::select! {
         ended = worker.live() => ended,
         () = shutdown => Ok(()),
-    }
+    };
+    worker.communicators.finish().await;
+    ended
 }
 
 /// What outlives a lost connection: the model, and the last committed state.
@@ -74,6 +80,7 @@ struct Worker {
     options: Options,
     endpoint: Endpoint,
     kept: Option<Kept>,
+    communicators: Communicators,
     /// The latest connection reached a coordinator, not only something that listens.
     welcomed: bool,
 }
@@ -151,6 +158,7 @@ impl Worker {
         self.welcomed = true;
         let ending = self.follow(&mut connection, welcome, &mut inbound).await;
         connection.stop_steps();
+        self.communicators.end();
         ending
     }
 
@@ -181,7 +189,14 @@ impl Worker {
             Some(FromCoordinator::Abort(abort)) => return ended_by(abort).map(Err),
             _ => return Err(WorkerError::Protocol("its first message is not Welcome".to_owned())),
         };
-        let connection = Connection { client, reports, member: welcome.member, generation: 0, steps: None };
+        let connection = Connection {
+            client,
+            reports,
+            member: welcome.member,
+            incarnation: welcome.incarnation,
+            generation: 0,
+            steps: None,
+        };
         Ok(Ok(Met { connection, welcome, inbound }))
     }
 
@@ -204,16 +219,15 @@ impl Worker {
             Some(kept) if kept.config_text == welcome.config => connection.ready(&kept.loaded).await,
             _ => {
                 self.kept = None;
-                let choice = match self.options.device.unwrap_or(config.run.device) {
-                    DeviceChoice::Cuda(None) => {
-                        let first = self.options.local_rank.map(|rank| rank * config.run.devices_per_worker);
-                        DeviceChoice::Cuda(first)
-                    }
-                    other => other,
-                };
+                let (wanted, per_worker) = (self.options.device, config.run.devices_per_worker);
+                let wanted = wanted.unwrap_or(config.run.device);
+                let choice = numalign_model::load::choose_device(wanted, self.options.local_rank, per_worker);
                 let (started, receiver) = match &self.options.simulated {
                     Some(simulated) => simulated.start(),
-                    None => Device::start(config.clone(), choice, samples_of(welcome.probe)?)?,
+                    None => {
+                        let probe = samples_of(welcome.probe)?;
+                        Device::start(config.clone(), choice, self.options.local_rank, probe)?
+                    }
                 };
                 device = Some(started);
                 loading = Some(receiver);
@@ -232,7 +246,9 @@ impl Worker {
                         Some(FromCoordinator::Pause(pause)) => {
                             tracing::info!("{}", pause.reason);
                             connection.stop_steps();
+                            self.communicators.end();
                         }
+                        Some(FromCoordinator::NcclId(id)) => self.communicators.form(&id)?,
                         Some(FromCoordinator::Committed(committed)) => {
                             if let Some(kept) = &self.kept {
                                 kept.watermark.committed(committed.step);
@@ -265,9 +281,21 @@ impl Worker {
                         Err(error) => return connection.give_up(error).await,
                     }
                 }
+                news = self.communicators.news() => match news {
+                    News::Made(id) => connection.send(FromWorker::NcclId(id)).await,
+                    // Another process gets the GPU back.
+                    News::Failed(error @ NcclError::Stuck { .. }) => {
+                        return connection.give_up(CollectiveError::from(error).into()).await;
+                    }
+                    News::Failed(error) => connection.nccl_failed(&error).await,
+                },
                 ended = steps_end(&mut connection.steps) => match ended {
                     // The generation ended under it, or the connection did: the control stream tells which.
                     Ok(()) | Err(WorkerError::Collective(CollectiveError::GenerationOver | CollectiveError::Connection { .. })) => {}
+                    Err(error @ WorkerError::Collective(CollectiveError::Nccl(NcclError::Stuck { .. }))) => {
+                        return connection.give_up(error).await;
+                    }
+                    Err(WorkerError::Collective(CollectiveError::Nccl(error))) => connection.nccl_failed(&error).await,
                     Err(error) => return connection.give_up(error).await,
                 },
             }
@@ -276,6 +304,7 @@ impl Worker {
 
     fn begin(&mut self, connection: &mut Connection, begin: wire::Begin) -> Result<(), WorkerError> {
         connection.stop_steps();
+        self.communicators.end();
         connection.generation = begin.generation.map_or(0, |generation| generation.number);
         let (Some(kept), Some(generation)) = (&self.kept, begin.generation) else {
             return Err(WorkerError::Protocol("a generation began before the model was loaded".to_owned()));
@@ -293,11 +322,18 @@ impl Worker {
             begin.end_micro_batch,
             state.step()
         );
+        let collective = match begin.nccl {
+            true => {
+                let row_len = state.layout().row_len();
+                Chosen::Nccl(self.communicators.begin(&kept.config, &begin, generation, &kept.loaded.nccl, row_len)?)
+            }
+            false => Chosen::Grpc(Grpc { client: connection.client.clone(), generation, member: connection.member }),
+        };
         let steps = Steps {
             config: kept.config.clone(),
             client: connection.client.clone(),
             device: kept.device.clone(),
-            collective: Grpc { client: connection.client.clone(), generation, member: connection.member },
+            collective,
             generation,
             member: connection.member,
             rank: begin.rank,
@@ -346,6 +382,7 @@ struct Connection {
     client: Client,
     reports: mpsc::Sender<wire::WorkerMessage>,
     member: u64,
+    incarnation: u64,
     /// Number of the newest generation that was begun here.
     generation: u64,
     steps: Option<JoinHandle<Result<(), WorkerError>>>,
@@ -357,7 +394,20 @@ impl Connection {
         let _ = self.reports.send(wire::WorkerMessage { message: Some(message) }).await;
     }
 
+    /// NCCL's failure ends the generation, unless a lost rank was its cause: then the news of that is on its way.
+    async fn nccl_failed(&self, error: &NcclError) {
+        tracing::warn!("{error}");
+        let generation = wire::Generation { incarnation: self.incarnation, number: self.generation };
+        let (reports, failed) = (self.reports.clone(), nccl::failed(generation, error));
+        tokio::spawn(async move {
+            tokio::time::sleep(LOST_RANK).await;
+            // A connection that closed in the meantime has nothing to be told.
+            let _ = reports.send(wire::WorkerMessage { message: Some(FromWorker::NcclFailed(failed)) }).await;
+        });
+    }
+
     async fn ready(&self, loaded: &Loaded) {
+        let (ability, no_nccl) = nccl::to_wire(&loaded.nccl);
         let ready = wire::Ready {
             base_fingerprint: loaded.fingerprint.clone(),
             hidden_size: loaded.hidden_size as u32,
@@ -366,6 +416,8 @@ impl Connection {
             device: loaded.description.device.clone(),
             probe_digest: loaded.probe_digest.clone(),
             layer_norms: loaded.layer_norms.iter().map(layer_norm).collect(),
+            nccl: ability,
+            no_nccl,
         };
         self.send(FromWorker::Ready(ready)).await;
     }
@@ -374,7 +426,10 @@ impl Connection {
     async fn give_up(&self, error: WorkerError) -> Result<Ending, WorkerError> {
         let hint = error.hint().map_or_else(String::new, |hint| format!(" (hint: {hint})"));
         // Another process may fare better after a panic; a wrong model or bad data stay what they are.
-        let permanent = !matches!(error, WorkerError::Device(_));
+        let permanent = !matches!(
+            error,
+            WorkerError::Device(_) | WorkerError::Collective(CollectiveError::Nccl(NcclError::Stuck { .. }))
+        );
         let failure = wire::Failure { permanent, message: format!("{error}{hint}") };
         self.send(FromWorker::Failure(failure)).await;
         // The message must leave before the process does.

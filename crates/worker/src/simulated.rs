@@ -62,6 +62,7 @@ impl Simulated {
                 weights: "simulated",
                 device: "simulated".to_owned(),
             },
+            nccl: Err("it is simulated".to_owned()),
             fingerprint: blake3::hash(b"simulated").to_hex().to_string(),
             hidden_size: self.hidden,
             parameters: 0,

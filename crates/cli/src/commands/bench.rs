@@ -4,9 +4,10 @@
 use std::time::Instant;
 
 use clap::ArgMatches;
-use numalign_config::{Layer, resolve};
+use numalign_config::{DeviceChoice, Layer, resolve};
 use numalign_data::{Domain, SampleStream};
 use numalign_model::LoadOptions;
+use numalign_model::measure::matrix_rate;
 use numalign_worker::memory::peak_rss_mib;
 use numalign_worker::{Engine, LocalRun};
 
@@ -44,7 +45,8 @@ fn step(matches: &ArgMatches) -> Result<(), Failure> {
     )
     .map_err(Failure::usage)?;
     let recipe = config.recipe;
-    let device = settings::device(matches)?.unwrap_or(numalign_config::DeviceChoice::Auto);
+    let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
+    let device = numalign_model::load::choose_device(device, None, count("devices") as usize);
     let options = LoadOptions {
         device,
         devices: count("devices") as usize,
@@ -52,6 +54,7 @@ fn step(matches: &ArgMatches) -> Result<(), Failure> {
         dtype: recipe.dtype,
         positions: Engine::most_positions(&recipe),
     };
+    let free_before = device_memory(device);
     let loaded = numalign_model::load_with(model, options)?;
     let description = loaded.description.clone();
     let engine = Engine::new(loaded.lm, recipe.clone());
@@ -77,10 +80,19 @@ fn step(matches: &ArgMatches) -> Result<(), Failure> {
     let median = seconds[seconds.len() / 2];
     let samples_per_s = recipe.batch_size as f64 / median;
     let peak = peak_rss_mib();
+    // The backend keeps what it once had, so what is gone now was the peak.
+    let taken = free_before.zip(device_memory(device)).map(|(before, after)| before.saturating_sub(after) >> 20);
+    let matrix_flops = match matches.get_flag("matrix-rate") {
+        true => Some(matrix_rate(device)?),
+        false => None,
+    };
     if matches.get_flag("json") {
         println!(
             "{}",
-            serde_json::json!({ "ms_per_step": median * 1e3, "samples_per_s": samples_per_s, "peak_rss_mib": peak })
+            serde_json::json!({
+                "ms_per_step": median * 1e3, "samples_per_s": samples_per_s, "peak_rss_mib": peak,
+                "peak_device_mib": taken, "matrix_flops": matrix_flops,
+            })
         );
         return Ok(());
     }
@@ -89,5 +101,19 @@ fn step(matches: &ArgMatches) -> Result<(), Failure> {
         description.name, description.device, recipe.batch_size, recipe.numeric_positions
     );
     println!("  {:.2} ms/step (median of {steps}), {samples_per_s:.1} samples/s, peak {peak} MiB", median * 1e3);
+    if let Some(taken) = taken {
+        println!("  {taken} MiB of the GPU's memory");
+    }
+    if let Some(rate) = matrix_flops {
+        println!("  matrices of [n, 1024] × [1024, 1024] in f32: {:.1} GFLOP/s", rate / 1e9);
+    }
     Ok(())
+}
+
+/// Free bytes of the GPU that is measured; none on the CPU.
+fn device_memory(device: DeviceChoice) -> Option<u64> {
+    match device {
+        DeviceChoice::Cuda(index) => numalign_gpu::memory::free_bytes(index.unwrap_or(0)).ok(),
+        _ => None,
+    }
 }

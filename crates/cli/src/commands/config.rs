@@ -9,7 +9,7 @@ use crate::settings;
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let (name, matches) = matches.subcommand().ok_or_else(|| Failure::usage("check or show?"))?;
     let file = text(matches, "file");
-    let config = settings::load(matches, file, None)?;
+    let config = settings::load_for_launch(matches, file, None, &[])?;
     if name == "show" {
         print!("{}", numalign_config::to_yaml(&config));
     } else {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
-use numalign_config::Config;
+use numalign_config::{CollectiveChoice, Config};
 use numalign_data::{Domain, SampleStream};
 use numalign_model::locate::ModelName;
 
@@ -31,7 +31,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     if stage == Some("all") {
         return all(matches, file, &signals, chaos.as_ref());
     }
-    let config = settings::load(matches, file, stage)?;
+    let config = settings::load_for_launch(matches, file, stage, &[])?;
     train(matches, &config, &signals, chaos.as_ref())?;
     match finish(matches, &config)? {
         Some(report) => report.print(matches.get_flag("json")),
@@ -41,10 +41,10 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
 
 /// nn, then text, then mixed, each from the last one's projectors.
 fn all(matches: &ArgMatches, file: Option<&str>, signals: &Arc<Signals>, chaos: Option<&Chaos>) -> Result<(), Failure> {
-    let mut whole = settings::load(matches, file, None)?;
+    let mut whole = settings::load_for_launch(matches, file, None, &[])?;
     if file.is_none() && whole.run.run_id == whole.recipe.stage.to_string() {
         // Nobody named the run: it is not one stage's.
-        whole = settings::load_with(matches, file, None, &[("run_id", "all".to_owned())])?;
+        whole = settings::load_for_launch(matches, file, None, &[("run_id", "all".to_owned())])?;
     }
     let save = whole.run.model_path_save.clone();
     let mut configs: Vec<Config> = Vec::new();
@@ -57,7 +57,7 @@ fn all(matches: &ArgMatches, file: Option<&str>, signals: &Arc<Signals>, chaos: 
         if let Some(last) = configs.last() {
             more.push(("model_path_load", last.run.model_path_save.display().to_string()));
         }
-        configs.push(settings::load_with(matches, file, Some(stage), &more)?);
+        configs.push(settings::load_for_launch(matches, file, Some(stage), &more)?);
     }
     let json = matches.get_flag("json");
     let mut results = serde_json::Map::new();
@@ -94,7 +94,20 @@ fn train(matches: &ArgMatches, config: &Config, signals: &Arc<Signals>, chaos: O
     let token = access::token(matches)?;
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
+    check_nccl(config)?;
     Supervisor::start(config.clone(), token, signals.clone(), chaos.cloned())?.wait()
+}
+
+/// All workers are here: what they will miss is known before the first one starts.
+fn check_nccl(config: &Config) -> Result<(), Failure> {
+    if config.run.collective != CollectiveChoice::Nccl {
+        return Ok(());
+    }
+    let ability = numalign_worker::nccl::ability_on(0, false);
+    ability.map(|_| ()).map_err(|error| {
+        Failure::new(format!("collective: nccl cannot be used: {error}"))
+            .with_hint(format!("{}; or use collective: auto or grpc", error.hint()))
+    })
 }
 
 fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, Failure> {

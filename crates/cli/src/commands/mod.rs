@@ -9,6 +9,7 @@ mod bench_coordinator;
 mod cert;
 mod config;
 mod coordinator;
+mod doctor;
 mod eval;
 mod eval_plot;
 mod eval_report;
@@ -21,6 +22,7 @@ mod predict;
 mod replay;
 mod report;
 mod report_page;
+mod selftest;
 mod status;
 mod verbal;
 mod verify;
@@ -45,6 +47,8 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("report", matches)) => report::run(matches),
         Some(("status", matches)) => status::run(matches),
         Some(("bench", matches)) => bench::run(matches),
+        Some(("doctor", matches)) => doctor::run(matches),
+        Some(("selftest", matches)) => selftest::run(matches),
         Some(("config", matches)) => config::run(matches),
         _ => Err(Failure::usage("no such command")),
     }

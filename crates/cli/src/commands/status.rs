@@ -78,7 +78,7 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
     }
     serde_json::json!({
         "run_id": status.run_id, "phase": status.phase, "reason": status.reason, "generation": status.generation,
-        "collective": status.collective, "step": status.step, "total_steps": status.total_steps,
+        "collective": status.collective, "collective_reason": status.collective_reason, "step": status.step, "total_steps": status.total_steps,
         "steps_per_s": status.steps_per_second, "loss": status.loss, "workers": workers,
         "failures": failures, "failures_total": status.failures_total, "recoveries_total": status.recoveries_total,
         "median_recovery_ms": status.median_recovery_ms, "worst_recovery_ms": status.worst_recovery_ms,
@@ -114,13 +114,14 @@ fn page(status: &StatusReply) -> String {
     // Writing into a string cannot fail.
     let _ = write!(
         page,
-        "run {}: {}\n  reason      {}\n  generation  {}, collective {}\n  step        {} of {} ({percent:.1} %), \
+        "run {}: {}\n  reason      {}\n  generation  {}, collective {} ({})\n  step        {} of {} ({percent:.1} %), \
          {:.1} steps/s\n  loss        {loss}\n",
         status.run_id,
         status.phase,
         status.reason,
         status.generation,
         status.collective,
+        status.collective_reason,
         status.step,
         status.total_steps,
         status.steps_per_second,

@@ -5,6 +5,7 @@ use numalign_worker::{Options, WorkerError};
 
 use crate::args::text;
 use crate::failure::Failure;
+use crate::supervisor::LOCAL_RANK_VARIABLE;
 use crate::{access, connect, logging, settings, supervisor};
 
 pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
@@ -49,12 +50,15 @@ fn failure_of(error: WorkerError) -> Failure {
     error.into()
 }
 
+/// This worker's number among those of its machine, as `launch`, torchrun or SLURM tell it.
 fn local_rank() -> Result<Option<usize>, Failure> {
-    match std::env::var("LOCAL_RANK") {
-        Ok(text) => match text.parse() {
-            Ok(rank) => Ok(Some(rank)),
-            Err(_) => Err(Failure::usage(format!("LOCAL_RANK is `{text}`, not a number"))),
-        },
-        Err(_) => Ok(None),
+    for name in [LOCAL_RANK_VARIABLE, "SLURM_LOCALID"] {
+        if let Ok(text) = std::env::var(name) {
+            return match text.parse() {
+                Ok(rank) => Ok(Some(rank)),
+                Err(_) => Err(Failure::usage(format!("{name} is `{text}`, not a number"))),
+            };
+        }
     }
+    Ok(None)
 }

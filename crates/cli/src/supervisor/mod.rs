@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use numalign_access::Token;
 use numalign_config::{Config, DeviceChoice, Resume};
+use numalign_gpu::driver::visible_gpus;
 use numalign_wire::StatusReply;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -30,6 +31,9 @@ pub const CONFIG_VARIABLE: &str = "NUMALIGN_INTERNAL_CONFIG";
 
 /// Where a launched worker finds how often it was started before.
 pub const RESTARTS_VARIABLE: &str = "NUMALIGN_INTERNAL_RESTARTS";
+
+/// Where a worker finds its number among those of its machine; torchrun sets it too.
+pub const LOCAL_RANK_VARIABLE: &str = "LOCAL_RANK";
 
 /// How often children are looked at.
 const POLL: Duration = Duration::from_millis(20);
@@ -461,8 +465,13 @@ impl Supervisor {
             command.env(numalign_worker::fault::VARIABLE, faults);
         }
         command.arg("worker").arg("--coordinator").arg(format!("http://{}", self.address));
+        command.env(LOCAL_RANK_VARIABLE, index.to_string());
         match self.config.run.device {
             DeviceChoice::Auto => {}
+            DeviceChoice::Cuda(None) => {
+                let first = first_gpu(index, self.config.run.devices_per_worker, visible_gpus());
+                command.arg("--device").arg(DeviceChoice::Cuda(Some(first)).to_string());
+            }
             device => {
                 command.arg("--device").arg(device.to_string());
             }
@@ -474,6 +483,13 @@ impl Supervisor {
         }
         spawn(command, |command| give_token(command, self.token.as_ref()))
     }
+}
+
+/// The first GPU of the worker with this number, in turn; more workers than GPUs share them. Where there is none, worker and
+/// driver say so.
+fn first_gpu(index: usize, devices_per_worker: usize, gpus: usize) -> usize {
+    let places = gpus / devices_per_worker.max(1);
+    (index % places.max(1)) * devices_per_worker
 }
 
 /// Starts a coordinator on `listener`, which stays open here; `adjust` has the last word on the command.
@@ -523,5 +539,19 @@ pub fn signal(child: &Child, signal: Signal) {
     if let Some(pid) = Pid::from_raw(child.id() as i32) {
         // It may have ended already.
         let _ = kill_process(pid, signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_get_gpus_in_turn() {
+        let firsts = |per_worker, gpus| (0..5).map(|index| first_gpu(index, per_worker, gpus)).collect::<Vec<_>>();
+        assert_eq!(firsts(1, 3), [0, 1, 2, 0, 1]);
+        assert_eq!(firsts(2, 5), [0, 2, 0, 2, 0]);
+        assert_eq!(firsts(1, 1), [0; 5]);
+        assert_eq!(firsts(1, 0), [0; 5], "the driver says that there is none");
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub mod fake_cuda;
 pub mod run;
 pub mod words;
 
@@ -23,6 +24,9 @@ const FOREIGN_VARIABLES: &[&str] = &[
     "MASTER_ADDR",
     "MASTER_PORT",
     "LOCAL_RANK",
+    "SLURM_LOCALID",
+    "CUDA_VISIBLE_DEVICES",
+    "NCCL_MULTI_RANK_GPU_ENABLE",
     "http_proxy",
     "https_proxy",
     "all_proxy",

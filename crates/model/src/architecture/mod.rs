@@ -88,6 +88,22 @@ impl Architecture {
             largest_tensor: tensors.iter().map(size).max().unwrap_or(0),
             kept: self.layers() as u64 * (2 * d + attention + feed_forward) as u64,
             passing: (6 * d + attention + 3 * inner) as u64,
+            heads: self.heads() as u64,
+            max_positions: self.max_positions() as u64,
+        }
+    }
+
+    fn heads(&self) -> usize {
+        match self {
+            Self::Gpt2(config) => config.n_head,
+            Self::Llama(config) => config.heads,
+        }
+    }
+
+    fn max_positions(&self) -> usize {
+        match self {
+            Self::Gpt2(config) => config.n_positions,
+            Self::Llama(config) => config.positions,
         }
     }
 }
@@ -104,6 +120,18 @@ pub struct Footprint {
     pub kept: u64,
     /// In use at once per position within a block.
     pub passing: u64,
+    /// Attention heads of a block.
+    pub heads: u64,
+    /// Longest sequence.
+    pub max_positions: u64,
+}
+
+impl Footprint {
+    /// Of the largest share, where the blocks are spread over `devices`.
+    pub fn share(self, devices: usize) -> Self {
+        let devices = devices.max(1) as u64;
+        Self { in_blocks: self.in_blocks.div_ceil(devices), kept: self.kept.div_ceil(devices), ..self }
+    }
 }
 
 /// Numbers in all of `tensors`.

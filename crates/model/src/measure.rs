@@ -1,0 +1,55 @@
+//! How fast a device multiplies matrices with the operations that the model uses: what a step's speed is compared with.
+//! Called by `selftest`.
+
+use std::time::Instant;
+
+use burn::tensor::{Tensor, TensorData};
+use burn_flex::{Flex, FlexDevice};
+use numalign_config::{DeviceChoice, Dtype};
+
+use crate::error::ModelError;
+use crate::load::{Devices, Place};
+use crate::ops::{FrozenOps, HostLinear, Stored, to_host};
+
+/// Input and output features of the measured weight.
+const WIDTH: usize = 1024;
+const ROUNDS: usize = 8;
+
+/// Floating-point operations per second of `[rows, 1024] × [1024, 1024]` in `f32`, the best of a few rounds.
+pub fn matrix_rate(choice: DeviceChoice) -> Result<f64, ModelError> {
+    match Devices::resolve(choice, 1)?.place() {
+        Place::Cpu => rate::<Flex>(&FlexDevice, 256),
+        #[cfg(feature = "cuda")]
+        Place::Cuda { first } => rate::<crate::cuda::Cuda>(&crate::cuda::device(first), 8192),
+        #[cfg(not(feature = "cuda"))]
+        Place::Cuda { .. } => Ok(0.0),
+    }
+}
+
+fn rate<B: FrozenOps>(device: &B::Device, rows: usize) -> Result<f64, ModelError> {
+    // Signs in turn and 1/√width: products neither grow nor vanish.
+    let size = 1.0 / (WIDTH as f32).sqrt();
+    let weight: Vec<f32> = (0..WIDTH * WIDTH).map(|i| if i % 3 == 0 { size } else { -size }).collect();
+    let host = HostLinear {
+        weight: &weight,
+        stored: Stored::InputOutput,
+        input: WIDTH,
+        output: WIDTH,
+        outputs: (0, WIDTH),
+        bias: None,
+        dtype: Dtype::F32,
+    };
+    let linear = B::prepare(host, false, device);
+    let values: Vec<f32> = (0..rows * WIDTH).map(|i| (i % 7) as f32 - 3.0).collect();
+    let x = Tensor::<B, 2>::from_data(TensorData::new(values, [rows, WIDTH]), device);
+    let operations = 2.0 * rows as f64 * (WIDTH * WIDTH) as f64;
+    let mut best = 0.0f64;
+    for _ in 0..ROUNDS {
+        let started = Instant::now();
+        let y = B::project(x.clone(), &linear, None);
+        // Reading one number waits for all of them.
+        to_host(y.narrow(0, rows - 1, 1).narrow(1, 0, 1))?;
+        best = best.max(operations / started.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}

@@ -1,0 +1,176 @@
+//! What this worker could reduce with over NCCL, and its communicators, one generation after the other.
+//! Asked and driven by the session; `launch` and `doctor` ask [`ability`] before anything is started.
+
+use std::time::Duration;
+
+use numalign_collective::nccl::{Formation, Formations, MadeId, Nccl, NcclError, NcclRows, UniqueId, Wanted};
+use numalign_config::{CollectiveChoice, Config};
+use numalign_gpu::{Driver, GpuError};
+use numalign_model::load::Place;
+use numalign_wire as wire;
+use tokio::sync::oneshot;
+
+use crate::error::WorkerError;
+
+/// Time that a communicator gets to end before its process does.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A GPU and an NCCL that works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ability {
+    /// Number of the GPU among the visible ones.
+    pub gpu: usize,
+    pub uuid: String,
+    /// NCCL's version code.
+    pub version: u32,
+    /// The model lies on that GPU.
+    pub replica: bool,
+    pub shares_gpu: bool,
+}
+
+/// The same questions for every caller: driver, GPU, NCCL.
+///
+/// # Errors
+/// The first thing that is missing, by name.
+pub fn ability_on(gpu: usize, replica: bool) -> Result<Ability, GpuError> {
+    let found = Driver::get()?.gpu(gpu)?;
+    let nccl = Nccl::get()?;
+    Ok(Ability { gpu, uuid: found.uuid, version: nccl.version.0, replica, shares_gpu: nccl.allows_shared_gpu() })
+}
+
+/// What a worker of this run could reduce with, or why it could not, in words: a model on the CPU reduces over NCCL only
+/// where that is asked for by name, on the GPU that the local rank gives it.
+pub fn ability(wanted: CollectiveChoice, place: Place, local_rank: Option<usize>) -> Result<Ability, String> {
+    let said = |error: GpuError| format!("{error}; {}", error.hint());
+    match (wanted, place) {
+        (CollectiveChoice::Grpc, _) => Err("collective: grpc".to_owned()),
+        (_, Place::Cuda { first }) => ability_on(first, true).map_err(said),
+        (CollectiveChoice::Auto, Place::Cpu) => Err("its replica is not on a GPU".to_owned()),
+        (CollectiveChoice::Nccl, Place::Cpu) => {
+            let count = numalign_gpu::driver::visible_gpus();
+            let gpu = local_rank.unwrap_or(0) % count.max(1);
+            ability_on(gpu, false).map_err(said)
+        }
+    }
+}
+
+/// How [`ability`] travels.
+pub(crate) fn to_wire(ability: &Result<Ability, String>) -> (Option<wire::NcclAbility>, String) {
+    match ability {
+        Ok(its) => {
+            let (version, gpu) = (its.version, its.uuid.clone());
+            (Some(wire::NcclAbility { version, gpu, replica: its.replica, shares_gpu: its.shares_gpu }), String::new())
+        }
+        Err(why) => (None, why.clone()),
+    }
+}
+
+/// The communicators of this process.
+#[derive(Default)]
+pub(crate) struct Communicators {
+    formations: Formations,
+    /// Of the present generation, where it reduces over NCCL.
+    present: Option<Present>,
+}
+
+struct Present {
+    generation: wire::Generation,
+    formation: Formation,
+    made: Option<MadeId>,
+}
+
+/// What rank 0 has to tell the coordinator.
+pub(crate) enum News {
+    Made(wire::NcclId),
+    Failed(NcclError),
+}
+
+impl Communicators {
+    /// A generation begins over NCCL; the communicator of the one before is ended first.
+    pub(crate) fn begin(
+        &mut self,
+        config: &Config,
+        begin: &wire::Begin,
+        generation: wire::Generation,
+        ability: &Result<Ability, String>,
+        row_len: usize,
+    ) -> Result<NcclRows, WorkerError> {
+        self.end();
+        let ability = ability.as_ref().map_err(|why| {
+            WorkerError::Protocol(format!("it began a generation over NCCL, and there is none: {why}"))
+        })?;
+        let wanted = Wanted {
+            gpu: ability.gpu,
+            rank: begin.rank as usize,
+            world: begin.world as usize,
+            deadline: config.run.coordinator_wait,
+        };
+        let begun = self.formations.begin(wanted, config.recipe.micro_batches(), row_len);
+        let (formation, rows, made) = begun.map_err(|error| WorkerError::Device(error.to_string()))?;
+        let made = (wanted.rank == 0).then_some(made);
+        self.present = Some(Present { generation, formation, made });
+        Ok(rows)
+    }
+
+    /// The generation is over: its communicator is aborted by its own thread.
+    pub(crate) fn end(&mut self) {
+        self.present = None;
+    }
+
+    /// The process is about to end.
+    pub(crate) async fn finish(&mut self) {
+        self.end();
+        self.formations.finish(FAREWELL).await;
+    }
+
+    /// The coordinator handed out an id; one of another generation is a late one.
+    pub(crate) fn form(&self, message: &wire::NcclId) -> Result<(), WorkerError> {
+        let Some(present) = self.present.as_ref().filter(|present| message.generation == Some(present.generation))
+        else {
+            return Ok(());
+        };
+        let Some(id) = UniqueId::from_bytes(&message.id) else {
+            return Err(WorkerError::Protocol(format!("it handed out an NCCL id of {} bytes", message.id.len())));
+        };
+        present.formation.form(id);
+        Ok(())
+    }
+
+    /// Resolves once rank 0 has an id for the others, or knows why there will be none.
+    pub(crate) async fn news(&mut self) -> News {
+        let Some(Present { generation, made: made @ Some(_), .. }) = &mut self.present else {
+            return std::future::pending().await;
+        };
+        let answer = wait_for(made).await;
+        *made = None;
+        match answer {
+            Ok(Ok(id)) => News::Made(wire::NcclId { generation: Some(*generation), id: id.as_bytes().to_vec() }),
+            Ok(Err(error)) => News::Failed(error),
+            Err(_) => News::Failed(NcclError::Cancelled),
+        }
+    }
+}
+
+async fn wait_for(made: &mut Option<MadeId>) -> Result<Result<UniqueId, NcclError>, oneshot::error::RecvError> {
+    match made {
+        Some(made) => made.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// NCCL's failure as the coordinator hears it.
+pub(crate) fn failed(generation: wire::Generation, error: &NcclError) -> wire::NcclFailed {
+    wire::NcclFailed { generation: Some(generation), reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_looks_for_nccl_where_it_is_not_wanted() {
+        let why = |wanted, place| ability(wanted, place, None).unwrap_err();
+        assert_eq!(why(CollectiveChoice::Grpc, Place::Cuda { first: 0 }), "collective: grpc");
+        assert_eq!(why(CollectiveChoice::Auto, Place::Cpu), "its replica is not on a GPU");
+    }
+}
