@@ -123,7 +123,7 @@ impl Entry {
         let comment = content.lines().find_map(|line| line.strip_prefix('#'));
         let about = comment.unwrap_or_default().trim().to_owned();
         let run = [("run_id", run_id(&name)), ("model_path_save", checkpoint(&name).display().to_string())];
-        let config = settings::load_with(matches, Some(&file.to_string_lossy()), None, &run);
+        let config = settings::load_for_launch(matches, Some(&file.to_string_lossy()), None, &run);
         let config = config.map(Box::new).map_err(|failure| failure.to_string());
         Ok(Self { file, name, about, config })
     }

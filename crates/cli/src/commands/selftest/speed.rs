@@ -81,7 +81,7 @@ fn step(device: DeviceChoice, matrices: f64) -> Seen {
         let engine = Engine::new(load_with(&config.recipe.model_name, options)?.lm, config.recipe.clone());
         let state = engine.initial_state(config.recipe.seed)?;
         let stream = SampleStream::generated(&config.recipe, Domain::Train)?;
-        let mut run = LocalRun::new(engine, stream, state);
+        let mut run = LocalRun::new(engine, stream, state)?;
         run.step()?;
         let mut seconds = Vec::with_capacity(STEPS);
         for _ in 0..STEPS {
