@@ -40,6 +40,13 @@ pub fn load_for_launch(
         config.run.workers = (config.run.workers / config.run.devices_per_worker).max(1);
         config.check().map_err(|errors| Failure::usage(format!("the configuration is not valid\n{errors}")))?;
         eprintln!("{}", auto_workers(config.run.workers, config.run.devices_per_worker, gpus));
+        let (workers, parts) = (config.run.workers, config.recipe.micro_batches());
+        if workers > parts {
+            eprintln!(
+                "{} of them will be spares: a step has {parts} micro-batches; a larger batch_size or a smaller micro_batch_size gives them work",
+                workers - parts
+            );
+        }
     }
     Ok(config)
 }

@@ -284,6 +284,12 @@ impl Recipe {
         self.batch_size / self.micro_batch_size
     }
 
+    /// Whether the answer to a question is one of its numbers, so that it can be the right one or another: of the smallest
+    /// and the largest it is, a mean or a count is not.
+    pub fn names_a_number(&self) -> bool {
+        self.stage == Stage::Mixed && self.mixed_tasks.iter().any(|task| matches!(task, Task::Min | Task::Max))
+    }
+
     /// Width of the value range.
     pub fn range(&self) -> f64 {
         self.max_val - self.min_val

@@ -303,15 +303,20 @@ impl Machine {
             return;
         };
         let introduction = introduction.introduction.clone();
-        let admissible = self.admissible(&introduction.host, &readiness);
-        if let Err(reason) = admissible.and_then(|()| self.reduces_with_the_others(id, &introduction.host, &readiness))
-        {
+        let hints = [
+            "give every worker the model of this run",
+            "`numalign doctor` says what its machine lacks; or set collective: auto or grpc",
+        ];
+        let admissible = self.admissible(&introduction.host, &readiness).map_err(|reason| (reason, hints[0]));
+        let reduces =
+            || self.reduces_with_the_others(id, &introduction.host, &readiness).map_err(|reason| (reason, hints[1]));
+        if let Err((reason, hint)) = admissible.and_then(|()| reduces()) {
             self.refuse(id, introduction.pid, reason.clone(), effects);
             let name = self.name(id);
             self.members.remove(&id);
             self.reason = format!("{name} was refused: {reason}");
             if self.members.is_empty() && self.generations == 0 {
-                self.fail(format!("{name} was refused: {reason}"), "give every worker the model of this run", effects);
+                self.fail(format!("{name} was refused: {reason}"), hint, effects);
             }
             return;
         }

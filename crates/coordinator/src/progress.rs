@@ -48,7 +48,7 @@ pub struct Progress {
     /// Steps per second of the last whole epoch; zero before its end.
     last_rate: f64,
     /// As last told.
-    collective: Option<Choice>,
+    collective: Option<Way>,
     pub loss: f32,
 }
 
@@ -129,9 +129,10 @@ impl Progress {
         self.bar = Some(bar);
     }
 
-    /// A generation begins; a line where it reduces in another way than the one before, or for another reason.
+    /// A generation begins; a line where it reduces in another way than the one before.
     pub fn reduced_by(&mut self, choice: &Choice) {
-        if self.collective.as_ref() == Some(choice) {
+        // The reason may name another worker each time; what matters is the way.
+        if self.collective == Some(choice.way) {
             return;
         }
         let line = match choice.way {
@@ -139,7 +140,7 @@ impl Progress {
             Way::Grpc => format!("gRPC through the coordinator ({})", choice.reason),
         };
         self.say(&format!("  collective {line}"));
-        self.collective = Some(choice.clone());
+        self.collective = Some(choice.way);
     }
 
     /// A step, a chunk of a round, or an evaluation was committed.

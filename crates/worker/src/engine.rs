@@ -203,7 +203,7 @@ impl Engine {
             for (sample, prediction) in samples.iter().zip(predictions.by_ref()) {
                 let prediction = self.encoding.decode(prediction);
                 let error = (prediction - sample.target) / self.recipe.range();
-                sums.add(error, is_right_number(sample, prediction).filter(|_| self.recipe.stage == Stage::Mixed));
+                sums.add(error, is_right_number(sample, prediction).filter(|_| self.recipe.names_a_number()));
             }
             rows.push((*micro_batch, sums.to_row(state.layout())));
         }

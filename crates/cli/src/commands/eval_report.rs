@@ -1,6 +1,6 @@
 //! What `eval` and `launch` report: one JSON object, or tables for people.
 
-use numalign_config::{Recipe, Stage};
+use numalign_config::Recipe;
 use numalign_data::SampleStream;
 use numalign_worker::breakdown::{Decile, RightNumberCount, RightNumbers, Worst, deciles, worst};
 use numalign_worker::evaluation::{Metrics, measure};
@@ -17,7 +17,7 @@ pub struct Report {
     pub metrics: Metrics,
     pub deciles: Vec<Decile>,
     pub worst: Vec<Worst>,
-    /// Stage mixed: whether predictions mean the right one of the listed numbers.
+    /// Whether predictions mean the right one of the listed numbers, where the answer is one of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub right_numbers: Option<RightNumbers>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,9 +35,9 @@ pub struct Ablation {
     pub right_numbers: Option<RightNumbers>,
 }
 
-/// Stage mixed: whether predictions mean the right one of the listed numbers.
+/// Whether predictions mean the right one of the listed numbers, where the answer is one of them.
 pub fn right_numbers(recipe: &Recipe, evaluation: &Evaluation, stream: &SampleStream) -> Option<RightNumbers> {
-    if recipe.stage != Stage::Mixed {
+    if !recipe.names_a_number() {
         return None;
     }
     let mut count = RightNumberCount::new(recipe, &evaluation.targets);

@@ -111,17 +111,19 @@ fn page(status: &StatusReply) -> String {
     let mut page = String::new();
     let percent = 100.0 * status.step as f64 / status.total_steps.max(1) as f64;
     let loss = if status.loss.is_finite() { format!("{:.6}", status.loss) } else { "not known yet".to_owned() };
+    let collective = match status.collective.as_str() {
+        "" => "not chosen yet".to_owned(),
+        name => format!("{name} ({})", status.collective_reason),
+    };
     // Writing into a string cannot fail.
     let _ = write!(
         page,
-        "run {}: {}\n  reason      {}\n  generation  {}, collective {} ({})\n  step        {} of {} ({percent:.1} %), \
+        "run {}: {}\n  reason      {}\n  generation  {}, collective {collective}\n  step        {} of {} ({percent:.1} %), \
          {:.1} steps/s\n  loss        {loss}\n",
         status.run_id,
         status.phase,
         status.reason,
         status.generation,
-        status.collective,
-        status.collective_reason,
         status.step,
         status.total_steps,
         status.steps_per_second,

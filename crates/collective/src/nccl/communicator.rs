@@ -34,6 +34,8 @@ pub enum NcclError {
     NotWhole { micro_batch: usize, how: &'static str },
     #[error("an aborted communicator did not let go of the GPU within {seconds:.0} s")]
     Stuck { seconds: f64 },
+    #[error("the thread that holds the communicator ended; its last words are above")]
+    Ended,
     /// The generation ended; nobody waits for an answer.
     #[error("the communicator was told to end")]
     Cancelled,

@@ -97,13 +97,15 @@ impl NcclRows {
     ) -> Result<numalign_projector::Rows, CollectiveError> {
         let words = rows::pack(unit, self.micro_batches, row_len, rows)?;
         let (reply, answer) = oneshot::channel();
-        if self.orders.orders.send(Order::Sum(words, reply)).is_err() {
-            return Err(CollectiveError::GenerationOver);
-        }
+        // Where nobody is there to take it, the answer's sender is gone with it.
+        let _ = self.orders.orders.send(Order::Sum(words, reply));
         let words = match answer.await {
             Ok(Ok(words)) => words,
-            Ok(Err(NcclError::Cancelled)) | Err(_) => return Err(CollectiveError::GenerationOver),
+            Ok(Err(NcclError::Cancelled)) => return Err(CollectiveError::GenerationOver),
             Ok(Err(error)) => return Err(error.into()),
+            // A thread that was told to end answers nobody; one that panicked does not either.
+            Err(_) if self.orders.cancelled.is_set() => return Err(CollectiveError::GenerationOver),
+            Err(_) => return Err(NcclError::Ended.into()),
         };
         rows::unpack(unit, self.micro_batches, row_len, &words)
     }
@@ -155,7 +157,9 @@ pub async fn check(gpus: &[usize], row_len: usize, deadline: std::time::Duration
     let Some(first_id) = first_id else {
         return Err("there is no GPU".to_owned());
     };
-    let id = first_id.await.map_err(|_| "the first rank's thread ended".to_owned())?;
+    let id = tokio::time::timeout(deadline, first_id).await;
+    let id = id.map_err(|_| format!("NCCL made no id within {} s", deadline.as_secs()))?;
+    let id = id.map_err(|_| "the first rank's thread ended".to_owned())?;
     let id = id.map_err(|error| error.to_string())?;
     for (_, formation) in &formations {
         formation.form(id);

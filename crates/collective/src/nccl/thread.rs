@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -18,7 +18,7 @@ pub struct Wanted {
     pub gpu: usize,
     pub rank: usize,
     pub world: usize,
-    /// How long the ranks may take to find each other.
+    /// How long the ranks may take to hear of the id, and then to find each other.
     pub deadline: Duration,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Orders {
 pub(super) struct Cancel(AtomicBool);
 
 impl Cancel {
-    fn is_set(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
@@ -106,7 +106,27 @@ fn serve(
     let mut phase = Phase::Alone;
     // A rank may have its rows before the id has come.
     let mut early: Option<Question> = None;
-    while let Ok(order) = inbox.recv() {
+    let since = Instant::now();
+    loop {
+        let order = match phase {
+            Phase::Alone => match inbox.recv_timeout(wanted.deadline.saturating_sub(since.elapsed())) {
+                Ok(order) => order,
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    let Wanted { rank, world, deadline, .. } = wanted;
+                    let error = NcclError::NotFormed { rank, world, seconds: deadline.as_secs_f64() };
+                    if let Some((_, reply)) = early.take() {
+                        let _ = reply.send(Err(error.clone()));
+                    }
+                    phase = Phase::Broken(error);
+                    continue;
+                }
+            },
+            Phase::Formed | Phase::Broken(_) => match inbox.recv() {
+                Ok(order) => order,
+                Err(_) => break,
+            },
+        };
         if cancel.is_set() {
             break;
         }

@@ -11,6 +11,7 @@ use numalign_gpu::driver::visible_gpus;
 
 use super::Table;
 use crate::failure::Failure;
+use crate::supervisor::PARENT_VARIABLE;
 
 const SETTINGS: &str = "--num-epochs 3 --num-batches 20 --batch-size 16 --micro-batch-size 4 --mixed-max-numbers 4 --lr 0.01 \
                         --seed 5 --no-eval";
@@ -118,6 +119,8 @@ impl Runner<'_> {
         let log = self.folder.join(format!("{run}.log"));
         let file = std::fs::File::create(&log).map_err(|error| error.to_string())?;
         command
+            // It ends when this process does.
+            .env(PARENT_VARIABLE, std::process::id().to_string())
             .current_dir(self.folder)
             .env("NCCL_MULTI_RANK_GPU_ENABLE", "1")
             .args(["launch", stage, "--run-id", &run, "--device", &device])
