@@ -78,7 +78,7 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], spans: &[Span], heads: Heads, ou
             scratch.probabilities(found, &part, q, from, count, seen);
             let Scratch { scores, values, block, product, .. } = scratch;
             product.resize(count * heads.head_size, 0.0);
-            let left = Strided { data: scores, row_stride: span.length, column_stride: 1 };
+            let left = Strided { data: scores, row_stride: part.score_stride(), column_stride: 1 };
             matmul_serial(
                 found,
                 left,
@@ -123,7 +123,7 @@ pub fn backward(
     let (grad_k, grad_v) = (Columns::new(grad_k, heads.kv_width(), size), Columns::new(grad_v, heads.kv_width(), size));
     tasks(spans, heads.kv_heads).into_par_iter().for_each_init(Scratch::default, |scratch, (span, kv_head)| {
         let first = HeadView { span, head: kv_head * heads.group(), heads };
-        let length = span.length;
+        let (length, stride) = (span.length, first.score_stride());
         if length == 1 {
             // SAFETY: this task alone writes this sequence's rows of these heads, here and below.
             let (grad_k, grad_v) =
@@ -167,10 +167,10 @@ pub fn backward(
             pack_rows(grad_rows, count, size, grad_panel);
 
             // dv += Pᵀ·g
-            let transposed = Strided { data: scores, row_stride: 1, column_stride: length };
+            let transposed = Strided { data: scores, row_stride: 1, column_stride: stride };
             matmul_serial(found, transposed, seen, count, grad_panel, count, 0, size, true, grad_values, size, block);
             // dS from dP = g·vᵀ
-            grad_scores.resize(count * length, 0.0);
+            grad_scores.resize(count * stride, 0.0);
             matmul_serial(
                 found,
                 grad_rows,
@@ -182,21 +182,21 @@ pub fn backward(
                 seen,
                 false,
                 grad_scores,
-                length,
+                stride,
                 block,
             );
             let first_seen = part.keys_seen(from, 1);
-            softmax_backward(found, scores, grad_scores, count, length, first_seen, seen, heads.scale);
+            softmax_backward(found, scores, grad_scores, count, stride, first_seen, seen, heads.scale);
             // dq = dS·k
             product.resize(count * size, 0.0);
-            let left = Strided { data: grad_scores, row_stride: length, column_stride: 1 };
+            let left = Strided { data: grad_scores, row_stride: stride, column_stride: 1 };
             matmul_serial(found, left, count, seen, keys, length, 0, size, false, product, size, block);
             for (i, row) in product.chunks_exact(size).enumerate() {
                 // SAFETY: as above.
                 unsafe { grad_q.row(span.queries_from + from + i, part.head) }.copy_from_slice(row);
             }
             // dk += dSᵀ·q
-            let transposed = Strided { data: grad_scores, row_stride: 1, column_stride: length };
+            let transposed = Strided { data: grad_scores, row_stride: 1, column_stride: stride };
             matmul_serial(found, transposed, seen, count, queries_panel, count, 0, size, true, grad_keys, size, block);
         }
         for i in 0..length {
@@ -268,6 +268,12 @@ impl HeadView {
         columns(x, from, count, self.heads.kv_width(), self.head / self.heads.group(), self.heads.head_size)
     }
 
+    /// Numbers from one row of scores to the next. A cache line more than the keys: rows a power of two apart would fall on
+    /// the same lines of the cache when they are read by columns.
+    fn score_stride(&self) -> usize {
+        self.span.length.next_multiple_of(lanes::LANES) + lanes::LANES
+    }
+
     /// Keys visible to the last of the queries `from..from+count`.
     fn keys_seen(&self, from: usize, count: usize) -> usize {
         self.span.length - self.span.queries + from + count
@@ -291,7 +297,7 @@ struct Scratch {
     keys: Vec<f32>,
     /// `vᵀ` in panels of keys: `[head_size, keys]`.
     values_transposed: Vec<f32>,
-    /// Scores, then probabilities, of a block of queries: `[queries, length]`.
+    /// Scores, then probabilities, of a block of queries: `[queries, score_stride]`.
     scores: Vec<f32>,
     grad_scores: Vec<f32>,
     queries_panel: Vec<f32>,
@@ -315,10 +321,10 @@ impl Scratch {
         pack_columns(part.kv_rows(v, part.span.keys_from, length), length, size, &mut self.values_transposed);
     }
 
-    /// Fills `scores [count, length]` with the probabilities of queries `from..from+count`; zero past what a query sees.
+    /// Fills `scores [count, score_stride]` with the probabilities of queries `from..from+count`; zero past what a query sees.
     fn probabilities(&mut self, found: Isa, part: &HeadView, q: &[f32], from: usize, count: usize, seen: usize) {
-        let length = part.span.length;
-        self.scores.resize(count * length, 0.0);
+        let stride = part.score_stride();
+        self.scores.resize(count * stride, 0.0);
         let queries = part.rows(q, part.span.queries_from + from, count);
         let size = part.heads.head_size;
         matmul_serial(
@@ -332,11 +338,11 @@ impl Scratch {
             seen,
             false,
             &mut self.scores,
-            length,
+            stride,
             &mut self.block,
         );
         let first_seen = part.keys_seen(from, 1);
-        softmax(found, &mut self.scores, count, length, first_seen, seen, part.heads.scale);
+        softmax(found, &mut self.scores, count, stride, first_seen, seen, part.heads.scale);
     }
 }
 
@@ -357,13 +363,13 @@ fn pack_columns(x: Strided<'_>, rows: usize, size: usize, out: &mut Vec<f32>) {
 }
 
 multiversion! {
-    fn softmax(scores: &mut [f32], count: usize, length: usize, first_seen: usize, seen: usize, scale: f32) => softmax_body
+    fn softmax(scores: &mut [f32], count: usize, stride: usize, first_seen: usize, seen: usize, scale: f32) => softmax_body
 }
 
 /// Row `i` sees keys `0..first_seen+i`; what lies between that and `seen` becomes zero.
 #[inline(always)]
-fn softmax_body(scores: &mut [f32], count: usize, length: usize, first_seen: usize, seen: usize, scale: f32) {
-    for (i, row) in scores.chunks_exact_mut(length).take(count).enumerate() {
+fn softmax_body(scores: &mut [f32], count: usize, stride: usize, first_seen: usize, seen: usize, scale: f32) {
+    for (i, row) in scores.chunks_exact_mut(stride).take(count).enumerate() {
         let visible = &mut row[..first_seen + i];
         for s in visible.iter_mut() {
             *s *= scale;
@@ -381,7 +387,7 @@ fn softmax_body(scores: &mut [f32], count: usize, length: usize, first_seen: usi
 }
 
 multiversion! {
-    fn softmax_backward(probabilities: &[f32], grad: &mut [f32], count: usize, length: usize, first_seen: usize, seen: usize, scale: f32) => softmax_backward_body
+    fn softmax_backward(probabilities: &[f32], grad: &mut [f32], count: usize, stride: usize, first_seen: usize, seen: usize, scale: f32) => softmax_backward_body
 }
 
 #[inline(always)]
@@ -389,12 +395,12 @@ fn softmax_backward_body(
     probabilities: &[f32],
     grad: &mut [f32],
     count: usize,
-    length: usize,
+    stride: usize,
     first_seen: usize,
     seen: usize,
     scale: f32,
 ) {
-    for (i, (p, g)) in probabilities.chunks_exact(length).zip(grad.chunks_exact_mut(length)).take(count).enumerate() {
+    for (i, (p, g)) in probabilities.chunks_exact(stride).zip(grad.chunks_exact_mut(stride)).take(count).enumerate() {
         let visible = first_seen + i;
         let along = lanes::dot(&p[..visible], &g[..visible]);
         for (g, p) in g[..visible].iter_mut().zip(&p[..visible]) {
