@@ -25,9 +25,8 @@ use crate::machine::MemberId;
 use crate::reduce::Reducer;
 use crate::service::Handle;
 
-/// Hello and reports carry a state: 12 bytes per trainable number, 4 more where the best evaluation's are kept, known only
-/// once a model has set the hidden size.
-const LARGEST_CONTROL: usize = 32 << 20;
+/// Hello and reports carry a state: 12 bytes per trainable number, known only once a model has set the hidden size.
+const LARGEST_CONTROL: usize = 16 << 20;
 
 /// Numbers of one sample's features, at most: beyond every model that numalign loads.
 const WIDEST: usize = 16 << 10;
