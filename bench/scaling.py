@@ -151,21 +151,15 @@ def launched(settings, workers):
     return {"workers": workers, "ms": statistics.median(times), "least": min(times), "most": max(times)}
 
 
+def coordinator_bench(settings, workers, hidden, steps):
+    sizes = ["--workers", str(workers), "--hidden", str(hidden), "--steps", str(steps)]
+    return [settings.binary, "bench", "coordinator", *sizes, "--json"]
+
+
 def crowd(settings, workers, hidden):
     # The coordinator's processor time is looked at every 0.1 s: a run has to last some seconds.
     steps = settings.steps and 40 * settings.steps or max(30, min(3000, 30000 // workers))
-    command = [
-        settings.binary,
-        "bench",
-        "coordinator",
-        "--workers",
-        str(workers),
-        "--hidden",
-        str(hidden),
-        "--steps",
-        str(steps),
-        "--json",
-    ]
+    command = coordinator_bench(settings, workers, hidden, steps)
     results = [json.loads(run(command)) for _ in range(settings.rounds)]
     middle = {key: statistics.median(result[key] for result in results) for key in results[0]}
     print(
@@ -188,30 +182,8 @@ def counted(settings, workers, hidden):
     totals = []
     for steps in (few, many):
         script = 'ip link set lo up && "$@" >/dev/null && awk \'$1 == "lo:" { print $2 }\' /proc/net/dev'
-        totals.append(
-            int(
-                run(
-                    [
-                        "unshare",
-                        "--net",
-                        "sh",
-                        "-c",
-                        script,
-                        "count",
-                        settings.binary,
-                        "bench",
-                        "coordinator",
-                        "--workers",
-                        str(workers),
-                        "--hidden",
-                        str(hidden),
-                        "--steps",
-                        str(steps),
-                        "--json",
-                    ]
-                )
-            )
-        )
+        command = coordinator_bench(settings, workers, hidden, steps)
+        totals.append(int(run(["unshare", "--net", "sh", "-c", script, "count", *command])))
     seen = (totals[1] - totals[0]) / (many - few)
     print(f"{workers} workers, d={hidden}: {seen:.0f} bytes per step", file=sys.stderr)
     return {"workers": workers, "hidden": hidden, "bytes": seen}

@@ -303,14 +303,13 @@ impl Machine {
             return;
         };
         let introduction = introduction.introduction.clone();
-        let hints = [
-            "give every worker the model of this run",
-            "`numalign doctor` says what its machine lacks; or set collective: auto or grpc",
-        ];
-        let admissible = self.admissible(&introduction.host, &readiness).map_err(|reason| (reason, hints[0]));
-        let reduces =
-            || self.reduces_with_the_others(id, &introduction.host, &readiness).map_err(|reason| (reason, hints[1]));
-        if let Err((reason, hint)) = admissible.and_then(|()| reduces()) {
+        let admissible = match self.admissible(&introduction.host, &readiness) {
+            Err(reason) => Err((reason, "give every worker the model of this run")),
+            Ok(()) => self.reduces_with_the_others(id, &introduction.host, &readiness).map_err(|reason| {
+                (reason, "`numalign doctor` says what its machine lacks; or set collective: auto or grpc")
+            }),
+        };
+        if let Err((reason, hint)) = admissible {
             self.refuse(id, introduction.pid, reason.clone(), effects);
             let name = self.name(id);
             self.members.remove(&id);
