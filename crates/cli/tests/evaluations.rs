@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::run::{bytes, children, kill, newest_step, succeed, wait_for};
+use common::run::{bytes, hit_at_steps, succeed};
 use common::{Folder, Output};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -145,15 +145,8 @@ fn kills_change_no_byte() {
         let run = format!("killed-{}", &victim[..6]);
         let mut launcher = folder.spawn(&common::run::arguments("nn", LONG, &format!("--run-id {run}")));
         let chk = folder.path().join("chk").join(&run);
-        for time in 0..3 {
-            wait_for("a checkpoint", || newest_step(&chk) >= 30 + 150 * time);
-            let mut pids = Vec::new();
-            wait_for("a victim", || {
-                pids = children(launcher.id(), victim);
-                !pids.is_empty()
-            });
-            kill(pids[0], Signal::KILL);
-        }
+        let steps = (0..3).map(|time| 30 + 150 * time);
+        hit_at_steps(launcher.id(), victim, Signal::KILL, &chk, steps);
         let output = launcher.wait();
         assert!(output.status.success(), "{run}: {}", output.stderr);
         assert!(bytes(&folder, &run) == reference, "{run}");

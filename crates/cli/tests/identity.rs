@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::Folder;
-use common::run::{arguments, bytes, children, kill, newest_step, succeed, wait_for};
+use common::run::{arguments, bytes, children, hit_at_steps, kill, newest_step, succeed, wait_for};
 use rustix::process::Signal;
 
 const SHORT: &str = "--num-epochs 4 --num-batches 10 --batch-size 20 --micro-batch-size 4 --mixed-max-numbers 4 \
@@ -69,15 +69,8 @@ fn killed_and_hung_processes_change_no_byte() {
         let run = format!("{}-{}", &victim[..6], signal.as_raw());
         let mut launcher = folder.spawn(&arguments("nn", LONG, &format!("--run-id {run}")));
         let chk = folder.path().join("chk").join(&run);
-        for time in 0..times {
-            wait_for("a checkpoint", || newest_step(&chk) >= 20 + 250 * time);
-            let mut pids = Vec::new();
-            wait_for("a victim", || {
-                pids = children(launcher.id(), victim);
-                !pids.is_empty()
-            });
-            kill(pids[0], signal);
-        }
+        let steps = (0..times).map(|time| 20 + 250 * time);
+        hit_at_steps(launcher.id(), victim, signal, &chk, steps);
         let output = launcher.wait();
         assert!(output.status.success(), "{run}: {}", output.stderr);
         assert!(bytes(&folder, &run) == reference, "{run}");

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::run::{bytes, children, kill, newest_step, wait_for};
+use common::run::{bytes, hit_at_steps};
 use common::{Folder, Output};
 use rustix::process::Signal;
 
@@ -98,15 +98,8 @@ fn kills_in_the_pass_change_no_byte() {
         let run = format!("killed-{}", &victim[..6]);
         let mut launcher = folder.spawn(&arguments("text", &[PASS, "--run-id", &run]));
         let chk = folder.path().join("chk").join(&run);
-        for time in 0..times {
-            wait_for("a checkpoint", || newest_step(&chk) >= 20 + 100 * time);
-            let mut pids = Vec::new();
-            wait_for("a victim", || {
-                pids = children(launcher.id(), victim);
-                !pids.is_empty()
-            });
-            kill(pids[0], Signal::KILL);
-        }
+        let steps = (0..times).map(|time| 20 + 100 * time);
+        hit_at_steps(launcher.id(), victim, Signal::KILL, &chk, steps);
         let output = launcher.wait();
         assert!(output.status.success(), "{run}: {}", output.stderr);
         assert!(bytes(&folder, &run) == reference, "{run}");

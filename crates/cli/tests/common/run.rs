@@ -69,3 +69,23 @@ pub fn newest_step(folder: &Path) -> u64 {
     }
     newest
 }
+
+/// Each time a checkpoint of one of `steps` or a later one lies in `checkpoints`, the first of the launcher's children
+/// whose command line holds `victim` gets `signal`.
+pub fn hit_at_steps(
+    launcher: u32,
+    victim: &str,
+    signal: Signal,
+    checkpoints: &Path,
+    steps: impl IntoIterator<Item = u64>,
+) {
+    for step in steps {
+        wait_for("a checkpoint", || newest_step(checkpoints) >= step);
+        let mut pids = Vec::new();
+        wait_for("a victim", || {
+            pids = children(launcher, victim);
+            !pids.is_empty()
+        });
+        kill(pids[0], signal);
+    }
+}
