@@ -10,13 +10,14 @@
 
 use rayon::prelude::*;
 
-use super::dispatch::{Isa, isa, multiversion};
-use super::matmul::{Strided, matmul_serial};
+use super::causal::{BEYOND, Causal, softmax, softmax_backward};
+use super::dispatch::{Isa, isa};
+use super::lanes::LANES;
+use super::matmul::Strided;
 use super::panels::{PANEL, pack_panel};
-use super::{lanes, math};
 
 /// Queries of one block.
-const QUERIES: usize = 56;
+const QUERIES: usize = 84;
 
 /// One sequence: rows `keys_from .. keys_from+length` of `k` and `v`, and as many last positions as it has queries:
 /// rows `queries_from .. queries_from+queries` of `q` and `out`. `queries == length`, except in the last block,
@@ -74,25 +75,10 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], spans: &[Span], heads: Heads, ou
         let mut from = 0;
         while from < span.queries {
             let count = QUERIES.min(span.queries - from);
-            let seen = part.keys_seen(from, count);
-            scratch.probabilities(found, &part, q, from, count, seen);
+            scratch.probabilities(found, &part, q, from, count);
             let Scratch { scores, values, block, product, .. } = scratch;
             product.resize(count * heads.head_size, 0.0);
-            let left = Strided { data: scores, row_stride: part.score_stride(), column_stride: 1 };
-            matmul_serial(
-                found,
-                left,
-                count,
-                seen,
-                values,
-                span.length,
-                0,
-                heads.head_size,
-                false,
-                product,
-                heads.head_size,
-                block,
-            );
+            part.causal(from, count).weigh(found, scores, values, product, block);
             for (i, row) in product.chunks_exact(heads.head_size).enumerate() {
                 // SAFETY: as above.
                 unsafe { out.row(span.queries_from + from + i, head) }.copy_from_slice(row);
@@ -123,7 +109,7 @@ pub fn backward(
     let (grad_k, grad_v) = (Columns::new(grad_k, heads.kv_width(), size), Columns::new(grad_v, heads.kv_width(), size));
     tasks(spans, heads.kv_heads).into_par_iter().for_each_init(Scratch::default, |scratch, (span, kv_head)| {
         let first = HeadView { span, head: kv_head * heads.group(), heads };
-        let (length, stride) = (span.length, first.score_stride());
+        let length = span.length;
         if length == 1 {
             // SAFETY: this task alone writes this sequence's rows of these heads, here and below.
             let (grad_k, grad_v) =
@@ -146,8 +132,8 @@ pub fn backward(
         let blocks = first.group().flat_map(|part| (0..span.queries).step_by(QUERIES).map(move |from| (part, from)));
         for (part, from) in blocks {
             let count = QUERIES.min(span.queries - from);
-            let seen = part.keys_seen(from, count);
-            scratch.probabilities(found, &part, q, from, count, seen);
+            scratch.probabilities(found, &part, q, from, count);
+            let causal = part.causal(from, count);
             let query_rows = part.rows(q, span.queries_from + from, count);
             let grad_rows = part.rows(grad_out, span.queries_from + from, count);
             let Scratch {
@@ -167,37 +153,20 @@ pub fn backward(
             pack_rows(grad_rows, count, size, grad_panel);
 
             // dv += Pᵀ·g
-            let transposed = Strided { data: scores, row_stride: 1, column_stride: stride };
-            matmul_serial(found, transposed, seen, count, grad_panel, count, 0, size, true, grad_values, size, block);
+            causal.spread(found, scores, grad_panel, grad_values, block);
             // dS from dP = g·vᵀ
-            grad_scores.resize(count * stride, 0.0);
-            matmul_serial(
-                found,
-                grad_rows,
-                count,
-                size,
-                values_transposed,
-                size,
-                0,
-                seen,
-                false,
-                grad_scores,
-                stride,
-                block,
-            );
-            let first_seen = part.keys_seen(from, 1);
-            softmax_backward(found, scores, grad_scores, count, stride, first_seen, seen, heads.scale);
+            grad_scores.resize(count * causal.stride, 0.0);
+            causal.compare(found, grad_rows, values_transposed, grad_scores, block);
+            softmax_backward(found, scores, grad_scores, causal, heads.scale);
             // dq = dS·k
             product.resize(count * size, 0.0);
-            let left = Strided { data: grad_scores, row_stride: stride, column_stride: 1 };
-            matmul_serial(found, left, count, seen, keys, length, 0, size, false, product, size, block);
+            causal.weigh(found, grad_scores, keys, product, block);
             for (i, row) in product.chunks_exact(size).enumerate() {
                 // SAFETY: as above.
                 unsafe { grad_q.row(span.queries_from + from + i, part.head) }.copy_from_slice(row);
             }
             // dk += dSᵀ·q
-            let transposed = Strided { data: grad_scores, row_stride: 1, column_stride: stride };
-            matmul_serial(found, transposed, seen, count, queries_panel, count, 0, size, true, grad_keys, size, block);
+            causal.spread(found, grad_scores, queries_panel, grad_keys, block);
         }
         for i in 0..length {
             // SAFETY: as above.
@@ -269,14 +238,16 @@ impl HeadView {
     }
 
     /// Numbers from one row of scores to the next. A cache line more than the keys: rows a power of two apart would fall on
-    /// the same lines of the cache when they are read by columns.
+    /// the same lines of the cache when they are read by columns, and zeros are written a little past what is seen.
     fn score_stride(&self) -> usize {
-        self.span.length.next_multiple_of(lanes::LANES) + lanes::LANES
+        self.span.length.next_multiple_of(LANES) + BEYOND.next_multiple_of(LANES)
     }
 
-    /// Keys visible to the last of the queries `from..from+count`.
-    fn keys_seen(&self, from: usize, count: usize) -> usize {
-        self.span.length - self.span.queries + from + count
+    /// What the queries `from..from+count` see.
+    fn causal(&self, from: usize, count: usize) -> Causal {
+        let first_seen = self.span.length - self.span.queries + from + 1;
+        let (stride, keys) = (self.score_stride(), self.span.length);
+        Causal { queries: count, first_seen, keys, stride, size: self.heads.head_size }
     }
 }
 
@@ -321,28 +292,13 @@ impl Scratch {
         pack_columns(part.kv_rows(v, part.span.keys_from, length), length, size, &mut self.values_transposed);
     }
 
-    /// Fills `scores [count, score_stride]` with the probabilities of queries `from..from+count`; zero past what a query sees.
-    fn probabilities(&mut self, found: Isa, part: &HeadView, q: &[f32], from: usize, count: usize, seen: usize) {
-        let stride = part.score_stride();
-        self.scores.resize(count * stride, 0.0);
+    /// Fills `scores [count, score_stride]` with the probabilities of queries `from..from+count`.
+    fn probabilities(&mut self, found: Isa, part: &HeadView, q: &[f32], from: usize, count: usize) {
+        let causal = part.causal(from, count);
+        self.scores.resize(count * causal.stride, 0.0);
         let queries = part.rows(q, part.span.queries_from + from, count);
-        let size = part.heads.head_size;
-        matmul_serial(
-            found,
-            queries,
-            count,
-            size,
-            &self.keys_transposed,
-            size,
-            0,
-            seen,
-            false,
-            &mut self.scores,
-            stride,
-            &mut self.block,
-        );
-        let first_seen = part.keys_seen(from, 1);
-        softmax(found, &mut self.scores, count, stride, first_seen, seen, part.heads.scale);
+        causal.compare(found, queries, &self.keys_transposed, &mut self.scores, &mut self.block);
+        softmax(found, &mut self.scores, causal, part.heads.scale);
     }
 }
 
@@ -359,54 +315,6 @@ fn pack_columns(x: Strided<'_>, rows: usize, size: usize, out: &mut Vec<f32>) {
     out.resize(rows.div_ceil(PANEL) * size * PANEL, 0.0);
     for (p, panel) in out.chunks_exact_mut(size * PANEL).enumerate() {
         pack_panel(x.data, size, rows, 1, x.row_stride, p, panel);
-    }
-}
-
-multiversion! {
-    fn softmax(scores: &mut [f32], count: usize, stride: usize, first_seen: usize, seen: usize, scale: f32) => softmax_body
-}
-
-/// Row `i` sees keys `0..first_seen+i`; what lies between that and `seen` becomes zero.
-#[inline(always)]
-fn softmax_body(scores: &mut [f32], count: usize, stride: usize, first_seen: usize, seen: usize, scale: f32) {
-    for (i, row) in scores.chunks_exact_mut(stride).take(count).enumerate() {
-        let visible = &mut row[..first_seen + i];
-        for s in visible.iter_mut() {
-            *s *= scale;
-        }
-        let largest = lanes::max(visible);
-        for s in visible.iter_mut() {
-            *s = math::exp(*s - largest);
-        }
-        let inverse = 1.0 / lanes::sum(visible);
-        for s in visible.iter_mut() {
-            *s *= inverse;
-        }
-        row[first_seen + i..seen].fill(0.0);
-    }
-}
-
-multiversion! {
-    fn softmax_backward(probabilities: &[f32], grad: &mut [f32], count: usize, stride: usize, first_seen: usize, seen: usize, scale: f32) => softmax_backward_body
-}
-
-#[inline(always)]
-fn softmax_backward_body(
-    probabilities: &[f32],
-    grad: &mut [f32],
-    count: usize,
-    stride: usize,
-    first_seen: usize,
-    seen: usize,
-    scale: f32,
-) {
-    for (i, (p, g)) in probabilities.chunks_exact(stride).zip(grad.chunks_exact_mut(stride)).take(count).enumerate() {
-        let visible = first_seen + i;
-        let along = lanes::dot(&p[..visible], &g[..visible]);
-        for (g, p) in g[..visible].iter_mut().zip(&p[..visible]) {
-            *g = p * (*g - along) * scale;
-        }
-        g[visible..seen].fill(0.0);
     }
 }
 
@@ -442,3 +350,7 @@ impl Columns {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(start), self.head_size) }
     }
 }
+
+#[cfg(test)]
+#[path = "attention_oracle.rs"]
+mod oracle;

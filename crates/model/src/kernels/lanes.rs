@@ -33,6 +33,24 @@ pub fn sum(x: &[f32]) -> f32 {
     fold(acc)
 }
 
+/// Replaces each of `x` by `f` of it; the sum of the results, as [`sum`] has it.
+#[inline(always)]
+pub fn map_sum(x: &mut [f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut acc = [0.0f32; LANES];
+    let mut chunks = x.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for i in 0..LANES {
+            chunk[i] = f(chunk[i]);
+            acc[i] += chunk[i];
+        }
+    }
+    for (a, v) in acc.iter_mut().zip(chunks.into_remainder()) {
+        *v = f(*v);
+        *a += *v;
+    }
+    fold(acc)
+}
+
 /// The largest of `x`, NaN aside; −∞ where there is none.
 ///
 /// In lanes because one chain of comparisons would wait for each of them.

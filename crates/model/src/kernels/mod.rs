@@ -16,6 +16,7 @@ pub mod activation;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
+pub mod causal;
 pub mod dispatch;
 pub mod lanes;
 pub mod math;
