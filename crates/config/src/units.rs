@@ -61,12 +61,16 @@ pub struct Units {
 impl Config {
     /// The run as a sequence of units, evaluations among them.
     pub fn units(&self) -> Units {
-        let evaluate_every = self.run.eval_every.saturating_mul(self.recipe.num_batches);
-        Units { evaluate_every, ..self.recipe.units() }
+        self.recipe.units_evaluated_every(self.run.eval_every.saturating_mul(self.recipe.num_batches))
     }
 }
 
 impl Recipe {
+    /// The run as a sequence of units, with evaluations `steps` training steps apart; none where that is 0.
+    pub fn units_evaluated_every(&self, steps: u64) -> Units {
+        Units { evaluate_every: steps, ..self.units() }
+    }
+
     /// The run as a sequence of units, without evaluations: they change no projector.
     pub fn units(&self) -> Units {
         let steps = self.total_steps().max(1);

@@ -145,7 +145,7 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
     if let Some((_, checkpoint)) = &newest {
         let stored = &checkpoint.identity.recipe;
         let (step, total) = (checkpoint.state.step(), stored.total_steps());
-        if stored.units().next(checkpoint.state.position()) != Unit::End {
+        if !is_finished(checkpoint, config) {
             return Err(CoordinatorError::Unfinished {
                 folder: start.folder.path().to_owned(),
                 step,
@@ -163,6 +163,18 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
     }
     start.replaces = true;
     Ok(None)
+}
+
+/// Whether nothing is left to do, a last evaluation included. How often a run is evaluated is no part of its recipe: one is
+/// left where the run's first evaluation and the present configuration both say so.
+fn is_finished(checkpoint: &Checkpoint, config: &Config) -> bool {
+    let stored = &checkpoint.identity.recipe;
+    let left = |evaluated_every: u64| {
+        stored.units_evaluated_every(evaluated_every).next(checkpoint.state.position()) != Unit::End
+    };
+    let first_evaluation = checkpoint.state.evaluations().list().first().map_or(0, |first| first.step);
+    let wanted_every = config.run.eval_every.saturating_mul(stored.num_batches);
+    !left(0) && !(left(first_evaluation) && left(wanted_every))
 }
 
 fn continue_from(

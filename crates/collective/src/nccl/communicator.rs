@@ -1,4 +1,5 @@
-//! One communicator on one thread: formed, used and aborted by polling, so that nothing ever waits inside NCCL or CUDA.
+//! One communicator on one thread: formed and used by polling, so that no sum is ever waited for inside NCCL or CUDA. Two
+//! calls cannot be polled, `cuInit` and `ncclCommAbort`: they take as long as they take.
 //! Owned by [`super::thread`].
 //!
 //! NCCL's rules for communicators that do not block: after a call that answers "in progress" the state is asked until it
