@@ -119,12 +119,20 @@ fn it_changes_no_projector_and_may_be_turned_on_and_off() {
     };
     assert_eq!(resumed("off", "chk/with/step-00000012.safetensors", ""), [8]);
     assert_eq!(resumed("on", "chk/without/step-00000012.safetensors", "--eval-every 3"), [12, 24]);
-    // The last evaluation of `off` is left to do where evaluations are wanted, and only there.
+    // A last evaluation that was not made is left to do, where evaluations are wanted and only there. What was killed before
+    // it has no final file.
     let again = |setting: &str| folder.run(&common::run::arguments("nn", SHORT, &format!("{setting} --run-id off")));
+    let replaces = |setting: &str| {
+        let output = again(setting);
+        assert!(output.status.success() && output.stderr.contains("replacing the finished run"), "{output}");
+    };
+    replaces("");
+    replaces(EVALUATED);
+    replaces("");
+    std::fs::remove_file(folder.path().join("chk/off.safetensors")).unwrap();
     let refused = again(EVALUATED);
     assert!(!refused.status.success() && refused.stderr.contains("unfinished run at step 24 of 24"), "{refused}");
-    let replaced = again("");
-    assert!(replaced.status.success() && replaced.stderr.contains("replacing the finished run"), "{replaced}");
+    replaces("");
     // A finished run is evaluated where it stands.
     assert_eq!(resumed("late", "chk/without.safetensors", "--eval-every 6"), [24]);
 

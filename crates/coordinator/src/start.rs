@@ -165,16 +165,20 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
     Ok(None)
 }
 
-/// Whether nothing is left to do, a last evaluation included. How often a run is evaluated is no part of its recipe: one is
-/// left where the run's first evaluation and the present configuration both say so.
+/// Whether nothing is left to do. A last evaluation is left where the configuration asks for one after this state and the
+/// state's final file is not written, which comes after it. How often a run was evaluated is no part of its recipe, so a
+/// finished run does not become unfinished by a setting.
 fn is_finished(checkpoint: &Checkpoint, config: &Config) -> bool {
     let stored = &checkpoint.identity.recipe;
-    let left = |evaluated_every: u64| {
-        stored.units_evaluated_every(evaluated_every).next(checkpoint.state.position()) != Unit::End
-    };
-    let first_evaluation = checkpoint.state.evaluations().list().first().map_or(0, |first| first.step);
-    let wanted_every = config.run.eval_every.saturating_mul(stored.num_batches);
-    !left(0) && !(left(first_evaluation) && left(wanted_every))
+    let next = |evaluated_every: u64| stored.units_evaluated_every(evaluated_every).next(checkpoint.state.position());
+    if next(0) != Unit::End {
+        return false;
+    }
+    if next(config.run.eval_every.saturating_mul(stored.num_batches)) == Unit::End {
+        return true;
+    }
+    let written = Checkpoint::read(&config.run.model_path_save);
+    written.is_ok_and(|written| written.state.digest() == checkpoint.state.digest())
 }
 
 fn continue_from(

@@ -143,8 +143,10 @@ fn table_row(row: &Row) -> String {
 /// What sets the recipe apart from the others of its stage.
 fn in_short(recipe: &Recipe) -> String {
     let mut parts = vec![recipe.solver.name().to_owned()];
-    if recipe.value_encoding != ValueEncoding::Standard {
-        parts.push(recipe.value_encoding.name().to_owned());
+    match recipe.fourier_periods {
+        Some(periods) => parts.push(format!("{} {periods}", recipe.value_encoding.name())),
+        None if recipe.value_encoding == ValueEncoding::Standard => {}
+        None => parts.push(recipe.value_encoding.name().to_owned()),
     }
     if recipe.readout != Readout::Last {
         parts.push(format!("readout {}", recipe.readout.name()));

@@ -59,7 +59,11 @@ impl Heads {
 
 /// `out = softmax(q·kᵀ·scale, causal)·v` per sequence and head.
 pub fn forward(q: &[f32], k: &[f32], v: &[f32], spans: &[Span], heads: Heads, out: &mut [f32]) {
-    let found = isa();
+    forward_with(isa(), q, k, v, spans, heads, out);
+}
+
+/// [`forward`] with a chosen instruction set.
+fn forward_with(found: Isa, q: &[f32], k: &[f32], v: &[f32], spans: &[Span], heads: Heads, out: &mut [f32]) {
     let out = Columns::new(out, heads.width(), heads.head_size);
     tasks(spans, heads.heads).into_par_iter().for_each_init(Scratch::default, |scratch, (span, head)| {
         let part = HeadView { span, head, heads };
@@ -103,7 +107,23 @@ pub fn backward(
     grad_k: &mut [f32],
     grad_v: &mut [f32],
 ) {
-    let found = isa();
+    backward_with(isa(), grad_out, q, k, v, spans, heads, grad_q, grad_k, grad_v);
+}
+
+/// [`backward`] with a chosen instruction set.
+#[allow(clippy::too_many_arguments)]
+fn backward_with(
+    found: Isa,
+    grad_out: &[f32],
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    spans: &[Span],
+    heads: Heads,
+    grad_q: &mut [f32],
+    grad_k: &mut [f32],
+    grad_v: &mut [f32],
+) {
     let size = heads.head_size;
     let grad_q = Columns::new(grad_q, heads.width(), size);
     let (grad_k, grad_v) = (Columns::new(grad_k, heads.kv_width(), size), Columns::new(grad_v, heads.kv_width(), size));

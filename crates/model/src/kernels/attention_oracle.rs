@@ -1,6 +1,7 @@
 //! Attention against the same sums written out in `f64`, over sequences that end inside and beyond a block of queries.
 
 use super::*;
+use crate::kernels::dispatch::available;
 
 fn values(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
@@ -37,12 +38,12 @@ impl Case {
         Self { spans, heads, q, k, v, grad }
     }
 
-    fn by_the_kernels(&self) -> Results {
+    fn by_the_kernels(&self, found: Isa) -> Results {
         let nan = |x: &[f32]| vec![f32::NAN; x.len()];
         let (mut out, mut grad_q, mut grad_k, mut grad_v) = (nan(&self.q), nan(&self.q), nan(&self.k), nan(&self.v));
         let Case { spans, heads, q, k, v, grad } = self;
-        forward(q, k, v, spans, *heads, &mut out);
-        backward(grad, q, k, v, spans, *heads, &mut grad_q, &mut grad_k, &mut grad_v);
+        forward_with(found, q, k, v, spans, *heads, &mut out);
+        backward_with(found, grad, q, k, v, spans, *heads, &mut grad_q, &mut grad_k, &mut grad_v);
         [out, grad_q, grad_k, grad_v]
     }
 
@@ -95,7 +96,14 @@ fn every_length_and_every_share_of_queries() {
         for sequences in &sequences {
             let case = Case::new(sequences, heads);
             let names = ["out", "grad_q", "grad_k", "grad_v"];
-            for ((got, want), name) in case.by_the_kernels().iter().zip(&case.written_out()).zip(names) {
+            let results = case.by_the_kernels(isa());
+            for found in available() {
+                assert!(
+                    case.by_the_kernels(found) == results,
+                    "{found:?} gives other bits for {sequences:?}, {heads:?}"
+                );
+            }
+            for ((got, want), name) in results.iter().zip(&case.written_out()).zip(names) {
                 for (i, (got, want)) in got.iter().zip(want).enumerate() {
                     assert!((got - want).abs() < 2e-5, "{name}[{i}] of {sequences:?}, {heads:?}: {got} and {want}");
                 }
@@ -109,11 +117,11 @@ fn every_length_and_every_share_of_queries() {
 fn a_sequence_alone_has_the_same_bits() {
     let heads = Heads { heads: 2, kv_heads: 1, head_size: 24, scale: 0.3 };
     let both = Case::new(&[(130, 130), (61, 61)], heads);
-    let [out, ..] = both.by_the_kernels();
+    let [out, ..] = both.by_the_kernels(isa());
     let mut alone = Case::new(&[(130, 1)], heads);
     alone.q = both.q[129 * heads.width()..130 * heads.width()].to_vec();
     alone.k.copy_from_slice(&both.k[..130 * heads.kv_width()]);
     alone.v.copy_from_slice(&both.v[..130 * heads.kv_width()]);
-    let [last, ..] = alone.by_the_kernels();
+    let [last, ..] = alone.by_the_kernels(isa());
     assert_eq!(last, out[129 * heads.width()..130 * heads.width()]);
 }

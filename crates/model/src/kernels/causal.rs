@@ -1,15 +1,16 @@
 //! One block of queries of one head and the keys that they see: its products and its softmax, forward and backward.
 //! Called by [`super::attention`].
 //!
-//! The products leave out what nobody sees, a few rows at a time. What they leave out is zero, so their results have the
-//! same bits as with it.
+//! The products leave out what nobody sees, a few rows at a time. What they leave out is zero: with it a finite result would be
+//! the same, but for the sign of a zero.
 
 use super::dispatch::{Isa, multiversion};
 use super::matmul::{Strided, matmul_serial};
 use super::panels::PANEL;
 use super::{lanes, math};
 
-/// Rows that [`Causal::weigh`] and [`Causal::spread`] multiply together: a multiple of a tile's.
+/// Rows that [`Causal::weigh`] and [`Causal::spread`] multiply together: two tiles' with AVX2, most of one's with
+/// AVX-512.
 const TOGETHER: usize = 12;
 
 /// Numbers past what a query sees that are read, as zeros.
