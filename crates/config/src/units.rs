@@ -61,14 +61,14 @@ pub struct Units {
 impl Config {
     /// The run as a sequence of units, evaluations among them.
     pub fn units(&self) -> Units {
-        self.recipe.units_evaluated_every(self.run.eval_every.saturating_mul(self.recipe.num_batches))
+        self.recipe.units_evaluated_every(self.run.eval_every)
     }
 }
 
 impl Recipe {
-    /// The run as a sequence of units, with evaluations `steps` training steps apart; none where that is 0.
-    pub fn units_evaluated_every(&self, steps: u64) -> Units {
-        Units { evaluate_every: steps, ..self.units() }
+    /// The run as a sequence of units, with evaluations `epochs` epochs apart; none where that is 0.
+    pub fn units_evaluated_every(&self, epochs: u64) -> Units {
+        Units { evaluate_every: epochs.saturating_mul(self.num_batches), ..self.units() }
     }
 
     /// The run as a sequence of units, without evaluations: they change no projector.

@@ -170,11 +170,11 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
 /// finished run does not become unfinished by a setting.
 fn is_finished(checkpoint: &Checkpoint, config: &Config) -> bool {
     let stored = &checkpoint.identity.recipe;
-    let next = |evaluated_every: u64| stored.units_evaluated_every(evaluated_every).next(checkpoint.state.position());
-    if next(0) != Unit::End {
+    let position = checkpoint.state.position();
+    if stored.units().next(position) != Unit::End {
         return false;
     }
-    if next(config.run.eval_every.saturating_mul(stored.num_batches)) == Unit::End {
+    if stored.units_evaluated_every(config.run.eval_every).next(position) == Unit::End {
         return true;
     }
     let written = Checkpoint::read(&config.run.model_path_save);

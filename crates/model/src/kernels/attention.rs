@@ -4,14 +4,14 @@
 //! Shapes: `q, out: [rows, heads·head_size]`, `k, v: [rows, kv_heads·head_size]`, head `h` in columns `h·head_size..`.
 //! A sequence's rows are a [`Span`]; nothing is padded, so nothing needs a mask. Each (sequence, head) pair is one task
 //! and is computed whole by one thread; backward, where the gradients of a group's queries meet in one key head, the
-//! task is the group. Products run over blocks of queries and the keys that those may see.
+//! task is the group. Products run over blocks of queries and the keys that those may see: [`super::causal`].
 //!
 //! Backward recomputes the probabilities instead of storing them (Dao et al., FlashAttention, 2022).
 
 use rayon::prelude::*;
 
 use super::causal::{BEYOND, Causal, softmax, softmax_backward};
-use super::dispatch::{Isa, isa};
+use super::dispatch::Isa;
 use super::lanes::LANES;
 use super::matmul::Strided;
 use super::panels::{PANEL, pack_panel};
@@ -58,12 +58,7 @@ impl Heads {
 }
 
 /// `out = softmax(q·kᵀ·scale, causal)·v` per sequence and head.
-pub fn forward(q: &[f32], k: &[f32], v: &[f32], spans: &[Span], heads: Heads, out: &mut [f32]) {
-    forward_with(isa(), q, k, v, spans, heads, out);
-}
-
-/// [`forward`] with a chosen instruction set.
-fn forward_with(found: Isa, q: &[f32], k: &[f32], v: &[f32], spans: &[Span], heads: Heads, out: &mut [f32]) {
+pub fn forward(found: Isa, q: &[f32], k: &[f32], v: &[f32], spans: &[Span], heads: Heads, out: &mut [f32]) {
     let out = Columns::new(out, heads.width(), heads.head_size);
     tasks(spans, heads.heads).into_par_iter().for_each_init(Scratch::default, |scratch, (span, head)| {
         let part = HeadView { span, head, heads };
@@ -97,22 +92,6 @@ fn forward_with(found: Isa, q: &[f32], k: &[f32], v: &[f32], spans: &[Span], hea
 /// With `P` the probabilities: `dv = Pᵀ·g`, `dS = P ⊙ (g·vᵀ − rowsum(g ⊙ out))`, `dq = dS·k·scale`, `dk = dSᵀ·q·scale`.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
-    grad_out: &[f32],
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    spans: &[Span],
-    heads: Heads,
-    grad_q: &mut [f32],
-    grad_k: &mut [f32],
-    grad_v: &mut [f32],
-) {
-    backward_with(isa(), grad_out, q, k, v, spans, heads, grad_q, grad_k, grad_v);
-}
-
-/// [`backward`] with a chosen instruction set.
-#[allow(clippy::too_many_arguments)]
-fn backward_with(
     found: Isa,
     grad_out: &[f32],
     q: &[f32],

@@ -1,7 +1,7 @@
 //! Attention against the same sums written out in `f64`, over sequences that end inside and beyond a block of queries.
 
 use super::*;
-use crate::kernels::dispatch::available;
+use crate::kernels::dispatch::{available, isa};
 
 fn values(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
@@ -42,8 +42,8 @@ impl Case {
         let nan = |x: &[f32]| vec![f32::NAN; x.len()];
         let (mut out, mut grad_q, mut grad_k, mut grad_v) = (nan(&self.q), nan(&self.q), nan(&self.k), nan(&self.v));
         let Case { spans, heads, q, k, v, grad } = self;
-        forward_with(found, q, k, v, spans, *heads, &mut out);
-        backward_with(found, grad, q, k, v, spans, *heads, &mut grad_q, &mut grad_k, &mut grad_v);
+        forward(found, q, k, v, spans, *heads, &mut out);
+        backward(found, grad, q, k, v, spans, *heads, &mut grad_q, &mut grad_k, &mut grad_v);
         [out, grad_q, grad_k, grad_v]
     }
 

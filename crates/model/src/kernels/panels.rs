@@ -85,17 +85,15 @@ fn rounded<E: Copy + Default + Send>(
 pub fn pack_panel(b: &[f32], k: usize, n: usize, row_stride: usize, column_stride: usize, p: usize, panel: &mut [f32]) {
     let first = p * PANEL;
     let width = PANEL.min(n - first);
-    for (i, row) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate().take(k) {
+    for (i, row) in panel.chunks_exact_mut(PANEL).enumerate().take(k) {
         let start = i * row_stride + first * column_stride;
-        match b.get(start..start + PANEL).and_then(<[f32]>::first_chunk::<PANEL>) {
-            // A whole panel's row moves in registers; a slice copy of unknown length would be a call.
-            Some(whole) if column_stride == 1 && width == PANEL => *row = *whole,
-            _ => {
-                for (j, out) in row[..width].iter_mut().enumerate() {
-                    *out = b[start + j * column_stride];
-                }
-                row[width..].fill(0.0);
+        if column_stride == 1 {
+            row[..width].copy_from_slice(&b[start..start + width]);
+        } else {
+            for (j, out) in row[..width].iter_mut().enumerate() {
+                *out = b[start + j * column_stride];
             }
         }
+        row[width..].fill(0.0);
     }
 }

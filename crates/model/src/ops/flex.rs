@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::{AttentionGradient, FrozenOps, HostLinear, NormWeights, Normed, RotaryTable, Stored};
 use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{self, Heads};
+use crate::kernels::dispatch::isa;
 use crate::kernels::matmul::{Epilogue, matmul, matmul_new};
 use crate::kernels::panels::Packed;
 use crate::kernels::{norm, rotary};
@@ -139,7 +140,7 @@ impl FrozenOps for Flex {
         let shape = q_rd.dims();
         let mut out = zeros(shape[0] * shape[1]);
         let (q, k, v) = (Host::of(q_rd), Host::of(k_rd), Host::of(v_rd));
-        attention::forward(q.slice(), k.slice(), v.slice(), &sequences.spans(), heads, &mut out);
+        attention::forward(isa(), q.slice(), k.slice(), v.slice(), &sequences.spans(), heads, &mut out);
         tensor(out, shape)
     }
 
@@ -157,6 +158,7 @@ impl FrozenOps for Flex {
         let mut grad_v = zeros(key_shape[0] * key_shape[1]);
         let (grad, q, k, v) = (Host::of(grad_rd), Host::of(q_rd), Host::of(k_rd), Host::of(v_rd));
         attention::backward(
+            isa(),
             grad.slice(),
             q.slice(),
             k.slice(),
