@@ -7,7 +7,7 @@
  * whose process is gone is an error to the others only where FAKE_NCCL_REMOTE_ERRORS=1; otherwise they hang, as over NVLink.
  *
  * FAKE_NCCL_VERSION: version code (23007). FAKE_NCCL_FAULT: `init-hangs`, `init-fails`, `async-error:N` (the N-th sum of
- * this process fails), `sum-hangs:N` (it never ends, until the abort), `abort-stuck` (the stream never gets idle again).
+ * this process fails), `sum-hangs:N` (it never ends, until the abort), `abort-stuck` (after an abort the stream never gets idle).
  * FAKE_NCCL_FAULT_RANK: the rank that has the fault (every rank). FAKE_NCCL_FAULT_ONCE: a file; the fault is for the
  * process that makes it. FAKE_NCCL_LOG: file to which every communicator's life is written.
  */
@@ -176,9 +176,10 @@ static void *work(void *argument) {
             add_up(comm);
         }
         atomic_store(&comm->wanted, 0);
-        if (has_fault("abort-stuck", comm->rank) && atomic_load(&comm->aborted)) return NULL;
         fake_cuda_end(comm->stream);
     }
+    /* Whether a sum was under way when the abort came is chance; the fault must not depend on it. */
+    if (comm->stream && has_fault("abort-stuck", comm->rank)) fake_cuda_begin(comm->stream);
     return NULL;
 }
 
