@@ -110,8 +110,11 @@ fn a_run_folder_that_vanishes_is_told_and_costs_no_step() {
     let mut launcher = folder.spawn(&arguments("nn", SETTINGS, "--run-id gone --workers 2 --chaos slow=2"));
     let chk = folder.path().join("chk/gone");
     wait_for("a checkpoint", || newest_step(&chk) >= 100);
-    std::fs::rename(&chk, folder.path().join("chk/taken-away")).unwrap();
-    std::fs::write(&chk, "in the way").unwrap();
+    // In one move: between two a checkpoint would make the folder again.
+    let in_the_way = folder.path().join("chk/in-the-way");
+    std::fs::write(&in_the_way, "a file").unwrap();
+    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+    rustix::fs::renameat_with(rustix::fs::CWD, &chk, rustix::fs::CWD, &in_the_way, exchange).unwrap();
     launcher.wait_for_stderr("training goes on");
     std::fs::remove_file(&chk).unwrap();
     wait_for("checkpoints again", || newest_step(&chk) > 100);

@@ -108,6 +108,7 @@ fn killed(remote_errors: &str) {
             pids = children(launcher.id(), "worker --coordinator");
             pids.len() == 3
         });
+        wait_for("three ranks that reduce", || fakes.logged("formed") >= 3 + 5 * time as usize);
         kill(pids[time as usize], Signal::KILL);
     }
     let output = launcher.wait();
@@ -149,12 +150,12 @@ fn what_nccl_does_wrong_once_is_recovered_from() {
     for (fault, said) in [
         ("async-error:5", "a fake link is down"),
         ("init-fails", "no fake socket found"),
-        ("init-hangs", "NCCL formed no communicator of 2 ranks within 2 s"),
+        ("init-hangs", "NCCL formed no communicator of 2 ranks within 5 s"),
     ] {
         let run = fault.replace(':', "-");
         let marker = fakes.folder.path().join(&run).display().to_string();
         let environment = [("FAKE_NCCL_FAULT", fault), ("FAKE_NCCL_FAULT_ONCE", marker.as_str())];
-        let more = format!("--workers 2 --collective nccl --coordinator-wait 2s --run-id {run}");
+        let more = format!("--workers 2 --collective nccl --coordinator-wait 5s --run-id {run}");
         let output = fakes.succeed("nn", SHORT, &more, &environment);
         assert!(Path::new(&marker).exists(), "{fault} never happened: {output}");
         assert!(output.stderr.contains(said), "{fault}: {output}");
@@ -200,12 +201,11 @@ fn two_ranks_share_a_gpu_only_where_nccl_is_told_so() {
     let output = fakes.start("nn", SHORT, more, &[one]).wait();
     assert!(output.stderr.contains("share a GPU (GPU-00000000-0000-0000-0000-000000000000)"), "{output}");
     let allowed = [one, ("NCCL_MULTI_RANK_GPU_ENABLE", "1")];
-    let more = more.replace("shared", "allowed");
-    fakes.succeed("nn", SHORT, &more, &allowed);
+    fakes.succeed("nn", SHORT, "--workers 2 --collective nccl --run-id allowed", &allowed);
     assert!(fakes.bytes("allowed") == fakes.bytes("reference"));
     // Before 2.30 NCCL does not know that setting.
     let older = [one, ("NCCL_MULTI_RANK_GPU_ENABLE", "1"), ("FAKE_NCCL_VERSION", "22903")];
-    let output = fakes.start("nn", SHORT, &more.replace("allowed", "older"), &older).wait();
+    let output = fakes.start("nn", SHORT, &more.replace("shared", "older"), &older).wait();
     assert!(output.stderr.contains("share a GPU"), "{output}");
 }
 
