@@ -86,10 +86,9 @@ alone() {
         || die "the run $1: $(tail -n 3 "$1.log")"
 }
 
-# As many steps as this machine does in 25 seconds, so that both cuts lie inside the run.
-alone calibration 10
-epochs=$(awk '/ms\/step/ { for (i = 2; i <= NF; i++) if ($i == "ms/step") ms = $(i - 1) }
-    END { epochs = int(25000 / ms / 20); print epochs < 20 ? 20 : epochs }' calibration.log)
+# Each worker below waits 8 ms per micro-batch, of which it has two or more a step: 24 seconds or more on any machine, so that
+# both cuts lie inside the run.
+epochs=75
 
 started=$EPOCHREALTIME
 alone undisturbed "$epochs"
@@ -108,7 +107,8 @@ coordinator=$!
 pids+=("$coordinator")
 worker=()
 for name in w1 w2 w3; do
-    (inside "$name" "$numalign" worker --coordinator http://10.77.0.1:7400 --token-file token) 2>"$name.log" &
+    (inside "$name" env NUMALIGN_INTERNAL_FAULTS=slow=8 "$numalign" worker --coordinator http://10.77.0.1:7400 --token-file token) \
+        2>"$name.log" &
     worker+=("$!")
     pids+=("$!")
 done

@@ -238,7 +238,7 @@ fn nobody_speaks_for_a_member_of_another_connection() {
 fn launch_hands_the_token_to_its_processes_out_of_sight() {
     let folder = Folder::new();
     folder.write("token", SECRET);
-    let settings = ["--workers", "2", "--num-epochs", "40", "--micro-batch-size", "4"];
+    let settings = ["--workers", "2", "--num-epochs", "150", "--micro-batch-size", "4"];
     let plain = words(&[&["launch", "nn", "--no-eval"], &settings]);
     let mut launch = folder.spawn(&words(&[&plain, &["--token-file", "token"]]));
     launch.wait_for_stderr("rank 1");

@@ -684,14 +684,9 @@ const ONE: &[&str] = &["--workers", "1", "--num-epochs", "1", "--num-batches", "
 #[test]
 fn a_run_folder_in_use_is_refused() {
     let folder = Folder::new();
-    let (first, _) = coordinator(&folder, ONE);
-    // The lock is taken right after the address is told.
-    let until = Instant::now() + Duration::from_secs(10);
-    while !folder.path().join("chk/nn/lock").exists() {
-        assert!(Instant::now() < until, "no lock");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    std::thread::sleep(Duration::from_millis(100));
+    let (mut first, _) = coordinator(&folder, ONE);
+    // By then it has its lock, and what it tried in the folder is gone.
+    first.wait_for_stderr("waiting for 1 worker");
     let said = ["error:", "chk/nn", "in use", "hint:", "--run-id"];
     refuse(&folder, &words(&[&["coordinator", "nn", "--listen", "127.0.0.1:0"], ONE]), FAILED, &said);
     refuse(&folder, &words(&[&["launch", "nn"], TINY]), FAILED, &said);

@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use common::fake_cuda::FakeCuda;
-use common::run::{arguments, bytes, children, kill, newest_step, wait_for};
+use common::run::{arguments, bytes, children, hit_at_steps, kill, newest_step, wait_for};
 use common::{Child, Folder, Output, check};
 use rustix::process::Signal;
 
@@ -15,6 +15,9 @@ const SHORT: &str = "--num-epochs 3 --num-batches 10 --batch-size 20 --micro-bat
 
 /// Long enough that something can be killed in the middle.
 const LONG: &str = "--num-epochs 30 --num-batches 20 --checkpoint-every 10 --batch-size 20 --micro-batch-size 4";
+
+/// One worker waits between micro-batches: what is on disk is not far behind what is computed, whatever the machine.
+const PACED: &str = "--chaos slow=6";
 
 /// A folder with fakes.
 struct Fakes {
@@ -99,25 +102,28 @@ fn killed(remote_errors: &str) {
     let fakes = Fakes::new();
     fakes.succeed("nn", LONG, "--workers 2 --collective grpc --run-id reference", &[]);
     let environment = [("FAKE_NCCL_REMOTE_ERRORS", remote_errors)];
-    let mut launcher = fakes.start("nn", LONG, "--workers 3 --collective nccl --run-id cut", &environment);
+    // The second worker is slow and lives: the run cannot end before the others have come back.
+    let more = format!("--workers 3 --collective nccl --run-id cut {PACED}");
+    let mut launcher = fakes.start("nn", LONG, &more, &environment);
     let chk = fakes.folder.path().join("chk/cut");
+    let of_three = || fakes.logged("formed rank 0 of 3");
+    wait_for("a communicator of three ranks", || of_three() > 0);
     for time in 0..2 {
-        wait_for("a checkpoint", || newest_step(&chk) >= 100 + 200 * time);
+        wait_for("a checkpoint", || newest_step(&chk) >= 50 + 100 * time);
         let mut pids = Vec::new();
         wait_for("a victim", || {
             pids = children(launcher.id(), "worker --coordinator");
             pids.len() == 3
         });
-        wait_for("three ranks that reduce", || fakes.logged("formed") >= 3 + 5 * time as usize);
+        let before = of_three();
         kill(pids[time as usize], Signal::KILL);
+        wait_for("three ranks again", || of_three() > before);
     }
     let output = launcher.wait();
     assert!(output.status.success(), "{output}");
     assert!(fakes.bytes("cut") == fakes.bytes("reference"), "{output}");
-    // Three at first; after each kill the two that are left, and three again when another has joined.
     let (formed, aborted) = (fakes.logged("formed"), fakes.logged("aborted"));
-    assert!(formed >= 3 + 2 * (2 + 3), "{formed} formed, {aborted} aborted: {output}");
-    assert!(aborted >= formed - 2 - 3, "all but the killed ones abort: {formed} formed, {aborted} aborted");
+    assert!(aborted >= formed - 2 - 3, "all but the killed ones abort: {formed} formed, {aborted} aborted: {output}");
 }
 
 #[test]
@@ -134,9 +140,9 @@ fn a_killed_rank_that_nccl_reports_is_no_failure_of_nccl() {
 fn a_killed_coordinator_ends_the_communicator_and_the_run_goes_on() {
     let fakes = Fakes::new();
     fakes.succeed("nn", LONG, "--workers 2 --collective grpc --run-id reference", &[]);
-    let mut launcher = fakes.start("nn", LONG, "--workers 2 --collective nccl --run-id cut", &[]);
-    wait_for("a checkpoint", || newest_step(&fakes.folder.path().join("chk/cut")) >= 100);
-    kill(children(launcher.id(), "coordinator --listen")[0], Signal::KILL);
+    let more = format!("--workers 2 --collective nccl --run-id cut {PACED}");
+    let mut launcher = fakes.start("nn", LONG, &more, &[]);
+    hit_at_steps(launcher.id(), "coordinator --listen", Signal::KILL, &fakes.folder.path().join("chk/cut"), [100]);
     let output = launcher.wait();
     assert!(output.status.success(), "{output}");
     assert!(fakes.bytes("cut") == fakes.bytes("reference"), "{output}");
@@ -167,9 +173,9 @@ fn what_nccl_does_wrong_once_is_recovered_from() {
 fn what_nccl_does_wrong_always_ends_the_run_in_words() {
     let fakes = Fakes::new();
     for (fault, said) in
-        [("init-fails", "no fake socket found"), ("init-hangs", "NCCL formed no communicator of 2 ranks within 1 s")]
+        [("init-fails", "no fake socket found"), ("init-hangs", "NCCL formed no communicator of 2 ranks within 3 s")]
     {
-        let more = format!("--workers 2 --collective nccl --coordinator-wait 1s --run-id {fault}");
+        let more = format!("--workers 2 --collective nccl --coordinator-wait 3s --run-id {fault}");
         let output = fakes.start("nn", SHORT, &more, &[("FAKE_NCCL_FAULT", fault)]).wait();
         let words = ["collective: nccl cannot be used", "failed 2 times", said, "hint:"];
         check(fault, &output, 1, &words);
@@ -183,9 +189,9 @@ fn a_gpu_that_an_aborted_communicator_holds_is_given_back_by_the_process() {
     // The first abort is the survivor's: a killed process makes none.
     let marker = fakes.folder.path().join("stuck-once").display().to_string();
     let environment = [("FAKE_NCCL_FAULT", "abort-stuck"), ("FAKE_NCCL_FAULT_ONCE", marker.as_str())];
-    let mut launcher = fakes.start("nn", LONG, "--workers 2 --collective nccl --run-id stuck", &environment);
-    wait_for("a checkpoint", || newest_step(&fakes.folder.path().join("chk/stuck")) >= 100);
-    kill(children(launcher.id(), "worker --coordinator")[0], Signal::KILL);
+    let more = format!("--workers 2 --collective nccl --run-id stuck {PACED}");
+    let mut launcher = fakes.start("nn", LONG, &more, &environment);
+    hit_at_steps(launcher.id(), "worker --coordinator", Signal::KILL, &fakes.folder.path().join("chk/stuck"), [100]);
     let output = launcher.wait();
     assert!(output.status.success(), "{output}");
     assert!(output.stderr.contains("did not let go of the GPU within 5 s"), "{output}");
@@ -197,7 +203,7 @@ fn two_ranks_share_a_gpu_only_where_nccl_is_told_so() {
     let fakes = Fakes::new();
     fakes.succeed("nn", SHORT, "--workers 2 --collective grpc --run-id reference", &[]);
     let one = ("FAKE_CUDA_GPUS", "1");
-    let more = "--workers 2 --collective nccl --coordinator-wait 1s --run-id shared";
+    let more = "--workers 2 --collective nccl --coordinator-wait 3s --run-id shared";
     let output = fakes.start("nn", SHORT, more, &[one]).wait();
     assert!(output.stderr.contains("share a GPU (GPU-00000000-0000-0000-0000-000000000000)"), "{output}");
     let allowed = [one, ("NCCL_MULTI_RANK_GPU_ENABLE", "1")];
@@ -272,7 +278,7 @@ fn auto_starts_a_worker_for_each_visible_gpu() {
 #[test]
 fn status_tells_the_collective_and_why() {
     let fakes = Fakes::new();
-    let mut launcher = fakes.start("nn", LONG, "--workers 2 --collective nccl --run-id seen", &[]);
+    let mut launcher = fakes.start("nn", LONG, &format!("--workers 2 --collective nccl --run-id seen {PACED}"), &[]);
     launcher.wait_for_stderr("NCCL 2.30.7 between 2 ranks");
     let said = launcher.stderr();
     let url = said.split("coordinator on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
