@@ -74,16 +74,15 @@ fn two_ranks_that_compute_different_numbers_stop_the_run_and_are_both_named() {
 #[test]
 fn a_slow_worker_gets_less_and_the_bytes_stay() {
     let folder = Folder::new();
-    let whole = reference();
-    let output = succeed(&folder, "nn", SETTINGS, "--run-id slow --workers 2 --chaos slow=8");
+    // Few steps and a long wait: a stall of the machine does not make up for it.
+    let settings = SETTINGS.replace("--num-epochs 60", "--num-epochs 12");
+    succeed(&folder, "nn", &settings, "--run-id reference");
+    let output = succeed(&folder, "nn", &settings, "--run-id slow --workers 2 --chaos slow=40");
     assert!(output.stderr.contains("the faster get more"), "{}", output.stderr);
-    // The first shares are 3 and 2; paces that meet a stall may change them once more.
-    let four_and_one = ["0..4", "0..1"].iter().any(|part| {
-        let share = format!("rank 0 of 2, micro-batches {part}");
-        output.stderr.contains(&share)
-    });
+    let last = output.stderr.lines().rfind(|line| line.contains("rank 0 of 2, micro-batches")).unwrap_or("");
+    let four_and_one = ["0..4", "0..1"].iter().any(|part| last.contains(part));
     assert!(four_and_one, "one of the two keeps one of five micro-batches: {}", output.stderr);
-    assert!(bytes(&folder, "slow") == whole);
+    assert!(bytes(&folder, "slow") == bytes(&folder, "reference"));
 }
 
 #[test]

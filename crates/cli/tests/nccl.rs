@@ -122,7 +122,9 @@ fn killed(remote_errors: &str) {
     let output = launcher.wait();
     assert!(output.status.success(), "{output}");
     assert!(fakes.bytes("cut") == fakes.bytes("reference"), "{output}");
+    // Three at first; after each kill the two that are left, and three again when another has joined.
     let (formed, aborted) = (fakes.logged("formed"), fakes.logged("aborted"));
+    assert!(formed >= 3 + 2 * (2 + 3), "{formed} formed, {aborted} aborted: {output}");
     assert!(aborted >= formed - 2 - 3, "all but the killed ones abort: {formed} formed, {aborted} aborted: {output}");
 }
 

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::run::{children, kill, wait_for};
 use common::{Folder, Output};
 use rustix::process::Signal;
@@ -103,7 +105,7 @@ fn a_stopped_report_leaves_no_process_and_goes_on_later() {
     });
     let workers = children(launch[0] as u32, "worker --coordinator");
     kill(report.id() as i32, Signal::TERM);
-    let output = report.wait();
+    let output = report.wait_at_most(Duration::from_secs(60));
     assert_eq!(output.status.code(), Some(1), "{output}");
     assert!(output.stderr.contains("the report was stopped") && output.stderr.contains("hint:"), "{output}");
     wait_for("the workers' end", || {

@@ -17,7 +17,7 @@ pub mod run;
 pub mod words;
 
 /// How long a process may take.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Variables that would change what the binary does, besides every `NUMALIGN_…` and `HF_…`.
 const FOREIGN_VARIABLES: &[&str] = &[
