@@ -334,15 +334,13 @@ fn key_id(name: &str) -> String {
 fn with_keys(command: Command) -> Command {
     let mut command = command;
     for key in keys() {
-        let mut arg = Arg::new(key_id(key.name))
+        let arg = Arg::new(key_id(key.name))
             .long(key.flag())
-            .value_name(key.value_name)
+            .value_name(key.value_name())
             .help(format!("{} [default: {}]", key.help, key.default_text()))
-            .help_heading("Configuration keys")
+            .help_heading(key.group)
+            .aliases(key.flag_aliases())
             .allow_hyphen_values(true);
-        if let Some(alias) = key.flag_alias() {
-            arg = arg.alias(alias);
-        }
         command = command.arg(arg);
     }
     command

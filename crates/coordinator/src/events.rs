@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_config::Unit;
+use numalign_data::Unit;
 use numalign_projector::{Features, Fit, NormTensor, State, StateDigest};
 
 use crate::audit::RowDigests;

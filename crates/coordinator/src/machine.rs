@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_config::{CollectiveChoice, Config, Unit, Units};
-use numalign_data::{Audit, audit_of};
+use numalign_config::{CollectiveChoice, Config};
+use numalign_data::{Audit, Schedule, Unit, audit_of};
 use numalign_projector::{Features, Fit, Layout, State, layer_norms};
 
 use crate::audit::{Verdict, shown, verdict};
@@ -156,8 +156,8 @@ impl Machine {
         }
     }
 
-    fn units(&self) -> Units {
-        self.config.units()
+    fn units(&self) -> Schedule {
+        Schedule::of_run(&self.config)
     }
 
     /// The number of the unit that comes after the last committed one.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use numalign_config::{Config, Solver, Unit};
+use numalign_config::{Config, Solver};
+use numalign_data::{Schedule, Unit};
 use numalign_projector::{Encoding, Layout, State, Trained, schedule::learning_rate};
 
 use crate::collective::{Choice, Way};
@@ -153,7 +154,7 @@ impl Progress {
         let gathered = commit.state.position().gathered.filter(|_| commit.features.is_some());
         if let (Some(gathered), Solver::Alternate) = (gathered, recipe.solver) {
             if let Some(bar) = &self.bar {
-                bar.set_message(format!("gathering {gathered} of {} batches", recipe.units().chunks()));
+                bar.set_message(format!("gathering {gathered} of {} batches", Schedule::of(recipe).chunks()));
             }
             return;
         }
@@ -208,7 +209,7 @@ impl Progress {
             return;
         };
         let recipe = &self.config.recipe;
-        let samples = recipe.units().chunks() * recipe.batch_size as u64;
+        let samples = Schedule::of(recipe).chunks() * recipe.batch_size as u64;
         let held_out = solved.held_out_error * Encoding::of(recipe).scale;
         let percent = 100.0 * held_out / recipe.range();
         let step = state.step();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder, write_atomically};
 use numalign_config::Config;
-use numalign_data::{Ledger, Streams};
+use numalign_data::{Ledger, Schedule, Streams};
 use numalign_projector::{Evaluation, Evaluations, NormTensor, State};
 use numalign_wire as wire;
 use numalign_wire::coordinator_message::Message;
@@ -221,7 +221,7 @@ impl Shell {
                     self.boundary = None;
                     self.catch_up_ledger();
                     self.reducer.begin(&beginning, &self.config);
-                    self.board.begin(&beginning, self.config.units());
+                    self.board.begin(&beginning, Schedule::of_run(&self.config));
                     if beginning.first {
                         let workers = self.places(&beginning);
                         self.progress.start(beginning.state.step(), &workers);
@@ -353,7 +353,7 @@ impl Shell {
     }
 
     fn unit_after(&self, state: &State) -> u64 {
-        self.config.units().index(state.position())
+        Schedule::of_run(&self.config).index(state.position())
     }
 
     /// Queues a checkpoint of the committed state. In a round it passes by the solver's thread, which adds the sums.

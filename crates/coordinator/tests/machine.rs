@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_config::{CollectiveChoice, Config, Layer, Solver, Unit, resolve};
+use numalign_config::{CollectiveChoice, Config, Solver};
 use numalign_coordinator::collective::{NcclAbility, Way};
 use numalign_coordinator::machine::{
     Activity, Beginning, Effect, Event, Generation, Introduction, Machine, MemberId, Readiness, Report, Timing,
 };
 use numalign_coordinator::work::{Claim, WorkBoard};
+use numalign_data::{Schedule, Unit};
 use numalign_projector::{Features, Fit, State};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -48,8 +49,7 @@ const PAIR: Shape = Shape {
 };
 
 fn config_of(shape: Shape) -> Config {
-    let nothing: [(&str, String); 0] = [];
-    let mut config = resolve(None, Layer::from_env([]), Layer::from_flags(nothing)).unwrap();
+    let mut config = Config::with(&[]).unwrap();
     config.recipe.num_epochs = shape.steps;
     config.recipe.num_batches = 1;
     config.run.eval_every = shape.evaluate_every;
@@ -89,16 +89,16 @@ fn fit() -> Fit {
 
 /// Units behind a state.
 fn unit_of(state: &State, config: &Config) -> u64 {
-    config.units().index(state.position())
+    Schedule::of_run(config).index(state.position())
 }
 
 /// The state after a rank's next unit.
 fn next(state: &State, config: &Config) -> State {
     let unit = unit_of(state, config);
-    if let Unit::Chunk { .. } = config.units().unit(unit) {
+    if let Unit::Chunk { .. } = Schedule::of_run(config).unit(unit) {
         return state.gathered(&config.recipe, features(unit).digest()).unwrap();
     }
-    if config.units().unit(unit) == Unit::Evaluate {
+    if Schedule::of_run(config).unit(unit) == Unit::Evaluate {
         return state.evaluated(&config.recipe, &row(state), config.run.eval_samples).unwrap();
     }
     let mut state = state.clone();
@@ -111,7 +111,7 @@ fn correct_states(config: &Config) -> Vec<State> {
     let mut state = State::initial(HIDDEN, config.recipe.seed).prepared(&config.recipe);
     let mut states = vec![state.clone()];
     loop {
-        state = match config.units().next(state.position()) {
+        state = match Schedule::of_run(config).next(state.position()) {
             Unit::Step(_) | Unit::Chunk { .. } | Unit::Evaluate => next(&state, config),
             Unit::Solve => state.solved(&fit()),
             Unit::End => return states,
@@ -148,7 +148,7 @@ fn rows_of(step: u64) -> Vec<(usize, [u8; 32])> {
 /// A rank's report that it made `after` out of the state before.
 fn report(config: &Config, generation: Generation, rank: usize, after: &State) -> Report {
     let unit = unit_of(after, config) - 1;
-    let is_chunk = matches!(config.units().unit(unit), Unit::Chunk { .. });
+    let is_chunk = matches!(Schedule::of_run(config).unit(unit), Unit::Chunk { .. });
     Report {
         generation,
         step: unit,
@@ -361,7 +361,7 @@ impl Simulation {
                 }
                 Effect::Committed(commit) => {
                     let step = unit_of(&commit.state, &self.config);
-                    let is_chunk = matches!(self.config.units().unit(step - 1), Unit::Chunk { .. });
+                    let is_chunk = matches!(Schedule::of_run(&self.config).unit(step - 1), Unit::Chunk { .. });
                     assert_eq!(commit.features, is_chunk.then(|| features(step - 1)));
                     assert_eq!(step, self.committed + 1, "a unit was skipped or committed twice");
                     assert_eq!(*commit.state, self.correct[step as usize]);
@@ -455,7 +455,7 @@ impl Simulation {
         assert!(world == self.most() || self.ready() == 0, "a ready worker was left out");
 
         self.boundary = None;
-        self.board.begin(&beginning, self.config.units());
+        self.board.begin(&beginning, Schedule::of_run(&self.config));
         for (rank, (member, _)) in beginning.ranks.iter().enumerate() {
             self.tell(*member, News::Begin(generation, rank, beginning.state.clone()));
         }

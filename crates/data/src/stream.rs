@@ -89,7 +89,7 @@ impl SampleStream {
 /// The default recipe of a stage, for the tests of this crate.
 #[cfg(test)]
 pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
-    use numalign_config::{Loss, Readout, Solver, Stage, Task, ValueEncoding};
+    use numalign_config::{Loss, Pooling, Solver, Stage, Task, ValueEncoding};
     Recipe {
         stage,
         model_name: "demo".to_string(),
@@ -113,7 +113,7 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         solver: Solver::Adam,
         solve_every: None,
         solve_samples: None,
-        readout: Readout::Last,
+        pooling: Pooling::Last,
         loss: Loss::Mse,
         seed: 0,
         dataset_shuffle: true,

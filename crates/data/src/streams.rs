@@ -1,12 +1,13 @@
 //! Every sample of a run, by the unit that it belongs to. The coordinator hands them out; a run in one process draws them
 //! itself. Held-out samples are drawn where they are needed: their stream is a function of the recipe alone.
 
-use numalign_config::{Recipe, Solver, Unit};
+use numalign_config::{Recipe, Solver};
 
 use crate::error::DataError;
 use crate::plan::{MicroBatchId, samples_of, samples_of_chunk};
 use crate::random::Domain;
 use crate::sample::Sample;
+use crate::schedule::Unit;
 use crate::stream::SampleStream;
 
 /// The samples that are trained on, and those of the solver's rounds.

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
-use numalign_config::{LoadedProjections, Position, Recipe, Solver};
+use numalign_config::{LoadedProjections, Recipe, Solver};
+use numalign_data::{Position, Schedule};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -185,7 +186,7 @@ impl State {
         self.solve = match recipe.solver {
             Solver::Adam => None,
             Solver::Exact | Solver::Alternate => {
-                Some(SolveState { round: recipe.units().start().gathered.map(|_| Round::start()), solved: None })
+                Some(SolveState { round: Schedule::of(recipe).start().gathered.map(|_| Round::start()), solved: None })
             }
         };
         self
@@ -334,7 +335,7 @@ impl State {
         }
         self.step += 1;
         if let Some(solve) = &mut self.solve {
-            solve.round = recipe.units().round_after(self.step).then(Round::start);
+            solve.round = Schedule::of(recipe).round_after(self.step).then(Round::start);
         }
         Ok(())
     }
@@ -377,7 +378,7 @@ impl State {
     /// state itself between rounds.
     pub fn rewound(&self, recipe: &Recipe) -> Self {
         let mut earlier = self.clone();
-        earlier.step = recipe.units().round_start(self.position()).step;
+        earlier.step = Schedule::of(recipe).round_start(self.position()).step;
         if let Some(round) = earlier.solve.as_mut().and_then(|solve| solve.round.as_mut()) {
             *round = Round::start();
         }
@@ -479,9 +480,8 @@ mod tests {
 
     #[test]
     fn evaluations_travel_with_and_without_a_solver() {
-        let flags = [("solver", "alternate"), ("solve_every", "1")].map(|(name, value)| (name, value.to_owned()));
-        let flags = numalign_config::Layer::from_flags(flags);
-        let recipe = numalign_config::resolve(None, numalign_config::Layer::from_env([]), flags).unwrap().recipe;
+        let flags = [("solver", "alternate"), ("solve_every", "1")];
+        let recipe = numalign_config::Config::with(&flags).unwrap().recipe;
         for state in [State::initial(5, 7), State::initial(5, 7).prepared(&recipe)] {
             let bare = state.digest();
             let mut sums = vec![0.0; state.layout().row_len()];

@@ -200,7 +200,7 @@ impl RightNumberCount {
 
 #[cfg(test)]
 mod tests {
-    use numalign_config::{Layer, resolve};
+    use numalign_config::Config;
 
     use super::*;
 
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_right_number_is_the_nearest_listed_one() {
-        let recipe = resolve(None, Layer::from_env([]), Layer::from_flags::<&str>([])).unwrap().recipe;
+        let recipe = Config::with(&[]).unwrap().recipe;
         let mut count = RightNumberCount::new(&recipe, &[1.0, 1.0, 2.0]);
         assert_eq!(count.share(), None);
         count.add(&question("$$1&& or $$5&&?", 1.0), 2.9);

@@ -5,7 +5,7 @@
 //! changes no bit; sums over samples are always made here on the host, in sample order.
 
 use numalign_collective::OwnRows;
-use numalign_config::{Readout, Recipe, Stage};
+use numalign_config::{Pooling, Recipe, Stage};
 use numalign_data::{Input, Sample, Segment, grammar};
 use numalign_model::{FrozenLm, LmInput, NormGradients, Piece, Read, ReadAt, lm::positions};
 use numalign_projector::{Encoding, ErrorSums, InputEncoder, Layout, LossFunction, State};
@@ -120,10 +120,10 @@ impl Engine {
     }
 
     fn read(&self) -> Read {
-        let at = match self.recipe.readout {
-            Readout::Last => ReadAt::Last,
-            Readout::Mean => ReadAt::Mean,
-            Readout::Numbers => ReadAt::Embeddings,
+        let at = match self.recipe.pooling {
+            Pooling::Last => ReadAt::Last,
+            Pooling::Mean => ReadAt::Mean,
+            Pooling::Numbers => ReadAt::Embeddings,
         };
         Read { at, layer: self.recipe.layer }
     }
@@ -203,7 +203,7 @@ impl Engine {
             for (sample, prediction) in samples.iter().zip(predictions.by_ref()) {
                 let prediction = self.encoding.decode(prediction);
                 let error = (prediction - sample.target) / self.recipe.range();
-                sums.add(error, is_right_number(sample, prediction).filter(|_| self.recipe.names_a_number()));
+                sums.add(error, is_right_number(sample, prediction).filter(|_| self.recipe.answer_is_listed()));
             }
             rows.push((*micro_batch, sums.to_row(state.layout())));
         }
@@ -393,8 +393,8 @@ impl Engine {
             }
             (Input::Text(text), _) => pieces.push(Piece::Tokens(self.tokenize(index, text)?)),
         }
-        if self.recipe.readout == Readout::Numbers && inputs.is_empty() {
-            let reason = "it has no marked number, and readout numbers reads there".to_owned();
+        if self.recipe.pooling == Pooling::Numbers && inputs.is_empty() {
+            let reason = "it has no marked number, and pooling numbers reads there".to_owned();
             return Err(WorkerError::BadSample { index, reason });
         }
         let length = positions(&pieces);

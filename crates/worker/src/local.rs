@@ -2,8 +2,7 @@
 //! Called by `numalign replay`, `numalign bench step` and the ablation of `numalign eval`.
 
 use numalign_collective::{Local, OwnRows};
-use numalign_config::{Unit, Units};
-use numalign_data::{DataError, Domain, MicroBatchId, SampleStream, Streams, held_out_of};
+use numalign_data::{DataError, Domain, MicroBatchId, SampleStream, Schedule, Streams, Unit, held_out_of};
 use numalign_projector::{Features, State, Sums};
 
 use crate::engine::Engine;
@@ -14,7 +13,7 @@ pub struct LocalRun {
     engine: Engine,
     streams: Streams,
     state: State,
-    units: Units,
+    units: Schedule,
     /// Of the solver's round in progress, where it began here.
     sums: Option<Sums>,
 }
@@ -26,7 +25,7 @@ impl LocalRun {
     /// Settings that no sample can satisfy.
     pub fn new(engine: Engine, train: SampleStream, state: State) -> Result<Self, DataError> {
         let streams = Streams::new(train, engine.recipe())?;
-        let units = engine.recipe().units();
+        let units = Schedule::of(engine.recipe());
         Ok(Self { engine, streams, state, units, sums: None })
     }
 

@@ -11,6 +11,7 @@ use numalign_access::{Client, ClientAccess};
 use numalign_collective::nccl::NcclError;
 use numalign_collective::{Chosen, CollectiveError, Grpc};
 use numalign_config::{Config, DeviceChoice};
+use numalign_data::Schedule;
 use numalign_model::NormParameter;
 use numalign_projector::{Layout, State};
 use numalign_wire as wire;
@@ -274,7 +275,7 @@ impl Worker {
                                     config_text: welcome.config.clone(),
                                     device,
                                     loaded,
-                                    watermark: Watermark::new(config.units()),
+                                    watermark: Watermark::new(Schedule::of_run(&config)),
                                 });
                             }
                         }

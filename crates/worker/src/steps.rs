@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use numalign_access::Client;
 use numalign_collective::{Collective, OwnRows};
-use numalign_config::{Config, Unit, Units};
-use numalign_data::{Domain, Input, MicroBatchId, Sample, SampleStream, audit_due, held_out_of};
+use numalign_config::Config;
+use numalign_data::{Domain, Input, MicroBatchId, Sample, SampleStream, Schedule, Unit, audit_due, held_out_of};
 use numalign_projector::State;
 use numalign_wire as wire;
 use numalign_wire::worker_message::Message;
@@ -27,13 +27,13 @@ use crate::memory::peak_rss_mib;
 /// coordinator.
 #[derive(Clone)]
 pub struct Watermark {
-    units: Units,
+    units: Schedule,
     recent: Arc<Mutex<BTreeMap<u64, Arc<State>>>>,
 }
 
 impl Watermark {
     /// No state of a run with these units yet.
-    pub fn new(units: Units) -> Self {
+    pub fn new(units: Schedule) -> Self {
         Self { units, recent: Arc::default() }
     }
 
@@ -95,7 +95,7 @@ impl<C: Collective> Steps<C> {
     /// Runs units until the end of a round or of the run, or until the task is aborted or fails. After a round the
     /// solution comes with the next generation.
     pub async fn run(mut self) -> Result<(), WorkerError> {
-        let units = self.config.units();
+        let units = Schedule::of_run(&self.config);
         let held_out = SampleStream::generated(&self.config.recipe, Domain::Eval)?;
         let faults = Faults::from_environment();
         let (credits, mut work) = self.open_work().await?;

@@ -37,7 +37,7 @@ pub struct Ablation {
 
 /// Whether predictions mean the right one of the listed numbers, where the answer is one of them.
 pub fn right_numbers(recipe: &Recipe, evaluation: &Evaluation, stream: &SampleStream) -> Option<RightNumbers> {
-    if !recipe.names_a_number() {
+    if !recipe.answer_is_listed() {
         return None;
     }
     let mut count = RightNumberCount::new(recipe, &evaluation.targets);
