@@ -268,14 +268,20 @@ pub fn command() -> Command {
         )
         .subcommand(
             Command::new("config")
-                .about("Checks or shows a configuration")
+                .about("Checks or shows a configuration, or says what one may hold")
                 .subcommand_required(true)
                 .subcommand(with_keys(
                     Command::new("check").about("Validates a configuration file").arg(file_argument()),
                 ))
                 .subcommand(with_keys(
                     Command::new("show").about("Prints the resolved configuration as YAML").arg(file_argument()),
-                )),
+                ))
+                .subcommand(
+                    Command::new("schema").about("Prints the JSON Schema of configuration files, for editors").after_help(
+                        "With the YAML language server, a file's first line `# yaml-language-server: $schema=FILE` \
+                         names the schema.",
+                    ),
+                ),
         )
 }
 
