@@ -47,7 +47,7 @@ pub fn command() -> Command {
                 .after_help(
                     "Without --coordinator, MASTER_ADDR and MASTER_PORT name it. With device cuda or auto, LOCAL_RANK (or \
                      SLURM_LOCALID) chooses the GPU among the visible ones; a single visible GPU is everybody's. \
-                     NUMALIGN_COORDINATOR_WAIT is the patience with a coordinator that was never reached (30s).",
+                     NUMALIGN_COORDINATOR_WAIT is the timeout for a coordinator that was never reached (30s).",
                 )
                 .arg(option("coordinator", "URL", "The coordinator, such as http://10.0.0.1:7400"))
                 .arg(option("device", "DEVICE", "auto, cpu, cuda or cuda:N; the run's own setting by default")),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use numalign_access::{Client, ClientAccess, client::Unconnected, client::status_words};
-use numalign_wire::StatusRequest;
+use numalign_protocol::StatusRequest;
 
 use crate::failure::Failure;
 
@@ -15,7 +15,11 @@ pub fn lazy_client(access: &ClientAccess, url: &str) -> Result<Client, Failure> 
 }
 
 /// What the coordinator at `url` says about its run, within `limit`.
-pub async fn status(access: &ClientAccess, url: &str, limit: Duration) -> Result<numalign_wire::StatusReply, Failure> {
+pub async fn status(
+    access: &ClientAccess,
+    url: &str,
+    limit: Duration,
+) -> Result<numalign_protocol::StatusReply, Failure> {
     let ask = async {
         let endpoint = access.endpoint(url)?;
         let mut client = match access.connect(&endpoint).await {

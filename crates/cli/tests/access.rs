@@ -12,10 +12,10 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use common::{Child, Folder, Output, check, words};
-use numalign_wire as wire;
-use numalign_wire::coordinator_client::CoordinatorClient;
-use numalign_wire::coordinator_message::Message as FromCoordinator;
-use numalign_wire::worker_message::Message;
+use numalign_protocol as proto;
+use numalign_protocol::coordinator_client::CoordinatorClient;
+use numalign_protocol::coordinator_message::Message as FromCoordinator;
+use numalign_protocol::worker_message::Message;
 use tonic::Code;
 use tonic::codegen::tokio_stream;
 use tonic::transport::Channel;
@@ -90,9 +90,9 @@ async fn connect(url: &str) -> CoordinatorClient<Channel> {
     CoordinatorClient::connect(url.to_owned()).await.unwrap()
 }
 
-fn hello(host: &str) -> wire::WorkerMessage {
-    let hello = wire::Hello { protocol: wire::PROTOCOL, host: host.to_owned(), pid: 1, ..Default::default() };
-    wire::WorkerMessage { message: Some(Message::Hello(hello)) }
+fn hello(host: &str) -> proto::WorkerMessage {
+    let hello = proto::Hello { protocol: proto::PROTOCOL, host: host.to_owned(), pid: 1, ..Default::default() };
+    proto::WorkerMessage { message: Some(Message::Hello(hello)) }
 }
 
 #[test]
@@ -177,13 +177,13 @@ fn every_call_but_the_health_services_needs_the_token() {
     let url = coordinator.plain();
     runtime().block_on(async {
         let mut client = connect(&url).await;
-        let generation = Some(wire::Generation { incarnation: 1, number: 1 });
-        let refused = client.status(wire::StatusRequest {}).await.unwrap_err();
+        let generation = Some(proto::Generation { incarnation: 1, number: 1 });
+        let refused = client.status(proto::StatusRequest {}).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
-        let rows = vec![wire::Row { micro_batch: 0, values: vec![0; 8] }];
-        let request = wire::ReduceRequest { generation, member: 1, step: 0, rows, more: false };
+        let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 8] }];
+        let request = proto::ReduceRequest { generation, member: 1, unit: 0, rows, more: false };
         assert_eq!(client.reduce(request).await.unwrap_err().code(), Code::Unauthenticated);
-        let credit = tokio_stream::iter([wire::WorkCredit { generation, member: 1, steps: 1 }]);
+        let credit = tokio_stream::iter([proto::WorkCredit { generation, member: 1, steps: 1 }]);
         assert_eq!(client.work(credit).await.unwrap_err().code(), Code::Unauthenticated);
         let greeting = tokio_stream::iter([hello("elsewhere")]);
         assert_eq!(client.control(greeting).await.unwrap_err().code(), Code::Unauthenticated);
@@ -218,13 +218,13 @@ fn nobody_speaks_for_a_member_of_another_connection() {
         };
         // Another connection knows everything that there is to know, and guesses the rest.
         let mut stranger = connect(&url).await;
-        let generation = Some(wire::Generation { incarnation: welcome.incarnation, number: 1 });
+        let generation = Some(proto::Generation { incarnation: welcome.incarnation, number: 1 });
         let request =
-            wire::ReduceRequest { generation, member: welcome.member, step: 0, rows: Vec::new(), more: false };
+            proto::ReduceRequest { generation, member: welcome.member, unit: 0, rows: Vec::new(), more: false };
         let refused = stranger.reduce(request.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition);
         assert!(refused.message().contains("did not join on this connection"), "{refused}");
-        let credit = tokio_stream::iter([wire::WorkCredit { generation, member: welcome.member, steps: 1 }]);
+        let credit = tokio_stream::iter([proto::WorkCredit { generation, member: welcome.member, steps: 1 }]);
         let refused = stranger.work(credit).await.unwrap_err();
         assert!(refused.message().contains("did not join on this connection"), "{refused}");
         // The member itself is heard: its generation has not begun, that is all.
@@ -485,8 +485,8 @@ fn messages_larger_than_any_honest_one_are_refused_unread() {
             let greeting = tokio_stream::iter([hello(&"x".repeat(20 << 20))]);
             let refused = client.control(greeting).await.unwrap_err();
             assert!(refused.message().contains("too large"), "{refused}");
-            let rows = vec![wire::Row { micro_batch: 0, values: vec![0; 20 << 20] }];
-            let request = wire::ReduceRequest { rows, ..Default::default() };
+            let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 20 << 20] }];
+            let request = proto::ReduceRequest { rows, ..Default::default() };
             let refused = client.reduce(request).await.unwrap_err();
             assert!(refused.message().contains("too large"), "{refused}");
         }
@@ -497,7 +497,7 @@ fn messages_larger_than_any_honest_one_are_refused_unread() {
         );
         let mut inbound = client.control(greeting).await.unwrap().into_inner();
         assert!(inbound.message().await.unwrap().is_some(), "welcome");
-        let status = client.status(wire::StatusRequest {}).await.unwrap().into_inner();
+        let status = client.status(proto::StatusRequest {}).await.unwrap().into_inner();
         let host = &status.workers[0].host;
         assert!(host.len() < 200 && host.starts_with("evil") && !host.contains('\x1b'), "{host:?}");
     });

@@ -11,10 +11,10 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use common::{Folder, Output, check, words};
-use numalign_wire as wire;
-use numalign_wire::coordinator_client::CoordinatorClient;
-use numalign_wire::coordinator_server::{Coordinator, CoordinatorServer};
-use numalign_wire::worker_message::Message;
+use numalign_protocol as proto;
+use numalign_protocol::coordinator_client::CoordinatorClient;
+use numalign_protocol::coordinator_server::{Coordinator, CoordinatorServer};
+use numalign_protocol::worker_message::Message;
 use tonic::codegen::tokio_stream::{self, Stream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -806,39 +806,39 @@ fn a_worker_gives_up_on_what_is_not_a_coordinator() {
 /// A coordinator that refuses everybody, or welcomes everybody with `welcome`.
 #[derive(Clone)]
 struct Fake {
-    welcome: Option<wire::Welcome>,
+    welcome: Option<proto::Welcome>,
 }
 
 type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Coordinator for Fake {
-    type ControlStream = Answer<wire::CoordinatorMessage>;
-    type WorkStream = Answer<wire::MicroBatch>;
+    type ControlStream = Answer<proto::CoordinatorMessage>;
+    type WorkStream = Answer<proto::MicroBatch>;
 
     async fn control(
         &self,
-        _: Request<Streaming<wire::WorkerMessage>>,
+        _: Request<Streaming<proto::WorkerMessage>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
         let Some(welcome) = &self.welcome else {
             return Err(Status::failed_precondition(
                 "protocol 1 of build 0.1.0 does not match this coordinator's 2 of build 9",
             ));
         };
-        let message = Some(wire::coordinator_message::Message::Welcome(welcome.clone()));
-        let answer = tokio_stream::iter([Ok(wire::CoordinatorMessage { message })]);
+        let message = Some(proto::coordinator_message::Message::Welcome(welcome.clone()));
+        let answer = tokio_stream::iter([Ok(proto::CoordinatorMessage { message })]);
         Ok(Response::new(Box::pin(tokio_stream::StreamExt::chain(answer, tokio_stream::pending()))))
     }
 
-    async fn work(&self, _: Request<Streaming<wire::WorkCredit>>) -> Result<Response<Self::WorkStream>, Status> {
+    async fn work(&self, _: Request<Streaming<proto::WorkCredit>>) -> Result<Response<Self::WorkStream>, Status> {
         Err(Status::unimplemented("no work"))
     }
 
-    async fn reduce(&self, _: Request<wire::ReduceRequest>) -> Result<Response<wire::ReduceReply>, Status> {
+    async fn reduce(&self, _: Request<proto::ReduceRequest>) -> Result<Response<proto::ReduceReply>, Status> {
         Err(Status::unimplemented("no reduction"))
     }
 
-    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
+    async fn status(&self, _: Request<proto::StatusRequest>) -> Result<Response<proto::StatusReply>, Status> {
         Err(Status::unimplemented("no status"))
     }
 }
@@ -851,7 +851,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn a_worker_ends_when_the_coordinator_is_of_another_build() {
     let folder = Folder::new();
     let runtime = runtime();
-    let serve = |welcome: Option<wire::Welcome>| {
+    let serve = |welcome: Option<proto::Welcome>| {
         let _inside = runtime.enter();
         let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = incoming.local_addr().unwrap();
@@ -863,7 +863,7 @@ fn a_worker_ends_when_the_coordinator_is_of_another_build() {
     let said = ["error:", "does not take this worker", "protocol 1", "hint:", "same build"];
     refuse(&folder, &["worker", "--coordinator", &url], FAILED, &said);
     let mut welcome =
-        wire::Welcome { protocol: wire::PROTOCOL, member: 1, config: "{".to_owned(), ..Default::default() };
+        proto::Welcome { protocol: proto::PROTOCOL, member: 1, config: "{".to_owned(), ..Default::default() };
     let url = serve(Some(welcome.clone()));
     refuse(&folder, &["worker", "--coordinator", &url], FAILED, &["error:", "protocol", "configuration"]);
     // One that has a setting more, as a later build would.
@@ -872,16 +872,16 @@ fn a_worker_ends_when_the_coordinator_is_of_another_build() {
     refuse(&folder, &["worker", "--coordinator", &url], FAILED, &["error:", "protocol", "configuration"]);
 }
 
-fn hello(protocol: u32) -> wire::WorkerMessage {
+fn hello(protocol: u32) -> proto::WorkerMessage {
     let hello =
-        wire::Hello { protocol, build: "9.9.9".to_owned(), host: "elsewhere".to_owned(), ..wire::Hello::default() };
-    wire::WorkerMessage { message: Some(Message::Hello(hello)) }
+        proto::Hello { protocol, build: "9.9.9".to_owned(), host: "elsewhere".to_owned(), ..proto::Hello::default() };
+    proto::WorkerMessage { message: Some(Message::Hello(hello)) }
 }
 
 /// Opens a control stream with `messages` and reads the answer to its end, a second at most.
 async fn control(
     client: &CoordinatorClient<tonic::transport::Channel>,
-    messages: Vec<wire::WorkerMessage>,
+    messages: Vec<proto::WorkerMessage>,
 ) -> Result<(), Status> {
     let outbound = tokio_stream::iter(messages);
     let talk = async {
@@ -914,38 +914,41 @@ fn nonsense_on_the_coordinators_port_harms_no_run() {
         let _ = stream.read(&mut [0; 256]);
     }
     // Messages that are out of place.
-    let generation = Some(wire::Generation { incarnation: 1, number: 1 });
+    let generation = Some(proto::Generation { incarnation: 1, number: 1 });
     runtime().block_on(async {
         let client = CoordinatorClient::connect(format!("http://{address}")).await.unwrap();
-        let refused = control(&client, vec![hello(wire::PROTOCOL + 1)]).await.unwrap_err();
+        let refused = control(&client, vec![hello(proto::PROTOCOL + 1)]).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
         assert!(refused.message().contains("9.9.9") && refused.message().contains("does not match"), "{refused}");
-        let ready = |size| wire::WorkerMessage {
-            message: Some(Message::Ready(wire::Ready { hidden_size: size, ..Default::default() })),
+        let ready = |size| proto::WorkerMessage {
+            message: Some(Message::Ready(proto::Ready { hidden_size: size, ..Default::default() })),
         };
         assert_eq!(control(&client, vec![ready(8)]).await.unwrap_err().code(), tonic::Code::InvalidArgument);
         assert_eq!(control(&client, vec![]).await.unwrap_err().code(), tonic::Code::InvalidArgument);
         let done =
-            |digest: usize| wire::StepDone { generation, step: 9, digest: vec![0; digest], ..Default::default() };
+            |digest: usize| proto::UnitDone { generation, unit: 9, digest: vec![0; digest], ..Default::default() };
         for message in
-            [Message::StepDone(done(3)), Message::StepDone(done(32)), Message::Heartbeat(wire::Heartbeat::default())]
+            [Message::UnitDone(done(3)), Message::UnitDone(done(32)), Message::Heartbeat(proto::Heartbeat::default())]
         {
-            let message = wire::WorkerMessage { message: Some(message) };
+            let message = proto::WorkerMessage { message: Some(message) };
             // Whatever it answers.
-            let _ = control(&client, vec![hello(wire::PROTOCOL), message]).await;
+            let _ = control(&client, vec![hello(proto::PROTOCOL), message]).await;
         }
-        let _ = control(&client, vec![hello(wire::PROTOCOL), hello(wire::PROTOCOL)]).await;
-        let mut survivor = hello(wire::PROTOCOL);
-        if let Some(Message::Hello(hello)) = &mut survivor.message {
-            hello.survivor =
-                Some(wire::Survivor { run_id: "nn".to_owned(), config_digest: String::new(), state: vec![1, 2, 3] });
+        let _ = control(&client, vec![hello(proto::PROTOCOL), hello(proto::PROTOCOL)]).await;
+        let mut returning = hello(proto::PROTOCOL);
+        if let Some(Message::Hello(hello)) = &mut returning.message {
+            hello.rejoin_state = Some(proto::RejoinState {
+                run_id: "nn".to_owned(),
+                config_digest: String::new(),
+                state: vec![1, 2, 3],
+            });
         }
-        let _ = control(&client, vec![survivor]).await;
+        let _ = control(&client, vec![returning]).await;
         for generation in [None, generation] {
-            let credit = tokio_stream::iter([wire::WorkCredit { generation, member: 1, steps: u32::MAX }]);
+            let credit = tokio_stream::iter([proto::WorkCredit { generation, member: 1, units: u32::MAX }]);
             assert!(client.clone().work(credit).await.is_err());
-            let rows = vec![wire::Row { micro_batch: u32::MAX, values: vec![1, 2, 3] }];
-            let request = wire::ReduceRequest { generation, member: 1, step: u64::MAX, rows, more: false };
+            let rows = vec![proto::Row { micro_batch: u32::MAX, values: vec![1, 2, 3] }];
+            let request = proto::ReduceRequest { generation, member: 1, unit: u64::MAX, rows, more: false };
             assert!(client.clone().reduce(request).await.is_err());
         }
     });

@@ -172,7 +172,7 @@ fn status_tells_of_workers_failures_and_recoveries() {
     kill_process(Pid::from_raw(pid).expect("a pid"), Signal::KILL).expect("it runs");
 
     // The dead worker's place is taken by one that knows that it was restarted.
-    let until = std::time::Instant::now() + common::PATIENCE;
+    let until = std::time::Instant::now() + common::TIMEOUT;
     let after = loop {
         let now = status();
         let recovered = now["recoveries_total"] == 1;

@@ -1,8 +1,8 @@
-//! How the gradient rows of one step become one sum on every rank: always the canonical sum, added in
+//! How the gradient rows of one unit become one sum on every rank: always the canonical sum, added in
 //! micro-batch order ([`numalign_projector::Rows`]), so the way chosen never changes a bit. Rows of the solver's chunks
 //! are gathered instead: every rank learns their digest, and the coordinator gets the rows.
 //!
-//! Called by the worker's step loop. [`Grpc`] sends rows to the coordinator; [`nccl`] moves them between GPUs; [`Local`] is a
+//! Called by the worker's unit loop. [`Grpc`] sends rows to the coordinator; [`nccl`] moves them between GPUs; [`Local`] is a
 //! world of one. [`Chosen`] is whichever of the first two the coordinator named for a generation.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
@@ -14,9 +14,9 @@ pub mod nccl;
 use numalign_access::Client;
 use numalign_projector::features::digest_of;
 use numalign_projector::{RowError, Rows};
-use numalign_wire as wire;
+use numalign_protocol as proto;
 
-/// One row per micro-batch computed by this rank: its index in the step, then `[3d+2]` floats.
+/// One row per micro-batch computed by this rank: its index in the unit, then `[3d+2]` floats.
 pub type OwnRows = Vec<(usize, Vec<f32>)>;
 
 /// The rows of a chunk, put together in micro-batch order.
@@ -33,10 +33,10 @@ pub struct Gathered {
 pub enum CollectiveError {
     #[error("the generation is over")]
     GenerationOver,
-    #[error("the coordinator refused the rows of step {step}: {reason}")]
-    Refused { step: u64, reason: String },
-    #[error("the connection to the coordinator broke in step {step}: {reason}")]
-    Connection { step: u64, reason: String },
+    #[error("the coordinator refused the rows of unit {unit}: {reason}")]
+    Refused { unit: u64, reason: String },
+    #[error("the connection to the coordinator broke in unit {unit}: {reason}")]
+    Connection { unit: u64, reason: String },
     #[error(transparent)]
     Rows(#[from] RowError),
     #[error(transparent)]
@@ -45,10 +45,10 @@ pub enum CollectiveError {
 
 /// Sums the rows of all ranks of one generation.
 pub trait Collective: Send {
-    /// The canonical sum `[3d+2]` of all micro-batches of `step`, the same bits on every rank.
+    /// The canonical sum `[3d+2]` of all micro-batches of `unit`, the same bits on every rank.
     fn all_reduce(
         &mut self,
-        step: u64,
+        unit: u64,
         rows: OwnRows,
     ) -> impl Future<Output = Result<Vec<f32>, CollectiveError>> + Send;
 
@@ -64,7 +64,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// The canonical sum `[3d+2]` of a step's rows; nobody has to be waited for.
+    /// The canonical sum `[3d+2]` of a unit's rows; nobody has to be waited for.
     pub fn sum(&self, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
         let mut all = Rows::new(self.micro_batches, self.row_len);
         for (micro_batch, row) in rows {
@@ -96,24 +96,24 @@ const BYTES_AT_ONCE: usize = 4 << 20;
 /// Rows go to the coordinator, which adds them and answers with the sum.
 pub struct Grpc {
     pub client: Client,
-    pub generation: wire::Generation,
+    pub generation: proto::Generation,
     pub member: u64,
 }
 
 impl Grpc {
-    async fn request(&mut self, step: u64, rows: OwnRows, more: bool) -> Result<wire::ReduceReply, CollectiveError> {
-        let rows = rows.into_iter().map(|(micro_batch, row)| wire::Row {
+    async fn request(&mut self, unit: u64, rows: OwnRows, more: bool) -> Result<proto::ReduceReply, CollectiveError> {
+        let rows = rows.into_iter().map(|(micro_batch, row)| proto::Row {
             micro_batch: micro_batch as u32,
             values: row.iter().flat_map(|value| value.to_le_bytes()).collect(),
         });
         let (generation, member) = (Some(self.generation), self.member);
-        let request = wire::ReduceRequest { generation, member, step, rows: rows.collect(), more };
+        let request = proto::ReduceRequest { generation, member, unit, rows: rows.collect(), more };
         let reply = match self.client.reduce(request).await {
             Ok(reply) => reply.into_inner(),
             Err(status) if status.code() == tonic::Code::InvalidArgument => {
-                return Err(CollectiveError::Refused { step, reason: status.message().to_owned() });
+                return Err(CollectiveError::Refused { unit, reason: status.message().to_owned() });
             }
-            Err(status) => return Err(CollectiveError::Connection { step, reason: status.message().to_owned() }),
+            Err(status) => return Err(CollectiveError::Connection { unit, reason: status.message().to_owned() }),
         };
         if !reply.complete {
             return Err(CollectiveError::GenerationOver);
@@ -138,14 +138,14 @@ impl Collective for Grpc {
         match reply.gathered_digest.try_into() {
             Ok(digest) => Ok(Gathered { digest, rows: None }),
             Err(other) => Err(CollectiveError::Refused {
-                step: unit,
+                unit,
                 reason: format!("its digest of the gathered rows has {} bytes instead of 32", other.len()),
             }),
         }
     }
 
-    async fn all_reduce(&mut self, step: u64, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
-        let reply = self.request(step, rows, false).await?;
+    async fn all_reduce(&mut self, unit: u64, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
+        let reply = self.request(unit, rows, false).await?;
         Ok(reply.sum.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 }
@@ -157,10 +157,10 @@ pub enum Chosen {
 }
 
 impl Collective for Chosen {
-    async fn all_reduce(&mut self, step: u64, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
+    async fn all_reduce(&mut self, unit: u64, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
         match self {
-            Chosen::Grpc(grpc) => grpc.all_reduce(step, rows).await,
-            Chosen::Nccl(nccl) => nccl.all_reduce(step, rows).await,
+            Chosen::Grpc(grpc) => grpc.all_reduce(unit, rows).await,
+            Chosen::Nccl(nccl) => nccl.all_reduce(unit, rows).await,
         }
     }
 

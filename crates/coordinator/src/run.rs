@@ -10,7 +10,7 @@ use numalign_access::ServerAccess;
 use numalign_checkpoint::{CheckpointError, write_atomically};
 use numalign_config::Config;
 use numalign_data::Streams;
-use numalign_wire::coordinator_server::CoordinatorServer;
+use numalign_protocol::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::service::interceptor::InterceptedService;
@@ -167,7 +167,7 @@ impl Start {
     }
 }
 
-/// BLAKE3 of the settings that determine the run's states; a survivor of another run does not have it.
+/// BLAKE3 of the settings that determine the run's states; a worker of another run does not have it.
 pub fn config_digest(config: &Config) -> String {
     blake3::hash(config.digest_text().as_bytes()).to_hex().to_string()
 }

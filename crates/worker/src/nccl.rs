@@ -7,7 +7,7 @@ use numalign_collective::nccl::{Formation, Formations, MadeId, Nccl, NcclError, 
 use numalign_config::{CollectiveChoice, Config};
 use numalign_gpu::{Driver, GpuError};
 use numalign_model::load::Place;
-use numalign_wire as wire;
+use numalign_protocol as proto;
 use tokio::sync::oneshot;
 
 use crate::error::WorkerError;
@@ -55,11 +55,11 @@ pub fn ability(wanted: CollectiveChoice, place: Place, local_rank: Option<usize>
 }
 
 /// How [`ability`] travels.
-pub(crate) fn to_wire(ability: &Result<Ability, String>) -> (Option<wire::NcclAbility>, String) {
+pub(crate) fn to_proto(ability: &Result<Ability, String>) -> (Option<proto::NcclAbility>, String) {
     match ability {
         Ok(its) => {
             let (version, gpu) = (its.version, its.uuid.clone());
-            (Some(wire::NcclAbility { version, gpu, replica: its.replica, shares_gpu: its.shares_gpu }), String::new())
+            (Some(proto::NcclAbility { version, gpu, replica: its.replica, shares_gpu: its.shares_gpu }), String::new())
         }
         Err(why) => (None, why.clone()),
     }
@@ -74,14 +74,14 @@ pub(crate) struct Communicators {
 }
 
 struct Present {
-    generation: wire::Generation,
+    generation: proto::Generation,
     formation: Formation,
     made: Option<MadeId>,
 }
 
 /// What rank 0 has to tell the coordinator.
 pub(crate) enum News {
-    Made(wire::NcclId),
+    Made(proto::NcclId),
     Failed(NcclError),
 }
 
@@ -90,8 +90,8 @@ impl Communicators {
     pub(crate) fn begin(
         &mut self,
         config: &Config,
-        begin: &wire::Begin,
-        generation: wire::Generation,
+        begin: &proto::Begin,
+        generation: proto::Generation,
         ability: &Result<Ability, String>,
         row_len: usize,
     ) -> Result<NcclRows, WorkerError> {
@@ -124,7 +124,7 @@ impl Communicators {
     }
 
     /// The coordinator handed out an id; one of another generation is a late one.
-    pub(crate) fn form(&self, message: &wire::NcclId) -> Result<(), WorkerError> {
+    pub(crate) fn form(&self, message: &proto::NcclId) -> Result<(), WorkerError> {
         let Some(present) = self.present.as_ref().filter(|present| message.generation == Some(present.generation))
         else {
             return Ok(());
@@ -144,7 +144,7 @@ impl Communicators {
         let answer = wait_for(made).await;
         *made = None;
         match answer {
-            Ok(Ok(id)) => News::Made(wire::NcclId { generation: Some(*generation), id: id.as_bytes().to_vec() }),
+            Ok(Ok(id)) => News::Made(proto::NcclId { generation: Some(*generation), id: id.as_bytes().to_vec() }),
             Ok(Err(error)) => News::Failed(error),
             Err(_) => News::Failed(NcclError::Cancelled),
         }
@@ -159,8 +159,8 @@ async fn wait_for(made: &mut Option<MadeId>) -> Result<Result<UniqueId, NcclErro
 }
 
 /// NCCL's failure as the coordinator hears it.
-pub(crate) fn failed(generation: wire::Generation, error: &NcclError) -> wire::NcclFailed {
-    wire::NcclFailed { generation: Some(generation), reason: error.to_string() }
+pub(crate) fn failed(generation: proto::Generation, error: &NcclError) -> proto::NcclFailed {
+    proto::NcclFailed { generation: Some(generation), reason: error.to_string() }
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use numalign_collective::{Chosen, CollectiveError, Grpc};
 use numalign_config::{Config, DeviceChoice};
 use numalign_model::NormParameter;
 use numalign_projector::{Layout, State};
-use numalign_wire as wire;
-use numalign_wire::coordinator_message::Message as FromCoordinator;
-use numalign_wire::worker_message::Message as FromWorker;
+use numalign_protocol as proto;
+use numalign_protocol::coordinator_message::Message as FromCoordinator;
+use numalign_protocol::worker_message::Message as FromWorker;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,7 +41,7 @@ pub struct Options {
     pub device: Option<DeviceChoice>,
     /// This worker's place among those of its machine: it chooses the GPU where the device has no number.
     pub local_rank: Option<usize>,
-    /// Patience with a coordinator that was never reached, before its configuration is known.
+    /// Timeout for a coordinator that was never reached, before its configuration is known.
     pub first_contact: Duration,
     /// How often a worker was started in this one's place before.
     pub restarts: u32,
@@ -52,8 +52,8 @@ pub struct Options {
 /// NCCL shows a lost rank too, as an error of its own: the coordinator's word on it is waited for this long.
 const LOST_RANK: Duration = Duration::from_millis(500);
 
-/// An attempt to connect is given this long even when the patience is nearly over.
-const LEAST_PATIENCE: Duration = Duration::from_millis(500);
+/// An attempt to connect is given this long even when the timeout is nearly over.
+const LEAST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Joins `options.coordinator` and works until the run is done, the worker is refused, or `shutdown` resolves.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
@@ -97,18 +97,18 @@ impl Worker {
         let mut pause = Duration::from_millis(50);
         loop {
             let connected = Instant::now();
-            let patience = self.patience();
-            let reason = match self.connect_once(patience.saturating_sub(since.elapsed())).await? {
+            let timeout = self.timeout();
+            let reason = match self.connect_once(timeout.saturating_sub(since.elapsed())).await? {
                 Ending::Done => return Ok(()),
                 Ending::Lost(reason) => reason,
             };
-            // A connection that worked for a while starts the patience anew.
+            // A connection that worked for a while starts the timeout anew.
             if self.welcomed && connected.elapsed() > Duration::from_secs(2) {
                 since = Instant::now();
                 pause = Duration::from_millis(50);
             }
-            let patience = self.patience();
-            if since.elapsed() > patience {
+            let timeout = self.timeout();
+            if since.elapsed() > timeout {
                 return Err(WorkerError::Unreachable {
                     url: self.options.coordinator.clone(),
                     seconds: since.elapsed().as_secs_f64(),
@@ -121,33 +121,33 @@ impl Worker {
         }
     }
 
-    fn patience(&self) -> Duration {
+    fn timeout(&self) -> Duration {
         self.kept.as_ref().map_or(self.options.first_contact, |kept| kept.config.run.coordinator_wait)
     }
 
-    fn hello(&self) -> wire::Hello {
-        let survivor = self.kept.as_ref().and_then(|kept| {
+    fn hello(&self) -> proto::Hello {
+        let rejoin_state = self.kept.as_ref().and_then(|kept| {
             let state = kept.watermark.state()?;
-            Some(wire::Survivor {
+            Some(proto::RejoinState {
                 run_id: kept.config.run.run_id.clone(),
                 config_digest: config_digest(&kept.config),
                 state: state.to_bytes(),
             })
         });
-        wire::Hello {
-            protocol: wire::PROTOCOL,
+        proto::Hello {
+            protocol: proto::PROTOCOL,
             build: env!("CARGO_PKG_VERSION").to_owned(),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             pid: std::process::id(),
-            survivor,
+            rejoin_state,
             restarts: self.options.restarts,
         }
     }
 
-    /// One connection, from Hello to its end; something that listens gets `patience` to say Welcome.
-    async fn connect_once(&mut self, patience: Duration) -> Result<Ending, WorkerError> {
+    /// One connection, from Hello to its end; something that listens gets `timeout` to say Welcome.
+    async fn connect_once(&mut self, timeout: Duration) -> Result<Ending, WorkerError> {
         self.welcomed = false;
-        let met = match tokio::time::timeout(patience.max(LEAST_PATIENCE), self.meet()).await {
+        let met = match tokio::time::timeout(timeout.max(LEAST_TIMEOUT), self.meet()).await {
             Ok(met) => met?,
             Err(_) => return Ok(Ending::Lost("it accepts connections and says nothing".to_owned())),
         };
@@ -170,8 +170,8 @@ impl Worker {
             Err(Unconnected::Lost(reason)) => return Ok(Err(Ending::Lost(reason))),
             Err(Unconnected::Refused(refusal)) => return Err(refusal.into()),
         };
-        let (reports, outbound) = mpsc::channel::<wire::WorkerMessage>(64);
-        let hello = wire::WorkerMessage { message: Some(FromWorker::Hello(self.hello())) };
+        let (reports, outbound) = mpsc::channel::<proto::WorkerMessage>(64);
+        let hello = proto::WorkerMessage { message: Some(FromWorker::Hello(self.hello())) };
         if reports.send(hello).await.is_err() {
             return Ok(Err(Ending::Lost("the connection closed at once".to_owned())));
         }
@@ -203,8 +203,8 @@ impl Worker {
     async fn follow(
         &mut self,
         connection: &mut Connection,
-        welcome: wire::Welcome,
-        inbound: &mut tonic::Streaming<wire::CoordinatorMessage>,
+        welcome: proto::Welcome,
+        inbound: &mut tonic::Streaming<proto::CoordinatorMessage>,
     ) -> Result<Ending, WorkerError> {
         let config: Config = serde_json::from_str(&welcome.config)
             .map_err(|error| WorkerError::Protocol(format!("its configuration cannot be read: {error}")))?;
@@ -251,7 +251,7 @@ impl Worker {
                         Some(FromCoordinator::NcclId(id)) => self.communicators.form(&id)?,
                         Some(FromCoordinator::Committed(committed)) => {
                             if let Some(kept) = &self.kept {
-                                kept.watermark.committed(committed.step);
+                                kept.watermark.committed(committed.unit);
                             }
                         }
                         Some(FromCoordinator::Done(done)) => {
@@ -262,7 +262,7 @@ impl Worker {
                         Some(FromCoordinator::Welcome(_)) | None => {}
                     }
                 }
-                _ = heartbeat.tick() => connection.send(FromWorker::Heartbeat(wire::Heartbeat { generation: connection.generation })).await,
+                _ = heartbeat.tick() => connection.send(FromWorker::Heartbeat(proto::Heartbeat { generation: connection.generation })).await,
                 loaded = wait_for(&mut loading) => {
                     loading = None;
                     match loaded {
@@ -302,7 +302,7 @@ impl Worker {
         }
     }
 
-    fn begin(&mut self, connection: &mut Connection, begin: wire::Begin) -> Result<(), WorkerError> {
+    fn begin(&mut self, connection: &mut Connection, begin: proto::Begin) -> Result<(), WorkerError> {
         connection.stop_steps();
         self.communicators.end();
         connection.generation = begin.generation.map_or(0, |generation| generation.number);
@@ -348,7 +348,7 @@ impl Worker {
 }
 
 /// A generation must fit the run and the model, or its arithmetic would make no sense.
-fn check_begin(begin: &wire::Begin, state: &State, kept: &Kept) -> Result<(), WorkerError> {
+fn check_begin(begin: &proto::Begin, state: &State, kept: &Kept) -> Result<(), WorkerError> {
     let wrong = |reason: String| Err(WorkerError::Protocol(reason));
     let micro_batches = kept.config.recipe.micro_batches();
     let (first, end) = (begin.first_micro_batch as usize, begin.end_micro_batch as usize);
@@ -369,8 +369,8 @@ fn check_begin(begin: &wire::Begin, state: &State, kept: &Kept) -> Result<(), Wo
 /// A coordinator that was reached.
 struct Met {
     connection: Connection,
-    welcome: wire::Welcome,
-    inbound: tonic::Streaming<wire::CoordinatorMessage>,
+    welcome: proto::Welcome,
+    inbound: tonic::Streaming<proto::CoordinatorMessage>,
 }
 
 /// BLAKE3 of the settings that determine the run's states, as the coordinator computes it.
@@ -380,7 +380,7 @@ fn config_digest(config: &Config) -> String {
 
 struct Connection {
     client: Client,
-    reports: mpsc::Sender<wire::WorkerMessage>,
+    reports: mpsc::Sender<proto::WorkerMessage>,
     member: u64,
     incarnation: u64,
     /// Number of the newest generation that was begun here.
@@ -391,24 +391,24 @@ struct Connection {
 impl Connection {
     /// A closed channel means a lost connection, which the inbound stream reports.
     async fn send(&self, message: FromWorker) {
-        let _ = self.reports.send(wire::WorkerMessage { message: Some(message) }).await;
+        let _ = self.reports.send(proto::WorkerMessage { message: Some(message) }).await;
     }
 
     /// NCCL's failure ends the generation, unless a lost rank was its cause: then the news of that is on its way.
     async fn nccl_failed(&self, error: &NcclError) {
         tracing::warn!("{error}");
-        let generation = wire::Generation { incarnation: self.incarnation, number: self.generation };
+        let generation = proto::Generation { incarnation: self.incarnation, number: self.generation };
         let (reports, failed) = (self.reports.clone(), nccl::failed(generation, error));
         tokio::spawn(async move {
             tokio::time::sleep(LOST_RANK).await;
             // A connection that closed in the meantime has nothing to be told.
-            let _ = reports.send(wire::WorkerMessage { message: Some(FromWorker::NcclFailed(failed)) }).await;
+            let _ = reports.send(proto::WorkerMessage { message: Some(FromWorker::NcclFailed(failed)) }).await;
         });
     }
 
     async fn ready(&self, loaded: &Loaded) {
-        let (ability, no_nccl) = nccl::to_wire(&loaded.nccl);
-        let ready = wire::Ready {
+        let (ability, no_nccl) = nccl::to_proto(&loaded.nccl);
+        let ready = proto::Ready {
             base_fingerprint: loaded.fingerprint.clone(),
             hidden_size: loaded.hidden_size as u32,
             model_parameters: loaded.parameters,
@@ -430,7 +430,7 @@ impl Connection {
             error,
             WorkerError::Device(_) | WorkerError::Collective(CollectiveError::Nccl(NcclError::Stuck { .. }))
         );
-        let failure = wire::Failure { permanent, message: format!("{error}{hint}") };
+        let failure = proto::Failure { permanent, message: format!("{error}{hint}") };
         self.send(FromWorker::Failure(failure)).await;
         // The message must leave before the process does.
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -444,9 +444,9 @@ impl Connection {
     }
 }
 
-fn layer_norm(norm: &NormParameter) -> wire::LayerNorm {
+fn layer_norm(norm: &NormParameter) -> proto::LayerNorm {
     let values = norm.values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    wire::LayerNorm { name: norm.name.clone(), values }
+    proto::LayerNorm { name: norm.name.clone(), values }
 }
 
 /// The loading model's news; never, while nothing loads.
@@ -473,7 +473,7 @@ async fn steps_end(steps: &mut Option<JoinHandle<Result<(), WorkerError>>>) -> R
     }
 }
 
-fn ended_by(abort: wire::Abort) -> Result<Ending, WorkerError> {
+fn ended_by(abort: proto::Abort) -> Result<Ending, WorkerError> {
     if abort.permanent {
         return Err(WorkerError::Aborted { reason: abort.reason, hint: abort.hint });
     }

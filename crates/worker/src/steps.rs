@@ -12,8 +12,8 @@ use numalign_collective::{Collective, OwnRows};
 use numalign_config::{Config, Unit, Units};
 use numalign_data::{Domain, Input, MicroBatchId, Sample, SampleStream, audit_due, held_out_of};
 use numalign_projector::State;
-use numalign_wire as wire;
-use numalign_wire::worker_message::Message;
+use numalign_protocol as proto;
+use numalign_protocol::worker_message::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -73,13 +73,13 @@ pub struct Steps<C> {
     pub client: Client,
     pub device: Device,
     pub collective: C,
-    pub generation: wire::Generation,
+    pub generation: proto::Generation,
     pub member: u64,
     pub rank: u32,
     pub part: Range<usize>,
     pub state: Arc<State>,
     pub watermark: Watermark,
-    pub reports: mpsc::Sender<wire::WorkerMessage>,
+    pub reports: mpsc::Sender<proto::WorkerMessage>,
 }
 
 /// What came of a unit.
@@ -141,9 +141,9 @@ impl<C: Collective> Steps<C> {
             let next = Arc::new(made.state);
             self.watermark.computed(next.clone());
             self.state = next;
-            let done = wire::StepDone {
+            let done = proto::UnitDone {
                 generation: Some(self.generation),
-                step: unit,
+                unit,
                 loss: made.loss,
                 digest: self.state.digest().0.to_vec(),
                 state: if self.rank == 0 { self.state.to_bytes() } else { Vec::new() },
@@ -154,7 +154,7 @@ impl<C: Collective> Steps<C> {
                 rows: digests,
                 features: made.features,
             };
-            let message = wire::WorkerMessage { message: Some(Message::StepDone(done)) };
+            let message = proto::WorkerMessage { message: Some(Message::UnitDone(done)) };
             if self.reports.send(message).await.is_err() {
                 return Ok(());
             }
@@ -194,13 +194,13 @@ impl<C: Collective> Steps<C> {
         }
     }
 
-    fn credit(&self, steps: u32) -> wire::WorkCredit {
-        wire::WorkCredit { generation: Some(self.generation), member: self.member, steps }
+    fn credit(&self, units: u32) -> proto::WorkCredit {
+        proto::WorkCredit { generation: Some(self.generation), member: self.member, units }
     }
 
     async fn open_work(
         &mut self,
-    ) -> Result<(mpsc::Sender<wire::WorkCredit>, Streaming<wire::MicroBatch>), WorkerError> {
+    ) -> Result<(mpsc::Sender<proto::WorkCredit>, Streaming<proto::MicroBatch>), WorkerError> {
         let ahead = self.config.run.prefetch_steps;
         let (credits, outbound) = mpsc::channel(ahead as usize + 1);
         // The channel has room for it.
@@ -212,7 +212,7 @@ impl<C: Collective> Steps<C> {
     /// The work of `unit`: in an audited one perhaps another rank's micro-batch first, then all of this rank.
     async fn receive(
         &self,
-        work: &mut Streaming<wire::MicroBatch>,
+        work: &mut Streaming<proto::MicroBatch>,
         unit: u64,
     ) -> Result<Vec<(usize, Vec<Sample>)>, WorkerError> {
         let mut micro_batches = Vec::with_capacity(self.part.len() + 1);
@@ -223,15 +223,15 @@ impl<C: Collective> Steps<C> {
                 return Err(WorkerError::Collective(numalign_collective::CollectiveError::GenerationOver));
             };
             let micro_batch = message.micro_batch as usize;
-            if message.audit && message.step == unit && own == 0 && micro_batches.is_empty() {
+            if message.audit && message.unit == unit && own == 0 && micro_batches.is_empty() {
                 micro_batches.push((micro_batch, samples_of(message.samples)?));
                 continue;
             }
             let expected = self.part.start + own;
-            if message.step != unit || micro_batch != expected {
+            if message.unit != unit || micro_batch != expected {
                 return Err(WorkerError::Protocol(format!(
                     "work of unit {} micro-batch {} came instead of unit {unit} micro-batch {expected}",
-                    message.step, message.micro_batch
+                    message.unit, message.micro_batch
                 )));
             }
             micro_batches.push((expected, samples_of(message.samples)?));
@@ -242,7 +242,7 @@ impl<C: Collective> Steps<C> {
 }
 
 /// BLAKE3 of each row's bytes, for the coordinator's comparison.
-fn digests_of(rows: &OwnRows) -> Vec<wire::RowDigest> {
+fn digests_of(rows: &OwnRows) -> Vec<proto::RowDigest> {
     let mut digests = Vec::with_capacity(rows.len());
     for (micro_batch, row) in rows {
         let mut hasher = blake3::Hasher::new();
@@ -250,25 +250,25 @@ fn digests_of(rows: &OwnRows) -> Vec<wire::RowDigest> {
             hasher.update(&value.to_le_bytes());
         }
         digests
-            .push(wire::RowDigest { micro_batch: *micro_batch as u32, digest: hasher.finalize().as_bytes().to_vec() });
+            .push(proto::RowDigest { micro_batch: *micro_batch as u32, digest: hasher.finalize().as_bytes().to_vec() });
     }
     digests
 }
 
 fn connection(status: &tonic::Status) -> WorkerError {
     WorkerError::Collective(numalign_collective::CollectiveError::Connection {
-        step: 0,
+        unit: 0,
         reason: status.message().to_owned(),
     })
 }
 
 /// Samples of a message.
-pub fn samples_of(messages: Vec<wire::Sample>) -> Result<Vec<Sample>, WorkerError> {
+pub fn samples_of(messages: Vec<proto::Sample>) -> Result<Vec<Sample>, WorkerError> {
     let mut samples = Vec::with_capacity(messages.len());
     for message in messages {
         let input = match message.input {
-            Some(wire::sample::Input::Number(value)) => Input::Number(value),
-            Some(wire::sample::Input::Text(text)) => Input::Text(text),
+            Some(proto::sample::Input::Number(value)) => Input::Number(value),
+            Some(proto::sample::Input::Text(text)) => Input::Text(text),
             None => return Err(WorkerError::Protocol(format!("sample {} has no input", message.index))),
         };
         samples.push(Sample { index: message.index, input, target: message.target });

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use numalign_wire::{EvaluationStatus, StatusReply, WorkerStatus};
+use numalign_protocol::{EvaluationStatus, StatusReply, WorkerStatus};
 
 use crate::args::text;
 use crate::failure::Failure;
@@ -14,7 +14,7 @@ use crate::{access, connect};
 const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7400";
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Failures shown in the table; `--json` has all that the coordinator remembers.
@@ -29,13 +29,13 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let json = matches.get_flag("json");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        print(&connect::status(&access, &url, PATIENCE).await?, json, false);
+        print(&connect::status(&access, &url, TIMEOUT).await?, json, false);
         if !matches.get_flag("watch") {
             return Ok(());
         }
         loop {
             tokio::time::sleep(WATCH_EVERY).await;
-            match connect::status(&access, &url, PATIENCE).await {
+            match connect::status(&access, &url, TIMEOUT).await {
                 Ok(status) => print(&status, json, true),
                 Err(_) => {
                     eprintln!("the coordinator at {url} is gone");
@@ -203,7 +203,7 @@ fn failures(status: &StatusReply, page: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use numalign_wire::FailureStatus;
+    use numalign_protocol::FailureStatus;
 
     use super::*;
 

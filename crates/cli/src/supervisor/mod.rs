@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use numalign_access::Token;
 use numalign_config::{Config, DeviceChoice, Resume};
 use numalign_gpu::driver::visible_gpus;
-use numalign_wire::StatusReply;
+use numalign_protocol::StatusReply;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::access::TOKEN_VARIABLE;

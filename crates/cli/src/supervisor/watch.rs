@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use numalign_access::{Client, ClientAccess, Token};
-use numalign_wire::{StatusReply, StatusRequest};
+use numalign_protocol::{StatusReply, StatusRequest};
 use tokio::runtime::Runtime;
 
 use crate::connect;
 use crate::failure::Failure;
 
 /// A coordinator that does not answer in this time is busy or gone.
-const PATIENCE: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A connection that is made when it is needed, and made again when it broke.
 pub struct Watch {
@@ -32,7 +32,7 @@ impl Watch {
     pub fn status(&mut self) -> Option<StatusReply> {
         let client = &mut self.client;
         let answer =
-            self.runtime.block_on(async { tokio::time::timeout(PATIENCE, client.status(StatusRequest {})).await });
+            self.runtime.block_on(async { tokio::time::timeout(TIMEOUT, client.status(StatusRequest {})).await });
         answer.ok()?.ok().map(tonic::Response::into_inner)
     }
 }

@@ -17,7 +17,7 @@ pub mod run;
 pub mod words;
 
 /// How long a process may take.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Variables that would change what the binary does, besides every `NUMALIGN_…` and `HF_…`.
 const FOREIGN_VARIABLES: &[&str] = &[
@@ -108,7 +108,7 @@ impl Folder {
         found
     }
 
-    /// Runs to the end; fails the test when it takes longer than [`PATIENCE`].
+    /// Runs to the end; fails the test when it takes longer than [`TIMEOUT`].
     pub fn run(&self, args: &[&str]) -> Output {
         self.run_env(args, &[])
     }
@@ -184,9 +184,9 @@ impl Child {
         self.child.id()
     }
 
-    /// Waits for the end; kills it and fails the test when it takes longer than [`PATIENCE`] since its start.
+    /// Waits for the end; kills it and fails the test when it takes longer than [`TIMEOUT`] since its start.
     pub fn wait(&mut self) -> Output {
-        self.wait_at_most(PATIENCE)
+        self.wait_at_most(TIMEOUT)
     }
 
     /// As [`Child::wait`], with another limit.
@@ -219,8 +219,8 @@ impl Child {
                 assert!(output.stderr.contains(text), "`{}` ended before it said `{text}`: {output}", self.name);
                 return;
             }
-            if self.since.elapsed() > PATIENCE {
-                self.hung(PATIENCE);
+            if self.since.elapsed() > TIMEOUT {
+                self.hung(TIMEOUT);
             }
             std::thread::sleep(Duration::from_millis(5));
         }

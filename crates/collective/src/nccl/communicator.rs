@@ -63,11 +63,11 @@ struct Buffers {
 pub(super) type Cancelled<'a> = &'a dyn Fn() -> bool;
 
 /// Polls, first without a pause.
-struct Patience {
+struct Backoff {
     polls: u32,
 }
 
-impl Patience {
+impl Backoff {
     fn new() -> Self {
         Self { polls: 0 }
     }
@@ -108,7 +108,7 @@ impl Communicator {
         let since = Instant::now();
         self.begun = true;
         let mut state = self.nccl.begin_init(&mut self.comm, rank, world, id);
-        let mut patience = Patience::new();
+        let mut backoff = Backoff::new();
         while state == IN_PROGRESS {
             if cancelled() {
                 return Err(NcclError::Cancelled);
@@ -116,7 +116,7 @@ impl Communicator {
             if since.elapsed() >= deadline {
                 return Err(NcclError::NotFormed { rank, world, seconds: deadline.as_secs_f64() });
             }
-            patience.wait();
+            backoff.wait();
             // The handle may come later than the answer.
             if !self.comm.is_null() {
                 state = self.nccl.state(*self.comm);
@@ -161,12 +161,12 @@ impl Communicator {
 
     /// Waits until a call that was begun is through.
     fn settle(&self, call: &'static str, mut state: i32, cancelled: Cancelled<'_>) -> Result<(), NcclError> {
-        let mut patience = Patience::new();
+        let mut backoff = Backoff::new();
         while state == IN_PROGRESS {
             if cancelled() {
                 return Err(NcclError::Cancelled);
             }
-            patience.wait();
+            backoff.wait();
             state = self.nccl.state(*self.comm);
         }
         if state == SUCCESS { Ok(()) } else { Err(self.failed(call, state)) }
@@ -175,18 +175,18 @@ impl Communicator {
     /// Waits until the stream is idle, with an eye on the communicator: a kernel that waits for a lost rank never ends by
     /// itself.
     fn wait_for_stream(&self, cancelled: Cancelled<'_>) -> Result<(), NcclError> {
-        let mut patience = Patience::new();
+        let mut backoff = Backoff::new();
         while !self.stream.is_idle()? {
             if cancelled() {
                 return Err(NcclError::Cancelled);
             }
-            if patience.polls.is_multiple_of(LOOKS) {
+            if backoff.polls.is_multiple_of(LOOKS) {
                 let state = self.nccl.state(*self.comm);
                 if state != SUCCESS && state != IN_PROGRESS {
                     return Err(self.failed("ncclAllReduce", state));
                 }
             }
-            patience.wait();
+            backoff.wait();
         }
         Ok(())
     }
@@ -203,12 +203,12 @@ impl Communicator {
             self.begun = false;
         }
         let since = Instant::now();
-        let mut patience = Patience::new();
+        let mut backoff = Backoff::new();
         loop {
             match self.stream.is_idle() {
                 Ok(true) | Err(_) => return Ok(()),
                 Ok(false) if since.elapsed() >= DRAIN => break,
-                Ok(false) => patience.wait(),
+                Ok(false) => backoff.wait(),
             }
         }
         std::mem::forget(self);

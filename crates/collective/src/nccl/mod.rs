@@ -2,7 +2,7 @@
 //! own; then every rank adds the rows in micro-batch order on the host, with the code of all other collectives.
 //!
 //! Called by the worker: the session begins a [`Formation`] with each generation and passes on the id that the coordinator
-//! hands out; the step loop reduces through [`NcclRows`]. [`library`] tells what is installed.
+//! hands out; the unit loop reduces through [`NcclRows`]. [`library`] tells what is installed.
 //!
 //! Reading order: [`rows`] (what is moved) → [`communicator`] (how) → [`thread`] (where) → here.
 
@@ -54,11 +54,11 @@ impl Formations {
 }
 
 impl Formations {
-    /// Waits until the last thread has left NCCL, for `patience` at most: a process should not end under it.
-    pub async fn finish(&mut self, patience: std::time::Duration) {
+    /// Waits until the last thread has left NCCL, for `timeout` at most: a process should not end under it.
+    pub async fn finish(&mut self, timeout: std::time::Duration) {
         if let Some(gone) = self.before.take() {
             // Whatever came of it, the process ends now.
-            let _ = tokio::time::timeout(patience, gone).await;
+            let _ = tokio::time::timeout(timeout, gone).await;
         }
     }
 }
@@ -78,10 +78,10 @@ impl Drop for Formation {
     }
 }
 
-/// The step loop's side of a communicator.
+/// The unit loop's side of a communicator.
 pub struct NcclRows {
     orders: Orders,
-    /// Of a step.
+    /// Of a unit.
     micro_batches: usize,
     /// Of a gradient row.
     row_len: usize,
@@ -112,8 +112,8 @@ impl NcclRows {
 }
 
 impl Collective for NcclRows {
-    async fn all_reduce(&mut self, step: u64, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
-        Ok(self.exchange(step, self.row_len, &rows).await?.sum()?)
+    async fn all_reduce(&mut self, unit: u64, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
+        Ok(self.exchange(unit, self.row_len, &rows).await?.sum()?)
     }
 
     async fn gather(&mut self, unit: u64, rows: OwnRows) -> Result<Gathered, CollectiveError> {

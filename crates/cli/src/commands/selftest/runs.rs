@@ -20,7 +20,7 @@ const SETTINGS: &str = "--num-epochs 3 --num-batches 20 --batch-size 16 --micro-
 const CHAOS: &str = "seed=1,kill=400ms,kills=1,slow=5";
 
 /// A run that hangs is killed and told.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// From here on several ranks may share a GPU.
 const SHARED_GPU: u32 = 23_000;
@@ -135,11 +135,11 @@ impl Runner<'_> {
             if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
                 break status;
             }
-            if since.elapsed() > PATIENCE {
+            if since.elapsed() > TIMEOUT {
                 // Its children die with it.
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("it did not end within {} s; its last words: {}", PATIENCE.as_secs(), tail(&log)));
+                return Err(format!("it did not end within {} s; its last words: {}", TIMEOUT.as_secs(), tail(&log)));
             }
             std::thread::sleep(Duration::from_millis(10));
         };

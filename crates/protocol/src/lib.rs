@@ -6,4 +6,4 @@
 tonic::include_proto!("numalign.v1");
 
 /// Raised whenever a message changes its meaning; coordinator and worker must agree.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
