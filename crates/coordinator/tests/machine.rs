@@ -151,7 +151,7 @@ fn report(config: &Config, generation: Generation, rank: usize, after: &State) -
     let is_chunk = matches!(config.units().unit(unit), Unit::Chunk { .. });
     Report {
         generation,
-        step: unit,
+        unit,
         features: (is_chunk && rank == 0).then(|| features(unit)),
         loss: 0.5,
         digest: after.digest(),
@@ -291,7 +291,7 @@ impl Simulation {
             if self.machine.generation() != Some(report.generation) {
                 return self.feed_late(event);
             }
-            self.delivered.insert((report.generation, *member, report.step));
+            self.delivered.insert((report.generation, *member, report.unit));
         }
         let joined = match &event {
             Event::Joined(member, introduction) => Some((*member, introduction.rejoin_state.clone())),
