@@ -22,7 +22,7 @@ use crate::settings;
 use crate::supervisor::{PARENT_VARIABLE, Signals, count_signals, executable};
 
 /// Where the configurations of the README's results lie.
-const DEFAULT_FOLDER: &str = "config/results";
+const DEFAULT_FOLDER: &str = "config/experiments";
 
 /// How often a child is looked at.
 const POLL: Duration = Duration::from_millis(50);
