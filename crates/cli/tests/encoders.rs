@@ -110,7 +110,7 @@ fn the_report_has_baselines_an_ablation_words_and_a_picture() {
     succeed(&folder, "eval --checkpoint chk/q.safetensors --count 60 --plot out.PNG");
     assert!(folder.read("out.PNG").starts_with(b"\x89PNG\r\n\x1a\n"));
     let table = succeed(&folder, line).stdout;
-    for words in ["constant predictor", "no language model", "chance", "in words", "by decile", "worst samples"] {
+    for words in ["constant predictor", "no language model", "chance", "zero-shot", "by decile", "worst samples"] {
         assert!(table.contains(words), "{words} in {table}");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use numalign_collective::OwnRows;
+use numalign_projector::MicroBatchGradients;
 
 /// Where a worker finds its faults: `wrong=STEP` and `slow=MILLISECONDS`, separated by commas.
 pub const VARIABLE: &str = "NUMALIGN_INTERNAL_FAULTS";
@@ -43,7 +43,7 @@ impl Faults {
     }
 
     /// Spoils the rows of `step`, where that is asked for.
-    pub fn spoil(&self, step: u64, rows: &mut OwnRows) {
+    pub fn spoil(&self, step: u64, rows: &mut MicroBatchGradients) {
         if self.wrong_from.is_none_or(|from| step < from) {
             return;
         }

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use numalign_access::Client;
-use numalign_collective::{Collective, OwnRows};
+use numalign_collective::Collective;
 use numalign_config::{Config, Unit, Units};
 use numalign_data::{Domain, Input, MicroBatchId, Sample, SampleStream, audit_due, held_out_of};
+use numalign_projector::MicroBatchGradients;
 use numalign_projector::State;
 use numalign_protocol as proto;
 use numalign_protocol::worker_message::Message;
@@ -21,7 +22,7 @@ use tonic::Streaming;
 use crate::device::{Device, RowKind};
 use crate::error::WorkerError;
 use crate::fault::Faults;
-use crate::memory::peak_rss_mib;
+use numalign_engine::memory::peak_rss_mib;
 
 /// States after recent units, by the units behind them. The newest that is known to be committed outlives the
 /// coordinator.
@@ -162,7 +163,7 @@ impl<C: Collective> Steps<C> {
     }
 
     /// The state after a training step, from its gradient rows.
-    async fn updated(&mut self, unit: u64, rows: OwnRows) -> Result<Made, WorkerError> {
+    async fn updated(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Made, WorkerError> {
         let sum = self.collective.all_reduce(unit, rows).await?;
         let mut state = self.state.as_ref().clone();
         state.update(&sum, &self.config.recipe)?;
@@ -170,7 +171,7 @@ impl<C: Collective> Steps<C> {
     }
 
     /// The state after a chunk of the solver's round, from its features.
-    async fn gathered(&mut self, unit: u64, rows: OwnRows) -> Result<Made, WorkerError> {
+    async fn gathered(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Made, WorkerError> {
         let gathered = self.collective.gather(unit, rows).await?;
         let state = self.state.gathered(&self.config.recipe, gathered.digest)?;
         let rows = gathered.rows.filter(|_| self.rank == 0).unwrap_or_default();
@@ -179,7 +180,7 @@ impl<C: Collective> Steps<C> {
     }
 
     /// The state after an evaluation, from the sums of its errors.
-    async fn evaluated(&mut self, unit: u64, rows: OwnRows) -> Result<Made, WorkerError> {
+    async fn evaluated(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Made, WorkerError> {
         let sum = self.collective.all_reduce(unit, rows).await?;
         let state = self.state.evaluated(&self.config.recipe, &sum, self.config.run.eval_samples)?;
         Ok(Made { state, loss: f32::NAN, features: Vec::new() })
@@ -242,7 +243,7 @@ impl<C: Collective> Steps<C> {
 }
 
 /// BLAKE3 of each row's bytes, for the coordinator's comparison.
-fn digests_of(rows: &OwnRows) -> Vec<proto::RowDigest> {
+fn digests_of(rows: &MicroBatchGradients) -> Vec<proto::RowDigest> {
     let mut digests = Vec::with_capacity(rows.len());
     for (micro_batch, row) in rows {
         let mut hasher = blake3::Hasher::new();
