@@ -14,7 +14,7 @@ use crate::nccl::{self, Ability};
 
 /// What the rows of micro-batches hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowKind {
+pub(crate) enum RowKind {
     /// Of a training step.
     Gradients,
     /// Of a chunk of the solver's round.
@@ -33,7 +33,7 @@ pub(crate) struct Job {
 
 /// What is known once the model is loaded and the probe computed.
 #[derive(Debug, Clone)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     pub description: Description,
     /// What the rows could be reduced with over NCCL.
     pub nccl: Result<Ability, String>,
@@ -50,7 +50,7 @@ pub struct Loaded {
 
 /// A handle of the device thread.
 #[derive(Clone)]
-pub struct Device {
+pub(crate) struct Device {
     pub(crate) jobs: mpsc::Sender<Job>,
 }
 

@@ -1,16 +1,23 @@
 //! A worker: joins a coordinator, computes micro-batches with a frozen model, reduces, updates, reports.
 //!
-//! Reading order: [`steps`] (one generation) → [`device`] (the thread that computes) → [`session`] (a life).
+//! Reading order: `steps` (the units of one generation) → `device` (the thread that computes) → `session` (connections,
+//! one after the other) → `handshake`, `control_loop`, `generation` (one connection).
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 
-pub mod device;
+mod connection;
+mod control_loop;
+mod device;
 pub mod error;
 pub mod fault;
+mod generation;
+mod handshake;
 pub mod nccl;
 pub mod session;
 pub mod simulated;
-pub mod steps;
+mod steps;
+mod uncommitted;
 
 pub use error::WorkerError;
 pub use session::{Options, run};
