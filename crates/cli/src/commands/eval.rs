@@ -26,9 +26,9 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         take_best(&mut checkpoint, path)?;
     }
     let stage = checkpoint.identity.recipe.stage;
-    let (ablate, ask) = (matches.get_flag("ablation"), matches.get_flag("verbal"));
+    let (ablate, ask) = (matches.get_flag("ablation"), matches.get_flag("zero-shot"));
     if ask && stage != Stage::Mixed {
-        return Err(Failure::usage(format!("--verbal asks questions as plain text, and stage {stage} has none"))
+        return Err(Failure::usage(format!("--zero-shot asks questions as plain text, and stage {stage} has none"))
             .with_hint("it is for checkpoints of stage mixed"));
     }
     if ablate && checkpoint.identity.dataset_digest.is_some() {

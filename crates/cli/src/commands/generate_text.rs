@@ -1,4 +1,4 @@
-//! `numalign complete`: continues a text with the frozen model alone, by greedy decoding.
+//! `numalign generate-text`: continues a text with the frozen model alone, by greedy decoding.
 
 use clap::ArgMatches;
 use numalign_config::DeviceChoice;

@@ -39,7 +39,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("features", matches)) => features::run(matches),
         Some(("inspect", matches)) => inspect::run(matches),
         Some(("hidden", matches)) => hidden::run(matches),
-        Some(("complete", matches)) => generate_text::run(matches),
+        Some(("generate-text", matches)) => generate_text::run(matches),
         Some(("verify", matches)) => verify::run(matches),
         Some(("replay", matches)) => replay::run(matches),
         Some(("report", matches)) => report::run(matches),
