@@ -80,8 +80,8 @@ pub fn command() -> Command {
                     "Percentages are of the value range. The relative error divides by the target, but never by less than \
                      1 % of the range; its median divides by the target itself. The baseline always answers the median \
                      target. --ablation trains the same projectors from the start with the frozen model bypassed: the hidden \
-                     state is then the mean of the input embeddings. --verbal asks up to 200 questions of stage mixed as \
-                     plain text. The right-number share counts a question as right where the listed number nearest to the \
+                     state is then the mean of the input embeddings. --zero-shot asks up to 200 questions of stage mixed as \
+                     plain text. Choice accuracy counts a question as right where the listed number nearest to the \
                      answer is the right one; an answer below all numbers always names the smallest, so the share of a \
                      constant stands beside it, and a strict one that wants the error below half the gap to the next number.",
                 )
@@ -91,7 +91,7 @@ pub fn command() -> Command {
                 .arg(option("dataset", "FILE", "Evaluate on this JSONL file instead, from its first line"))
                 .arg(best_flag())
                 .arg(flag("ablation", "Also train and evaluate the same projectors without the language model"))
-                .arg(flag("verbal", "Also ask the frozen model in words (stage mixed)"))
+                .arg(flag("zero-shot", "Also ask the frozen model itself, as plain text (stage mixed)").alias("verbal"))
                 .arg(option("plot", "FILE.svg|png", "Draw predicted against true, error over value and the loss curve"))
                 .arg(model_argument())
                 .arg(device_argument())
@@ -149,8 +149,9 @@ pub fn command() -> Command {
                 .arg(json_flag()),
         )
         .subcommand(
-            Command::new("complete")
-                .about("Continues a text in the frozen model's own words, by the likeliest token at a time")
+            Command::new("generate-text")
+                .alias("complete")
+                .about("Continues a text with the frozen model alone, by the likeliest token at a time")
                 .arg(model_argument().default_value("demo"))
                 .arg(Arg::new("prompt").value_name("TEXT").help("Text to continue").required(true))
                 .arg(count_option("max-tokens", "Tokens to add at most", "16"))

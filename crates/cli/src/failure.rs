@@ -6,6 +6,7 @@ use numalign_access::AccessError;
 use numalign_checkpoint::CheckpointError;
 use numalign_coordinator::CoordinatorError;
 use numalign_data::DataError;
+use numalign_engine::EngineError;
 use numalign_model::ModelError;
 use numalign_worker::WorkerError;
 
@@ -98,6 +99,19 @@ impl From<CoordinatorError> for Failure {
 impl From<AccessError> for Failure {
     fn from(error: AccessError) -> Self {
         WorkerError::from(error).into()
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Model(error) => error.into(),
+            EngineError::Data(error) => error.into(),
+            error => {
+                let hint = error.hint().map(str::to_owned);
+                Self { error: error.into(), hint, code: 1 }
+            }
+        }
     }
 }
 

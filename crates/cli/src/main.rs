@@ -8,6 +8,7 @@ mod access;
 mod args;
 mod commands;
 mod connect;
+mod evaluation;
 mod failure;
 mod limits;
 mod logging;

@@ -86,7 +86,7 @@ fn wide_ranges_are_drawn_and_predicted_in_value_units() {
 }
 
 #[test]
-fn the_report_has_baselines_an_ablation_words_and_a_picture() {
+fn the_report_has_baselines_an_ablation_zero_shot_answers_and_a_picture() {
     let folder = Folder::new();
     succeed(&folder, &format!("launch mixed {SHORT} --run-id q"));
     let line = "eval --checkpoint chk/q.safetensors --count 60 --ablation --verbal --plot out.svg";
@@ -110,7 +110,7 @@ fn the_report_has_baselines_an_ablation_words_and_a_picture() {
     succeed(&folder, "eval --checkpoint chk/q.safetensors --count 60 --plot out.PNG");
     assert!(folder.read("out.PNG").starts_with(b"\x89PNG\r\n\x1a\n"));
     let table = succeed(&folder, line).stdout;
-    for words in ["constant predictor", "no language model", "chance", "in words", "by decile", "worst samples"] {
+    for words in ["constant predictor", "no language model", "chance", "zero-shot", "by decile", "worst samples"] {
         assert!(table.contains(words), "{words} in {table}");
     }
 }
@@ -130,10 +130,10 @@ fn the_ablation_uses_the_solver_of_the_run() {
 }
 
 #[test]
-fn the_demo_completes_a_question_in_words() {
+fn the_demo_answers_a_question_as_text() {
     let folder = Folder::new();
     let question = "The list holds $$45.2&& and $$7.81&& and $$60&&: which is the smallest?";
-    let output = folder.run(&["complete", "--model", "demo", question]);
+    let output = folder.run(&["generate-text", "--model", "demo", question]);
     assert!(output.status.success() && output.stdout.starts_with(" 7.81"), "{output}");
     let none = folder.run(&["complete", ""]);
     assert_eq!(none.status.code(), Some(2), "{none}");
@@ -150,7 +150,7 @@ fn what_cannot_be_is_refused_with_what_to_do() {
         ("launch nn --fourier-periods 3", 2, &["value_encoding fourier"]),
         ("launch nn --layer 9", 1, &["9", "hint:"]),
         ("eval --checkpoint chk/nn.safetensors --plot a.jpg", 2, &[".svg", ".png", "hint:"]),
-        ("eval --checkpoint chk/nn.safetensors --verbal", 2, &["stage nn", "hint:"]),
+        ("eval --checkpoint chk/nn.safetensors --zero-shot", 2, &["stage nn", "hint:"]),
         ("complete --model synthetic:tiny x", 2, &["synthetic"]),
     ] {
         let output = run(&folder, line);

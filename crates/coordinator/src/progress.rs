@@ -231,7 +231,7 @@ impl Progress {
         };
         let percent = |error: f64| 100.0 * error / recipe.range();
         let (step, samples, right) = (latest.step, latest.samples, latest.right_percent());
-        let right_text = right.map_or_else(String::new, |right| format!(" | right number {right:.1} %"));
+        let right_text = right.map_or_else(String::new, |right| format!(" | choice accuracy {right:.1} %"));
         let standing = match best.step == step {
             true => "the best so far".to_owned(),
             false => format!("best: {:.4} % at step {}", percent(best.mae), best.step),

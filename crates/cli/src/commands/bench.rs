@@ -6,10 +6,10 @@ use std::time::Instant;
 use clap::ArgMatches;
 use numalign_config::{DeviceChoice, Layer, resolve};
 use numalign_data::{Domain, SampleStream};
+use numalign_engine::memory::peak_rss_mib;
+use numalign_engine::{Engine, LocalRun};
 use numalign_model::LoadOptions;
 use numalign_model::measure::matrix_rate;
-use numalign_worker::memory::peak_rss_mib;
-use numalign_worker::{Engine, LocalRun};
 
 use crate::args::text;
 use crate::failure::Failure;
@@ -23,7 +23,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     match matches.subcommand() {
         Some(("step", matches)) => step(matches),
         Some(("coordinator", matches)) => super::bench_coordinator::run(matches),
-        _ => Err(Failure::usage("bench what?")),
+        _ => Err(Failure::usage("bench measures `step` or `coordinator`: name one")),
     }
 }
 
@@ -110,7 +110,7 @@ fn step(matches: &ArgMatches) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Free bytes of the GPU that is measured; none on the CPU.
+/// Free bytes of the GPU that is measured; `None` on the CPU.
 fn device_memory(device: DeviceChoice) -> Option<u64> {
     match device {
         DeviceChoice::Cuda(index) => numalign_gpu::memory::free_bytes(index.unwrap_or(0)).ok(),

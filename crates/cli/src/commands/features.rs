@@ -8,9 +8,9 @@ use clap::ArgMatches;
 use numalign_checkpoint::{Checkpoint, write_atomically};
 use numalign_config::{DeviceChoice, Recipe, Solver};
 use numalign_data::{Domain, SampleStream};
+use numalign_engine::{Purpose, load_engine};
 use safetensors::{Dtype, tensor::TensorView};
 
-use super::eval::engine_of;
 use crate::args::text;
 use crate::failure::Failure;
 use crate::settings;
@@ -32,7 +32,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     }
     let stream = stream_of(&checkpoint, text(matches, "dataset"), domain)?;
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
-    let mut engine = engine_of(&checkpoint, path, text(matches, "model"), device)?;
+    let mut engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
     let (mut hidden, mut targets) = (Vec::new(), Vec::new());
     let mut from = range.start;
     while from < range.end {

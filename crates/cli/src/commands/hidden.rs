@@ -6,10 +6,9 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Stage};
 use numalign_data::{Input, Sample};
+use numalign_engine::{Purpose, load_engine};
 use numalign_model::{LmInput, Piece};
-use numalign_worker::Engine;
 
-use super::eval::engine_of;
 use crate::args::text;
 use crate::failure::Failure;
 use crate::settings;
@@ -84,7 +83,7 @@ fn of_projected(
     let mut checkpoint = Checkpoint::read(path)?;
     // The question decides how its text is read, whatever stage the projectors were trained in.
     checkpoint.identity.recipe.stage = stage;
-    let mut engine: Engine = engine_of(&checkpoint, path, text(matches, "model"), device)?;
+    let mut engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
     let sample = Sample { index: 0, input, target: 0.0 };
     let ids = engine.token_ids(&sample)?;
     let hidden = engine.hidden(&checkpoint.state, &[sample])?;

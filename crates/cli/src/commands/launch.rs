@@ -7,11 +7,11 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{CollectiveChoice, Config};
 use numalign_data::{Domain, SampleStream};
+use numalign_engine::{Purpose, evaluate, load_engine};
 use numalign_model::locate::ModelName;
 
-use super::eval::{engine_of, evaluate};
-use super::eval_report::Report;
 use crate::args::text;
+use crate::evaluation::report::Report;
 use crate::failure::Failure;
 use crate::supervisor::chaos::Chaos;
 use crate::supervisor::child::die_with_parent;
@@ -116,7 +116,7 @@ fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, Failu
     }
     let path = &config.run.model_path_save;
     let checkpoint = Checkpoint::read(path)?;
-    let mut engine = engine_of(&checkpoint, path, None, config.run.device)?;
+    let mut engine = load_engine(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
     let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
     let evaluation = evaluate(&mut engine, &checkpoint.state, &stream, SAMPLES)?;
     Ok(Some(Report::of(engine.recipe(), &evaluation, &stream)))

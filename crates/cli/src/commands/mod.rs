@@ -11,10 +11,9 @@ mod config;
 mod coordinator;
 mod doctor;
 mod eval;
-mod eval_plot;
-mod eval_report;
 mod features;
 mod generate;
+mod generate_text;
 mod hidden;
 mod inspect;
 mod launch;
@@ -24,7 +23,6 @@ mod report;
 mod report_page;
 mod selftest;
 mod status;
-mod verbal;
 mod verify;
 mod worker;
 
@@ -41,7 +39,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("features", matches)) => features::run(matches),
         Some(("inspect", matches)) => inspect::run(matches),
         Some(("hidden", matches)) => hidden::run(matches),
-        Some(("complete", matches)) => verbal::complete(matches),
+        Some(("generate-text", matches)) => generate_text::run(matches),
         Some(("verify", matches)) => verify::run(matches),
         Some(("replay", matches)) => replay::run(matches),
         Some(("report", matches)) => report::run(matches),

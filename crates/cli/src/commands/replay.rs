@@ -6,10 +6,8 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Solver, Unit};
-use numalign_worker::LocalRun;
+use numalign_engine::{LocalRun, Purpose, load_engine, training_stream};
 
-use super::eval::load_engine;
-use super::verify::stream_of;
 use crate::args::text;
 use crate::failure::Failure;
 use crate::settings;
@@ -35,10 +33,10 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         };
         eprintln!("{what} after {steps} more steps");
     }
-    let stream = stream_of(&checkpoint, path, text(matches, "dataset"))?;
+    let stream = training_stream(&checkpoint, path, text(matches, "dataset").map(Path::new))?;
     let evaluations = Evaluations::of(matches, &checkpoint);
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
-    let engine = load_engine(&checkpoint, path, text(matches, "model"), device, true)?;
+    let engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Train)?;
     let json = matches.get_flag("json");
     let mut run = LocalRun::new(engine, stream, checkpoint.state)?;
     let mut lines = Vec::new();

@@ -72,7 +72,7 @@ impl Row {
 }
 
 const HEAD: &str = "\
-| configuration | stage | model | recipe | samples | error | median relative | constant | no language model | right number, strictly, chance | time |
+| configuration | stage | model | recipe | samples | error | median relative | constant | no language model | choice accuracy, strict, chance | time |
 |---|---|---|---|---|---|---|---|---|---|---|
 ";
 

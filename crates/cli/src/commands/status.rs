@@ -99,7 +99,7 @@ fn evaluation_line(status: &StatusReply, page: &mut String) {
     let (Some(latest), Some(best)) = (&status.latest_evaluation, &status.best_evaluation) else {
         return;
     };
-    let right = latest.right_percent.map_or_else(String::new, |right| format!(", right number {right:.1} %"));
+    let right = latest.right_percent.map_or_else(String::new, |right| format!(", choice accuracy {right:.1} %"));
     let _ = writeln!(
         page,
         "  evaluated   step {}: error {:.4} % of the range{right}; best {:.4} % at step {}",

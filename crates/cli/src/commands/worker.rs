@@ -1,6 +1,7 @@
 //! `numalign worker`: one worker process.
 
 use clap::ArgMatches;
+use numalign_engine::EngineError;
 use numalign_worker::{Options, WorkerError};
 
 use crate::args::text;
@@ -38,9 +39,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
 fn failure_of(error: WorkerError) -> Failure {
     let known = matches!(
         error,
-        WorkerError::Model(_)
-            | WorkerError::Sample { .. }
-            | WorkerError::BadSample { .. }
+        WorkerError::Engine(EngineError::Model(_) | EngineError::Sample { .. } | EngineError::BadSample { .. })
             | WorkerError::Aborted { .. }
     );
     if known && supervisor::child::is_launched() {

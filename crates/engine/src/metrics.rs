@@ -1,4 +1,4 @@
-//! Metrics of predictions on held-out samples. Used by `eval` and by `launch` at its end.
+//! Metrics of predictions on held-out samples, beside those of the best constant.
 
 use numalign_config::Recipe;
 use serde::Serialize;
@@ -6,21 +6,29 @@ use serde::Serialize;
 /// What `eval --json` prints. Errors are in value units unless the name says otherwise.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Metrics {
+    /// The recipe's stage.
     pub stage: String,
+    /// Number of samples.
     pub samples: usize,
+    /// Mean squared error.
     pub mse: f64,
+    /// Mean absolute error.
     pub mae: f64,
+    /// The same in percent of the value range.
     pub mae_percent_of_range: f64,
     /// `|error| / max(|target|, 1 % of the range)`, averaged.
     pub mean_relative_error_percent: f64,
     /// Median of `|error| / |target|` over the samples whose target is not 0: what counts in a wide range.
     pub median_relative_error_percent: f64,
+    /// Coefficient of determination; NaN where all targets are equal.
     pub r2: f64,
     /// Share of samples whose error is at most 1 % of the range, in percent.
     pub within_1_percent: f64,
+    /// Share of samples whose error is at most 5 % of the range, in percent.
     pub within_5_percent: f64,
     /// Mean absolute error of the best constant: the median of the targets.
     pub baseline_mae: f64,
+    /// The same in percent of the value range.
     pub baseline_mae_percent_of_range: f64,
 }
 

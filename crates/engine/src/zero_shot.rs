@@ -1,61 +1,34 @@
-//! The frozen model's own words: `numalign complete`, and the question of `eval --verbal`, whether it *says* what the
-//! projector reads from it.
+//! Zero-shot answers: questions as plain text to the frozen model, whose greedy continuation is searched for a number.
 
-use clap::ArgMatches;
-use numalign_config::DeviceChoice;
 use numalign_data::{Input, SampleStream};
 use numalign_model::decode::greedy;
-use numalign_worker::Engine;
 use serde::Serialize;
 
-use crate::args::text;
-use crate::failure::Failure;
-use crate::settings;
+use crate::engine::Engine;
+use crate::error::EngineError;
 
-/// Questions that `eval --verbal` asks at most: a word costs a forward pass each.
+/// Questions that are asked at most: every token of an answer costs a forward pass.
 pub const MOST_QUESTIONS: u64 = 200;
 
 /// Tokens of an answer: room for a number of any tokenizer.
 const ANSWER_TOKENS: usize = 16;
 
-/// `numalign complete`
-pub fn complete(matches: &ArgMatches) -> Result<(), Failure> {
-    let model = text(matches, "model").unwrap_or("demo");
-    let prompt = text(matches, "prompt").unwrap_or_default();
-    let most = *matches.get_one::<u64>("max-tokens").unwrap_or(&16) as usize;
-    let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
-    let mut lm = numalign_model::load(model, device, false)?.lm;
-    let ids = lm.tokenize(prompt)?;
-    if ids.is_empty() {
-        return Err(Failure::usage("the text has no tokens"));
-    }
-    if ids.len() > lm.max_positions() {
-        let source = numalign_model::ModelError::TooLong { positions: ids.len(), most: lm.max_positions() };
-        return Err(source.into());
-    }
-    let mut answers = greedy(&mut *lm, &[ids], most)?;
-    let answer = answers.pop().unwrap_or_default();
-    let completion = lm.detokenize(&answer)?;
-    if matches.get_flag("json") {
-        println!("{}", serde_json::json!({ "prompt": prompt, "completion": completion, "ids": answer }));
-    } else {
-        println!("{completion}");
-    }
-    Ok(())
-}
-
-/// How often the model says the answer.
+/// How often the model writes the answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Verbal {
+pub struct ZeroShot {
+    /// Questions that were asked.
     pub questions: usize,
-    /// Share in which the first number that it says is the answer, to the last decimal of the question's numbers.
+    /// Share in which the first number of the continuation is the answer, to the last decimal of the question's numbers.
     pub right_percent: f64,
-    /// Share in which it says a number at all.
+    /// Share in which the continuation holds a number at all.
     pub number_percent: f64,
 }
 
-/// Asks the first `count` questions of `stream` in words.
-pub fn ask(engine: &mut Engine, stream: &SampleStream, count: u64) -> Result<Verbal, Failure> {
+/// Asks the first `count` questions of `stream`, without the projectors.
+///
+/// # Errors
+/// A question that the model cannot take.
+pub fn ask(engine: &mut Engine, stream: &SampleStream, count: u64) -> Result<ZeroShot, EngineError> {
     let mut prompts = Vec::new();
     let mut targets = Vec::new();
     for index in 0..count {
@@ -75,7 +48,7 @@ pub fn ask(engine: &mut Engine, stream: &SampleStream, count: u64) -> Result<Ver
         }
     }
     let percent = |part: usize| 100.0 * part as f64 / targets.len().max(1) as f64;
-    Ok(Verbal { questions: targets.len(), right_percent: percent(right), number_percent: percent(numbers) })
+    Ok(ZeroShot { questions: targets.len(), right_percent: percent(right), number_percent: percent(numbers) })
 }
 
 /// The first decimal number in a text.

@@ -1,10 +1,10 @@
-//! Gradient rows against finite differences of the loss, for every loss, read-out, encoder and trained part; and that a
-//! row depends on its own micro-batch alone.
+//! Gradients against finite differences of the loss, for every loss, pooling, encoder and trained part; and that a
+//! micro-batch's gradient depends on its own micro-batch alone.
 
 use numalign_config::{DeviceChoice, Layer, Recipe, resolve};
 use numalign_data::{Domain, Sample, SampleStream};
+use numalign_engine::Engine;
 use numalign_projector::State;
-use numalign_worker::Engine;
 
 fn recipe(flags: &[(&str, &str)]) -> Recipe {
     let mut all = vec![("batch_size", "6"), ("micro_batch_size", "3"), ("mixed_max_numbers", "3")];
@@ -27,7 +27,7 @@ fn micro_batches(recipe: &Recipe) -> Vec<(usize, Vec<Sample>)> {
 /// The sum of both rows: gradient, then loss.
 fn sum_of_rows(engine: &mut Engine, state: &State, work: &[(usize, Vec<Sample>)]) -> Vec<f64> {
     let mut sum = vec![0.0; state.layout().row_len()];
-    for (_, row) in engine.rows(state, work).unwrap() {
+    for (_, row) in engine.gradients(state, work).unwrap() {
         for (s, value) in sum.iter_mut().zip(row) {
             *s += f64::from(value);
         }
@@ -98,7 +98,7 @@ fn rows_are_the_gradient_of_the_loss() {
     }
 }
 
-/// Whoever computes a micro-batch, beside whatever others, gets the same bits: the promise, for every new part of a row.
+/// Every rank that computes a micro-batch, beside any others, gets the same bits: the promise, for every part of a row.
 #[test]
 fn a_row_depends_on_its_micro_batch_alone() {
     let norms = ("train_layer_norms", "true");
@@ -111,9 +111,9 @@ fn a_row_depends_on_its_micro_batch_alone() {
             let state = engine.initial_state(3).unwrap();
             let work = micro_batches(&recipe);
             let bits = |row: &[f32]| row.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-            let together = engine.rows(&state, &work).unwrap();
+            let together = engine.gradients(&state, &work).unwrap();
             for (place, part) in work.iter().enumerate() {
-                let alone = engine.rows(&state, std::slice::from_ref(part)).unwrap();
+                let alone = engine.gradients(&state, std::slice::from_ref(part)).unwrap();
                 assert_eq!(bits(&alone[0].1), bits(&together[place].1), "{all:?}, micro-batch {place}");
             }
         }
@@ -121,10 +121,10 @@ fn a_row_depends_on_its_micro_batch_alone() {
 }
 
 #[test]
-fn a_block_that_does_not_exist_is_refused_in_words() {
+fn a_block_that_does_not_exist_is_refused() {
     let recipe = recipe(&[("layer", "9")]);
     let mut engine = engine(&recipe);
     let state = engine.initial_state(0).unwrap();
-    let error = engine.rows(&state, &micro_batches(&recipe)).unwrap_err().to_string();
+    let error = engine.gradients(&state, &micro_batches(&recipe)).unwrap_err().to_string();
     assert!(error.contains('9') && error.contains('4'), "{error}");
 }

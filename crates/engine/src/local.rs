@@ -1,13 +1,11 @@
-//! A run in this process: a world of one, without a coordinator and without a network.
-//! Called by `numalign replay`, `numalign bench step` and the ablation of `numalign eval`.
+//! A training run in this process: a world of one, without a coordinator and without a network.
 
-use numalign_collective::{Local, OwnRows};
 use numalign_config::{Unit, Units};
-use numalign_data::{DataError, Domain, MicroBatchId, SampleStream, Streams, held_out_of};
-use numalign_projector::{Features, State, Sums};
+use numalign_data::{DataError, Domain, MicroBatchId, Sample, SampleStream, Streams, held_out_of};
+use numalign_projector::{Features, MicroBatchGradients, State, Sums, canonical_sum};
 
 use crate::engine::Engine;
-use crate::error::WorkerError;
+use crate::error::EngineError;
 
 /// A run whose every micro-batch is computed here.
 pub struct LocalRun {
@@ -39,9 +37,9 @@ impl LocalRun {
     ///
     /// # Errors
     /// A sample that the model cannot take, or a gradient that is not finite; the state stays as it was.
-    pub fn step(&mut self) -> Result<f32, WorkerError> {
+    pub fn step(&mut self) -> Result<f32, EngineError> {
         let work = self.work(Unit::Step(self.state.step()));
-        let sum = self.sum(self.engine.recipe().micro_batches(), |engine, state| engine.rows(state, &work))?;
+        let sum = self.sum(self.engine.recipe().micro_batches(), |engine, state| engine.gradients(state, &work))?;
         self.state.update(&sum, self.engine.recipe())?;
         Ok(sum.last().copied().unwrap_or(f32::NAN))
     }
@@ -50,7 +48,7 @@ impl LocalRun {
     ///
     /// # Errors
     /// A sample that the model cannot take, or errors that are not finite; the state stays as it was.
-    pub fn evaluate(&mut self, samples: u64) -> Result<(), WorkerError> {
+    pub fn evaluate(&mut self, samples: u64) -> Result<(), EngineError> {
         let recipe = self.engine.recipe();
         let held_out = SampleStream::generated(recipe, Domain::Eval)?;
         let mut work = Vec::with_capacity(recipe.micro_batches());
@@ -67,7 +65,7 @@ impl LocalRun {
     ///
     /// # Errors
     /// As [`LocalRun::step`]; features that have no solution.
-    pub fn finish(mut self) -> Result<(Engine, State), WorkerError> {
+    pub fn finish(mut self) -> Result<(Engine, State), EngineError> {
         loop {
             match self.units.next(self.state.position()) {
                 Unit::Step(_) => {
@@ -82,7 +80,7 @@ impl LocalRun {
     }
 
     /// Adds the features of one chunk to the round's sums.
-    fn gather(&mut self, unit: Unit) -> Result<(), WorkerError> {
+    fn gather(&mut self, unit: Unit) -> Result<(), EngineError> {
         let work = self.work(unit);
         let mut values = Vec::new();
         for (_, row) in self.engine.features(&self.state, &work)? {
@@ -99,14 +97,14 @@ impl LocalRun {
         Ok(())
     }
 
-    fn solve(&mut self) -> Result<(), WorkerError> {
+    fn solve(&mut self) -> Result<(), EngineError> {
         let sums = self.sums.take().ok_or_else(round_elsewhere)?;
         self.state = self.state.solved(&sums.solve()?);
         Ok(())
     }
 
     /// The micro-batches of a unit with their samples.
-    fn work(&self, unit: Unit) -> Vec<(usize, Vec<numalign_data::Sample>)> {
+    fn work(&self, unit: Unit) -> Vec<(usize, Vec<Sample>)> {
         let recipe = self.engine.recipe();
         let mut work = Vec::with_capacity(recipe.micro_batches());
         for micro_batch in 0..recipe.micro_batches() {
@@ -119,13 +117,13 @@ impl LocalRun {
     fn sum(
         &mut self,
         micro_batches: usize,
-        rows: impl FnOnce(&mut Engine, &State) -> Result<OwnRows, WorkerError>,
-    ) -> Result<Vec<f32>, WorkerError> {
-        let collective = Local { micro_batches, row_len: self.state.layout().row_len() };
-        Ok(collective.sum(rows(&mut self.engine, &self.state)?)?)
+        rows: impl FnOnce(&mut Engine, &State) -> Result<MicroBatchGradients, EngineError>,
+    ) -> Result<Vec<f32>, EngineError> {
+        let rows = rows(&mut self.engine, &self.state)?;
+        Ok(canonical_sum(rows, micro_batches, self.state.layout().row_len())?)
     }
 }
 
-fn round_elsewhere() -> WorkerError {
-    WorkerError::Unsolvable("the sums of its round were made elsewhere".to_owned())
+fn round_elsewhere() -> EngineError {
+    EngineError::Unsolvable("the sums of its round were made elsewhere".to_owned())
 }

@@ -1,5 +1,4 @@
-//! Memory of this process: its peak, as the operating system counts it, for step reports and `bench`; and a word to the
-//! allocator, for the engine.
+//! Memory of this process: its peak as the operating system counts it, and how the allocator treats freed memory.
 
 /// Peak resident memory in MiB; 0 where `/proc` does not tell.
 pub fn peak_rss_mib() -> u64 {

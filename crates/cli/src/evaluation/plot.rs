@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use numalign_config::{Recipe, TargetEncoding};
+use numalign_engine::Evaluation;
 use serde_json::Value;
 
-use super::eval::Evaluation;
 use crate::plot::Picture;
 use crate::plot::axis::{Axis, Scale};
 use crate::plot::panel::{Panel, Titles};

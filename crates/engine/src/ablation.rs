@@ -1,11 +1,37 @@
 //! The no-LM ablation: the same projectors with the frozen stack bypassed, to answer "does the language model do anything
-//! here?". Used by `eval --ablation`.
+//! here?".
 //!
 //! The hidden state becomes the mean of the input embeddings over all positions: token embeddings and projected numbers,
 //! without position embeddings, blocks or norms. What a read-out of this can learn, the model is not needed for.
 
 use numalign_config::{Readout, Recipe};
+use numalign_data::{Domain, SampleStream};
 use numalign_model::{FrozenLm, LmInput, ModelError, NormGradients, NormParameter, Piece, lm::positions};
+
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::evaluation::{Evaluation, evaluate};
+use crate::local::LocalRun;
+
+/// The engine's recipe, its solver included, trained from the start with the frozen stack bypassed, and evaluated on the
+/// first `count` samples of `stream`.
+///
+/// # Errors
+/// As [`LocalRun::finish`].
+pub fn train_and_evaluate(
+    engine: Engine,
+    stream: &SampleStream,
+    count: u64,
+) -> Result<(Recipe, Evaluation), EngineError> {
+    let recipe = recipe_of(engine.recipe());
+    let bypass = MeanOfEmbeddings::new(engine.into_lm());
+    let engine = Engine::new(Box::new(bypass), recipe.clone());
+    let state = engine.initial_state(recipe.seed)?.prepared(&recipe);
+    let training = SampleStream::generated(&recipe, Domain::Train)?;
+    let (mut engine, state) = LocalRun::new(engine, training, state)?.finish()?;
+    let evaluation = evaluate(&mut engine, &state, stream, count)?;
+    Ok((recipe, evaluation))
+}
 
 /// `recipe` for the bypass, which has neither blocks nor norms nor positions to choose from.
 pub fn recipe_of(recipe: &Recipe) -> Recipe {

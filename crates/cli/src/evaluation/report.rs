@@ -2,12 +2,12 @@
 
 use numalign_config::Recipe;
 use numalign_data::SampleStream;
-use numalign_worker::breakdown::{Decile, RightNumberCount, RightNumbers, Worst, deciles, worst};
-use numalign_worker::evaluation::{Metrics, measure};
+use numalign_engine::Evaluation;
+use numalign_engine::error_analysis::{ChoiceAccuracy, Decile, Worst, choice_accuracy, deciles, worst};
+use numalign_engine::metrics::{Metrics, measure};
+use numalign_engine::zero_shot::ZeroShot;
 use serde::Serialize;
 
-use super::eval::Evaluation;
-use super::verbal::Verbal;
 use crate::failure::Failure;
 
 /// Everything that was measured; what was not asked for is left out.
@@ -17,13 +17,13 @@ pub struct Report {
     pub metrics: Metrics,
     pub deciles: Vec<Decile>,
     pub worst: Vec<Worst>,
-    /// Whether predictions mean the right one of the listed numbers, where the answer is one of them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub right_numbers: Option<RightNumbers>,
+    /// Of questions whose answer is one of the listed numbers.
+    #[serde(rename = "right_numbers", skip_serializing_if = "Option::is_none")]
+    pub choice_accuracy: Option<ChoiceAccuracy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ablation: Option<Ablation>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub verbal: Option<Verbal>,
+    #[serde(rename = "verbal", skip_serializing_if = "Option::is_none")]
+    pub zero_shot: Option<ZeroShot>,
 }
 
 /// The same projectors trained with the frozen stack bypassed.
@@ -31,20 +31,8 @@ pub struct Report {
 pub struct Ablation {
     #[serde(flatten)]
     pub metrics: Metrics,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub right_numbers: Option<RightNumbers>,
-}
-
-/// Whether predictions mean the right one of the listed numbers, where the answer is one of them.
-pub fn right_numbers(recipe: &Recipe, evaluation: &Evaluation, stream: &SampleStream) -> Option<RightNumbers> {
-    if !recipe.names_a_number() {
-        return None;
-    }
-    let mut count = RightNumberCount::new(recipe, &evaluation.targets);
-    for (place, prediction) in evaluation.predictions.iter().enumerate() {
-        count.add(&stream.sample(place as u64), *prediction);
-    }
-    count.share()
+    #[serde(rename = "right_numbers", skip_serializing_if = "Option::is_none")]
+    pub choice_accuracy: Option<ChoiceAccuracy>,
 }
 
 impl Report {
@@ -55,9 +43,9 @@ impl Report {
             metrics: measure(recipe, predictions, targets),
             deciles: deciles(predictions, targets),
             worst: worst(predictions, targets, |place| stream.sample(place as u64)),
-            right_numbers: right_numbers(recipe, evaluation, stream),
+            choice_accuracy: choice_accuracy(recipe, evaluation, stream),
             ablation: None,
-            verbal: None,
+            zero_shot: None,
         }
     }
 
@@ -69,7 +57,7 @@ impl Report {
             return Ok(());
         }
         self.print_metrics();
-        self.print_right_numbers();
+        self.print_choice_accuracy();
         self.print_deciles();
         self.print_worst();
         Ok(())
@@ -97,28 +85,29 @@ impl Report {
         println!("  (relative errors divide by the target; for the mean by at least 1 % of the range)");
     }
 
-    fn print_right_numbers(&self) {
-        if let Some(right) = &self.right_numbers {
+    fn print_choice_accuracy(&self) {
+        if let Some(choices) = &self.choice_accuracy {
             println!(
-                "the right one of the listed numbers is the nearest in {:.2} % of {} questions (chance {:.2} %)",
-                right.right_percent, right.questions, right.chance_percent
+                "choice accuracy {:.2} % of {} questions: the answer is the listed number nearest to the prediction \
+                 (chance {:.2} %)",
+                choices.right_percent, choices.questions, choices.chance_percent
             );
             println!(
-                "  and by less than half the gap to the next number in {:.2} %; a constant: the median answer {:.2} %, \
-                 the better end of the range {:.2} %",
-                right.strict_percent, right.median_percent, right.end_percent
-            );
-        }
-        if let Some(right) = self.ablation.as_ref().and_then(|ablation| ablation.right_numbers.as_ref()) {
-            println!(
-                "  without the language model in {:.2} %, by less than half the gap in {:.2} %",
-                right.right_percent, right.strict_percent
+                "  strictly, with an error below half the gap to the next number, {:.2} %; constant predictors: the median \
+                 answer {:.2} %, the better end of the range {:.2} %",
+                choices.strict_percent, choices.median_percent, choices.end_percent
             );
         }
-        if let Some(verbal) = &self.verbal {
+        if let Some(choices) = self.ablation.as_ref().and_then(|ablation| ablation.choice_accuracy.as_ref()) {
             println!(
-                "asked in words, the frozen model says the right number to {:.2} % of {} questions, and some number to {:.2} %",
-                verbal.right_percent, verbal.questions, verbal.number_percent
+                "  without the language model {:.2} %, strictly {:.2} %",
+                choices.right_percent, choices.strict_percent
+            );
+        }
+        if let Some(zero_shot) = &self.zero_shot {
+            println!(
+                "zero-shot, the frozen model writes the answer to {:.2} % of {} questions, and some number to {:.2} %",
+                zero_shot.right_percent, zero_shot.questions, zero_shot.number_percent
             );
         }
     }

@@ -1,11 +1,12 @@
-//! Where the errors are: by decile of the target, the worst samples, and whether the right number was meant.
-//! Used by `eval` and by `launch` at its end, beside [`crate::evaluation`].
+//! Where the errors are: by decile of the target, the worst samples, and how often a question about listed numbers is
+//! answered with the right one of them (choice accuracy).
 
 use numalign_config::Recipe;
-use numalign_data::{Input, Sample, Segment, grammar};
+use numalign_data::{Input, Sample, SampleStream, Segment, grammar};
 use serde::Serialize;
 
-use crate::evaluation::{median_of, relative_errors};
+use crate::evaluation::Evaluation;
+use crate::metrics::{median_of, relative_errors};
 
 /// How many of the worst samples are shown.
 const WORST: usize = 10;
@@ -13,31 +14,38 @@ const WORST: usize = 10;
 /// Errors of the samples whose targets lie between two deciles.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Decile {
-    /// Smallest and largest target.
+    /// Smallest target.
     pub from: f64,
+    /// Largest target.
     pub to: f64,
+    /// Number of samples.
     pub samples: usize,
     /// Mean absolute error, in value units.
     pub mae: f64,
     /// Mean of prediction − target, in value units.
     pub bias: f64,
+    /// Median of `|error| / |target|` over the samples whose target is not 0.
     pub median_relative_error_percent: f64,
 }
 
 /// A sample with a large error.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Worst {
+    /// In its stream.
     pub index: u64,
+    /// As text.
     pub input: String,
+    /// In value units.
     pub target: f64,
+    /// In value units.
     pub prediction: f64,
     /// prediction − target
     pub error: f64,
 }
 
-/// Whether predictions mean the right one of the numbers in a question.
+/// How often predictions choose the right one of the numbers in a question.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RightNumbers {
+pub struct ChoiceAccuracy {
     /// Questions whose answer is one of their numbers.
     pub questions: usize,
     /// Share in which the listed number nearest to the prediction is the answer.
@@ -103,7 +111,7 @@ pub fn worst(predictions: &[f64], targets: &[f64], sample: impl Fn(usize) -> Sam
     list
 }
 
-/// The numbers of a question, in order; none where the input is no text, or not one of marked numbers.
+/// The numbers of a question, in order; empty for an input that is no text, or holds no marked numbers.
 pub fn listed_numbers(sample: &Sample) -> Vec<f64> {
     let Input::Text(text) = &sample.input else {
         return Vec::new();
@@ -128,9 +136,9 @@ pub fn nearest(listed: &[f64], prediction: f64) -> Option<f64> {
     best
 }
 
-/// Whether the listed number nearest to `prediction` is the answer; none where `sample` is no question, or its answer is
-/// none of its numbers.
-pub fn is_right_number(sample: &Sample, prediction: f64) -> Option<bool> {
+/// Whether the listed number nearest to `prediction` is the answer; `None` for a sample that is no question, or whose
+/// answer is not listed.
+pub fn is_right_choice(sample: &Sample, prediction: f64) -> Option<bool> {
     let listed = listed_numbers(sample);
     listed.contains(&sample.target).then(|| nearest(&listed, prediction) == Some(sample.target))
 }
@@ -144,9 +152,9 @@ fn gap_beside(listed: &[f64], answer: f64) -> f64 {
     gap
 }
 
-/// Counts questions as they come; [`RightNumberCount::share`] at the end.
+/// Counts questions as they come; [`ChoiceCounter::accuracy`] at the end.
 #[derive(Debug, Clone)]
-pub struct RightNumberCount {
+pub struct ChoiceCounter {
     /// The median target and both ends of the range, and how often each of them would be right.
     constants: [(f64, usize); 3],
     questions: usize,
@@ -155,7 +163,7 @@ pub struct RightNumberCount {
     chance: f64,
 }
 
-impl RightNumberCount {
+impl ChoiceCounter {
     /// For questions with these targets.
     pub fn new(recipe: &Recipe, targets: &[f64]) -> Self {
         let constants = [median_of(targets.to_vec()), recipe.min_val, recipe.max_val].map(|constant| (constant, 0));
@@ -180,14 +188,14 @@ impl RightNumberCount {
         self.chance += answers as f64 / listed.len() as f64;
     }
 
-    /// None where no question counted.
-    pub fn share(&self) -> Option<RightNumbers> {
+    /// `None` if no question counted.
+    pub fn accuracy(&self) -> Option<ChoiceAccuracy> {
         if self.questions == 0 {
             return None;
         }
         let percent = |share: f64| 100.0 * share / self.questions as f64;
         let [(_, median), (_, low), (_, high)] = self.constants;
-        Some(RightNumbers {
+        Some(ChoiceAccuracy {
             questions: self.questions,
             right_percent: percent(self.right as f64),
             strict_percent: percent(self.strictly as f64),
@@ -196,6 +204,18 @@ impl RightNumberCount {
             end_percent: percent(low.max(high) as f64),
         })
     }
+}
+
+/// Choice accuracy over the first samples of `stream`; `None` for recipes whose answers are not listed.
+pub fn choice_accuracy(recipe: &Recipe, evaluation: &Evaluation, stream: &SampleStream) -> Option<ChoiceAccuracy> {
+    if !recipe.names_a_number() {
+        return None;
+    }
+    let mut count = ChoiceCounter::new(recipe, &evaluation.targets);
+    for (place, prediction) in evaluation.predictions.iter().enumerate() {
+        count.add(&stream.sample(place as u64), *prediction);
+    }
+    count.accuracy()
 }
 
 #[cfg(test)]
@@ -237,17 +257,17 @@ mod tests {
     }
 
     #[test]
-    fn the_right_number_is_the_nearest_listed_one() {
+    fn the_right_choice_is_the_nearest_listed_number() {
         let recipe = resolve(None, Layer::from_env([]), Layer::from_flags::<&str>([])).unwrap().recipe;
-        let mut count = RightNumberCount::new(&recipe, &[1.0, 1.0, 2.0]);
-        assert_eq!(count.share(), None);
+        let mut count = ChoiceCounter::new(&recipe, &[1.0, 1.0, 2.0]);
+        assert_eq!(count.accuracy(), None);
         count.add(&question("$$1&& or $$5&&?", 1.0), 2.9);
         count.add(&question("$$1&& or $$5&&?", 1.0), 3.1);
         // Chance is 2 of 3 where the answer is listed twice.
         count.add(&question("$$2&&, $$2&&, $$8&&?", 2.0), -4.0);
         // The mean is not one of the numbers.
         count.add(&question("$$1&& and $$5&&: mean?", 3.0), 3.0);
-        let share = count.share().unwrap();
+        let share = count.accuracy().unwrap();
         assert_eq!(share.questions, 3);
         assert!((share.right_percent - 200.0 / 3.0).abs() < 1e-9);
         // −4 is nearest to 2, but further from it than half of the gap to 8.
