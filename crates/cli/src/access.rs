@@ -8,7 +8,7 @@ use numalign_access::tls::TlsFiles;
 use numalign_access::{ClientAccess, ServerAccess, Token};
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// Where a process finds the join token when no file is named.
 pub const TOKEN_VARIABLE: &str = "NUMALIGN_TOKEN";
@@ -50,7 +50,7 @@ pub fn client_arguments(command: Command) -> Command {
 }
 
 /// The join token: of the file, else of the environment, where an empty one counts as none.
-pub fn token(matches: &ArgMatches) -> Result<Option<Token>, Failure> {
+pub fn token(matches: &ArgMatches) -> Result<Option<Token>, CliError> {
     if let Some(path) = text(matches, "token-file") {
         return Ok(Some(Token::read(Path::new(path))?));
     }
@@ -58,7 +58,7 @@ pub fn token(matches: &ArgMatches) -> Result<Option<Token>, Failure> {
         Ok(text) if text.is_empty() => Ok(None),
         Ok(text) => Ok(Some(Token::new(&text, TOKEN_VARIABLE)?)),
         Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(_)) => Err(Failure::usage(format!("{TOKEN_VARIABLE} is not text"))),
+        Err(std::env::VarError::NotUnicode(_)) => Err(CliError::usage(format!("{TOKEN_VARIABLE} is not text"))),
     }
 }
 
@@ -68,11 +68,11 @@ fn files(matches: &ArgMatches) -> TlsFiles {
 }
 
 /// What a coordinator demands.
-pub fn server(matches: &ArgMatches) -> Result<ServerAccess, Failure> {
+pub fn server(matches: &ArgMatches) -> Result<ServerAccess, CliError> {
     Ok(ServerAccess { token: token(matches)?, tls: files(matches).server()? })
 }
 
 /// What a client presents.
-pub fn client(matches: &ArgMatches) -> Result<ClientAccess, Failure> {
+pub fn client(matches: &ArgMatches) -> Result<ClientAccess, CliError> {
     Ok(ClientAccess { token: token(matches)?, tls: files(matches).client()? })
 }

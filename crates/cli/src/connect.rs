@@ -6,10 +6,10 @@ use std::time::Duration;
 use numalign_access::{Client, ClientAccess, client::Unconnected, client::status_words};
 use numalign_protocol::StatusRequest;
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// A client that connects when it is first used, and again when the connection broke. Needs the runtime's context.
-pub fn lazy_client(access: &ClientAccess, url: &str) -> Result<Client, Failure> {
+pub fn lazy_client(access: &ClientAccess, url: &str) -> Result<Client, CliError> {
     let endpoint = access.endpoint(url)?;
     Ok(access.connect_lazily(&endpoint))
 }
@@ -19,7 +19,7 @@ pub async fn status(
     access: &ClientAccess,
     url: &str,
     limit: Duration,
-) -> Result<numalign_protocol::StatusReply, Failure> {
+) -> Result<numalign_protocol::StatusReply, CliError> {
     let ask = async {
         let endpoint = access.endpoint(url)?;
         let mut client = match access.connect(&endpoint).await {
@@ -41,18 +41,18 @@ pub async fn status(
     }
 }
 
-fn silent(url: &str, reason: &str) -> Failure {
-    Failure::new(format!("no coordinator answers at {url}: {reason}"))
+fn silent(url: &str, reason: &str) -> CliError {
+    CliError::new(format!("no coordinator answers at {url}: {reason}"))
         .with_hint("`numalign launch` and `numalign coordinator` print their address; give it with --coordinator")
 }
 
 /// The address that `MASTER_ADDR` and `MASTER_PORT` name, where both are set; with TLS where `access` has it.
-pub fn from_environment(access: &ClientAccess) -> Result<Option<String>, Failure> {
+pub fn from_environment(access: &ClientAccess) -> Result<Option<String>, CliError> {
     let scheme = if access.tls.is_some() { "https" } else { "http" };
     match (std::env::var("MASTER_ADDR"), std::env::var("MASTER_PORT")) {
         (Ok(host), Ok(port)) => Ok(Some(format!("{scheme}://{host}:{port}"))),
         (Err(std::env::VarError::NotUnicode(_)), _) | (_, Err(std::env::VarError::NotUnicode(_))) => {
-            Err(Failure::usage("MASTER_ADDR or MASTER_PORT is not UTF-8"))
+            Err(CliError::usage("MASTER_ADDR or MASTER_PORT is not UTF-8"))
         }
         _ => Ok(None),
     }

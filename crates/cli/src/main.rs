@@ -8,7 +8,7 @@ mod access;
 mod args;
 mod commands;
 mod connect;
-mod failure;
+mod error;
 mod limits;
 mod logging;
 mod plot;
@@ -16,7 +16,7 @@ mod settings;
 mod supervisor;
 
 fn main() -> ExitCode {
-    mind_closed_pipes();
+    exit_quietly_on_broken_pipe();
     #[cfg(feature = "cuda")]
     point_at_cuda_headers();
     let matches = match args::command().try_get_matches() {
@@ -52,7 +52,7 @@ fn point_at_cuda_headers() {
 
 /// A reader that has seen enough, such as `head`, ends this process without a word: `println!` panics on a closed pipe.
 /// The signal itself stays ignored, since sockets raise it too.
-fn mind_closed_pipes() {
+fn exit_quietly_on_broken_pipe() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let said = panic.payload().downcast_ref::<String>().map_or("", String::as_str);

@@ -14,7 +14,7 @@ use numalign_worker::Options;
 use numalign_worker::simulated::Simulated;
 
 use crate::access::TOKEN_VARIABLE;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::{limits, supervisor};
 
 /// Steps before the measured ones.
@@ -35,14 +35,14 @@ struct Figures {
     cpu_ms_per_step: f64,
 }
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let count = |name: &str| *matches.get_one::<u64>(name).unwrap_or(&1);
     let (workers, steps, hidden) = (count("workers"), count("steps"), count("hidden"));
     limits::open_files(workers)?;
     let config = configuration(workers, steps + WARM_UP)?;
     let folder = tempfile::tempdir()?;
     let listener = TcpListener::bind("127.0.0.1:0")
-        .map_err(|error| Failure::new(format!("cannot listen on loopback: {error}")))?;
+        .map_err(|error| CliError::new(format!("cannot listen on loopback: {error}")))?;
     let address = listener.local_addr()?;
     let log = folder.path().join("coordinator.log");
     let stderr = std::fs::File::create(&log)?;
@@ -57,7 +57,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 /// One micro-batch of one sample for each worker. Workers that wait for a core are not dead: the time limits are wide.
-fn configuration(workers: u64, steps: u64) -> Result<Config, Failure> {
+fn configuration(workers: u64, steps: u64) -> Result<Config, CliError> {
     let mut flags = Vec::new();
     for (key, value) in [
         ("model_name", "simulated".to_owned()),
@@ -74,7 +74,7 @@ fn configuration(workers: u64, steps: u64) -> Result<Config, Failure> {
     ] {
         flags.push((key.to_owned(), value));
     }
-    resolve(None, Layer::from_env(Vec::new()), Layer::from_flags(flags)).map_err(Failure::usage)
+    resolve(None, Layer::from_env(Vec::new()), Layer::from_flags(flags)).map_err(CliError::usage)
 }
 
 /// A child that does not outlive this command.
@@ -94,7 +94,7 @@ fn measure(
     workers: u64,
     steps: u64,
     hidden: usize,
-) -> Result<Figures, Failure> {
+) -> Result<Figures, CliError> {
     let pid = coordinator.0.id();
     let moments: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let seen = moments.clone();
@@ -131,9 +131,9 @@ fn measure(
         loop {
             tokio::select! {
                 ended = tasks.join_next() => match ended {
-                    None => return Ok::<(u64, f64), Failure>((peak, cpu)),
+                    None => return Ok::<(u64, f64), CliError>((peak, cpu)),
                     Some(Ok(result)) => result?,
-                    Some(Err(error)) => return Err(Failure::new(format!("a simulated worker panicked: {error}"))),
+                    Some(Err(error)) => return Err(CliError::new(format!("a simulated worker panicked: {error}"))),
                 },
                 // Its process may have ended a moment before its workers.
                 _ = look.tick() => {
@@ -145,7 +145,7 @@ fn measure(
     })?;
     let status = coordinator.0.wait()?;
     if !status.success() {
-        return Err(Failure::new(format!("the coordinator ended with {status}")));
+        return Err(CliError::new(format!("the coordinator ended with {status}")));
     }
     let mut milliseconds = Vec::new();
     let moments = lock(&moments);
@@ -172,11 +172,11 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
 }
 
 /// A line of `/proc/<pid>/status`, in KiB.
-fn resident_kib(pid: u32, name: &str) -> Result<u64, Failure> {
+fn resident_kib(pid: u32, name: &str) -> Result<u64, CliError> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse().ok());
-    number.ok_or_else(|| Failure::new(format!("/proc/{pid}/status has no {name}")))
+    number.ok_or_else(|| CliError::new(format!("/proc/{pid}/status has no {name}")))
 }
 
 /// Processor time of a process so far, from `/proc/<pid>/stat`.
@@ -189,7 +189,7 @@ fn cpu_seconds_of(pid: u32) -> Option<f64> {
 }
 
 /// The coordinator's last words say more than the workers' errors.
-fn with_log(failure: Failure, log: &Path) -> Failure {
+fn with_log(failure: CliError, log: &Path) -> CliError {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().rev().take(5).collect();
     let words: Vec<&str> = lines.into_iter().rev().collect();

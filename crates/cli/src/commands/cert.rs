@@ -14,7 +14,7 @@ use rcgen::{
 };
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -25,14 +25,14 @@ struct Piece {
     secret: bool,
 }
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let folder = PathBuf::from(text(matches, "out").unwrap_or_default());
     let days = *matches.get_one::<u64>("days").unwrap_or(&365);
     let mut hosts = Vec::new();
     for host in matches.get_many::<String>("host").unwrap_or_default() {
         hosts.push(checked(host)?);
     }
-    let pieces = make(&hosts, days).map_err(|error| Failure::new(format!("cannot make the certificates: {error}")))?;
+    let pieces = make(&hosts, days).map_err(|error| CliError::new(format!("cannot make the certificates: {error}")))?;
     write(&folder, &pieces)?;
     let at = |name: &str| folder.join(name).display().to_string();
     eprintln!(
@@ -53,12 +53,12 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 /// A host name or an IP address, without scheme or port.
-fn checked(host: &str) -> Result<String, Failure> {
+fn checked(host: &str) -> Result<String, CliError> {
     let name = host.chars().all(|c| c.is_ascii_alphanumeric() || ".-*".contains(c)) && !host.is_empty();
     if name || host.parse::<IpAddr>().is_ok() {
         return Ok(host.to_owned());
     }
-    Err(Failure::usage(format!("`{host}` is neither a host name nor an IP address"))
+    Err(CliError::usage(format!("`{host}` is neither a host name nor an IP address"))
         .with_hint("give what stands between https:// and the port in the workers' --coordinator"))
 }
 
@@ -109,16 +109,16 @@ fn make(hosts: &[String], days: u64) -> Result<Vec<Piece>, rcgen::Error> {
 }
 
 /// Writes all of them, or none where one is there already.
-fn write(folder: &Path, pieces: &[Piece]) -> Result<(), Failure> {
+fn write(folder: &Path, pieces: &[Piece]) -> Result<(), CliError> {
     let failed = |path: &Path, error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
-            Failure::new(format!("{} is there already; nothing was written", path.display()))
+            CliError::new(format!("{} is there already; nothing was written", path.display()))
                 .with_hint("choose another --out, or remove the old files yourself: what uses them would stop working")
         }
-        _ => Failure::new(format!("cannot write {}: {error}", path.display())),
+        _ => CliError::new(format!("cannot write {}: {error}", path.display())),
     };
     std::fs::create_dir_all(folder).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Failure::new(format!("{} is not a folder", folder.display())),
+        std::io::ErrorKind::AlreadyExists => CliError::new(format!("{} is not a folder", folder.display())),
         _ => failed(folder, error),
     })?;
     for piece in pieces {

@@ -7,15 +7,17 @@ use numalign_access::ServerAccess;
 use numalign_config::Config;
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::supervisor::CONFIG_VARIABLE;
 use crate::{access, limits, logging, settings, supervisor};
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     supervisor::child::die_with_parent()?;
     logging::start("info", false);
     let config = match std::env::var(CONFIG_VARIABLE) {
-        Ok(text) => serde_json::from_str(&text).map_err(|error| Failure::new(format!("{CONFIG_VARIABLE}: {error}")))?,
+        Ok(text) => {
+            serde_json::from_str(&text).map_err(|error| CliError::new(format!("{CONFIG_VARIABLE}: {error}")))?
+        }
         Err(_) => settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?,
     };
     limits::open_files(0)?;
@@ -28,19 +30,19 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     result
 }
 
-async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: bool) -> Result<(), Failure> {
+async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: bool) -> Result<(), CliError> {
     let listener = match listen.strip_prefix("fd:") {
         Some(number) => inherited(number)?,
         None => std::net::TcpListener::bind(listen).map_err(|error| {
             let message = format!("cannot listen on {listen}: {error}");
             match error.kind() {
                 std::io::ErrorKind::InvalidInput => {
-                    Failure::usage(message).with_hint("an address is HOST:PORT, such as 127.0.0.1:7400")
+                    CliError::usage(message).with_hint("an address is HOST:PORT, such as 127.0.0.1:7400")
                 }
                 std::io::ErrorKind::AddrInUse => {
-                    Failure::new(message).with_hint("another program uses the port: end it, or choose another port")
+                    CliError::new(message).with_hint("another program uses the port: end it, or choose another port")
                 }
-                _ => Failure::new(message).with_hint("use an address of this machine, such as 0.0.0.0:7400"),
+                _ => CliError::new(message).with_hint("use an address of this machine, such as 0.0.0.0:7400"),
             }
         })?,
     };
@@ -63,8 +65,8 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
 }
 
 /// A listening socket that `launch` opened, so that it outlives a coordinator.
-fn inherited(number: &str) -> Result<std::net::TcpListener, Failure> {
-    let wrong = || Failure::usage(format!("fd:{number} is not a listening socket of this process"));
+fn inherited(number: &str) -> Result<std::net::TcpListener, CliError> {
+    let wrong = || CliError::usage(format!("fd:{number} is not a listening socket of this process"));
     let number: RawFd = number.parse().map_err(|_| wrong())?;
     if number <= 2 || !supervisor::child::is_launched() {
         return Err(wrong());

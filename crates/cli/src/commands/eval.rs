@@ -15,7 +15,7 @@ use super::eval_plot::{Course, draw};
 use super::eval_report::{Ablation, Report, right_numbers};
 use super::verbal;
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::plot::Destination;
 use crate::settings;
 use crate::supervisor::child::die_with_parent;
@@ -23,7 +23,7 @@ use crate::supervisor::child::die_with_parent;
 /// Samples that pass through the engine at once.
 const AT_ONCE: u64 = 1024;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     die_with_parent()?;
     let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
     let plot = text(matches, "plot").map(Destination::of).transpose()?;
@@ -34,11 +34,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let stage = checkpoint.identity.recipe.stage;
     let (ablate, ask) = (matches.get_flag("ablation"), matches.get_flag("verbal"));
     if ask && stage != Stage::Mixed {
-        return Err(Failure::usage(format!("--verbal asks questions in words, and stage {stage} has none"))
+        return Err(CliError::usage(format!("--verbal asks questions in words, and stage {stage} has none"))
             .with_hint("it is for checkpoints of stage mixed"));
     }
     if ablate && checkpoint.identity.dataset_digest.is_some() {
-        return Err(Failure::usage(
+        return Err(CliError::usage(
             "--ablation trains on generated samples, and this checkpoint was trained on a file",
         )
         .with_hint("leave --ablation out"));
@@ -71,9 +71,9 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 /// Puts the projectors of the best evaluation in the place of the last ones.
-pub fn take_best(checkpoint: &mut Checkpoint, path: &Path) -> Result<(), Failure> {
+pub fn take_best(checkpoint: &mut Checkpoint, path: &Path) -> Result<(), CliError> {
     let Some(best) = checkpoint.state.at_best() else {
-        return Err(Failure::new(format!("{} holds no evaluations, so none is the best", path.display()))
+        return Err(CliError::new(format!("{} holds no evaluations, so none is the best", path.display()))
             .with_hint("train with --eval-every N, or leave --best out"));
     };
     eprintln!(
@@ -91,7 +91,7 @@ pub fn engine_of(
     path: &Path,
     model: Option<&str>,
     device: DeviceChoice,
-) -> Result<Engine, Failure> {
+) -> Result<Engine, CliError> {
     load_engine(checkpoint, path, model, device, false)
 }
 
@@ -102,7 +102,7 @@ pub fn load_engine(
     model: Option<&str>,
     device: DeviceChoice,
     backward: bool,
-) -> Result<Engine, Failure> {
+) -> Result<Engine, CliError> {
     let recipe = &checkpoint.identity.recipe;
     let name = model.unwrap_or(&recipe.model_name);
     let positions = Engine::most_positions(recipe);
@@ -111,7 +111,7 @@ pub fn load_engine(
     let model = numalign_model::load_with(name, options)?;
     let found = model.lm.fingerprint().to_hex().to_string();
     if found != checkpoint.identity.base_fingerprint {
-        return Err(Failure::new(format!(
+        return Err(CliError::new(format!(
             "{} was trained on another frozen model: its fingerprint is {:.16}, that of `{name}` is {found:.16}",
             path.display(),
             checkpoint.identity.base_fingerprint
@@ -128,7 +128,7 @@ pub struct Evaluation {
 }
 
 /// Predictions for the first `count` samples of `stream`.
-pub fn evaluate(engine: &mut Engine, state: &State, stream: &SampleStream, count: u64) -> Result<Evaluation, Failure> {
+pub fn evaluate(engine: &mut Engine, state: &State, stream: &SampleStream, count: u64) -> Result<Evaluation, CliError> {
     let mut evaluation = Evaluation { predictions: Vec::new(), targets: Vec::new() };
     let mut from = 0;
     while from < count {
@@ -144,7 +144,7 @@ pub fn evaluate(engine: &mut Engine, state: &State, stream: &SampleStream, count
 }
 
 /// The same recipe, its solver included, trained and evaluated with the frozen stack bypassed.
-fn without_model(engine: Engine, stream: &SampleStream, count: u64) -> Result<Ablation, Failure> {
+fn without_model(engine: Engine, stream: &SampleStream, count: u64) -> Result<Ablation, CliError> {
     let recipe = ablation::recipe_of(engine.recipe());
     let bypass = MeanOfEmbeddings::new(engine.into_lm());
     let engine = Engine::new(Box::new(bypass), recipe.clone());

@@ -7,21 +7,21 @@ use clap::ArgMatches;
 use numalign_data::{Domain, SampleStream, jsonl};
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::settings;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let config = settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?;
     let count = *matches.get_one::<u64>("count").unwrap_or(&0);
     let out = text(matches, "out").unwrap_or("-");
     let stream = SampleStream::generated(&config.recipe, Domain::Train)?;
     if out == "-" {
         return write(&stream, count, &mut std::io::stdout().lock())
-            .map_err(|error| Failure::new(format!("standard output: {error}")));
+            .map_err(|error| CliError::new(format!("standard output: {error}")));
     }
     let path = Path::new(out);
     let failed = |error: std::io::Error| {
-        Failure::new(format!("cannot write {out}: {error}"))
+        CliError::new(format!("cannot write {out}: {error}"))
             .with_hint("check the folder, its permissions and free space")
     };
     // The file appears whole or not at all.

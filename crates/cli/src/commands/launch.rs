@@ -12,7 +12,7 @@ use numalign_model::locate::ModelName;
 use super::eval::{engine_of, evaluate};
 use super::eval_report::Report;
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::supervisor::chaos::Chaos;
 use crate::supervisor::child::die_with_parent;
 use crate::supervisor::{Signals, Supervisor, count_signals};
@@ -21,7 +21,7 @@ use crate::{access, logging, settings};
 /// Held-out samples of the evaluation at the end.
 const SAMPLES: u64 = 1000;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     logging::start("info", false);
     die_with_parent()?;
     let file = text(matches, "config");
@@ -40,7 +40,12 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 /// nn, then text, then mixed, each from the last one's projectors.
-fn all(matches: &ArgMatches, file: Option<&str>, signals: &Arc<Signals>, chaos: Option<&Chaos>) -> Result<(), Failure> {
+fn all(
+    matches: &ArgMatches,
+    file: Option<&str>,
+    signals: &Arc<Signals>,
+    chaos: Option<&Chaos>,
+) -> Result<(), CliError> {
     let mut whole = settings::load_for_launch(matches, file, None, &[])?;
     if file.is_none() && whole.run.run_id == whole.recipe.stage.to_string() {
         // Nobody named the run: it is not one stage's.
@@ -90,7 +95,7 @@ fn beside(path: &Path, stage: &str) -> PathBuf {
     path.with_file_name(format!("{stem}-{stage}{extension}"))
 }
 
-fn train(matches: &ArgMatches, config: &Config, signals: &Arc<Signals>, chaos: Option<&Chaos>) -> Result<(), Failure> {
+fn train(matches: &ArgMatches, config: &Config, signals: &Arc<Signals>, chaos: Option<&Chaos>) -> Result<(), CliError> {
     let token = access::token(matches)?;
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
@@ -99,18 +104,18 @@ fn train(matches: &ArgMatches, config: &Config, signals: &Arc<Signals>, chaos: O
 }
 
 /// All workers are here: what they will miss is known before the first one starts.
-fn check_nccl(config: &Config) -> Result<(), Failure> {
+fn check_nccl(config: &Config) -> Result<(), CliError> {
     if config.run.collective != CollectiveChoice::Nccl {
         return Ok(());
     }
     let ability = numalign_worker::nccl::ability_on(0, false);
     ability.map(|_| ()).map_err(|error| {
-        Failure::new(format!("collective: nccl cannot be used: {error}"))
+        CliError::new(format!("collective: nccl cannot be used: {error}"))
             .with_hint(format!("{}; or use collective: auto or grpc", error.hint()))
     })
 }
 
-fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, Failure> {
+fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, CliError> {
     if matches.get_flag("no-eval") {
         return Ok(None);
     }

@@ -2,7 +2,7 @@
 
 use clap::ArgMatches;
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 mod bench;
 mod bench_coordinator;
@@ -29,7 +29,7 @@ mod verify;
 mod worker;
 
 /// Runs the command that `matches` names.
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     match matches.subcommand() {
         Some(("launch", matches)) => launch::run(matches),
         Some(("coordinator", matches)) => coordinator::run(matches),
@@ -50,6 +50,6 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("selftest", matches)) => selftest::run(matches),
         Some(("config", matches)) => config::run(matches),
-        _ => Err(Failure::usage("no such command")),
+        _ => Err(CliError::usage("no such command")),
     }
 }

@@ -11,10 +11,10 @@ use numalign_worker::LocalRun;
 use super::eval::load_engine;
 use super::verify::stream_of;
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::settings;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
     let checkpoint = Checkpoint::read(path)?;
     let from = checkpoint.state.step();
@@ -25,7 +25,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
             Some(_) => "is in a round of the solver, which makes no steps".to_owned(),
             None => format!("holds the last of {} steps", checkpoint.identity.recipe.total_steps()),
         };
-        return Err(Failure::new(format!("{} {reason}", path.display()))
+        return Err(CliError::new(format!("{} {reason}", path.display()))
             .with_hint("give another checkpoint of the run, chk/<run-id>/step-*.safetensors"));
     }
     if steps < asked {

@@ -17,7 +17,7 @@ use numalign_config::Config;
 
 use super::report_page::{Figures, Outcome, Row, page};
 use crate::args::{key_flags, text};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::settings;
 use crate::supervisor::{PARENT_VARIABLE, Signals, count_signals, executable};
 
@@ -27,7 +27,7 @@ const DEFAULT_FOLDER: &str = "config/results";
 /// How often a child is looked at.
 const POLL: Duration = Duration::from_millis(50);
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let given: Vec<&String> = matches.get_many::<String>("config").into_iter().flatten().collect();
     let out = Path::new(text(matches, "out").unwrap_or("report"));
     let mut entries = Vec::new();
@@ -36,7 +36,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     }
     check_names(&entries)?;
     std::fs::create_dir_all(out)
-        .map_err(|error| Failure::new(format!("cannot make the folder {}: {error}", out.display())))?;
+        .map_err(|error| CliError::new(format!("cannot make the folder {}: {error}", out.display())))?;
     let runner = Runner {
         out,
         flags: key_flags(matches),
@@ -59,13 +59,13 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     }
     match rows.iter().filter(|row| row.has_failed()).count() {
         0 => Ok(()),
-        failed => Err(Failure::new(format!("{failed} of {} configurations failed; their rows say why", rows.len()))
+        failed => Err(CliError::new(format!("{failed} of {} configurations failed; their rows say why", rows.len()))
             .with_hint(format!("the logs are in {}; the others are not run again", out.display()))),
     }
 }
 
 /// The configuration files that were named: files as they are, the YAML files of folders in the order of their names.
-fn files(given: &[&String]) -> Result<Vec<PathBuf>, Failure> {
+fn files(given: &[&String]) -> Result<Vec<PathBuf>, CliError> {
     let default = DEFAULT_FOLDER.to_owned();
     let given = if given.is_empty() { vec![&default] } else { given.to_vec() };
     let mut found = Vec::new();
@@ -75,7 +75,7 @@ fn files(given: &[&String]) -> Result<Vec<PathBuf>, Failure> {
             found.push(path);
             continue;
         }
-        let cannot_read = |error: std::io::Error| Failure::usage(format!("cannot read the folder {name}: {error}"));
+        let cannot_read = |error: std::io::Error| CliError::usage(format!("cannot read the folder {name}: {error}"));
         let mut inside = Vec::new();
         for entry in std::fs::read_dir(&path).map_err(cannot_read)? {
             let path = entry.map_err(cannot_read)?.path();
@@ -84,7 +84,7 @@ fn files(given: &[&String]) -> Result<Vec<PathBuf>, Failure> {
             }
         }
         if inside.is_empty() {
-            return Err(Failure::usage(format!("the folder {name} holds no .yaml file"))
+            return Err(CliError::usage(format!("the folder {name} holds no .yaml file"))
                 .with_hint("name configuration files, or a folder of them"));
         }
         inside.sort();
@@ -94,11 +94,11 @@ fn files(given: &[&String]) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// Names of runs, pictures and logs come from the files' names.
-fn check_names(entries: &[Entry]) -> Result<(), Failure> {
+fn check_names(entries: &[Entry]) -> Result<(), CliError> {
     let mut names = BTreeSet::new();
     for entry in entries {
         if !names.insert(&entry.name) {
-            return Err(Failure::usage(format!("two configurations have the name {}", entry.name))
+            return Err(CliError::usage(format!("two configurations have the name {}", entry.name))
                 .with_hint("rename one of the files, or report on them apart"));
         }
     }
@@ -117,7 +117,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn of(matches: &ArgMatches, file: PathBuf) -> Result<Self, Failure> {
+    fn of(matches: &ArgMatches, file: PathBuf) -> Result<Self, CliError> {
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let content = std::fs::read_to_string(&file).unwrap_or_default();
         let comment = content.lines().find_map(|line| line.strip_prefix('#'));
@@ -152,7 +152,7 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     /// The row of one configuration: as it was stored, or trained and evaluated now. Only a stop ends the report.
-    fn row(&self, entry: &Entry) -> Result<Row, Failure> {
+    fn row(&self, entry: &Entry) -> Result<Row, CliError> {
         let config = match &entry.config {
             Ok(config) => config,
             Err(why) => return Ok(self.row_of(entry, Outcome::Failed(why.clone()))),
@@ -166,7 +166,7 @@ impl Runner<'_> {
         eprintln!("        {} …", entry.name);
         match self.measured(entry, &digest) {
             Ok(figures) => Ok(self.row_of(entry, Outcome::Done { figures: Box::new(figures), again: true })),
-            Err(_) if self.signals.stopped() => Err(Failure::new("the report was stopped")
+            Err(_) if self.signals.stopped() => Err(CliError::new("the report was stopped")
                 .with_hint("repeat the command: what is finished is not run again")),
             Err(failure) => Ok(self.row_of(entry, Outcome::Failed(failure.to_string()))),
         }
@@ -203,10 +203,10 @@ impl Runner<'_> {
     }
 
     /// Trains and evaluates.
-    fn measured(&self, entry: &Entry, digest: &str) -> Result<Figures, Failure> {
+    fn measured(&self, entry: &Entry, digest: &str) -> Result<Figures, CliError> {
         let log_path = self.out.join(format!("{}.log", entry.name));
         let log = File::create(&log_path)
-            .map_err(|error| Failure::new(format!("cannot write {}: {error}", log_path.display())))?;
+            .map_err(|error| CliError::new(format!("cannot write {}: {error}", log_path.display())))?;
         // An earlier attempt of this name, whatever it was trained on.
         let folder = Path::new("chk").join(run_id(&entry.name));
         if folder.exists() {
@@ -241,28 +241,28 @@ impl Runner<'_> {
         let _ = std::fs::remove_file(&metrics_path);
         outcome?;
         let metrics = serde_json::from_str(&metrics?)
-            .map_err(|error| Failure::new(format!("its evaluation cannot be read: {error}")))?;
+            .map_err(|error| CliError::new(format!("its evaluation cannot be read: {error}")))?;
         let eval_seconds = started.elapsed().as_secs_f64() - train_seconds;
         let figures = Figures { digest: digest.to_owned(), metrics, picture, train_seconds, eval_seconds };
-        let stored = serde_json::to_string_pretty(&figures).map_err(|error| Failure::new(error.to_string()))?;
+        let stored = serde_json::to_string_pretty(&figures).map_err(|error| CliError::new(error.to_string()))?;
         write_atomically(&self.figures_file(&entry.name), stored.as_bytes())?;
         Ok(figures)
     }
 
     /// Runs this program with `arguments` to its end; its words go to `log`.
-    fn child(&self, arguments: &[String], log: &File, stdout: Stdio, log_path: &Path) -> Result<(), Failure> {
+    fn child(&self, arguments: &[String], log: &File, stdout: Stdio, log_path: &Path) -> Result<(), CliError> {
         let mut command = Command::new(executable()?);
         command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(log.try_clone()?);
         command.env(PARENT_VARIABLE, std::process::id().to_string());
         let mut child =
-            Running(command.spawn().map_err(|error| Failure::new(format!("cannot start a process: {error}")))?);
+            Running(command.spawn().map_err(|error| CliError::new(format!("cannot start a process: {error}")))?);
         let mut told = false;
         loop {
             if let Some(status) = child.0.try_wait()? {
                 if status.success() {
                     return Ok(());
                 }
-                return Err(Failure::new(
+                return Err(CliError::new(
                     last_error(log_path).unwrap_or_else(|| format!("{} ended: {status}", arguments[0])),
                 ));
             }

@@ -8,7 +8,7 @@ use clap::ArgMatches;
 use numalign_protocol::{EvaluationStatus, StatusReply, WorkerStatus};
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::{access, connect};
 
 const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7400";
@@ -20,7 +20,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Failures shown in the table; `--json` has all that the coordinator remembers.
 const MOST_SHOWN: usize = 10;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let access = access::client(matches)?;
     let url = match text(matches, "coordinator") {
         Some(url) => url.to_owned(),

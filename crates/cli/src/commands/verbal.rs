@@ -9,7 +9,7 @@ use numalign_worker::Engine;
 use serde::Serialize;
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::settings;
 
 /// Questions that `eval --verbal` asks at most: a word costs a forward pass each.
@@ -19,7 +19,7 @@ pub const MOST_QUESTIONS: u64 = 200;
 const ANSWER_TOKENS: usize = 16;
 
 /// `numalign complete`
-pub fn complete(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn complete(matches: &ArgMatches) -> Result<(), CliError> {
     let model = text(matches, "model").unwrap_or("demo");
     let prompt = text(matches, "prompt").unwrap_or_default();
     let most = *matches.get_one::<u64>("max-tokens").unwrap_or(&16) as usize;
@@ -27,7 +27,7 @@ pub fn complete(matches: &ArgMatches) -> Result<(), Failure> {
     let mut lm = numalign_model::load(model, device, false)?.lm;
     let ids = lm.tokenize(prompt)?;
     if ids.is_empty() {
-        return Err(Failure::usage("the text has no tokens"));
+        return Err(CliError::usage("the text has no tokens"));
     }
     if ids.len() > lm.max_positions() {
         let source = numalign_model::ModelError::TooLong { positions: ids.len(), most: lm.max_positions() };
@@ -55,7 +55,7 @@ pub struct Verbal {
 }
 
 /// Asks the first `count` questions of `stream` in words.
-pub fn ask(engine: &mut Engine, stream: &SampleStream, count: u64) -> Result<Verbal, Failure> {
+pub fn ask(engine: &mut Engine, stream: &SampleStream, count: u64) -> Result<Verbal, CliError> {
     let mut prompts = Vec::new();
     let mut targets = Vec::new();
     for index in 0..count {

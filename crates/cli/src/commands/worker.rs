@@ -4,18 +4,18 @@ use clap::ArgMatches;
 use numalign_worker::{Options, WorkerError};
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::supervisor::LOCAL_RANK_VARIABLE;
 use crate::{access, connect, logging, settings, supervisor};
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     supervisor::child::die_with_parent()?;
     logging::start("info", true);
     let access = access::client(matches)?;
     let coordinator = match text(matches, "coordinator") {
         Some(url) => url.to_owned(),
         None => connect::from_environment(&access)?.ok_or_else(|| {
-            Failure::usage("no coordinator is given")
+            CliError::usage("no coordinator is given")
                 .with_hint("use --coordinator http://HOST:PORT, or set MASTER_ADDR and MASTER_PORT")
         })?,
     };
@@ -35,7 +35,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 /// Under `launch` the coordinator's words are on the same terminal: what it knows is not said twice.
-fn failure_of(error: WorkerError) -> Failure {
+fn failure_of(error: WorkerError) -> CliError {
     let known = matches!(
         error,
         WorkerError::Model(_)
@@ -45,18 +45,18 @@ fn failure_of(error: WorkerError) -> Failure {
     );
     if known && supervisor::child::is_launched() {
         tracing::debug!("{error}");
-        return Failure::silent(1);
+        return CliError::already_reported(1);
     }
     error.into()
 }
 
 /// This worker's number among those of its machine, as `launch`, torchrun or SLURM tell it.
-fn local_rank() -> Result<Option<usize>, Failure> {
+fn local_rank() -> Result<Option<usize>, CliError> {
     for name in [LOCAL_RANK_VARIABLE, "SLURM_LOCALID"] {
         if let Ok(text) = std::env::var(name) {
             return match text.parse() {
                 Ok(rank) => Ok(Some(rank)),
-                Err(_) => Err(Failure::usage(format!("{name} is `{text}`, not a number"))),
+                Err(_) => Err(CliError::usage(format!("{name} is `{text}`, not a number"))),
             };
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use numalign_data::{Domain, SampleRng};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// How a specification is written, for the help.
 pub const SYNTAX: &str = "\
@@ -59,8 +59,8 @@ pub struct Chaos {
 
 impl Chaos {
     /// Reads a specification; see [`SYNTAX`].
-    pub fn parse(text: &str) -> Result<Self, Failure> {
-        let wrong = |part: &str, why: &str| Failure::usage(format!("--chaos: `{part}` {why}")).with_hint(SYNTAX);
+    pub fn parse(text: &str) -> Result<Self, CliError> {
+        let wrong = |part: &str, why: &str| CliError::usage(format!("--chaos: `{part}` {why}")).with_hint(SYNTAX);
         let mut chaos = Self { seed: 0, drawn: 0, plans: Vec::new(), worker_faults: None };
         let (mut limits, mut worker_faults) = (Vec::new(), Vec::new());
         for part in text.split(',') {

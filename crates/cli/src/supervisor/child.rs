@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::{PARENT_VARIABLE, RESTARTS_VARIABLE};
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// The parent's process id, when `launch` started this process.
 fn parent() -> Option<i32> {
@@ -27,21 +27,21 @@ pub fn restarts() -> u32 {
 }
 
 /// Asks the kernel to kill this process when its parent ends, whatever ends it.
-pub fn die_with_parent() -> Result<(), Failure> {
+pub fn die_with_parent() -> Result<(), CliError> {
     let Some(parent) = parent() else {
         return Ok(());
     };
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(std::io::Error::from)?;
     // The parent may have ended before the line above.
     if getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
-        return Err(Failure::new("the launcher ended before this process began"));
+        return Err(CliError::new("the launcher ended before this process began"));
     }
     Ok(())
 }
 
 /// Notified at each SIGUSR1, such as SLURM's warning before the end of a job. A worker, which has nothing to write, lets
 /// it pass: without a handler the signal would kill it.
-pub fn checkpoint_signal() -> Result<Arc<Notify>, Failure> {
+pub fn checkpoint_signal() -> Result<Arc<Notify>, CliError> {
     let mut warning = signal(SignalKind::user_defined1())?;
     let notify = Arc::new(Notify::new());
     let wanted = notify.clone();
@@ -55,7 +55,7 @@ pub fn checkpoint_signal() -> Result<Arc<Notify>, Failure> {
 
 /// Resolves at SIGTERM, and at SIGINT unless `launch` started this process: it ends its children itself.
 /// A second signal ends the process at once.
-pub fn shutdown_signal() -> Result<impl Future<Output = ()>, Failure> {
+pub fn shutdown_signal() -> Result<impl Future<Output = ()>, CliError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let launched = parent().is_some();

@@ -15,7 +15,7 @@ use numalign_protocol::StatusReply;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::access::TOKEN_VARIABLE;
-use crate::failure::Failure;
+use crate::error::CliError;
 
 use chaos::{Chaos, Fault, Record};
 use watch::Watch;
@@ -66,7 +66,7 @@ impl Signals {
 }
 
 /// Begins to count signals; called once per process.
-pub fn count_signals() -> Result<Arc<Signals>, Failure> {
+pub fn count_signals() -> Result<Arc<Signals>, CliError> {
     let signals = Arc::new(Signals::default());
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         let counted = signals.clone();
@@ -164,9 +164,9 @@ impl Supervisor {
         token: Option<Token>,
         signals: Arc<Signals>,
         chaos: Option<Chaos>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, CliError> {
         let listener = TcpListener::bind("127.0.0.1:0")
-            .map_err(|error| Failure::new(format!("cannot listen on loopback: {error}")))?;
+            .map_err(|error| CliError::new(format!("cannot listen on loopback: {error}")))?;
         let address = listener.local_addr()?;
         let coordinator = spawn_coordinator(&config, &listener, |command| give_token(command, token.as_ref()))?;
         eprintln!("coordinator on http://{address} (see it with: numalign status --coordinator http://{address})");
@@ -196,7 +196,7 @@ impl Supervisor {
     }
 
     /// Waits for the run's end; every child has ended when it answers.
-    pub fn wait(mut self) -> Result<(), Failure> {
+    pub fn wait(mut self) -> Result<(), CliError> {
         loop {
             if self.signals.stopped() {
                 return self.stop();
@@ -217,7 +217,7 @@ impl Supervisor {
         }
     }
 
-    fn coordinator_ended(&mut self, status: ExitStatus) -> Result<Option<Result<(), Failure>>, Failure> {
+    fn coordinator_ended(&mut self, status: ExitStatus) -> Result<Option<Result<(), CliError>>, CliError> {
         match status.code() {
             Some(0) => {
                 self.tell_of_chaos();
@@ -225,10 +225,10 @@ impl Supervisor {
                 Ok(Some(Ok(())))
             }
             // It printed why.
-            Some(code) => Ok(Some(Err(Failure::silent(code.clamp(1, 255) as u8)))),
+            Some(code) => Ok(Some(Err(CliError::already_reported(code.clamp(1, 255) as u8)))),
             None => {
                 if !self.coordinator_restarts.allow(self.step, self.config.run.max_restarts) {
-                    return Ok(Some(Err(Failure::new(format!("the coordinator was killed again ({status})"))
+                    return Ok(Some(Err(CliError::new(format!("the coordinator was killed again ({status})"))
                         .with_hint("see the log above; continue with --resume auto"))));
                 }
                 eprintln!("the coordinator was killed ({status}); starting it again");
@@ -241,7 +241,7 @@ impl Supervisor {
         }
     }
 
-    fn look_after_workers(&mut self) -> Result<(), Failure> {
+    fn look_after_workers(&mut self) -> Result<(), CliError> {
         for index in 0..self.workers.len() {
             let now = Instant::now();
             if self.workers[index].start_at.is_some_and(|at| now >= at) {
@@ -394,7 +394,7 @@ impl Supervisor {
     }
 
     /// The last worker is gone for good: the coordinator may know why, in better words.
-    fn nobody_left(&mut self) -> Result<(), Failure> {
+    fn nobody_left(&mut self) -> Result<(), CliError> {
         let until = Instant::now() + Duration::from_secs(2);
         while Instant::now() < until {
             if let Some(status) = self.coordinator.try_wait()? {
@@ -403,23 +403,24 @@ impl Supervisor {
                         self.tell_of_chaos();
                         Ok(())
                     }
-                    code => Err(Failure::silent(code.unwrap_or(1).clamp(1, 255) as u8)),
+                    code => Err(CliError::already_reported(code.unwrap_or(1).clamp(1, 255) as u8)),
                 };
             }
             std::thread::sleep(POLL);
         }
         signal(&self.coordinator, Signal::TERM);
         self.wait_for(Instant::now() + GRACE);
-        Err(Failure::new("no worker is left").with_hint("the workers' messages are above; continue with --resume auto"))
+        Err(CliError::new("no worker is left")
+            .with_hint("the workers' messages are above; continue with --resume auto"))
     }
 
-    fn stop(&mut self) -> Result<(), Failure> {
+    fn stop(&mut self) -> Result<(), CliError> {
         signal(&self.coordinator, Signal::TERM);
         self.wait_for(Instant::now() + GRACE);
         match self.coordinator.try_wait()? {
             Some(status) if status.code() == Some(0) => Ok(()),
-            Some(_) => Err(Failure::silent(1)),
-            None => Err(Failure::new("the coordinator did not end in time and was killed")
+            Some(_) => Err(CliError::already_reported(1)),
+            None => Err(CliError::new("the coordinator did not end in time and was killed")
                 .with_hint("continue with --resume auto")),
         }
     }
@@ -455,7 +456,7 @@ impl Supervisor {
         }
     }
 
-    fn spawn_worker(&self, index: usize) -> Result<Child, Failure> {
+    fn spawn_worker(&self, index: usize) -> Result<Child, CliError> {
         let mut command = Command::new(executable()?);
         let restarts = self.workers.get(index).map_or(0, |worker| worker.restarts.in_all);
         command.env(RESTARTS_VARIABLE, restarts.to_string());
@@ -497,8 +498,8 @@ pub fn spawn_coordinator(
     config: &Config,
     listener: &TcpListener,
     adjust: impl FnOnce(&mut Command),
-) -> Result<Child, Failure> {
-    let text = serde_json::to_string(config).map_err(|error| Failure::new(error.to_string()))?;
+) -> Result<Child, CliError> {
+    let text = serde_json::to_string(config).map_err(|error| CliError::new(error.to_string()))?;
     let mut command = Command::new(executable()?);
     command.arg("coordinator").arg("--listen").arg(format!("fd:{}", listener.as_raw_fd())).env(CONFIG_VARIABLE, text);
     // The coordinator inherits the socket; workers do not.
@@ -516,7 +517,7 @@ fn give_token(command: &mut Command, token: Option<&Token>) {
     };
 }
 
-fn spawn(mut command: Command, adjust: impl FnOnce(&mut Command)) -> Result<Child, Failure> {
+fn spawn(mut command: Command, adjust: impl FnOnce(&mut Command)) -> Result<Child, CliError> {
     use std::io::IsTerminal;
     command.env(PARENT_VARIABLE, std::process::id().to_string()).stdin(Stdio::null());
     if std::env::var_os("NUMALIGN_LOG").is_none() {
@@ -526,12 +527,12 @@ fn spawn(mut command: Command, adjust: impl FnOnce(&mut Command)) -> Result<Chil
     // Standard output is for results alone.
     command.stdout(std::io::stderr());
     adjust(&mut command);
-    command.spawn().map_err(|error| Failure::new(format!("cannot start a process: {error}")))
+    command.spawn().map_err(|error| CliError::new(format!("cannot start a process: {error}")))
 }
 
 /// The path of this program.
-pub fn executable() -> Result<std::path::PathBuf, Failure> {
-    std::env::current_exe().map_err(|error| Failure::new(format!("this program's own path is not known: {error}")))
+pub fn executable() -> Result<std::path::PathBuf, CliError> {
+    std::env::current_exe().map_err(|error| CliError::new(format!("this program's own path is not known: {error}")))
 }
 
 /// Sends a signal to a child.

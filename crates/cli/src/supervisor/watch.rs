@@ -8,7 +8,7 @@ use numalign_protocol::{StatusReply, StatusRequest};
 use tokio::runtime::Runtime;
 
 use crate::connect;
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// A coordinator that does not answer in this time is busy or gone.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -21,7 +21,7 @@ pub struct Watch {
 
 impl Watch {
     /// For the coordinator at `address`, which need not listen yet, and wants `token`.
-    pub fn new(address: SocketAddr, token: Option<Token>) -> Result<Self, Failure> {
+    pub fn new(address: SocketAddr, token: Option<Token>) -> Result<Self, CliError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let access = ClientAccess { token, tls: None };
         let client = runtime.block_on(async { connect::lazy_client(&access, &format!("http://{address}")) })?;

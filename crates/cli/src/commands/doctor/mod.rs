@@ -4,7 +4,7 @@
 use clap::ArgMatches;
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 mod folders;
 mod gpus;
@@ -41,7 +41,7 @@ impl Check {
     }
 }
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let mut checks = machine::checks();
     checks.extend(gpus::checks());
     checks.extend(folders::checks());
@@ -53,7 +53,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
             println!("{}", line(check));
         }
     }
-    if ok { Ok(()) } else { Err(Failure::silent(1)) }
+    if ok { Ok(()) } else { Err(CliError::already_reported(1)) }
 }
 
 fn line(check: &Check) -> String {

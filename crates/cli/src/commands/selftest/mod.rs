@@ -7,7 +7,7 @@ use clap::ArgMatches;
 use numalign_config::DeviceChoice;
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::{logging, settings};
 
 mod numbers;
@@ -65,7 +65,7 @@ impl Table {
     }
 }
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     logging::start("warn", false);
     let wanted = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
     let device = numalign_model::load::choose_device(wanted, None, 1);
@@ -88,7 +88,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     } else {
         println!("{passed} passed, {failed} failed, {skipped} skipped");
     }
-    if failed == 0 { Ok(()) } else { Err(Failure::silent(1)) }
+    if failed == 0 { Ok(()) } else { Err(CliError::already_reported(1)) }
 }
 
 fn line(outcome: &Outcome) -> String {

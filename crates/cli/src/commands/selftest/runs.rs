@@ -10,7 +10,7 @@ use numalign_config::DeviceChoice;
 use numalign_gpu::driver::visible_gpus;
 
 use super::Table;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::supervisor::PARENT_VARIABLE;
 
 const SETTINGS: &str = "--num-epochs 3 --num-batches 20 --batch-size 16 --micro-batch-size 4 --mixed-max-numbers 4 --lr 0.01 \
@@ -25,7 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 /// From here on several ranks may share a GPU.
 const SHARED_GPU: u32 = 23_000;
 
-pub fn check(table: &mut Table, device: DeviceChoice) -> Result<(), Failure> {
+pub fn check(table: &mut Table, device: DeviceChoice) -> Result<(), CliError> {
     let folder = tempfile::Builder::new().prefix("numalign-selftest").tempdir()?;
     let runner = Runner { folder: folder.path(), device };
     for stage in ["nn", "mixed"] {
