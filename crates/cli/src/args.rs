@@ -30,7 +30,7 @@ pub fn command() -> Command {
                 .arg(token_argument())
                 .arg(
                     option("chaos", "SPEC", "Faults on purpose, from a seed: the result has the same bytes")
-                        .long_help(crate::supervisor::chaos::SYNTAX),
+                        .long_help(crate::launcher::chaos::SYNTAX),
                 )
                 .arg(json_flag()),
         ))

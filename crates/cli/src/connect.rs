@@ -1,5 +1,5 @@
-//! How the commands that only ask or simulate reach a coordinator. Used by `status`, by `launch`'s supervisor and by
-//! `worker` (the address in the environment); the worker's own connection is in `numalign_worker::session`.
+//! How the commands that only ask or simulate reach a coordinator; a worker's own connection is in
+//! `numalign_worker::session`.
 
 use std::time::Duration;
 

@@ -9,11 +9,12 @@ mod args;
 mod commands;
 mod connect;
 mod error;
+mod launcher;
 mod limits;
 mod logging;
 mod plot;
+mod process;
 mod settings;
-mod supervisor;
 
 fn main() -> ExitCode {
     exit_quietly_on_broken_pipe();

@@ -8,11 +8,13 @@ use numalign_config::Config;
 
 use crate::args::text;
 use crate::error::CliError;
-use crate::supervisor::CONFIG_VARIABLE;
-use crate::{access, limits, logging, settings, supervisor};
+use crate::launcher::child;
+use crate::launcher::signals::Signals;
+use crate::launcher::spawn::CONFIG_VARIABLE;
+use crate::{access, limits, logging, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
-    supervisor::child::die_with_parent()?;
+    child::die_with_parent()?;
     logging::start("info", false);
     let config = match std::env::var(CONFIG_VARIABLE) {
         Ok(text) => {
@@ -58,9 +60,9 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
             if access.token.is_some() { " and the same join token" } else { "" }
         );
     }
-    let shutdown = supervisor::child::shutdown_signal()?;
-    let checkpoint_wanted = supervisor::child::checkpoint_signal()?;
-    numalign_coordinator::run(config, listener, access, shutdown, checkpoint_wanted).await?;
+    let signals = Signals::listen(child::interrupt())?;
+    let checkpoint_wanted = signals.checkpoint();
+    numalign_coordinator::run(config, listener, access, signals.stop(), checkpoint_wanted).await?;
     Ok(())
 }
 
@@ -68,7 +70,7 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
 fn inherited(number: &str) -> Result<std::net::TcpListener, CliError> {
     let wrong = || CliError::usage(format!("fd:{number} is not a listening socket of this process"));
     let number: RawFd = number.parse().map_err(|_| wrong())?;
-    if number <= 2 || !supervisor::child::is_launched() {
+    if number <= 2 || !child::is_launched() {
         return Err(wrong());
     }
     // SAFETY: borrowed for this call only, which finds out whether the descriptor is open.

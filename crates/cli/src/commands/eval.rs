@@ -16,9 +16,9 @@ use super::eval_report::{Ablation, Report, right_numbers};
 use super::verbal;
 use crate::args::text;
 use crate::error::CliError;
+use crate::launcher::child::die_with_parent;
 use crate::plot::Destination;
 use crate::settings;
-use crate::supervisor::child::die_with_parent;
 
 /// Samples that pass through the engine at once.
 const AT_ONCE: u64 = 1024;

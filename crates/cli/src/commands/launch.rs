@@ -1,7 +1,6 @@
 //! `numalign launch`: coordinator and workers on this machine, then the evaluation of the result.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
@@ -13,10 +12,11 @@ use super::eval::{engine_of, evaluate};
 use super::eval_report::Report;
 use crate::args::text;
 use crate::error::CliError;
-use crate::supervisor::chaos::Chaos;
-use crate::supervisor::child::die_with_parent;
-use crate::supervisor::{Signals, Supervisor, count_signals};
-use crate::{access, logging, settings};
+use crate::launcher::Launcher;
+use crate::launcher::chaos::Chaos;
+use crate::launcher::child::die_with_parent;
+use crate::launcher::signals::{Interrupt, Signals};
+use crate::{access, logging, process, settings};
 
 /// Held-out samples of the evaluation at the end.
 const SAMPLES: u64 = 1000;
@@ -27,23 +27,25 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let file = text(matches, "config");
     let stage = text(matches, "stage-name");
     let chaos = text(matches, "chaos").map(Chaos::parse).transpose()?;
-    let signals = count_signals()?;
-    if stage == Some("all") {
-        return all(matches, file, &signals, chaos.as_ref());
-    }
-    let config = settings::load_for_launch(matches, file, stage, &[])?;
-    train(matches, &config, &signals, chaos.as_ref())?;
-    match finish(matches, &config)? {
-        Some(report) => report.print(matches.get_flag("json")),
-        None => Ok(()),
-    }
+    process::runtime()?.block_on(async {
+        let signals = Signals::listen(Interrupt::Stop)?;
+        if stage == Some("all") {
+            return all(matches, file, &signals, chaos.as_ref()).await;
+        }
+        let config = settings::load_for_launch(matches, file, stage, &[])?;
+        train(matches, &config, &signals, chaos.as_ref()).await?;
+        match finish(matches, &config).await? {
+            Some(report) => report.print(matches.get_flag("json")),
+            None => Ok(()),
+        }
+    })
 }
 
 /// nn, then text, then mixed, each from the last one's projectors.
-fn all(
+async fn all(
     matches: &ArgMatches,
     file: Option<&str>,
-    signals: &Arc<Signals>,
+    signals: &Signals,
     chaos: Option<&Chaos>,
 ) -> Result<(), CliError> {
     let mut whole = settings::load_for_launch(matches, file, None, &[])?;
@@ -68,8 +70,8 @@ fn all(
     let mut results = serde_json::Map::new();
     for config in &configs {
         eprintln!("stage {}", config.recipe.stage);
-        train(matches, config, signals, chaos)?;
-        match finish(matches, config)? {
+        train(matches, config, signals, chaos).await?;
+        match finish(matches, config).await? {
             Some(report) if json => {
                 results.insert(config.recipe.stage.to_string(), serde_json::json!(report));
             }
@@ -95,12 +97,17 @@ fn beside(path: &Path, stage: &str) -> PathBuf {
     path.with_file_name(format!("{stem}-{stage}{extension}"))
 }
 
-fn train(matches: &ArgMatches, config: &Config, signals: &Arc<Signals>, chaos: Option<&Chaos>) -> Result<(), CliError> {
+async fn train(
+    matches: &ArgMatches,
+    config: &Config,
+    signals: &Signals,
+    chaos: Option<&Chaos>,
+) -> Result<(), CliError> {
     let token = access::token(matches)?;
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
     check_nccl(config)?;
-    Supervisor::start(config.clone(), token, signals.clone(), chaos.cloned())?.wait()
+    Launcher::start(config.clone(), token, signals.clone(), chaos.cloned())?.wait().await
 }
 
 /// All workers are here: what they will miss is known before the first one starts.
@@ -115,14 +122,21 @@ fn check_nccl(config: &Config) -> Result<(), CliError> {
     })
 }
 
-fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, CliError> {
+/// The closing evaluation, on a thread of its own: this one listens to signals.
+async fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, CliError> {
     if matches.get_flag("no-eval") {
         return Ok(None);
     }
+    let config = config.clone();
+    let evaluation = tokio::task::spawn_blocking(move || evaluated(&config));
+    evaluation.await.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?.map(Some)
+}
+
+fn evaluated(config: &Config) -> Result<Report, CliError> {
     let path = &config.run.model_path_save;
     let checkpoint = Checkpoint::read(path)?;
     let mut engine = engine_of(&checkpoint, path, None, config.run.device)?;
     let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
     let evaluation = evaluate(&mut engine, &checkpoint.state, &stream, SAMPLES)?;
-    Ok(Some(Report::of(engine.recipe(), &evaluation, &stream)))
+    Ok(Report::of(engine.recipe(), &evaluation, &stream))
 }

@@ -7,27 +7,29 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Instant;
 
 use clap::ArgMatches;
 use numalign_checkpoint::write_atomically;
 use numalign_config::Config;
+use rustix::process::Signal;
 
 use super::report_page::{Figures, Outcome, Row, page};
 use crate::args::{key_flags, text};
 use crate::error::CliError;
+use crate::launcher::signals::{Interrupt, Signals};
+use crate::process::{self, ChildGuard, this_program};
 use crate::settings;
-use crate::supervisor::{PARENT_VARIABLE, Signals, count_signals, executable};
 
 /// Where the configurations of the README's results lie.
 const DEFAULT_FOLDER: &str = "config/results";
 
-/// How often a child is looked at.
-const POLL: Duration = Duration::from_millis(50);
-
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
+    process::runtime()?.block_on(report(matches))
+}
+
+async fn report(matches: &ArgMatches) -> Result<(), CliError> {
     let given: Vec<&String> = matches.get_many::<String>("config").into_iter().flatten().collect();
     let out = Path::new(text(matches, "out").unwrap_or("report"));
     let mut entries = Vec::new();
@@ -43,11 +45,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         count: *matches.get_one("count").unwrap_or(&1000),
         picture: text(matches, "pictures").unwrap_or("png"),
         fresh: matches.get_flag("fresh"),
-        signals: count_signals()?,
+        signals: Signals::listen(Interrupt::Stop)?,
     };
     let mut rows: Vec<Row> = Vec::new();
     for (place, entry) in entries.iter().enumerate() {
-        let row = runner.row(entry)?;
+        let row = runner.row(entry).await?;
         eprintln!("{:>3}/{} {}", place + 1, entries.len(), row.line());
         rows.push(row);
         // After each one, so that an interrupted report is one too.
@@ -147,12 +149,12 @@ struct Runner<'a> {
     /// Extension of the pictures.
     picture: &'a str,
     fresh: bool,
-    signals: Arc<Signals>,
+    signals: Signals,
 }
 
 impl Runner<'_> {
     /// The row of one configuration: as it was stored, or trained and evaluated now. Only a stop ends the report.
-    fn row(&self, entry: &Entry) -> Result<Row, CliError> {
+    async fn row(&self, entry: &Entry) -> Result<Row, CliError> {
         let config = match &entry.config {
             Ok(config) => config,
             Err(why) => return Ok(self.row_of(entry, Outcome::Failed(why.clone()))),
@@ -164,7 +166,7 @@ impl Runner<'_> {
             return Ok(self.row_of(entry, Outcome::Done { figures: Box::new(figures), again: false }));
         }
         eprintln!("        {} …", entry.name);
-        match self.measured(entry, &digest) {
+        match self.measured(entry, &digest).await {
             Ok(figures) => Ok(self.row_of(entry, Outcome::Done { figures: Box::new(figures), again: true })),
             Err(_) if self.signals.stopped() => Err(CliError::new("the report was stopped")
                 .with_hint("repeat the command: what is finished is not run again")),
@@ -203,7 +205,7 @@ impl Runner<'_> {
     }
 
     /// Trains and evaluates.
-    fn measured(&self, entry: &Entry, digest: &str) -> Result<Figures, CliError> {
+    async fn measured(&self, entry: &Entry, digest: &str) -> Result<Figures, CliError> {
         let log_path = self.out.join(format!("{}.log", entry.name));
         let log = File::create(&log_path)
             .map_err(|error| CliError::new(format!("cannot write {}: {error}", log_path.display())))?;
@@ -223,7 +225,7 @@ impl Runner<'_> {
             }
         }
         launch.extend(own.map(|(key, value)| format!("--{key}={value}")));
-        self.child(&launch, &log, Stdio::null(), &log_path)?;
+        self.child(&launch, &log, Stdio::null(), &log_path).await?;
         let train_seconds = started.elapsed().as_secs_f64();
 
         let picture = format!("{}.{}", entry.name, self.picture);
@@ -235,7 +237,7 @@ impl Runner<'_> {
         if entry.config.as_ref().is_ok_and(|config| config.run.dataset_file.is_none()) {
             eval.push("--ablation".to_owned());
         }
-        let outcome = self.child(&eval, &log, metrics_file.into(), &log_path);
+        let outcome = self.child(&eval, &log, metrics_file.into(), &log_path).await;
         let metrics = std::fs::read_to_string(&metrics_path);
         // It is part of the figures from here on.
         let _ = std::fs::remove_file(&metrics_path);
@@ -249,46 +251,26 @@ impl Runner<'_> {
         Ok(figures)
     }
 
-    /// Runs this program with `arguments` to its end; its words go to `log`.
-    fn child(&self, arguments: &[String], log: &File, stdout: Stdio, log_path: &Path) -> Result<(), CliError> {
-        let mut command = Command::new(executable()?);
-        command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(log.try_clone()?);
-        command.env(PARENT_VARIABLE, std::process::id().to_string());
-        let mut child =
-            Running(command.spawn().map_err(|error| CliError::new(format!("cannot start a process: {error}")))?);
-        let mut told = false;
-        loop {
-            if let Some(status) = child.0.try_wait()? {
-                if status.success() {
-                    return Ok(());
-                }
-                return Err(CliError::new(
-                    last_error(log_path).unwrap_or_else(|| format!("{} ended: {status}", arguments[0])),
-                ));
+    /// Runs this program with `arguments` to its end; its stderr goes to `log`.
+    async fn child(&self, arguments: &[String], log: &File, stdout: Stdio, log_path: &Path) -> Result<(), CliError> {
+        let mut command = this_program()?;
+        command.args(arguments).stdout(stdout).stderr(log.try_clone()?);
+        let mut child = ChildGuard::spawn(command)?;
+        let early = tokio::select! {
+            status = child.wait() => Some(status?),
+            () = self.signals.clone().stop() => None,
+        };
+        let status = match early {
+            Some(status) => status,
+            None => {
+                child.signal(Signal::TERM);
+                child.wait().await?
             }
-            if self.signals.stopped() && !told {
-                told = true;
-                crate::supervisor::signal(&child.0, rustix::process::Signal::TERM);
-            }
-            std::thread::sleep(POLL);
+        };
+        if status.success() {
+            return Ok(());
         }
+        let why = process::last_error(log_path).unwrap_or_else(|| format!("{} ended: {status}", arguments[0]));
+        Err(CliError::new(why))
     }
-}
-
-/// A child that does not outlive its turn.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // One that has ended is no error worth telling.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// What a log says last of an error, without the word.
-fn last_error(log: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(log).ok()?;
-    let line = text.lines().rev().find_map(|line| line.strip_prefix("error: "))?;
-    Some(line.to_owned())
 }

@@ -5,11 +5,13 @@ use numalign_worker::{Options, WorkerError};
 
 use crate::args::text;
 use crate::error::CliError;
-use crate::supervisor::LOCAL_RANK_VARIABLE;
-use crate::{access, connect, logging, settings, supervisor};
+use crate::launcher::child;
+use crate::launcher::signals::Signals;
+use crate::launcher::spawn::LOCAL_RANK_VARIABLE;
+use crate::{access, connect, logging, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
-    supervisor::child::die_with_parent()?;
+    child::die_with_parent()?;
     logging::start("info", true);
     let access = access::client(matches)?;
     let coordinator = match text(matches, "coordinator") {
@@ -23,11 +25,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let first_contact = settings::coordinator_wait()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
-        let shutdown = supervisor::child::shutdown_signal()?;
-        let _passes = supervisor::child::checkpoint_signal()?;
-        let restarts = supervisor::child::restarts();
+        // A worker has no checkpoint to write; the signal that asks for one would kill it without a handler.
+        let signals = Signals::listen(child::interrupt())?;
+        let restarts = child::restarts();
         let options = Options { coordinator, access, device, local_rank, first_contact, restarts, simulated: None };
-        numalign_worker::run(options, shutdown).await.map_err(failure_of)
+        numalign_worker::run(options, signals.stop()).await.map_err(failure_of)
     });
     // The device thread may be in the middle of a step; the process does not wait for it.
     runtime.shutdown_background();
@@ -43,7 +45,7 @@ fn failure_of(error: WorkerError) -> CliError {
             | WorkerError::BadSample { .. }
             | WorkerError::Aborted { .. }
     );
-    if known && supervisor::child::is_launched() {
+    if known && child::is_launched() {
         tracing::debug!("{error}");
         return CliError::already_reported(1);
     }
