@@ -1,4 +1,4 @@
-//! One file per command. Called by `main` only.
+//! One file per command.
 
 use clap::ArgMatches;
 
@@ -7,6 +7,7 @@ use crate::error::CliError;
 mod bench;
 mod bench_coordinator;
 mod cert;
+mod completions;
 mod config;
 mod coordinator;
 mod doctor;
@@ -35,6 +36,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         Some(("coordinator", matches)) => coordinator::run(matches),
         Some(("worker", matches)) => worker::run(matches),
         Some(("cert", matches)) => cert::run(matches),
+        Some(("completions", matches)) => completions::run(matches),
         Some(("generate", matches)) => generate::run(matches),
         Some(("eval", matches)) => eval::run(matches),
         Some(("predict", matches)) => predict::run(matches),
