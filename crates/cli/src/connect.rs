@@ -1,9 +1,13 @@
 //! How the commands that only ask or simulate reach a coordinator; a worker's own connection is in
 //! `numalign_worker::session`.
 
+use std::net::TcpStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use numalign_access::{Client, ClientAccess, client::Unconnected, client::status_words};
+use numalign_config::RUNS_FOLDER;
+use numalign_coordinator::address;
 use numalign_protocol::StatusRequest;
 
 use crate::error::CliError;
@@ -44,6 +48,29 @@ pub async fn status(
 fn silent(url: &str, reason: &str) -> CliError {
     CliError::new(format!("no coordinator answers at {url}: {reason}"))
         .with_hint("`numalign launch` and `numalign coordinator` print their address; give it with --coordinator")
+}
+
+/// The newest run in this folder whose coordinator can be reached: the file that says so, and the address.
+pub fn run_of_this_folder() -> Option<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(RUNS_FOLDER).ok()?.flatten() {
+        let file = entry.path().join(address::FILE_NAME);
+        if let Ok(written) = file.metadata().and_then(|metadata| metadata.modified())
+            && let Ok(url) = std::fs::read_to_string(&file)
+        {
+            found.push((written, file, url.trim().to_owned()));
+        }
+    }
+    found.sort();
+    // One that was killed has left its file.
+    found.into_iter().rev().find(|(_, _, url)| is_open(url)).map(|(_, file, url)| (file, url))
+}
+
+/// Whether somebody listens at `url`.
+fn is_open(url: &str) -> bool {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let address = url.split_once("://").and_then(|(_, address)| address.parse().ok());
+    address.is_some_and(|address| TcpStream::connect_timeout(&address, TIMEOUT).is_ok())
 }
 
 /// The address that `MASTER_ADDR` and `MASTER_PORT` name, where both are set; with TLS where `access` has it.

@@ -4,10 +4,11 @@
 
 use std::process::ExitCode;
 
-mod access;
 mod args;
 mod commands;
 mod connect;
+mod console;
+mod credentials;
 mod error;
 mod launcher;
 mod limits;
@@ -15,6 +16,7 @@ mod logging;
 mod plot;
 mod process;
 mod settings;
+mod table;
 
 fn main() -> ExitCode {
     exit_quietly_on_broken_pipe();
@@ -28,14 +30,15 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
+    console::set_verbosity(args::verbosity(&matches));
     match commands::run(&matches) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let text = failure.to_string();
+        Err(error) => {
+            let text = error.to_string();
             if !text.is_empty() {
-                eprintln!("{text}");
+                numalign_coordinator::stderr::write_line(&text);
             }
-            ExitCode::from(failure.code)
+            ExitCode::from(error.code)
         }
     }
 }

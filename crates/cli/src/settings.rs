@@ -1,5 +1,4 @@
-//! From the command line to a validated configuration: file, then environment, then flags. Used by the commands that
-//! take configuration keys.
+//! From the command line to a validated configuration: file, then environment, then flags.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use numalign_config::{Config, DeviceChoice, Layer, resolve};
 use numalign_gpu::driver::visible_gpus;
 
 use crate::args::{key_flags, text};
+use crate::console::note;
 use crate::error::CliError;
 
 /// The configuration of a command; `stage` overrides where given.
@@ -39,10 +39,10 @@ pub fn load_for_launch(
     if is_auto {
         config.run.workers = (config.run.workers / config.run.devices_per_worker).max(1);
         config.check().map_err(|errors| CliError::usage(format!("the configuration is not valid\n{errors}")))?;
-        eprintln!("{}", auto_workers(config.run.workers, config.run.devices_per_worker, gpus));
+        note!("{}", auto_workers(config.run.workers, config.run.devices_per_worker, gpus));
         let (workers, parts) = (config.run.workers, config.recipe.micro_batches());
         if workers > parts {
-            eprintln!(
+            note!(
                 "{} of them will be spares: a step has {parts} micro-batches; a larger batch_size or a smaller micro_batch_size gives them work",
                 workers - parts
             );
@@ -51,7 +51,7 @@ pub fn load_for_launch(
     Ok(config)
 }
 
-/// What `workers: auto` came to, in words.
+/// What `workers: auto` came to.
 fn auto_workers(workers: usize, devices_per_worker: usize, gpus: usize) -> String {
     match (gpus, devices_per_worker) {
         (0, _) => "workers: auto is 1: no GPU is visible".to_owned(),
@@ -107,15 +107,7 @@ pub fn device(matches: &ArgMatches) -> Result<Option<DeviceChoice>, CliError> {
 
 /// `auto`, `cpu`, `cuda` or `cuda:N`.
 pub fn parse_device(name: &str) -> Result<DeviceChoice, CliError> {
-    match name {
-        "auto" => return Ok(DeviceChoice::Auto),
-        "cpu" => return Ok(DeviceChoice::Cpu),
-        "cuda" => return Ok(DeviceChoice::Cuda(None)),
-        _ => {}
-    }
-    match name.strip_prefix("cuda:").and_then(|index| index.parse().ok()) {
-        Some(index) => Ok(DeviceChoice::Cuda(Some(index))),
-        None => Err(CliError::usage(format!("device `{name}` is not known"))
-            .with_hint("devices are auto, cpu, cuda and cuda:N")),
-    }
+    numalign_config::device(name).map_err(|_| {
+        CliError::usage(format!("device `{name}` is not known")).with_hint("devices are auto, cpu, cuda and cuda:N")
+    })
 }

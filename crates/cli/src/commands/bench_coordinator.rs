@@ -12,7 +12,7 @@ use numalign_config::{Config, Layer, resolve};
 use numalign_worker::Options;
 use numalign_worker::simulated::Simulated;
 
-use crate::access::TOKEN_VARIABLE;
+use crate::credentials::TOKEN_VARIABLE;
 use crate::error::CliError;
 use crate::launcher::spawn::spawn_coordinator;
 use crate::limits;

@@ -14,6 +14,7 @@ use rcgen::{
 };
 
 use crate::args::text;
+use crate::console::note;
 use crate::error::CliError;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -35,7 +36,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let pieces = make(&hosts, days).map_err(|error| CliError::new(format!("cannot make the certificates: {error}")))?;
     write(&folder, &pieces)?;
     let at = |name: &str| folder.join(name).display().to_string();
-    eprintln!(
+    note!(
         "wrote a CA, a coordinator's certificate for {} and a worker's, valid for {days} days\n  \
          coordinator: --tls-cert {} --tls-key {} (and --tls-ca {} to demand the workers' certificate)\n  \
          worker:      --tls-ca {} (and --tls-cert {} --tls-key {} where it is demanded)\n  \

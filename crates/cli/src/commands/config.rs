@@ -3,6 +3,7 @@
 use clap::ArgMatches;
 
 use crate::args::text;
+use crate::console::note;
 use crate::error::CliError;
 use crate::settings;
 
@@ -13,7 +14,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     if name == "show" {
         print!("{}", numalign_config::to_yaml(&config));
     } else {
-        eprintln!("{} is valid", file.unwrap_or_default());
+        note!("{} is valid", file.unwrap_or_default());
     }
     Ok(())
 }

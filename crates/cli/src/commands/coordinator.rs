@@ -7,11 +7,12 @@ use numalign_access::ServerAccess;
 use numalign_config::Config;
 
 use crate::args::text;
+use crate::console::note;
 use crate::error::CliError;
 use crate::launcher::child;
 use crate::launcher::signals::Signals;
 use crate::launcher::spawn::CONFIG_VARIABLE;
-use crate::{access, limits, logging, settings};
+use crate::{credentials, limits, logging, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     child::die_with_parent()?;
@@ -23,7 +24,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         Err(_) => settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?,
     };
     limits::open_files(0)?;
-    let access = access::server(matches)?;
+    let access = credentials::server(matches)?;
     let insecure = matches.get_flag("insecure");
     let listen = text(matches, "listen").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -53,7 +54,7 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
     access.check_exposure(address.ip(), insecure)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     if !listen.starts_with("fd:") {
-        eprintln!(
+        note!(
             "listening on {address}; start workers with: numalign worker --coordinator {}://HOST:{}{}",
             if access.tls.is_some() { "https" } else { "http" },
             address.port(),

@@ -15,13 +15,14 @@ use super::eval_plot::{Course, draw};
 use super::eval_report::{Ablation, Report, right_numbers};
 use super::verbal;
 use crate::args::text;
+use crate::console::{Progress, note};
 use crate::error::CliError;
 use crate::launcher::child::die_with_parent;
 use crate::plot::Destination;
 use crate::settings;
 
-/// Samples that pass through the engine at once.
-const AT_ONCE: u64 = 1024;
+/// Samples between two signs of progress.
+const AT_ONCE: u64 = 128;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     die_with_parent()?;
@@ -65,7 +66,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     }
     if let Some(file) = plot {
         file.write(&draw(&checkpoint.identity.recipe, &evaluation, &Course::of(path)))?;
-        eprintln!("wrote {}", file.path().display());
+        note!("wrote {}", file.path().display());
     }
     report.print(matches.get_flag("json"))
 }
@@ -76,7 +77,7 @@ pub fn take_best(checkpoint: &mut Checkpoint, path: &Path) -> Result<(), CliErro
         return Err(CliError::new(format!("{} holds no evaluations, so none is the best", path.display()))
             .with_hint("train with --eval-every N, or leave --best out"));
     };
-    eprintln!(
+    note!(
         "projectors of step {}, the best of {} evaluations",
         best.step(),
         checkpoint.state.evaluations().list().len()
@@ -130,6 +131,7 @@ pub struct Evaluation {
 /// Predictions for the first `count` samples of `stream`.
 pub fn evaluate(engine: &mut Engine, state: &State, stream: &SampleStream, count: u64) -> Result<Evaluation, CliError> {
     let mut evaluation = Evaluation { predictions: Vec::new(), targets: Vec::new() };
+    let mut progress = Progress::start("evaluating", count);
     let mut from = 0;
     while from < count {
         let to = count.min(from + AT_ONCE);
@@ -139,6 +141,7 @@ pub fn evaluate(engine: &mut Engine, state: &State, stream: &SampleStream, count
         }
         evaluation.targets.extend(samples.iter().map(|sample| sample.target));
         from = to;
+        progress.set(from);
     }
     Ok(evaluation)
 }

@@ -12,6 +12,7 @@ use safetensors::{Dtype, tensor::TensorView};
 
 use super::eval::engine_of;
 use crate::args::text;
+use crate::console::note;
 use crate::error::CliError;
 use crate::settings;
 
@@ -44,7 +45,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     }
     write(out, &checkpoint, &hidden, &targets, domain, &range)?;
     let (count, d) = (targets.len(), checkpoint.state.layout().hidden());
-    eprintln!("wrote {}: hidden [{count}, {d}], target [{count}] of stage {}", out.display(), recipe.stage);
+    note!("wrote {}: hidden [{count}, {d}], target [{count}] of stage {}", out.display(), recipe.stage);
     Ok(())
 }
 

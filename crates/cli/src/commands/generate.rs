@@ -7,6 +7,7 @@ use clap::ArgMatches;
 use numalign_data::{Domain, SampleStream, jsonl};
 
 use crate::args::text;
+use crate::console::note;
 use crate::error::CliError;
 use crate::settings;
 
@@ -16,8 +17,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let out = text(matches, "out").unwrap_or("-");
     let stream = SampleStream::generated(&config.recipe, Domain::Train)?;
     if out == "-" {
-        return write(&stream, count, &mut std::io::stdout().lock())
-            .map_err(|error| CliError::new(format!("standard output: {error}")));
+        return match write(&stream, count, &mut BufWriter::new(std::io::stdout().lock())) {
+            // The reader has seen enough, like `head`.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.map_err(|error| CliError::new(format!("standard output: {error}"))),
+        };
     }
     let path = Path::new(out);
     let failed = |error: std::io::Error| {
@@ -35,7 +39,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         .map_err(failed)?;
     write(&stream, count, &mut BufWriter::new(file.as_file_mut())).map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
-    eprintln!("wrote {count} samples of stage {} to {out}", config.recipe.stage);
+    note!("wrote {count} samples of stage {} to {out}", config.recipe.stage);
     Ok(())
 }
 

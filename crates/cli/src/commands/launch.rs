@@ -11,12 +11,13 @@ use numalign_model::locate::ModelName;
 use super::eval::{engine_of, evaluate};
 use super::eval_report::Report;
 use crate::args::text;
+use crate::console::note;
 use crate::error::CliError;
 use crate::launcher::Launcher;
 use crate::launcher::chaos::Chaos;
 use crate::launcher::child::die_with_parent;
 use crate::launcher::signals::{Interrupt, Signals};
-use crate::{access, logging, process, settings};
+use crate::{credentials, logging, process, settings};
 
 /// Held-out samples of the evaluation at the end.
 const SAMPLES: u64 = 1000;
@@ -69,7 +70,7 @@ async fn all(
     let json = matches.get_flag("json");
     let mut results = serde_json::Map::new();
     for config in &configs {
-        eprintln!("stage {}", config.recipe.stage);
+        note!("stage {}", config.recipe.stage);
         train(matches, config, signals, chaos).await?;
         match finish(matches, config).await? {
             Some(report) if json => {
@@ -85,7 +86,7 @@ async fn all(
     if let Some(last) = configs.last() {
         let bytes = std::fs::read(&last.run.model_path_save)?;
         numalign_checkpoint::write_atomically(&save, &bytes)?;
-        eprintln!("wrote {}", save.display());
+        note!("wrote {}", save.display());
     }
     Ok(())
 }
@@ -103,7 +104,7 @@ async fn train(
     signals: &Signals,
     chaos: Option<&Chaos>,
 ) -> Result<(), CliError> {
-    let token = access::token(matches)?;
+    let token = credentials::token(matches)?;
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
     check_nccl(config)?;

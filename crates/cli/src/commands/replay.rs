@@ -11,6 +11,7 @@ use numalign_worker::LocalRun;
 use super::eval::load_engine;
 use super::verify::stream_of;
 use crate::args::text;
+use crate::console::note;
 use crate::error::CliError;
 use crate::settings;
 
@@ -33,7 +34,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
             Solver::Adam => "the run ends",
             Solver::Exact | Solver::Alternate => "the run ends or its projector is solved for",
         };
-        eprintln!("{what} after {steps} more steps");
+        note!("{what} after {steps} more steps");
     }
     let stream = stream_of(&checkpoint, path, text(matches, "dataset"))?;
     let evaluations = Evaluations::of(matches, &checkpoint);

@@ -12,11 +12,12 @@ use std::time::Instant;
 
 use clap::ArgMatches;
 use numalign_checkpoint::write_atomically;
-use numalign_config::Config;
+use numalign_config::{Config, RUNS_FOLDER};
 use rustix::process::Signal;
 
 use super::report_page::{Figures, Outcome, Row, page};
 use crate::args::{key_flags, text};
+use crate::console::note;
 use crate::error::CliError;
 use crate::launcher::signals::{Interrupt, Signals};
 use crate::process::{self, ChildGuard, this_program};
@@ -50,12 +51,12 @@ async fn report(matches: &ArgMatches) -> Result<(), CliError> {
     let mut rows: Vec<Row> = Vec::new();
     for (place, entry) in entries.iter().enumerate() {
         let row = runner.row(entry).await?;
-        eprintln!("{:>3}/{} {}", place + 1, entries.len(), row.line());
+        note!("{:>3}/{} {}", place + 1, entries.len(), row.line());
         rows.push(row);
         // After each one, so that an interrupted report is one too.
         write_atomically(&out.join("report.md"), page(&rows).as_bytes())?;
     }
-    eprintln!("wrote {}", out.join("report.md").display());
+    note!("wrote {}", out.join("report.md").display());
     if matches.get_flag("json") {
         println!("{}", serde_json::json!({ "rows": rows }));
     }
@@ -136,7 +137,7 @@ fn run_id(name: &str) -> String {
 }
 
 fn checkpoint(name: &str) -> PathBuf {
-    Path::new("chk").join(format!("{}.safetensors", run_id(name)))
+    Path::new(RUNS_FOLDER).join(format!("{}.safetensors", run_id(name)))
 }
 
 /// What all configurations of a report have in common.
@@ -165,7 +166,7 @@ impl Runner<'_> {
         {
             return Ok(self.row_of(entry, Outcome::Done { figures: Box::new(figures), again: false }));
         }
-        eprintln!("        {} …", entry.name);
+        note!("        {} …", entry.name);
         match self.measured(entry, &digest).await {
             Ok(figures) => Ok(self.row_of(entry, Outcome::Done { figures: Box::new(figures), again: true })),
             Err(_) if self.signals.stopped() => Err(CliError::new("the report was stopped")
@@ -210,7 +211,7 @@ impl Runner<'_> {
         let log = File::create(&log_path)
             .map_err(|error| CliError::new(format!("cannot write {}: {error}", log_path.display())))?;
         // An earlier attempt of this name, whatever it was trained on.
-        let folder = Path::new("chk").join(run_id(&entry.name));
+        let folder = Path::new(RUNS_FOLDER).join(run_id(&entry.name));
         if folder.exists() {
             std::fs::remove_dir_all(&folder)?;
         }

@@ -8,12 +8,12 @@ use crate::error::CliError;
 use crate::launcher::child;
 use crate::launcher::signals::Signals;
 use crate::launcher::spawn::LOCAL_RANK_VARIABLE;
-use crate::{access, connect, logging, settings};
+use crate::{connect, credentials, logging, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     child::die_with_parent()?;
     logging::start("info", true);
-    let access = access::client(matches)?;
+    let access = credentials::client(matches)?;
     let coordinator = match text(matches, "coordinator") {
         Some(url) => url.to_owned(),
         None => connect::from_environment(&access)?.ok_or_else(|| {

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use numalign_protocol::StatusReply;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::console::note;
+
 use super::chaos::{Chaos, Fault, Record};
 
 /// The worker that is told to compute wrong numbers, or slowly.
@@ -109,7 +111,7 @@ impl FaultInjector {
     pub fn print_chaos_report(&mut self) {
         self.record.end(Instant::now());
         for line in self.record.table() {
-            eprintln!("{line}");
+            note!("{line}");
         }
     }
 }

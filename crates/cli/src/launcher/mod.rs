@@ -11,6 +11,7 @@ use numalign_config::{Config, Resume};
 use numalign_protocol::StatusReply;
 use rustix::process::Signal;
 
+use crate::console::note;
 use crate::error::CliError;
 use crate::process::ChildGuard;
 
@@ -87,7 +88,7 @@ impl Launcher {
             .map_err(|error| CliError::new(format!("cannot listen on loopback: {error}")))?;
         let address = listener.local_addr()?;
         let coordinator = spawn_coordinator(&config, &listener, |command| give_token(command, token.as_ref()))?;
-        eprintln!("coordinator on http://{address} (see it with: numalign status --coordinator http://{address})");
+        note!("coordinator on http://{address} (see it with: numalign status --coordinator http://{address})");
         signals.forget_checkpoint();
         let count = config.run.workers;
         let mut launcher = Self {
@@ -168,7 +169,7 @@ impl Launcher {
                     return Ok(Some(Err(CliError::new(format!("the coordinator was killed again ({status})"))
                         .with_hint("see the log above; continue with --resume auto"))));
                 }
-                eprintln!("the coordinator was killed ({status}); starting it again");
+                note!("the coordinator was killed ({status}); starting it again");
                 self.config.run.resume = Some(Resume::Auto);
                 self.coordinator = spawn_coordinator(&self.config, &self.listener, |command| {
                     give_token(command, self.token.as_ref());
@@ -194,9 +195,9 @@ impl Launcher {
                 tracing::info!("worker {number} (pid {pid}) ended ({status}); a new one starts in {pause:?}");
             }
             AfterExit::Evicted => {
-                eprintln!("worker {number} (pid {pid}) was told not to come back and is not started again");
+                note!("worker {number} (pid {pid}) was told not to come back and is not started again");
             }
-            AfterExit::GiveUp => eprintln!(
+            AfterExit::GiveUp => note!(
                 "worker {number} (pid {pid}) ended ({status}) and is not started again: {} restarts brought no progress",
                 worker.restarts.count
             ),
@@ -244,7 +245,7 @@ impl Launcher {
             if worker.counted.is_some_and(|counted| now.saturating_duration_since(counted) > HUNG)
                 && let Some(child) = &worker.child
             {
-                eprintln!(
+                note!(
                     "worker {} (pid {}) does not answer and has been out of the run for {} s: killing it",
                     index + 1,
                     child.id(),

@@ -9,7 +9,8 @@ use numalign_config::{Config, DeviceChoice};
 use numalign_gpu::driver::visible_gpus;
 use tokio::process::Command;
 
-use crate::access::TOKEN_VARIABLE;
+use crate::console;
+use crate::credentials::TOKEN_VARIABLE;
 use crate::error::CliError;
 use crate::process::{ChildGuard, this_program};
 
@@ -89,7 +90,11 @@ pub fn give_token(command: &mut Command, token: Option<&Token>) {
 fn spawn(mut command: Command, adjust: impl FnOnce(&mut Command)) -> Result<ChildGuard, CliError> {
     if std::env::var_os("NUMALIGN_LOG").is_none() {
         // Log lines would tear a progress bar.
-        command.env("NUMALIGN_LOG", if std::io::stderr().is_terminal() { "warn" } else { "info" });
+        let usual = if std::io::stderr().is_terminal() { "warn" } else { "info" };
+        command.env("NUMALIGN_LOG", console::log_filter(usual));
+    }
+    if console::is_quiet() {
+        command.arg("--quiet");
     }
     // Standard output is for results alone.
     command.stdout(std::io::stderr());

@@ -5,6 +5,7 @@ use clap::ArgMatches;
 use serde::Serialize;
 
 use crate::error::CliError;
+use crate::table::row;
 
 mod folders;
 mod gpus;
@@ -27,7 +28,7 @@ struct Check {
     name: &'static str,
     status: Status,
     detail: String,
-    /// What to do; empty where nothing is to be done.
+    /// What to do; empty when there is nothing to do.
     hint: String,
 }
 
@@ -62,7 +63,7 @@ fn line(check: &Check) -> String {
         Status::Warning => "warning",
         Status::Failure => "failure",
     };
-    let mut line = format!("{status:<8} {:<12} {}", check.name, check.detail);
+    let mut line = row(1, &[(8, status), (12, check.name), (0, &check.detail)]);
     if !check.hint.is_empty() {
         line.push_str(&format!("\n{:>22}{}", "→ ", check.hint));
     }

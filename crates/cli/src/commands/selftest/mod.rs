@@ -8,6 +8,7 @@ use numalign_config::DeviceChoice;
 use serde::Serialize;
 
 use crate::error::CliError;
+use crate::table::row;
 use crate::{logging, settings};
 
 mod numbers;
@@ -97,7 +98,8 @@ fn line(outcome: &Outcome) -> String {
         Status::Failed => "FAILED",
         Status::Skipped => "skipped",
     };
-    format!("{status:<8} {:<34} {:>6.1} s  {}", outcome.name, outcome.seconds, outcome.detail)
+    let seconds = format!("{:>6.1} s ", outcome.seconds);
+    row(1, &[(8, status), (34, &outcome.name), (0, &seconds), (0, &outcome.detail)])
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use numalign_collective::nccl::Nccl;
-use numalign_config::DeviceChoice;
+use numalign_config::{DeviceChoice, RUNS_FOLDER};
 use numalign_gpu::driver::visible_gpus;
 use tokio::runtime::Runtime;
 
@@ -140,7 +140,7 @@ impl Runner<'_> {
         if !status.success() {
             return Err(format!("it ended with {status}: {}", last_lines(&log, 4)));
         }
-        let path = self.folder.join(format!("chk/{run}.safetensors"));
+        let path = self.folder.join(RUNS_FOLDER).join(format!("{run}.safetensors"));
         let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok((bytes, said))
     }
