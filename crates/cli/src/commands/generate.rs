@@ -6,12 +6,16 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_data::{Domain, SampleStream, jsonl};
 
-use crate::args::text;
+use crate::args::{key_flags, text};
 use crate::console::note;
 use crate::error::CliError;
 use crate::settings;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
+    if !names_a_stage(matches) {
+        return Err(CliError::usage("no stage is given: neither <STAGE> nor a configuration names one")
+            .with_hint("name nn, text or mixed, or give --config FILE"));
+    }
     let config = settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?;
     let count = *matches.get_one::<u64>("count").unwrap_or(&0);
     let out = text(matches, "out").unwrap_or("-");
@@ -41,6 +45,14 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     file.persist(path).map_err(|error| failed(error.error))?;
     note!("wrote {count} samples of stage {} to {out}", config.recipe.stage);
     Ok(())
+}
+
+/// Whether somebody chose a stage: the default alone would be a surprise.
+fn names_a_stage(matches: &ArgMatches) -> bool {
+    text(matches, "stage-name").is_some()
+        || text(matches, "config").is_some()
+        || key_flags(matches).iter().any(|(key, _)| key == "stage")
+        || std::env::var_os("NUMALIGN_STAGE").is_some()
 }
 
 fn write(stream: &SampleStream, count: u64, out: &mut dyn Write) -> std::io::Result<()> {
