@@ -110,7 +110,7 @@ fn report() -> Command {
         .arg(
             Arg::new("config")
                 .value_name("FILE|FOLDER")
-                .help("Configurations, or folders whose .yaml files are meant [default: config/results]")
+                .help("Configurations, or folders whose .yaml files are meant [default: config/experiments]")
                 .num_args(0..),
         )
         .arg(option("out", "DIR", "Folder of the page, report.md").default_value("report"))

@@ -24,7 +24,7 @@ use crate::process::{self, ChildGuard, this_program};
 use crate::settings;
 
 /// Where the configurations of the README's results lie.
-const DEFAULT_FOLDER: &str = "config/results";
+const DEFAULT_FOLDER: &str = "config/experiments";
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     process::runtime()?.block_on(report(matches))

@@ -77,7 +77,7 @@ impl Folder {
         std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    /// Copies the files of the repository's `fixtures/<fixture>` to `<to>` in this folder.
+    /// Copies the files of the repository's `testdata/<fixture>` to `<to>` in this folder.
     pub fn copy_fixture(&self, fixture: &str, to: &str) -> PathBuf {
         let target = self.path().join(to);
         std::fs::create_dir_all(&target).unwrap_or_else(|error| panic!("{}: {error}", target.display()));
@@ -165,9 +165,9 @@ pub fn check(what: &str, output: &Output, code: i32, said: &[&str]) {
     }
 }
 
-/// The repository's `fixtures/`.
+/// The repository's `testdata/`.
 pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata")
 }
 
 /// A running process; killed when dropped.
