@@ -1,4 +1,4 @@
-//! An error on its way to the user: the chain of causes, a hint, and the exit code. Used by every command.
+//! An error on its way to the user: the chain of causes, a hint, and the exit code.
 
 use std::fmt;
 
@@ -32,7 +32,7 @@ impl CliError {
         self
     }
 
-    /// A child process that printed its own error and ended with `code`.
+    /// A child process printed its error and ended with `code`; there is nothing left to say.
     pub fn already_reported(code: u8) -> Self {
         Self { error: anyhow::anyhow!(""), hint: None, code }
     }

@@ -1,4 +1,4 @@
-//! The limit on open files. Used by the coordinator, which has a socket per worker, and by `bench coordinator`.
+//! The limit on open files: a coordinator has a socket per worker.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

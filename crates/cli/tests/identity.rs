@@ -1,4 +1,4 @@
-//! The promise: the same bytes in the final checkpoint, whatever the number of workers, whoever was killed, whenever
+//! The promise: the same bytes in the final checkpoint, whatever the number of workers, whichever process was killed, whenever
 //! the run was resumed. Real processes, real sockets, real `kill -9`.
 
 mod common;

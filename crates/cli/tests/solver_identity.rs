@@ -1,4 +1,4 @@
-//! The promise with a solver: the same bytes whatever the number of workers, whoever was killed in the middle of a pass,
+//! The promise with a solver: the same bytes whatever the number of workers, whichever process was killed in the middle of a pass,
 //! whenever the run was resumed. Real processes, real sockets, real `kill -9`.
 
 mod common;

@@ -50,7 +50,7 @@ fn selftest() -> Command {
     Command::new("selftest")
         .about("Proves this build on this machine: right numbers, the same bytes over worlds and collectives, a kill, speed")
         .after_help(help_with_examples(
-            "Starts real runs of its own in a temporary folder. On the CPU it compares with stored values from \
+            "Starts real runs in a temporary folder. On the CPU it compares with stored values from \
              `transformers`; on a GPU with this machine's CPU too, and with NCCL's own sums. What a machine cannot show is \
              skipped, with the reason. Exit code 1 where anything fails.",
             &[

@@ -40,7 +40,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         "wrote a CA, a coordinator's certificate for {} and a worker's, valid for {days} days\n  \
          coordinator: --tls-cert {} --tls-key {} (and --tls-ca {} to demand the workers' certificate)\n  \
          worker:      --tls-ca {} (and --tls-cert {} --tls-key {} where it is demanded)\n  \
-         keep {} to yourself: whoever has it can make certificates that this run trusts",
+         keep {} secret: anybody who has it can make certificates that this run trusts",
         hosts.join(", "),
         at("coordinator.pem"),
         at("coordinator-key.pem"),
@@ -109,7 +109,7 @@ fn make(hosts: &[String], days: u64) -> Result<Vec<Piece>, rcgen::Error> {
     ])
 }
 
-/// Writes all of them, or none where one is there already.
+/// Writes all of them, or none if one is there already.
 fn write(folder: &Path, pieces: &[Piece]) -> Result<(), CliError> {
     let failed = |path: &Path, error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
@@ -143,7 +143,7 @@ fn write(folder: &Path, pieces: &[Piece]) -> Result<(), CliError> {
         }
         if let Err(error) = result {
             for path in &written {
-                // Half a set is of no use; the error that counts is the one above.
+                // Half a set is useless; the error that counts is the one above.
                 let _ = std::fs::remove_file(path);
             }
             return Err(failed(&path, error));

@@ -123,7 +123,7 @@ fn check_nccl(config: &Config) -> Result<(), CliError> {
     })
 }
 
-/// The closing evaluation, on a thread of its own: this one listens to signals.
+/// The closing evaluation, on another thread: this one listens to signals.
 async fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, CliError> {
     if matches.get_flag("no-eval") {
         return Ok(None);

@@ -2,7 +2,7 @@
 //! figures and pictures.
 //!
 //! Each configuration is a `numalign launch` and a `numalign eval` of this binary, as a user would run them, with what
-//! they say in a log of its own. What is finished and unchanged is not done again.
+//! they say in a log beside the page. What is finished and unchanged is not done again.
 
 use std::collections::BTreeSet;
 use std::fs::File;

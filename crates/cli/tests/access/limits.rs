@@ -110,7 +110,7 @@ fn ten_thousand_connections_that_say_nothing_harm_no_run() {
             most = most.max(descriptors(pid));
         }
         if index == 5_000 {
-            // In the midst of it, whoever speaks is heard.
+            // Meanwhile a client that speaks is served.
             let wait = [("NUMALIGN_COORDINATOR_WAIT", "20s")];
             check("no token", &worker(&folder, &url, &[], &wait), FAILED, &["no join token"]);
         }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-/// `numalign cert` for `hosts`, in a folder of its own.
+/// `numalign cert` for `hosts`, in a new folder.
 fn certificates(hosts: &[&str]) -> Folder {
     let folder = Folder::new();
     succeed("cert", &folder.run(&words(&[&["cert", "--out", "."], hosts])));
@@ -54,7 +54,7 @@ fn certificates_are_made_for_their_owner_alone_and_never_replaced() {
 }
 
 #[test]
-fn tls_keeps_out_whoever_cannot_be_sure_of_the_coordinator() {
+fn tls_keeps_out_a_client_that_cannot_verify_the_coordinator() {
     let (certs, others) = (certificates(&["localhost", "127.0.0.1"]), certificates(&["localhost", "127.0.0.1"]));
     let folder = Folder::new();
     let (cert, key) = (file(&certs, "coordinator.pem"), file(&certs, "coordinator-key.pem"));
@@ -134,7 +134,7 @@ fn tls_on_a_plain_port_is_told_on_both_sides() {
 }
 
 #[test]
-fn mutual_tls_keeps_out_whoever_has_no_certificate_of_the_ca() {
+fn mutual_tls_keeps_out_a_client_without_a_certificate_of_the_ca() {
     let (certs, others) = (certificates(&["127.0.0.1"]), certificates(&["127.0.0.1"]));
     let folder = Folder::new();
     let [cert, key, ca] = ["coordinator.pem", "coordinator-key.pem", "ca.pem"].map(|name| file(&certs, name));

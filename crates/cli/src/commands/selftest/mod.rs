@@ -1,5 +1,5 @@
 //! `numalign selftest`: from one binary on a bare machine, whether it computes the right numbers, keeps the promise in real
-//! runs of its own, and how fast it is. A table at the end, exit code 1 where anything fails.
+//! runs, and how fast it is. A table at the end, exit code 1 where anything fails.
 
 use std::time::Instant;
 
