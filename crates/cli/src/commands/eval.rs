@@ -12,12 +12,12 @@ use crate::args::text;
 use crate::evaluation::plot::{Course, draw};
 use crate::evaluation::report::{Ablation, Report};
 use crate::evaluation::take_best;
-use crate::failure::Failure;
+use crate::error::CliError;
+use crate::launcher::child::die_with_parent;
 use crate::plot::Destination;
 use crate::settings;
-use crate::supervisor::child::die_with_parent;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     die_with_parent()?;
     let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
     let plot = text(matches, "plot").map(Destination::of).transpose()?;
@@ -28,11 +28,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let stage = checkpoint.identity.recipe.stage;
     let (ablate, ask) = (matches.get_flag("ablation"), matches.get_flag("zero-shot"));
     if ask && stage != Stage::Mixed {
-        return Err(Failure::usage(format!("--zero-shot asks questions as plain text, and stage {stage} has none"))
+        return Err(CliError::usage(format!("--zero-shot asks questions as plain text, and stage {stage} has none"))
             .with_hint("it is for checkpoints of stage mixed"));
     }
     if ablate && checkpoint.identity.dataset_digest.is_some() {
-        return Err(Failure::usage(
+        return Err(CliError::usage(
             "--ablation trains on generated samples, and this checkpoint was trained on a file",
         )
         .with_hint("leave --ablation out"));
@@ -59,13 +59,13 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     }
     if let Some(file) = plot {
         file.write(&draw(&checkpoint.identity.recipe, &evaluation, &Course::of(path)))?;
-        eprintln!("wrote {}", file.path().display());
+        note!("wrote {}", file.path().display());
     }
     report.print(matches.get_flag("json"))
 }
 
 /// The same recipe trained and evaluated with the frozen stack bypassed.
-fn without_model(engine: Engine, stream: &SampleStream, count: u64) -> Result<Ablation, Failure> {
+fn without_model(engine: Engine, stream: &SampleStream, count: u64) -> Result<Ablation, CliError> {
     let (recipe, evaluation) = ablation::train_and_evaluate(engine, stream, count)?;
     Ok(Ablation {
         metrics: metrics::measure(&recipe, &evaluation.predictions, &evaluation.targets),

@@ -4,15 +4,15 @@ use std::path::Path;
 
 use numalign_checkpoint::Checkpoint;
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 pub mod plot;
 pub mod report;
 
 /// Replaces the last projectors by those of the best evaluation.
-pub fn take_best(checkpoint: &mut Checkpoint, path: &Path) -> Result<(), Failure> {
+pub fn take_best(checkpoint: &mut Checkpoint, path: &Path) -> Result<(), CliError> {
     let Some(best) = checkpoint.state.at_best() else {
-        return Err(Failure::new(format!("{} holds no evaluations, so none is the best", path.display()))
+        return Err(CliError::new(format!("{} holds no evaluations, so none is the best", path.display()))
             .with_hint("train with --eval-every N, or leave --best out"));
     };
     eprintln!(

@@ -1,5 +1,4 @@
-//! Runs the real binary in a folder of its own, with a clean environment, and never waits for ever.
-//! Used by every integration test of the command line.
+//! Runs the real binary in a temporary folder, with a clean environment, and never waits for ever.
 
 // Each test file uses its own part of this.
 #![allow(dead_code)]
@@ -214,7 +213,7 @@ impl Child {
     pub fn wait_for_stderr(&mut self, text: &str) {
         while !self.stderr.text().contains(text) {
             if self.child.try_wait().expect("a process of ours").is_some() {
-                // Its last words may still be on their way.
+                // What it said last may still be on its way.
                 let output = self.wait();
                 assert!(output.stderr.contains(text), "`{}` ended before it said `{text}`: {output}", self.name);
                 return;

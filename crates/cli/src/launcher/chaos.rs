@@ -1,12 +1,12 @@
-//! `launch --chaos`: which fault is due when, from a seed. Decides only; the supervisor does the killing, and notes here
-//! how long the run needed to go on.
+//! `launch --chaos`: which fault is due when, from a seed. Decides only; [`super::inject`] does the killing, and notes
+//! here how long the run needed to go on.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use numalign_data::{Domain, SampleRng};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// How a specification is written, for the help.
 pub const SYNTAX: &str = "\
@@ -59,8 +59,8 @@ pub struct Chaos {
 
 impl Chaos {
     /// Reads a specification; see [`SYNTAX`].
-    pub fn parse(text: &str) -> Result<Self, Failure> {
-        let wrong = |part: &str, why: &str| Failure::usage(format!("--chaos: `{part}` {why}")).with_hint(SYNTAX);
+    pub fn parse(text: &str) -> Result<Self, CliError> {
+        let wrong = |part: &str, why: &str| CliError::usage(format!("--chaos: `{part}` {why}")).with_hint(SYNTAX);
         let mut chaos = Self { seed: 0, drawn: 0, plans: Vec::new(), worker_faults: None };
         let (mut limits, mut worker_faults) = (Vec::new(), Vec::new());
         for part in text.split(',') {
@@ -137,8 +137,14 @@ impl Chaos {
         None
     }
 
-    /// The fault found nobody to hit: it comes again soon, and is not counted.
-    pub fn missed(&mut self, fault: Fault, now: Instant) {
+    /// When the next fault is due; `now` while one is not planned yet.
+    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+        let left = self.plans.iter().filter(|plan| plan.left != Some(0));
+        left.map(|plan| plan.next.unwrap_or(now)).min()
+    }
+
+    /// The fault found nothing to hit: it comes again soon, and is not counted.
+    pub fn reschedule(&mut self, fault: Fault, now: Instant) {
         if let Some(plan) = self.plans.iter_mut().find(|plan| plan.fault == fault) {
             plan.left = plan.left.map(|left| left + 1);
             plan.next = Some(now + Duration::from_millis(100));
@@ -231,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_specification_is_read_or_refused_in_words() {
+    fn a_specification_is_read_or_refused_with_a_hint() {
         let chaos = Chaos::parse("seed=7,kill=1s,kills=3,hang=8s/2s,coordinator=15s,wrong=200,slow=5")
             .unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(chaos.plans.len(), 3);
@@ -259,7 +265,9 @@ mod tests {
         assert_eq!(times.len(), 50);
         let mean = (times[49] - times[0]).as_secs_f64() / 49.0;
         assert!((0.85..1.15).contains(&mean), "{mean}");
-        chaos.missed(Fault::KillWorker, start);
+        assert_eq!(chaos.next_due(start), None, "all of them came");
+        chaos.reschedule(Fault::KillWorker, start);
+        assert_eq!(chaos.next_due(start), Some(start + Duration::from_millis(100)));
         assert_eq!(chaos.due(start + Duration::from_secs(1)), Some(Fault::KillWorker), "a miss does not count");
     }
 

@@ -1,4 +1,4 @@
-//! An error on its way to the user: the chain of causes, a hint, and the exit code. Used by every command.
+//! An error on its way to the user: the chain of causes, a hint, and the exit code.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ use numalign_model::ModelError;
 use numalign_worker::WorkerError;
 
 /// What `main` prints and exits with: 1 failed, 2 wrong usage or configuration.
-pub struct Failure {
+pub struct CliError {
     error: anyhow::Error,
     hint: Option<String>,
     pub code: u8,
 }
 
-impl Failure {
+impl CliError {
     /// Wrong usage or configuration.
     pub fn usage(message: impl fmt::Display) -> Self {
         Self { error: anyhow::anyhow!("{message}"), hint: None, code: 2 }
@@ -33,13 +33,13 @@ impl Failure {
         self
     }
 
-    /// A child process that printed its own error and ended with `code`.
-    pub fn silent(code: u8) -> Self {
+    /// A child process printed its error and ended with `code`; there is nothing left to say.
+    pub fn already_reported(code: u8) -> Self {
         Self { error: anyhow::anyhow!(""), hint: None, code }
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
         for cause in self.error.chain() {
@@ -62,13 +62,13 @@ impl fmt::Display for Failure {
     }
 }
 
-impl From<std::io::Error> for Failure {
+impl From<std::io::Error> for CliError {
     fn from(error: std::io::Error) -> Self {
         Self { error: error.into(), hint: None, code: 1 }
     }
 }
 
-impl From<ModelError> for Failure {
+impl From<ModelError> for CliError {
     fn from(error: ModelError) -> Self {
         let code = if matches!(error, ModelError::UnknownModel { .. }) { 2 } else { 1 };
         let hint = error.hint().map(str::to_owned);
@@ -76,33 +76,33 @@ impl From<ModelError> for Failure {
     }
 }
 
-impl From<CheckpointError> for Failure {
+impl From<CheckpointError> for CliError {
     fn from(error: CheckpointError) -> Self {
         let hint = Some(error.hint().to_owned());
         Self { error: error.into(), hint, code: 1 }
     }
 }
 
-impl From<DataError> for Failure {
+impl From<DataError> for CliError {
     fn from(error: DataError) -> Self {
         CoordinatorError::from(error).into()
     }
 }
 
-impl From<CoordinatorError> for Failure {
+impl From<CoordinatorError> for CliError {
     fn from(error: CoordinatorError) -> Self {
         let hint = error.hint();
         Self { error: error.into(), hint, code: 1 }
     }
 }
 
-impl From<AccessError> for Failure {
+impl From<AccessError> for CliError {
     fn from(error: AccessError) -> Self {
         WorkerError::from(error).into()
     }
 }
 
-impl From<EngineError> for Failure {
+impl From<EngineError> for CliError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Model(error) => error.into(),
@@ -115,7 +115,7 @@ impl From<EngineError> for Failure {
     }
 }
 
-impl From<WorkerError> for Failure {
+impl From<WorkerError> for CliError {
     fn from(error: WorkerError) -> Self {
         let code = if matches!(&error, WorkerError::Access(access) if access.is_usage()) { 2 } else { 1 };
         let hint = error.hint();
