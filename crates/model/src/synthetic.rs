@@ -59,3 +59,29 @@ impl TensorSource for Synthetic {
         Ok(values)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use numalign_config::Dtype;
+
+    use super::*;
+    use crate::loading::{Holding, Loader};
+
+    /// The base fingerprint, tensor by tensor, without a model in memory.
+    fn fingerprint(size: &str, seed: u64) -> String {
+        let config = Gpt2Config::named(size).unwrap();
+        let source = Synthetic::new(&config, seed);
+        let mut loader = Loader::new(&source, &config.canonical(), Holding { backward: false, dtype: Dtype::F32 });
+        for (name, _) in config.tensors() {
+            loader.read(&name).unwrap();
+        }
+        loader.fingerprint().to_hex().to_string()
+    }
+
+    /// Checkpoints name the fingerprint of the model they were trained on: these never change.
+    #[test]
+    fn the_published_sizes_have_fixed_fingerprints() {
+        assert_eq!(fingerprint("small", 0), "d1c81b2e135c8ef663dbf74e9f888612d90021c33499813c92ed6bd2c0d852b8");
+        assert_eq!(fingerprint("medium", 0), "df04f3b1afd9cda4b90a7dde5c9141e3e07b6a3d12634cd72b534865a1f900e2");
+    }
+}
