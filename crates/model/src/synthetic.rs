@@ -4,9 +4,11 @@
 //! √(2·n_layer), layer norms 1 and 0, biases 0. The numbers are our own: each row of a tensor has its own random
 //! stream, so rows are made in parallel and the result does not depend on how.
 
+mod normal;
+mod ziggurat;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
 use crate::architecture::Gpt2Config;
@@ -52,8 +54,7 @@ impl TensorSource for Synthetic {
             let mut random = ChaCha8Rng::from_seed(key);
             random.set_stream(row as u64);
             for value in out {
-                let normal: f32 = StandardNormal.sample(&mut random);
-                *value = normal * deviation;
+                *value = normal::standard_normal(&mut random) as f32 * deviation;
             }
         });
         Ok(values)
