@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use numalign_config::{LoadedProjections, Recipe, Solver};
-use numalign_projector::{Evaluations, InputEncoder, Layout, NormTensor, State, Sums, Trained, layer_norms};
+use numalign_projector::{Evaluations, InputEncoder, Layout, NormTensor, State, Sums, Trained};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::CheckpointError;
@@ -295,7 +295,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     if recipe.train_layer_norms == norms.is_empty() {
         return Err("its config and its layer norms contradict each other".to_owned());
     }
-    let layout = Layout::of(&recipe, hidden, layer_norms::total_len(&norms));
+    let layout = Layout::of(&recipe, hidden, NormTensor::total_len(&norms));
     let trained = Trained::by_adam(&recipe);
     let zeros = vec![0.0f32; layout.len()];
     let mut parts = [zeros.clone(), zeros.clone(), zeros.clone(), zeros];

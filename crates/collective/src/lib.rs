@@ -12,7 +12,7 @@ use std::future::Future;
 pub mod nccl;
 
 use numalign_access::Client;
-use numalign_projector::features::digest_of;
+use numalign_projector::digest_of;
 use numalign_projector::{RowError, Rows};
 use numalign_protocol as proto;
 

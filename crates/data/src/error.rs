@@ -8,6 +8,7 @@ use crate::grammar::GrammarError;
 
 /// Why there is no sample stream.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum DataError {
     #[error("the range from min_val {min_val} to max_val {max_val} is empty or not finite")]
     BadRange { min_val: f64, max_val: f64 },
@@ -37,6 +38,7 @@ pub enum DataError {
 
 /// What is wrong with one line of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum LineProblem {
     #[error("blank line")]
     Blank,

@@ -33,6 +33,7 @@ pub enum Segment<'a> {
 
 /// Why a text does not follow the grammar. `offset` is the byte at which the opening `$$` stands.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum GrammarError {
     #[error("the `$$` at byte {offset} does not open a number: {piece:?} is not a decimal number")]
     NotANumber { offset: usize, piece: String },
@@ -44,6 +45,7 @@ pub enum GrammarError {
 
 /// Why a string is not a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum NumberError {
     #[error("not a decimal number")]
     NotDecimal,

@@ -22,6 +22,7 @@ pub struct Ledger(blake3::Hash);
 
 /// Why a text is not a ledger digest.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 #[error("expected 64 hexadecimal digits, found {text:?}")]
 pub struct LedgerError {
     pub text: String,
