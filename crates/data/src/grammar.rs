@@ -1,7 +1,6 @@
 //! Marked numbers: `$$12.34&&` inside a text.
 //!
-//! [`parse`] splits a text of stage `mixed` into plain pieces and numbers; the worker calls it before it tokenises,
-//! `jsonl` before it accepts a line. `generate` writes numbers with [`marked`].
+//! [`parse`] splits a text of stage `mixed` into plain pieces and numbers; [`marked`] writes a number.
 //!
 //! A text is read from left to right. `$$` opens a marked number and the next `&&` closes it; what lies between
 //! must be a decimal number: an optional sign, digits, optionally a point and digits, optionally an exponent
@@ -10,7 +9,7 @@
 
 use thiserror::Error;
 
-use crate::error::excerpt;
+use crate::text::excerpt;
 
 /// Opens a marked number.
 pub const OPEN: &str = "$$";

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::DeviceChoice;
-use numalign_data::{Domain, Ledger, SampleStream};
+use numalign_data::{Domain, SampleDigest, SampleStream};
 use numalign_model::locate::ModelName;
 
 use crate::args::text;
@@ -52,8 +52,8 @@ fn verify(matches: &ArgMatches, path: &Path) -> Result<Proof, Failure> {
     let recipe = &checkpoint.identity.recipe;
     let stream = stream_of(&checkpoint, path, text(matches, "dataset"))?;
     let (step, samples) = (checkpoint.state.step(), checkpoint.samples());
-    let mut ledger = Ledger::start();
-    ledger.advance_over(&stream, recipe, 0..step);
+    let mut ledger = SampleDigest::start();
+    ledger.extend(&stream, recipe, 0..step);
     let ledger = ledger.to_hex();
     if ledger != checkpoint.sample_digest {
         return Err(Failure::new(format!(
