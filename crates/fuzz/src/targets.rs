@@ -367,8 +367,8 @@ fn shard_index(input: &[u8]) -> Result<(), String> {
 
 /// What a stranger may send: the worker's messages, and states inside them.
 fn messages(input: &[u8]) -> Result<(), String> {
-    let request = numalign_wire::ReduceRequest::decode(input).map(|_| ()).map_err(|error| error.to_string());
-    let message = numalign_wire::WorkerMessage::decode(input).map_err(|error| error.to_string());
+    let request = numalign_protocol::ReduceRequest::decode(input).map(|_| ()).map_err(|error| error.to_string());
+    let message = numalign_protocol::WorkerMessage::decode(input).map_err(|error| error.to_string());
     let state = match State::from_bytes(input) {
         Ok(state) => {
             assert_eq!(state.to_bytes(), input);
