@@ -45,6 +45,9 @@ const WORKERS: &str = "Keys: workers";
 const EVALUATION: &str = "Keys: evaluation";
 const TIMEOUTS: &str = "Keys: timeouts";
 
+/// The folder of all runs: run `nn` keeps its checkpoints in `chk/nn/` and its result in `chk/nn.safetensors`.
+pub const RUNS_FOLDER: &str = "chk";
+
 /// What every environment variable of numalign begins with.
 pub const ENV_PREFIX: &str = "NUMALIGN_";
 
@@ -147,7 +150,7 @@ keys! {
         RUN, run_id(), "Name of the run; its checkpoints lie in chk/<run_id>";
     Run model_path_save: PathBuf =
         (derived "chk/<run_id>.safetensors",
-            |settings| Some(format!("chk/{}.safetensors", settings.run_id.as_ref()?).into())),
+            |settings| Some(format!("{RUNS_FOLDER}/{}.safetensors", settings.run_id.as_ref()?).into())),
         RUN, output_file(), "The final checkpoint";
     Run resume: Option<Resume> = unset, RUN, optional(resume()),
         "Continue a run: auto takes the newest checkpoint of the run";

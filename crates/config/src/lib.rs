@@ -34,7 +34,7 @@ pub use choice::{
 };
 pub use config::Config;
 pub use error::{ConfigError, ConfigErrors};
-pub use keys::{ENV_PREFIX, Key, KeyDefault, Recipe, RunSettings, key, keys};
+pub use keys::{ENV_PREFIX, Key, KeyDefault, RUNS_FOLDER, Recipe, RunSettings, key, keys};
 pub use resolve::resolve;
 pub use schema::schema;
 pub use show::to_yaml;
@@ -47,4 +47,12 @@ pub use source::{INTERNAL_ENV_PREFIX, RESERVED_ENV, Source};
 /// Why `text` is not one.
 pub fn duration(text: &str) -> Result<std::time::Duration, String> {
     parse::duration(&raw::Raw::Text(text.to_owned())).map_err(|error| error.message)
+}
+
+/// A device as settings have it: `auto`, `cpu`, `cuda` or `cuda:N`.
+///
+/// # Errors
+/// Why the text is no device.
+pub fn device(text: &str) -> Result<DeviceChoice, String> {
+    parse::device(&raw::Raw::Text(text.to_owned())).map_err(|error| error.message)
 }

@@ -4,11 +4,12 @@
 use clap::ArgMatches;
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::console::note;
+use crate::error::CliError;
 use crate::settings;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    let (name, matches) = matches.subcommand().ok_or_else(|| Failure::usage("check, show or schema?"))?;
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
+    let (name, matches) = matches.subcommand().ok_or_else(|| CliError::usage("check, show or schema?"))?;
     if name == "schema" {
         println!("{:#}", numalign_config::schema());
         return Ok(());
@@ -18,7 +19,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     if name == "show" {
         print!("{}", numalign_config::to_yaml(&config));
     } else {
-        eprintln!("{} is valid", file.unwrap_or_default());
+        note!("{} is valid", file.unwrap_or_default());
     }
     Ok(())
 }
