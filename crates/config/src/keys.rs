@@ -425,9 +425,10 @@ mod tests {
         let names: BTreeSet<&str> = keys().iter().map(|key| key.name).collect();
         let flags: BTreeSet<String> = keys().iter().map(Key::flag).collect();
         let variables: BTreeSet<String> = keys().iter().map(Key::env_name).collect();
-        assert_eq!(names.len(), 59);
-        assert_eq!(flags.len(), 59);
-        assert_eq!(variables.len(), 59);
+        for count in [names.len(), flags.len(), variables.len()] {
+            assert_eq!(count, keys().len());
+        }
+        assert!(names.len() >= 59);
     }
 
     #[test]

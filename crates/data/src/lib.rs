@@ -15,8 +15,8 @@ pub mod jsonl;
 pub mod plan;
 pub mod random;
 pub mod sample;
-pub mod schedule;
 pub mod sample_digest;
+pub mod schedule;
 pub mod stream;
 mod text;
 
