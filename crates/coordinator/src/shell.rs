@@ -460,6 +460,7 @@ impl Shell {
         self.settle(WHEN_STOPPED);
         CoordinatorError::Stopped {
             step: self.machine.committed().map_or(0, |state| state.step()),
+            saved: None,
             total: self.config.recipe.total_steps(),
             run_id: self.config.run.run_id.clone(),
         }

@@ -37,7 +37,7 @@ pub struct Start {
 /// Decides what the run starts from.
 pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
     let recipe = &config.recipe;
-    let folder = RunFolder::open(&Path::new("chk").join(&config.run.run_id))?;
+    let folder = RunFolder::open(&Path::new(numalign_config::RUNS_FOLDER).join(&config.run.run_id))?;
     let lock = lock(&folder)?;
     let stream = match &config.run.dataset_file {
         Some(path) => SampleStream::from_file(path, recipe)?,
