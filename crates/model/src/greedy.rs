@@ -1,4 +1,4 @@
-//! The model's own words: greedy decoding through its head. Called by `complete` and by `eval --verbal`.
+//! Greedy decoding through the model's own head.
 
 use crate::error::ModelError;
 use crate::lm::{FrozenLm, LmInput, Piece};
@@ -10,8 +10,11 @@ const MOST_POSITIONS: usize = 2048;
 const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// Continues every prompt by the likeliest token at a time (the first of equals), until the end of text, `max_tokens`, or
-/// the model's longest sequence. Answers with the new tokens alone.
-pub fn greedy(lm: &mut dyn FrozenLm, prompts: &[Vec<u32>], max_tokens: usize) -> Result<Vec<Vec<u32>>, ModelError> {
+/// the model's longest sequence. Returns the new tokens alone.
+///
+/// # Errors
+/// As [`FrozenLm::forward`] and [`FrozenLm::logits`].
+pub fn generate(lm: &mut dyn FrozenLm, prompts: &[Vec<u32>], max_tokens: usize) -> Result<Vec<Vec<u32>>, ModelError> {
     let mut texts: Vec<Vec<u32>> = prompts.to_vec();
     let mut open: Vec<usize> = (0..texts.len()).collect();
     for _ in 0..max_tokens {
@@ -83,15 +86,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_demo_answers_in_words() {
+    fn the_demo_answers_a_question() {
         let mut lm = crate::load("demo", DeviceChoice::Cpu, false).unwrap().lm;
         let question = "The list holds $$45.2&& and $$7.81&& and $$60&&: which is the smallest?";
         let prompt = lm.tokenize(question).unwrap();
         let short = lm.tokenize("The list holds").unwrap();
-        let answers = greedy(&mut *lm, &[prompt.clone(), short.clone()], 8).unwrap();
+        let answers = generate(&mut *lm, &[prompt.clone(), short.clone()], 8).unwrap();
         assert!(lm.detokenize(&answers[0]).unwrap().starts_with(" 7.81"));
         // Neighbours in the batch change nothing.
-        assert_eq!(greedy(&mut *lm, &[short], 8).unwrap()[0], answers[1]);
-        assert!(greedy(&mut *lm, &[prompt], 0).unwrap()[0].is_empty());
+        assert_eq!(generate(&mut *lm, &[short], 8).unwrap()[0], answers[1]);
+        assert!(generate(&mut *lm, &[prompt], 0).unwrap()[0].is_empty());
     }
 }

@@ -1,10 +1,10 @@
-//! Read-outs by position and layer, and the gradients of embeddings and layer norms, against `transformers`
+//! PooledRead-outs by position and layer, and the gradients of embeddings and layer norms, against `transformers`
 //! (`tools/fixtures/make_reads.py`), in every folder that has a `reads.json`.
 
 use std::path::Path;
 
 use numalign_config::DeviceChoice;
-use numalign_model::{LmInput, NormGradients, Piece, Read, ReadAt, load};
+use numalign_model::{LmInput, NormGradients, Piece, PooledRead, ReadPositions, load};
 use serde_json::Value;
 
 const TOLERANCE: f32 = 2e-5;
@@ -53,13 +53,13 @@ fn check_folder(folder: &Path, reference: &Value) {
     assert_eq!(cases.len(), 3 * lm.layers());
     for case in cases {
         let at = match case["at"].as_str().unwrap() {
-            "last" => ReadAt::Last,
-            "mean" => ReadAt::Mean,
-            _ => ReadAt::Embeddings,
+            "last" => ReadPositions::Last,
+            "mean" => ReadPositions::Mean,
+            _ => ReadPositions::Embeddings,
         };
         let layer = case["layer"].as_u64().map(|layer| layer as usize);
         let label = format!("{}: {at:?}, layer {layer:?}", folder.display());
-        let read = Read { at, layer };
+        let read = PooledRead { positions: at, layer };
         let input = LmInput { sequences: vec![sequence.clone()], embeddings: embeddings.clone(), read };
         let hidden = lm.forward(&input, true).unwrap();
         assert_close(&format!("{label}: hidden"), &hidden, &floats(&case["hidden"]));

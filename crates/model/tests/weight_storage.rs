@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use numalign_config::{DeviceChoice, Dtype};
-use numalign_model::{FrozenLm, LmInput, LoadOptions, ModelError, NormGradients, Piece, Read, ReadAt, load_with};
+use numalign_model::{
+    FrozenLm, LmInput, LoadOptions, ModelError, NormGradients, Piece, PooledRead, ReadPositions, load_with,
+};
 
 fn options() -> LoadOptions {
     LoadOptions::new(DeviceChoice::Cpu, true)
@@ -14,7 +16,7 @@ fn fixture(name: &str) -> String {
 }
 
 /// Sequences of several lengths with tokens and numbers between them.
-fn input(lm: &dyn FrozenLm, read: Read) -> LmInput {
+fn input(lm: &dyn FrozenLm, read: PooledRead) -> LmInput {
     let d = lm.hidden_size();
     let number = |row| Piece::Embedding { row, repeat: 1 };
     let sequences = vec![
@@ -26,7 +28,7 @@ fn input(lm: &dyn FrozenLm, read: Read) -> LmInput {
 }
 
 /// Everything that a pass returns: hidden states, gradients of embeddings, gradients of norms.
-fn results(lm: &mut dyn FrozenLm, read: Read) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+fn results(lm: &mut dyn FrozenLm, read: PooledRead) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let batch = input(lm, read);
     let hidden = lm.forward(&batch, true).unwrap();
     let cotangent: Vec<f32> = (0..hidden.len()).map(|i| (i as f32 * 0.7).cos()).collect();
@@ -40,10 +42,10 @@ fn results(lm: &mut dyn FrozenLm, read: Read) -> (Vec<f32>, Vec<f32>, Vec<f32>) 
 #[test]
 fn several_devices_give_the_bytes_of_one() {
     let reads = [
-        Read::default(),
-        Read { at: ReadAt::Mean, layer: None },
-        Read { at: ReadAt::Embeddings, layer: Some(1) },
-        Read { at: ReadAt::Last, layer: Some(2) },
+        PooledRead::default(),
+        PooledRead { positions: ReadPositions::Mean, layer: None },
+        PooledRead { positions: ReadPositions::Embeddings, layer: Some(1) },
+        PooledRead { positions: ReadPositions::Last, layer: Some(2) },
     ];
     for (name, most) in [(fixture("one-head"), 4), (fixture("mistral-window"), 3), (fixture("qwen3-head-norms"), 2)] {
         let mut one = load_with(&name, options()).unwrap();
@@ -74,7 +76,11 @@ fn sixteen_bit_files_keep_their_bits_in_memory() {
     for (name, dtype) in folders {
         let mut wide = load_with(&fixture(name), options()).unwrap();
         let mut narrow = load_with(&fixture(name), LoadOptions { dtype, ..options() }).unwrap();
-        assert_eq!(results(&mut *wide.lm, Read::default()), results(&mut *narrow.lm, Read::default()), "{name}");
+        assert_eq!(
+            results(&mut *wide.lm, PooledRead::default()),
+            results(&mut *narrow.lm, PooledRead::default()),
+            "{name}"
+        );
         assert_eq!(wide.lm.fingerprint(), narrow.lm.fingerprint());
         assert_eq!(2 * narrow.lm.weight_bytes(), wide.lm.weight_bytes());
         assert!(narrow.description.device.ends_with(&format!("weights in {dtype}")), "{}", narrow.description.device);
@@ -87,8 +93,8 @@ fn rounded_weights_stay_close() {
     let mut wide = load_with(&folder, options()).unwrap();
     for (dtype, most) in [(Dtype::Bf16, 0.1), (Dtype::F16, 0.01)] {
         let mut narrow = load_with(&folder, LoadOptions { dtype, ..options() }).unwrap();
-        let (want, _, _) = results(&mut *wide.lm, Read::default());
-        let (got, _, _) = results(&mut *narrow.lm, Read::default());
+        let (want, _, _) = results(&mut *wide.lm, PooledRead::default());
+        let (got, _, _) = results(&mut *narrow.lm, PooledRead::default());
         let largest = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         let apart = want.iter().zip(&got).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
         assert!(apart > 0.0 && apart < most, "{dtype}: {apart}");

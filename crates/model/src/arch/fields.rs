@@ -1,4 +1,4 @@
-//! Typed access to the fields of a `config.json`. Called by every family's configuration.
+//! Typed access to the fields of a `config.json`.
 
 use std::path::Path;
 
@@ -7,27 +7,38 @@ use serde_json::{Map, Value};
 use crate::error::ModelError;
 use crate::kernels::activation::Activation;
 
-/// Sizes beyond these are a damaged file, not a model.
+/// Positions; a size beyond this or the next three is a damaged file, not a model.
 pub const MOST_POSITIONS: u64 = 1 << 20;
+/// Features of any kind.
 pub const MOST_WIDTH: u64 = 1 << 20;
+/// Blocks.
 pub const MOST_LAYERS: u64 = 10_000;
+/// Tokens.
 pub const MOST_VOCABULARY: u64 = 1 << 26;
 
 /// Typed access to the JSON object, with the file and the field in every error.
 pub struct Fields<'a> {
+    /// The file, for messages.
     pub path: &'a Path,
+    /// The object itself.
     pub fields: &'a Map<String, Value>,
 }
 
 impl<'a> Fields<'a> {
+    /// The value of `name`; none if it is missing or `null`.
     pub fn get(&self, name: &str) -> Option<&'a Value> {
         self.fields.get(name).filter(|value| !value.is_null())
     }
 
+    /// The error of a `value` that is not `wanted`.
     pub fn wrong(&self, name: &str, value: &Value, wanted: &str) -> ModelError {
         ModelError::Damaged { path: self.path.to_owned(), reason: format!("{name} is {value}, not {wanted}") }
     }
 
+    /// A string, if `name` is there.
+    ///
+    /// # Errors
+    /// The value is not a string.
     pub fn text(&self, name: &str) -> Result<Option<&'a str>, ModelError> {
         match self.get(name) {
             None => Ok(None),
@@ -36,6 +47,10 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// True or false.
+    ///
+    /// # Errors
+    /// The value is neither.
     pub fn flag(&self, name: &str, default: bool) -> Result<bool, ModelError> {
         match self.get(name) {
             None => Ok(default),
@@ -44,6 +59,10 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A number.
+    ///
+    /// # Errors
+    /// The value is not a number.
     pub fn number(&self, name: &str, default: f64) -> Result<f64, ModelError> {
         match self.get(name) {
             None => Ok(default),
@@ -51,6 +70,10 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A whole number from 1 to `most`.
+    ///
+    /// # Errors
+    /// The value is another, or missing without a default.
     pub fn size(&self, name: &str, default: Option<usize>, most: u64) -> Result<usize, ModelError> {
         match (self.get(name), default) {
             (None, Some(default)) => Ok(default),
@@ -65,6 +88,9 @@ impl<'a> Fields<'a> {
     }
 
     /// A positive number.
+    ///
+    /// # Errors
+    /// The value is none.
     pub fn positive(&self, name: &str, default: f64) -> Result<f32, ModelError> {
         let value = self.number(name, default)? as f32;
         if value > 0.0 && value.is_finite() {
@@ -74,6 +100,9 @@ impl<'a> Fields<'a> {
     }
 
     /// The activation function that `name` holds, by its name in `transformers.activations.ACT2FN`.
+    ///
+    /// # Errors
+    /// A function that is not known.
     pub fn activation(&self, name: &str, default: &str) -> Result<Activation, ModelError> {
         let value = self.text(name)?.unwrap_or(default);
         activation_named(value).ok_or_else(|| {
@@ -85,6 +114,9 @@ impl<'a> Fields<'a> {
     }
 
     /// The object that `name` holds, if any.
+    ///
+    /// # Errors
+    /// The value is not an object.
     pub fn object(&self, name: &str) -> Result<Option<Fields<'a>>, ModelError> {
         match self.get(name) {
             None => Ok(None),

@@ -1,5 +1,4 @@
 //! GPT-2's `config.json`: every field that changes the arithmetic is honoured or refused by name.
-//! Called by [`super::Architecture`] and by the synthetic models.
 
 use serde::Serialize;
 

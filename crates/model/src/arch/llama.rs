@@ -1,5 +1,5 @@
 //! `config.json` of Llama-style decoders (Llama 2 and 3, Mistral, Qwen2, Qwen2.5, Qwen3): every field that changes the
-//! arithmetic is honoured or refused by name. Called by [`super::Architecture`].
+//! arithmetic is honoured or refused by name.
 //!
 //! Names and defaults are those of the families' configuration classes in `transformers`.
 

@@ -1,4 +1,4 @@
-//! The model families that numalign computes, as their `config.json` describes them. Called by the loader.
+//! The model families that numalign computes, as their `config.json` describes them.
 
 use std::path::Path;
 
@@ -22,7 +22,9 @@ pub type TensorList = Vec<(String, Vec<usize>)>;
 /// Shape and arithmetic of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Architecture {
+    /// GPT-2.
     Gpt2(Gpt2Config),
+    /// Llama-style decoders.
     Llama(LlamaConfig),
 }
 
@@ -31,6 +33,9 @@ const KNOWN: &str = "gpt2, llama, mistral, qwen2, qwen3";
 
 impl Architecture {
     /// Parses `config.json`; `path` is named in errors.
+    ///
+    /// # Errors
+    /// Text that is no configuration, or one that numalign does not compute.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ModelError> {
         let damaged = |reason: String| ModelError::Damaged { path: path.to_owned(), reason };
         let value: Value = serde_json::from_str(text).map_err(|error| damaged(format!("not JSON: {error}")))?;
@@ -115,6 +120,7 @@ pub struct Footprint {
     pub in_tables: u64,
     /// In the blocks, held for each direction.
     pub in_blocks: u64,
+    /// In the largest tensor.
     pub largest_tensor: u64,
     /// Kept for the backward pass per position, over all blocks.
     pub kept: u64,
@@ -127,7 +133,7 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Of the largest share, where the blocks are spread over `devices`.
+    /// Of the largest share, if the blocks are spread over `devices`.
     pub fn share(self, devices: usize) -> Self {
         let devices = devices.max(1) as u64;
         Self { in_blocks: self.in_blocks.div_ceil(devices), kept: self.kept.div_ceil(devices), ..self }

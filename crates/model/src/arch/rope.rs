@@ -1,5 +1,4 @@
 //! Rotary positions as `config.json` describes them: the angles' frequencies and their scaled variants.
-//! Called by the Llama-style configuration; the frequencies go to the decoder.
 
 use super::fields::{Fields, MOST_POSITIONS};
 use crate::error::ModelError;

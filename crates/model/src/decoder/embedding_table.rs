@@ -1,5 +1,4 @@
 //! The tables of token and position embeddings, on the host: a step needs a few rows of them.
-//! Filled by [`crate::loading::Loader`]; read by the decoder.
 
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use numalign_config::Dtype;
@@ -7,7 +6,7 @@ use numalign_config::Dtype;
 use crate::kernels::vocabulary;
 
 /// Rows of `width` numbers.
-pub struct Table {
+pub struct EmbeddingTable {
     width: usize,
     numbers: Numbers,
 }
@@ -18,7 +17,7 @@ enum Numbers {
     F16(Vec<f16>),
 }
 
-impl Table {
+impl EmbeddingTable {
     /// No rows yet, with room for `rows`.
     pub fn with_capacity(rows: usize, width: usize, dtype: Dtype) -> Self {
         let count = rows * width;
@@ -58,7 +57,7 @@ impl Table {
         each * self.len() as u64
     }
 
-    /// Row `row` into `out`; false where there is no such row.
+    /// Row `row` into `out`; false if there is no such row.
     pub fn copy_row(&self, row: usize, out: &mut [f32]) -> bool {
         if row >= self.rows() {
             return false;

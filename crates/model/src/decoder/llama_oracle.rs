@@ -3,13 +3,13 @@
 
 use burn_flex::{Flex, FlexDevice};
 
-use super::oracle::{Generic, HOLDING, by_autodiff, input, relative_difference};
+use super::oracle::{Generic, STORAGE, by_autodiff, input, relative_difference};
 use super::*;
-use crate::architecture::{LlamaConfig, Rope, RopeScaling, TensorList};
+use crate::arch::{LlamaConfig, Rope, RopeScaling, TensorList};
 use crate::kernels::activation::Activation;
-use crate::llama;
-use crate::read::{Read, ReadAt};
-use crate::weights::TensorSource;
+use crate::lm::{PooledRead, ReadPositions};
+use crate::load::llama;
+use crate::load::weights::TensorSource;
 
 fn config(heads: usize, kv_heads: usize, biased: bool, head_norms: bool) -> LlamaConfig {
     LlamaConfig {
@@ -55,7 +55,7 @@ impl TensorSource for Loud {
 fn load<B: FrozenOps>(config: &LlamaConfig, device: B::Device) -> Decoder<B> {
     let source = Loud(config.tensors());
     let placement = Placement::single(device, config.layers);
-    llama::load(config.clone(), &source, Tokenizer::Missing("none in this test".to_owned()), placement, HOLDING)
+    llama::load(config.clone(), &source, Tokenizer::Missing("none in this test".to_owned()), placement, STORAGE)
         .unwrap()
 }
 
@@ -68,8 +68,11 @@ fn kernels_and_hand_written_backward_agree_with_autodiff() {
         let mut ours: Decoder<Flex> = load(&config, FlexDevice);
         let mut oracle: Decoder<Generic> = load(&config, FlexDevice);
         let d = ours.hidden_size();
-        for read in [Read::default(), Read { at: ReadAt::Mean, layer: None }, Read { at: ReadAt::Last, layer: Some(2) }]
-        {
+        for read in [
+            PooledRead::default(),
+            PooledRead { positions: ReadPositions::Mean, layer: None },
+            PooledRead { positions: ReadPositions::Last, layer: Some(2) },
+        ] {
             for (count, length) in [(1, 1), (4, 1), (1, 2), (3, 17), (2, 60)] {
                 let mut batch = input(&vec![length; count], d);
                 batch.read = read;

@@ -1,5 +1,5 @@
 //! A frozen decoder of any family over [`FrozenOps`]: embeddings, a stack of blocks, the final norm, and what is read.
-//! Built by [`crate::gpt2::load`] and [`crate::llama::load`]; implements [`FrozenLm`].
+//! It implements [`FrozenLm`]; [`crate::load`] builds it.
 //!
 //! No head: only hidden states are wanted. Where the last positions alone are read, the last block computes queries and
 //! the feed-forward part for these only. The backward pass is written by hand and yields the gradients of the external
@@ -10,43 +10,59 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
-use crate::block::{Block, Rows, SavedBlock};
 use crate::error::ModelError;
 use crate::lm::{FrozenLm, LmInput, Piece, positions};
-use crate::loading::Holding;
-use crate::norms::{NormGradients, NormParameter, NormSums};
-use crate::ops::{FrozenOps, NormWeights, Normed, RotaryTable, to_host};
-use crate::placement::Placement;
-use crate::read::ReadPlan;
-use crate::sequences::Sequences;
-use crate::table::Table;
+use crate::ops::norms::{NormGradients, NormParameter, NormSums, NormWeights, Normed};
+use crate::ops::sequences::Sequences;
+use crate::ops::{FrozenOps, RotaryTable, WeightStorage, to_host};
 use crate::tokenizer::Tokenizer;
 
-/// What a family's loader hands over.
+pub mod block;
+pub mod embedding_table;
+#[cfg(test)]
+mod llama_oracle;
+#[cfg(test)]
+mod oracle;
+pub mod placement;
+mod pooling;
+
+use block::{Block, Rows, SavedBlock};
+use embedding_table::EmbeddingTable;
+use placement::Placement;
+use pooling::PoolingPlan;
+
+/// What a family's loader returns.
 pub struct Parts<B: FrozenOps> {
+    /// Text to token ids.
     pub tokenizer: Tokenizer,
+    /// `d`
     pub hidden_size: usize,
+    /// Longest sequence.
     pub max_positions: usize,
     /// `[vocabulary, d]`
-    pub token_table: Table,
+    pub token_table: EmbeddingTable,
     /// `[max_positions, d]`, where positions are learnt.
-    pub position_table: Option<Table>,
+    pub position_table: Option<EmbeddingTable>,
     /// Radians per position of each pair of a head's numbers, where positions are rotary.
     pub rotary_frequencies: Option<Vec<f32>>,
+    /// In the order in which they run.
     pub blocks: Vec<Block<B>>,
+    /// The final norm.
     pub norm_f: NormWeights<B>,
     /// Whether the model's own head is its token table.
     pub tied_head: bool,
+    /// Of every weight and the configuration.
     pub fingerprint: blake3::Hash,
     /// Numbers in the model.
     pub parameters: u64,
-    pub holding: Holding,
+    /// How the weights are held.
+    pub storage: WeightStorage,
 }
 
 /// What a forward pass keeps for the backward pass.
 struct Saved<B: Backend> {
     sequences: Sequences,
-    plan: ReadPlan,
+    plan: PoolingPlan,
     blocks: Vec<SavedBlock<B>>,
     norm_f: Option<Normed<B>>,
     /// For each external embedding, the rows it fills, ascending.
@@ -74,6 +90,7 @@ pub struct Decoder<B: FrozenOps> {
 }
 
 impl<B: FrozenOps> Decoder<B> {
+    /// A decoder of `parts`, whose blocks lie on `placement`.
     pub fn new(parts: Parts<B>, placement: Placement<B>) -> Self {
         Self { parts, placement, rotary: Vec::new(), saved: None }
     }
@@ -169,7 +186,7 @@ impl<B: FrozenOps> Decoder<B> {
         &self,
         x_rd: Tensor<B, 2>,
         sequences: &Sequences,
-        plan: &ReadPlan,
+        plan: &PoolingPlan,
         keep: bool,
     ) -> (Tensor<B, 2>, Vec<SavedBlock<B>>, Option<Normed<B>>) {
         let mut x_rd = x_rd;
@@ -206,7 +223,7 @@ impl<B: FrozenOps> Decoder<B> {
         grad_rd: Tensor<B, 2>,
         saved: Vec<SavedBlock<B>>,
         sequences: &Sequences,
-        plan: &ReadPlan,
+        plan: &PoolingPlan,
         sums: &mut Option<NormSums<'_>>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         let mut grad_rd = grad_rd;
@@ -233,7 +250,7 @@ impl<B: FrozenOps> Decoder<B> {
     }
 
     /// The rows that block `layer` of place `place` works on.
-    fn rows<'a>(&'a self, sequences: &'a Sequences, plan: &ReadPlan, layer: usize, place: usize) -> Rows<'a, B> {
+    fn rows<'a>(&'a self, sequences: &'a Sequences, plan: &PoolingPlan, layer: usize, place: usize) -> Rows<'a, B> {
         let last_only = plan.last_only() && layer + 1 == plan.layers;
         Rows { sequences, last_only, rotary: self.rotary.get(place) }
     }
@@ -280,7 +297,7 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         let d = self.parts.hidden_size;
         let Embedded { x, sequences, rows_of_embedding, external } = self.embed(input)?;
         self.extend_rotary(sequences.lengths().iter().copied().max().unwrap_or(0));
-        let plan = ReadPlan::new(input.read, self.layers(), sequences.lengths(), &external)?;
+        let plan = PoolingPlan::new(input.read, self.layers(), sequences.lengths(), &external)?;
         let rows = sequences.rows();
         let x_rd = Tensor::from_data(TensorData::new(x, [rows, d]), self.placement.device(0));
         let (hidden, blocks, norm_f) = self.run(x_rd, &sequences, &plan, keep);
@@ -293,7 +310,7 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
 
     fn backward(&mut self, grad_hidden: &[f32], norms: Option<NormGradients<'_>>) -> Result<Vec<f32>, ModelError> {
         let d = self.parts.hidden_size;
-        let Some(saved) = self.saved.take().filter(|_| self.parts.holding.backward) else {
+        let Some(saved) = self.saved.take().filter(|_| self.parts.storage.backward) else {
             return Err(ModelError::Empty);
         };
         let Saved { sequences, plan, blocks, norm_f, rows_of_embedding } = saved;
@@ -367,8 +384,9 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
     }
 
     fn weight_bytes(&self) -> u64 {
-        let Holding { backward, dtype } = self.parts.holding;
-        let tables = self.parts.token_table.bytes() + self.parts.position_table.as_ref().map_or(0, Table::bytes);
+        let WeightStorage { backward, dtype } = self.parts.storage;
+        let tables =
+            self.parts.token_table.bytes() + self.parts.position_table.as_ref().map_or(0, EmbeddingTable::bytes);
         let in_tables = tables / dtype.bytes();
         tables + (self.parts.parameters - in_tables) * dtype.bytes() * if backward { 2 } else { 1 }
     }
@@ -377,10 +395,3 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         self.parts.parameters
     }
 }
-
-#[cfg(test)]
-#[path = "llama_oracle.rs"]
-mod llama_oracle;
-#[cfg(test)]
-#[path = "decoder_oracle.rs"]
-mod oracle;

@@ -4,16 +4,16 @@ use burn::backend::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 
 use super::*;
-use crate::architecture::Gpt2Config;
-use crate::gpt2;
+use crate::arch::Gpt2Config;
 use crate::kernels::activation::Activation;
-use crate::ops::generic;
-use crate::read::{Read, ReadAt};
-use crate::synthetic::Synthetic;
-use crate::weights::TensorSource;
+use crate::lm::{PooledRead, ReadPositions};
+use crate::load::gpt2;
+use crate::load::synthetic::Synthetic;
+use crate::load::weights::TensorSource;
+use crate::ops::generic_impl::frozen_ops;
 
 // Operations in plain Burn tensors, so that autodiff can follow them.
-generic::frozen_ops!(Autodiff<Flex>);
+frozen_ops!(Autodiff<Flex>);
 
 fn small_config(activation: Activation) -> Gpt2Config {
     Gpt2Config {
@@ -31,7 +31,7 @@ fn small_config(activation: Activation) -> Gpt2Config {
 }
 
 /// Weights for both directions, as they are.
-pub(super) const HOLDING: Holding = Holding { backward: true, dtype: numalign_config::Dtype::F32 };
+pub(super) const STORAGE: WeightStorage = WeightStorage { backward: true, dtype: numalign_config::Dtype::F32 };
 
 /// Random weights much larger than GPT-2's initialisation, so that attention and activations are far from linear.
 struct Loud(Synthetic);
@@ -54,7 +54,7 @@ fn load<B: FrozenOps>(activation: Activation, device: B::Device) -> Decoder<B> {
     let config = small_config(activation);
     let placement = Placement::single(device, config.n_layer);
     let source = Loud(Synthetic::new(&config, 5));
-    gpt2::load(config, &source, Tokenizer::Missing("none in this test".to_owned()), placement, HOLDING).unwrap()
+    gpt2::load(config, &source, Tokenizer::Missing("none in this test".to_owned()), placement, STORAGE).unwrap()
 }
 
 pub(super) fn input(lengths: &[usize], d: usize) -> LmInput {
@@ -86,7 +86,7 @@ pub(super) fn by_autodiff(oracle: &mut Decoder<Generic>, batch: &LmInput, cotang
     let d = oracle.hidden_size();
     let Embedded { x, sequences, external, .. } = oracle.embed(batch).unwrap();
     oracle.extend_rotary(sequences.lengths().iter().copied().max().unwrap());
-    let plan = ReadPlan::new(batch.read, oracle.layers(), sequences.lengths(), &external).unwrap();
+    let plan = PoolingPlan::new(batch.read, oracle.layers(), sequences.lengths(), &external).unwrap();
     let rows = sequences.rows();
     let x: Tensor<Generic, 2> = Tensor::from_data(TensorData::new(x, [rows, d]), &FlexDevice).require_grad();
     let (hidden, _, _) = oracle.run(x.clone(), &sequences, &plan, false);
@@ -134,11 +134,11 @@ fn every_read_agrees_with_autodiff() {
     let mut ours: Decoder<Flex> = load(Activation::GeluTanh, FlexDevice);
     let mut oracle: Decoder<Generic> = load(Activation::GeluTanh, FlexDevice);
     let d = ours.hidden_size();
-    for at in [ReadAt::Last, ReadAt::Mean, ReadAt::Embeddings] {
+    for at in [ReadPositions::Last, ReadPositions::Mean, ReadPositions::Embeddings] {
         for layer in [None, Some(1), Some(2), Some(3)] {
             for length in [1, 9] {
                 let mut batch = input(&[length; 3], d);
-                batch.read = Read { at, layer };
+                batch.read = PooledRead { positions: at, layer };
                 // Tokens between the external embeddings, which still are one per row of the gradient.
                 for sequence in &mut batch.sequences {
                     if length > 1 {
@@ -173,9 +173,12 @@ fn gradients_of_the_norms_agree_with_autodiff() {
     assert_eq!(names.len(), 4 * 3 + 2);
     assert_eq!((names[0].as_str(), names[13].as_str()), ("h.0.ln_1.weight", "ln_f.bias"));
     let total = names.len() * d;
-    for (at, layer, length) in
-        [(ReadAt::Last, None, 1), (ReadAt::Last, None, 9), (ReadAt::Mean, None, 9), (ReadAt::Mean, Some(2), 9)]
-    {
+    for (at, layer, length) in [
+        (ReadPositions::Last, None, 1),
+        (ReadPositions::Last, None, 9),
+        (ReadPositions::Mean, None, 9),
+        (ReadPositions::Mean, Some(2), 9),
+    ] {
         let mut oracle: Decoder<Generic> = load(Activation::GeluTanh, FlexDevice);
         for norm in oracle.parts.blocks.iter_mut().flat_map(|block| [&mut block.norm_1, &mut block.norm_2]) {
             norm.gamma_d = norm.gamma_d.clone().require_grad();
@@ -186,7 +189,7 @@ fn gradients_of_the_norms_agree_with_autodiff() {
         norm_f.beta_d = norm_f.beta_d.clone().map(Tensor::require_grad);
 
         let mut batch = input(&[length; 3], d);
-        batch.read = Read { at, layer };
+        batch.read = PooledRead { positions: at, layer };
         let cotangent: Vec<f32> = (0..3 * d).map(|i| (i as f32 * 0.7).cos()).collect();
         ours.forward(&batch, true).unwrap();
         let mut sums = vec![vec![0.0; total]];
@@ -194,7 +197,7 @@ fn gradients_of_the_norms_agree_with_autodiff() {
         ours.backward(&cotangent, Some(target)).unwrap();
 
         let Embedded { x, sequences, external, .. } = oracle.embed(&batch).unwrap();
-        let plan = ReadPlan::new(batch.read, oracle.layers(), sequences.lengths(), &external).unwrap();
+        let plan = PoolingPlan::new(batch.read, oracle.layers(), sequences.lengths(), &external).unwrap();
         let x = Tensor::from_data(TensorData::new(x, [sequences.rows(), d]), &FlexDevice);
         let (hidden, _, _) = oracle.run(x, &sequences, &plan, false);
         let spread = plan.spread(&cotangent, d, sequences.rows());

@@ -1,58 +1,36 @@
-//! Where hidden states are read: the specification that travels with an input, and what follows from it for one batch.
-//! Made by the callers of [`crate::FrozenLm`]; carried out by the decoder.
+//! What a [`PooledRead`] means for one batch: the blocks that run, and the mean over the rows that are read.
 
 use crate::error::ModelError;
+use crate::lm::{PooledRead, ReadPositions};
 
-/// The positions of a sequence whose hidden states are averaged into its read-out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ReadAt {
-    /// The last position alone. In the last block that runs, only these positions need a query and a feed-forward part.
-    #[default]
-    Last,
-    /// All positions.
-    Mean,
-    /// The positions that external embeddings fill; a sequence without one is an error.
-    Embeddings,
-}
-
-/// Which hidden state is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Read {
-    pub at: ReadAt,
-    /// `None`: the output of the final norm. `Some(k)` with `k` from 1 to the number of blocks: the residual stream after
-    /// the first `k` blocks, without the final norm; later blocks are not run. For `k` below the number of blocks that is
-    /// `hidden_states[k]` of `transformers`.
-    pub layer: Option<usize>,
-}
-
-/// [`Read`] applied to one batch.
+/// [`PooledRead`] applied to one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ReadPlan {
+pub(crate) struct PoolingPlan {
     /// Blocks that run.
     pub layers: usize,
     /// Whether the final norm is applied.
     pub final_norm: bool,
-    /// Rows that are averaged for each sequence, ascending; `None` where the last block keeps the last positions only,
+    /// Rows that are averaged for each sequence, ascending; `None` if the last block keeps the last positions only,
     /// so that its result is the read-out.
     rows: Option<Vec<Vec<usize>>>,
 }
 
-impl ReadPlan {
+impl PoolingPlan {
     /// The plan for sequences of these lengths, laid one after another; `external` tells for each row whether an external
     /// embedding fills it.
-    pub fn new(read: Read, blocks: usize, lengths: &[usize], external: &[bool]) -> Result<Self, ModelError> {
+    pub fn new(read: PooledRead, blocks: usize, lengths: &[usize], external: &[bool]) -> Result<Self, ModelError> {
         let layers = match read.layer {
             None => blocks,
             Some(layer) if (1..=blocks).contains(&layer) => layer,
             Some(layer) => return Err(ModelError::NoSuchLayer { layer, layers: blocks }),
         };
-        let rows = match read.at {
-            ReadAt::Last => None,
-            ReadAt::Mean | ReadAt::Embeddings => {
+        let rows = match read.positions {
+            ReadPositions::Last => None,
+            ReadPositions::Mean | ReadPositions::Embeddings => {
                 let mut rows = Vec::with_capacity(lengths.len());
                 let mut start = 0;
                 for (sequence, length) in lengths.iter().enumerate() {
-                    let everything = read.at == ReadAt::Mean;
+                    let everything = read.positions == ReadPositions::Mean;
                     let wanted = (start..start + length).filter(|row| everything || external[*row]);
                     let of_sequence: Vec<usize> = wanted.collect();
                     start += length;
@@ -93,7 +71,7 @@ impl ReadPlan {
         pooled
     }
 
-    /// The gradient of what [`ReadPlan::pool`] was given, from that of its result; `total` is the number of rows.
+    /// The gradient of what [`PoolingPlan::pool`] was given, from that of its result; `total` is the number of rows.
     pub fn spread(&self, grad: &[f32], d: usize, total: usize) -> Vec<f32> {
         let Some(rows) = &self.rows else {
             return grad.to_vec();
@@ -117,9 +95,9 @@ mod tests {
 
     #[test]
     fn the_mean_is_taken_over_the_rows_that_are_read() {
-        let read = Read { at: ReadAt::Embeddings, layer: Some(1) };
+        let read = PooledRead { positions: ReadPositions::Embeddings, layer: Some(1) };
         let external = [true, false, true, false, true];
-        let plan = ReadPlan::new(read, 2, &[3, 2], &external).unwrap();
+        let plan = PoolingPlan::new(read, 2, &[3, 2], &external).unwrap();
         assert_eq!((plan.layers, plan.final_norm, plan.last_only()), (1, false, false));
         let hidden = vec![1.0, 10.0, 2.0, 20.0, 3.0, 30.0, 4.0, 40.0, 5.0, 50.0];
         assert_eq!(plan.pool(hidden, 2), [2.0, 20.0, 5.0, 50.0]);
@@ -129,13 +107,13 @@ mod tests {
 
     #[test]
     fn impossible_reads_are_errors() {
-        let layer = |layer| Read { at: ReadAt::Last, layer: Some(layer) };
+        let layer = |layer| PooledRead { positions: ReadPositions::Last, layer: Some(layer) };
         for wrong in [0, 3] {
-            let error = ReadPlan::new(layer(wrong), 2, &[1], &[true]).unwrap_err();
+            let error = PoolingPlan::new(layer(wrong), 2, &[1], &[true]).unwrap_err();
             assert!(matches!(error, ModelError::NoSuchLayer { layers: 2, .. }), "{error}");
         }
-        let read = Read { at: ReadAt::Embeddings, layer: None };
-        let error = ReadPlan::new(read, 2, &[1, 2], &[true, false, false]).unwrap_err();
+        let read = PooledRead { positions: ReadPositions::Embeddings, layer: None };
+        let error = PoolingPlan::new(read, 2, &[1, 2], &[true, false, false]).unwrap_err();
         assert!(matches!(error, ModelError::NothingToRead { sequence: 1 }), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Whether a model fits into memory, asked before it is loaded. Called by the loader.
+//! Whether a model fits into memory, asked before it is loaded.
 //!
 //! The estimate counts weights as they will be held, and the larger of two things that come after each other: the tensor in
 //! transit while loading, and the activations of the largest pass. Allocator overhead and the process itself are not
@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use numalign_config::Dtype;
 
-use crate::architecture::Footprint;
+use crate::arch::Footprint;
 use crate::error::ModelError;
-use crate::loading::Holding;
+use crate::ops::WeightStorage;
 
-/// Which memory a model is to fit into. They hold it in different ways.
+/// Which memory a model is to fit into. Each holds it in another way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Home {
+pub enum MemoryKind {
     /// Weights lie ready for both directions, tables among them; attention's scores never exist as a whole.
     Host,
     /// Weights lie once, tables stay on the host; attention's scores and, for narrow weights, one widened tensor exist as a
@@ -28,39 +28,40 @@ const SCORES: u64 = 4;
 /// Bytes that a model needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
+    /// Weights and tables.
     pub weights: u64,
     /// Activations of the largest pass, or the largest tensor while it is loaded.
     pub working: u64,
 }
 
 impl Estimate {
-    /// For weights held as `holding` says, and passes of at most `positions` positions.
-    pub fn new(home: Home, footprint: &Footprint, holding: Holding, positions: usize) -> Self {
-        match home {
-            Home::Host => Self::on_host(footprint, holding, positions),
-            Home::Gpu => Self::on_gpu(footprint, holding, positions),
+    /// For weights held as `storage` says, and passes of at most `positions` positions.
+    pub fn new(kind: MemoryKind, footprint: &Footprint, storage: WeightStorage, positions: usize) -> Self {
+        match kind {
+            MemoryKind::Host => Self::on_host(footprint, storage, positions),
+            MemoryKind::Gpu => Self::on_gpu(footprint, storage, positions),
         }
     }
 
-    fn on_gpu(footprint: &Footprint, holding: Holding, positions: usize) -> Self {
+    fn on_gpu(footprint: &Footprint, storage: WeightStorage, positions: usize) -> Self {
         let positions = positions as u64;
-        let per_position = 2 * footprint.passing + if holding.backward { footprint.kept } else { 0 };
+        let per_position = 2 * footprint.passing + if storage.backward { footprint.kept } else { 0 };
         // One position attends to itself alone: its scores are never computed.
         let scores = match positions {
             0 | 1 => 0,
             _ => SCORES * footprint.heads * positions * positions.min(footprint.max_positions),
         };
-        let widened = if holding.dtype == Dtype::F32 { 0 } else { footprint.largest_tensor };
+        let widened = if storage.dtype == Dtype::F32 { 0 } else { footprint.largest_tensor };
         let working = 4 * (per_position * positions + scores + widened);
-        Self { weights: footprint.in_blocks * holding.dtype.bytes(), working }
+        Self { weights: footprint.in_blocks * storage.dtype.bytes(), working }
     }
 
-    fn on_host(footprint: &Footprint, holding: Holding, positions: usize) -> Self {
-        let directions = if holding.backward { 2 } else { 1 };
+    fn on_host(footprint: &Footprint, storage: WeightStorage, positions: usize) -> Self {
+        let directions = if storage.backward { 2 } else { 1 };
         let numbers = footprint.in_tables + directions * footprint.in_blocks;
-        let per_position = footprint.passing + if holding.backward { footprint.kept } else { 0 };
+        let per_position = footprint.passing + if storage.backward { footprint.kept } else { 0 };
         let activations = 4 * per_position * positions as u64;
-        Self { weights: numbers * holding.dtype.bytes(), working: activations.max(4 * footprint.largest_tensor) }
+        Self { weights: numbers * storage.dtype.bytes(), working: activations.max(4 * footprint.largest_tensor) }
     }
 
     /// Bytes in all.
@@ -69,23 +70,29 @@ impl Estimate {
     }
 }
 
-/// Memory that may be used, and who says so.
+/// Memory that may be used, and where the number comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Free {
+pub struct FreeMemory {
+    /// Bytes.
     pub bytes: u64,
+    /// Who says so, such as `MemAvailable`.
     pub source: String,
-    pub home: Home,
+    /// Whose memory it is.
+    pub kind: MemoryKind,
 }
 
 /// Refuses a model that does not fit into `free`, with the settings that would.
+///
+/// # Errors
+/// It does not fit.
 pub fn check(
     name: &str,
     footprint: &Footprint,
-    holding: Holding,
+    storage: WeightStorage,
     positions: usize,
-    free: &Free,
+    free: &FreeMemory,
 ) -> Result<(), ModelError> {
-    let estimate = Estimate::new(free.home, footprint, holding, positions);
+    let estimate = Estimate::new(free.kind, footprint, storage, positions);
     if estimate.total() <= free.bytes {
         return Ok(());
     }
@@ -97,42 +104,42 @@ pub fn check(
         gib(free.bytes),
         free.source
     );
-    let advice = advice(footprint, holding, positions, free);
+    let advice = advice(footprint, storage, positions, free);
     Err(ModelError::TooLarge { name: name.to_owned(), sizes, advice })
 }
 
 /// The setting that would fit.
-fn advice(footprint: &Footprint, holding: Holding, positions: usize, free: &Free) -> String {
-    let (home, free) = (free.home, free.bytes);
-    let estimate = |holding: Holding, positions: usize| Estimate::new(home, footprint, holding, positions);
-    let one = estimate(holding, 1);
+fn advice(footprint: &Footprint, storage: WeightStorage, positions: usize, free: &FreeMemory) -> String {
+    let (kind, free) = (free.kind, free.bytes);
+    let estimate = |storage: WeightStorage, positions: usize| Estimate::new(kind, footprint, storage, positions);
+    let one = estimate(storage, 1);
     if one.total() <= free && positions > 1 {
-        let per_position = (estimate(holding, positions).working / positions as u64).max(1);
+        let per_position = (estimate(storage, positions).working / positions as u64).max(1);
         let most = ((free - one.weights) / per_position).max(1);
         return format!("lower batch_size or numeric_positions: passes of at most {most} positions fit");
     }
-    let half = Holding { dtype: Dtype::Bf16, ..holding };
+    let half = WeightStorage { dtype: Dtype::Bf16, ..storage };
     let rounded = estimate(half, positions);
-    if holding.dtype == Dtype::F32 && rounded.total() <= free {
+    if storage.dtype == Dtype::F32 && rounded.total() <= free {
         return format!("dtype: bf16 needs {} GiB", gib(rounded.total()));
     }
     let least = estimate(half, 1);
-    if holding.dtype == Dtype::F32 && least.total() <= free {
+    if storage.dtype == Dtype::F32 && least.total() <= free {
         return format!(
             "dtype: bf16 with a smaller batch_size or fewer numeric_positions needs {} GiB",
             gib(least.total())
         );
     }
-    let forward = estimate(Holding { backward: false, ..half }, 1);
-    if holding.backward && forward.total() <= free {
+    let forward = estimate(WeightStorage { backward: false, ..half }, 1);
+    if storage.backward && forward.total() <= free {
         return format!(
             "with dtype: bf16, training the output projector alone (train_input_projection: false) needs {} GiB",
             gib(forward.total())
         );
     }
-    match home {
-        Home::Host => "no setting makes it fit; take a smaller model or a machine with more memory".to_owned(),
-        Home::Gpu => {
+    match kind {
+        MemoryKind::Host => "no setting makes it fit; take a smaller model or a machine with more memory".to_owned(),
+        MemoryKind::Gpu => {
             "no setting makes it fit on one GPU; take a smaller model, or more GPUs for each worker (devices_per_worker)"
                 .to_owned()
         }
@@ -143,12 +150,12 @@ fn gib(bytes: u64) -> String {
     format!("{:.1}", bytes as f64 / f64::from(1 << 30))
 }
 
-/// Free memory of this machine, or of the container where that is less; `None` where the kernel does not tell.
-pub fn free_memory() -> Option<Free> {
+/// Free memory of this machine, or of the container if that is less; `None` if the kernel does not tell.
+pub fn free_memory() -> Option<FreeMemory> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
-    let machine = machine.map(|bytes| Free { bytes, source: "MemAvailable".to_owned(), home: Home::Host });
+    let machine = machine.map(|bytes| FreeMemory { bytes, source: "MemAvailable".to_owned(), kind: MemoryKind::Host });
     let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let mut all: Vec<Free> = machine.into_iter().collect();
+    let mut all: Vec<FreeMemory> = machine.into_iter().collect();
     for group in group_folders(&cgroups) {
         all.extend(free_in_group(&group));
     }
@@ -184,7 +191,7 @@ fn group_folders(cgroup: &str) -> Vec<PathBuf> {
 }
 
 /// What is left of a control group's limit: version 2's files, or version 1's. Cached file pages can be taken back.
-fn free_in_group(folder: &Path) -> Option<Free> {
+fn free_in_group(folder: &Path) -> Option<FreeMemory> {
     let number = |file: &str| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
     let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
     let (limit, used, cached) = match number("memory.max") {
@@ -193,7 +200,7 @@ fn free_in_group(folder: &Path) -> Option<Free> {
     };
     let cached = stat.lines().find_map(|line| line.strip_prefix(cached)?.trim().parse::<u64>().ok()).unwrap_or(0);
     let bytes = limit.saturating_sub(used.saturating_sub(cached));
-    Some(Free { bytes, source: format!("the memory limit of {}", folder.display()), home: Home::Host })
+    Some(FreeMemory { bytes, source: format!("the memory limit of {}", folder.display()), kind: MemoryKind::Host })
 }
 
 #[cfg(test)]
@@ -209,25 +216,25 @@ mod tests {
         heads: 8,
         max_positions: 100,
     };
-    const BOTH: Holding = Holding { backward: true, dtype: Dtype::F32 };
+    const BOTH: WeightStorage = WeightStorage { backward: true, dtype: Dtype::F32 };
 
     fn refusal(positions: usize, free: u64) -> Option<String> {
-        let free = Free { bytes: free, source: "a test".to_owned(), home: Home::Host };
+        let free = FreeMemory { bytes: free, source: "a test".to_owned(), kind: MemoryKind::Host };
         check("big", &SHAPE, BOTH, positions, &free).err().map(|error| format!("{error} | {}", error.hint().unwrap()))
     }
 
     #[test]
     fn both_directions_and_activations_are_counted() {
-        let estimate = Estimate::new(Home::Host, &SHAPE, BOTH, 1000);
+        let estimate = Estimate::new(MemoryKind::Host, &SHAPE, BOTH, 1000);
         assert_eq!(estimate.weights, 4 * ((100 << 20) + 2 * (1 << 30)));
         assert_eq!(estimate.working, 4 * 1000 * (1024 + 512));
-        let half = Estimate::new(Home::Host, &SHAPE, Holding { backward: false, dtype: Dtype::Bf16 }, 1);
+        let half = Estimate::new(MemoryKind::Host, &SHAPE, WeightStorage { backward: false, dtype: Dtype::Bf16 }, 1);
         assert_eq!((half.weights, half.working), (2 * ((100 << 20) + (1 << 30)), 4 << 20));
     }
 
     #[test]
     fn a_refusal_names_the_numbers_and_the_setting_that_fits() {
-        let needed = Estimate::new(Home::Host, &SHAPE, BOTH, 1000).total();
+        let needed = Estimate::new(MemoryKind::Host, &SHAPE, BOTH, 1000).total();
         assert_eq!(refusal(1000, needed), None);
         let text = refusal(1000, needed - 1).unwrap();
         assert!(text.contains("`big` needs 8.4 GiB") && text.contains("at most 999 positions"), "{text}");
@@ -240,14 +247,14 @@ mod tests {
 
     #[test]
     fn a_gpu_holds_weights_once_and_scores_as_a_whole() {
-        let estimate = Estimate::new(Home::Gpu, &SHAPE, BOTH, 1000);
+        let estimate = Estimate::new(MemoryKind::Gpu, &SHAPE, BOTH, 1000);
         assert_eq!(estimate.weights, 4 << 30);
         assert_eq!(estimate.working, 4 * (1000 * (1024 + 1024) + 4 * 8 * 1000 * 100));
-        let narrow = Estimate::new(Home::Gpu, &SHAPE, Holding { backward: false, dtype: Dtype::Bf16 }, 1);
+        let narrow = Estimate::new(MemoryKind::Gpu, &SHAPE, WeightStorage { backward: false, dtype: Dtype::Bf16 }, 1);
         assert_eq!((narrow.weights, narrow.working), (2 << 30, 4 * (1024 + (1 << 20))));
         let halves = SHAPE.share(2);
-        assert_eq!(Estimate::new(Home::Gpu, &halves, BOTH, 1).weights, 2 << 30);
-        let free = Free { bytes: 1 << 30, source: "cuda:0".to_owned(), home: Home::Gpu };
+        assert_eq!(Estimate::new(MemoryKind::Gpu, &halves, BOTH, 1).weights, 2 << 30);
+        let free = FreeMemory { bytes: 1 << 30, source: "cuda:0".to_owned(), kind: MemoryKind::Gpu };
         let error = check("big", &SHAPE, BOTH, 1000, &free).unwrap_err();
         assert!(error.to_string().contains("1.0 GiB are free (cuda:0)"), "{error}");
         assert!(error.hint().unwrap().contains("devices_per_worker"), "{error}");

@@ -1,28 +1,31 @@
-//! GPT-2: from its tensors to a [`Decoder`]. Called by the loader.
+//! GPT-2: from its tensors to a [`Decoder`].
 //!
 //! As in `transformers.GPT2Model`: pre-norm blocks, learnt positions, `Conv1D` weights stored `[input, output]`, and one
 //! fused weight for query, key and value.
 
-use crate::architecture::{Gpt2Config, numbers};
-use crate::block::Block;
+use super::tensor_loader::{Dense, TensorLoader};
+use super::weights::TensorSource;
+use crate::arch::{Gpt2Config, numbers};
+use crate::decoder::block::Block;
+use crate::decoder::placement::Placement;
 use crate::decoder::{Decoder, Parts};
 use crate::error::ModelError;
 use crate::kernels::attention::Heads;
-use crate::loading::{Dense, Holding, Loader};
-use crate::ops::{FrozenOps, Stored};
-use crate::placement::Placement;
+use crate::ops::{FrozenOps, WeightOrder, WeightStorage};
 use crate::tokenizer::Tokenizer;
-use crate::weights::TensorSource;
 
 /// Loads the weights one tensor at a time.
+///
+/// # Errors
+/// A tensor cannot be read.
 pub fn load<B: FrozenOps>(
     config: Gpt2Config,
     source: &dyn TensorSource,
     tokenizer: Tokenizer,
     placement: Placement<B>,
-    holding: Holding,
+    storage: WeightStorage,
 ) -> Result<Decoder<B>, ModelError> {
-    let mut loader = Loader::new(source, &config.canonical(), holding);
+    let mut loader = TensorLoader::new(source, &config.canonical(), storage);
     let token_table = loader.table("wte.weight", config.vocab_size, config.n_embd)?;
     let position_table = loader.table("wpe.weight", config.n_positions, config.n_embd)?;
     let mut blocks = Vec::with_capacity(config.n_layer);
@@ -42,19 +45,19 @@ pub fn load<B: FrozenOps>(
         tied_head: true,
         fingerprint: loader.fingerprint(),
         parameters: numbers(&config.tensors()),
-        holding,
+        storage,
     };
     Ok(Decoder::new(parts, placement))
 }
 
 fn block<B: FrozenOps>(
     config: &Gpt2Config,
-    loader: &mut Loader<'_>,
+    loader: &mut TensorLoader<'_>,
     layer: usize,
     device: &B::Device,
 ) -> Result<Block<B>, ModelError> {
     let (d, f) = (config.n_embd, config.n_inner);
-    let dense = |input: usize, output: usize| Dense { input, output, stored: Stored::InputOutput, bias: true };
+    let dense = |input: usize, output: usize| Dense { input, output, order: WeightOrder::InputOutput, bias: true };
     let norm_1 = loader.layer_norm(&format!("h.{layer}.ln_1"), config.layer_norm_epsilon, device)?;
     let weight = loader.read(&format!("h.{layer}.attn.c_attn.weight"))?;
     let bias = loader.read(&format!("h.{layer}.attn.c_attn.bias"))?;

@@ -1,5 +1,4 @@
 //! Hub ids: the local Hugging Face cache first, then the hub itself where that is allowed.
-//! Called by the loader only.
 //!
 //! Honours `HF_HUB_CACHE`, `HF_HOME`, `HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_DOWNLOAD_TIMEOUT`, with the
 //! meaning that `huggingface_hub` gives them.
@@ -12,8 +11,8 @@ use std::time::{Duration, Instant};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
+use super::weights::Safetensors;
 use crate::error::ModelError;
-use crate::weights::Safetensors;
 
 /// Whether `name` has the form of a hub id: one or two parts of letters, digits, `.`, `_` and `-`.
 pub fn is_hub_id(name: &str) -> bool {
@@ -93,7 +92,7 @@ fn complete(folder: &Path) -> bool {
     }
 }
 
-/// Fetches on a thread of its own, since the client would wait for a silent server without end.
+/// Fetches on a separate thread, since the client would wait for a silent server without end.
 fn fetch(cache: &Path, id: &str) -> Result<PathBuf, ModelError> {
     let hub_error = |reason: String| ModelError::Hub { name: id.to_owned(), reason };
     let failed = |what: &str, error: &dyn std::fmt::Display| hub_error(format!("{what}: {error}"));

@@ -1,28 +1,31 @@
-//! Llama-style decoders (Llama, Mistral, Qwen): from their tensors to a [`Decoder`]. Called by the loader.
+//! Llama-style decoders (Llama, Mistral, Qwen): from their tensors to a [`Decoder`].
 //!
 //! As in `transformers.LlamaModel` and its relatives: RMS norms, rotary positions, grouped-query attention, a gated
 //! feed-forward part, weights stored `[output, input]`.
 
-use crate::architecture::LlamaConfig;
-use crate::block::Block;
+use super::tensor_loader::{Dense, TensorLoader};
+use super::weights::TensorSource;
+use crate::arch::LlamaConfig;
+use crate::decoder::block::Block;
+use crate::decoder::placement::Placement;
 use crate::decoder::{Decoder, Parts};
 use crate::error::ModelError;
 use crate::kernels::attention::Heads;
-use crate::loading::{Dense, Holding, Loader};
-use crate::ops::{FrozenOps, Stored};
-use crate::placement::Placement;
+use crate::ops::{FrozenOps, WeightOrder, WeightStorage};
 use crate::tokenizer::Tokenizer;
-use crate::weights::TensorSource;
 
 /// Loads the weights one tensor at a time.
+///
+/// # Errors
+/// A tensor cannot be read.
 pub fn load<B: FrozenOps>(
     config: LlamaConfig,
     source: &dyn TensorSource,
     tokenizer: Tokenizer,
     placement: Placement<B>,
-    holding: Holding,
+    storage: WeightStorage,
 ) -> Result<Decoder<B>, ModelError> {
-    let mut loader = Loader::new(source, &config.canonical(), holding);
+    let mut loader = TensorLoader::new(source, &config.canonical(), storage);
     let token_table = loader.table("embed_tokens.weight", config.vocabulary, config.hidden_size)?;
     let mut blocks = Vec::with_capacity(config.layers);
     for layer in 0..config.layers {
@@ -41,23 +44,23 @@ pub fn load<B: FrozenOps>(
         tied_head: config.tied_head,
         fingerprint: loader.fingerprint(),
         parameters: config.parameters(),
-        holding,
+        storage,
     };
     Ok(Decoder::new(parts, placement))
 }
 
 fn block<B: FrozenOps>(
     config: &LlamaConfig,
-    loader: &mut Loader<'_>,
+    loader: &mut TensorLoader<'_>,
     layer: usize,
     device: &B::Device,
 ) -> Result<Block<B>, ModelError> {
     let (d, f) = (config.hidden_size, config.inner);
     let (q, kv) = (config.heads * config.head_size, config.kv_heads * config.head_size);
     let named = |name: &str| format!("layers.{layer}.{name}");
-    let norm = |loader: &mut Loader<'_>, name: &str| loader.rms_norm(&named(name), config.rms_norm_eps, device);
-    let dense = |loader: &mut Loader<'_>, name: &str, (input, output): (usize, usize), bias: bool| {
-        loader.dense::<B>(&named(name), Dense { input, output, stored: Stored::OutputInput, bias }, device)
+    let norm = |loader: &mut TensorLoader<'_>, name: &str| loader.rms_norm(&named(name), config.rms_norm_eps, device);
+    let dense = |loader: &mut TensorLoader<'_>, name: &str, (input, output): (usize, usize), bias: bool| {
+        loader.dense::<B>(&named(name), Dense { input, output, order: WeightOrder::OutputInput, bias }, device)
     };
     // Fields are evaluated in this order, which is that of `LlamaConfig::tensors` and of the fingerprint.
     Ok(Block {

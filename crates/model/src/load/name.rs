@@ -1,10 +1,10 @@
 //! From `model_name` to something that can be loaded: `demo`, `synthetic:…`, a folder, or a hub id.
-//! Called by the loader and, to check names early, by the command line.
 
 use std::path::{Path, PathBuf};
 
+use super::hub;
+use crate::arch::Gpt2Config;
 use crate::error::ModelError;
-use crate::hub;
 
 /// What a `model_name` means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +12,12 @@ pub enum ModelName {
     /// The small trained GPT-2 inside this binary.
     Demo,
     /// Random weights of a published size.
-    Synthetic { size: String, seed: u64 },
+    Synthetic {
+        /// `small`, `medium`, `large` or `xl`.
+        size: String,
+        /// Other seeds give other weights.
+        seed: u64,
+    },
     /// A folder in Hugging Face layout.
     Folder(PathBuf),
     /// `organisation/name` or `name` on the hub.
@@ -21,6 +26,9 @@ pub enum ModelName {
 
 impl ModelName {
     /// Reads a name; touches the file system only to see whether a folder of that name exists.
+    ///
+    /// # Errors
+    /// A name that means nothing of these.
     pub fn parse(name: &str) -> Result<Self, ModelError> {
         let unknown = |reason: String| ModelError::UnknownModel { name: name.to_owned(), reason };
         if name == "demo" {
@@ -34,7 +42,7 @@ impl ModelName {
                     (size, parsed)
                 }
             };
-            if crate::architecture::Gpt2Config::named(size).is_none() {
+            if Gpt2Config::named(size).is_none() {
                 return Err(unknown(format!("`{size}` is not a size; sizes are small, medium, large, xl")));
             }
             return Ok(Self::Synthetic { size: size.to_owned(), seed });

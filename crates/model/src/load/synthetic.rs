@@ -11,9 +11,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
 
-use crate::architecture::Gpt2Config;
+use super::weights::TensorSource;
+use crate::arch::Gpt2Config;
 use crate::error::ModelError;
-use crate::weights::TensorSource;
 
 /// A generator of one random model.
 pub struct Synthetic {
@@ -66,13 +66,15 @@ mod tests {
     use numalign_config::Dtype;
 
     use super::*;
-    use crate::loading::{Holding, Loader};
+    use crate::load::tensor_loader::TensorLoader;
+    use crate::ops::WeightStorage;
 
     /// The base fingerprint, tensor by tensor, without a model in memory.
     fn fingerprint(size: &str, seed: u64) -> String {
         let config = Gpt2Config::named(size).unwrap();
         let source = Synthetic::new(&config, seed);
-        let mut loader = Loader::new(&source, &config.canonical(), Holding { backward: false, dtype: Dtype::F32 });
+        let mut loader =
+            TensorLoader::new(&source, &config.canonical(), WeightStorage { backward: false, dtype: Dtype::F32 });
         for (name, _) in config.tensors() {
             loader.read(&name).unwrap();
         }

@@ -1,48 +1,48 @@
 //! Reads a model's tensors one at a time, hashes them into the base fingerprint, and puts them on their devices.
-//! Called by each family's loader.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
-use numalign_config::Dtype;
+use numalign_projector::bytes::le_bytes;
 
+use super::weights::TensorSource;
+use crate::decoder::embedding_table::EmbeddingTable;
 use crate::error::ModelError;
-use crate::ops::{FrozenOps, HostLinear, NormWeights, Stored};
-use crate::table::Table;
-use crate::weights::TensorSource;
-
-/// How weights are held.
-#[derive(Debug, Clone, Copy)]
-pub struct Holding {
-    /// For both directions; false where no gradient will be asked for, which halves the memory on the CPU.
-    pub backward: bool,
-    pub dtype: Dtype,
-}
+use crate::ops::norms::NormWeights;
+use crate::ops::{FrozenOps, HostLinear, WeightOrder, WeightStorage};
 
 /// A dense weight's sizes and layout.
 #[derive(Debug, Clone, Copy)]
 pub struct Dense {
+    /// Input features.
     pub input: usize,
+    /// Output features.
     pub output: usize,
-    pub stored: Stored,
+    /// How the file holds it.
+    pub order: WeightOrder,
+    /// Whether a bias belongs to it.
     pub bias: bool,
 }
 
 /// Tensors in the order of the family's list; the fingerprint depends on that order.
-pub struct Loader<'a> {
+pub struct TensorLoader<'a> {
     source: &'a dyn TensorSource,
     hasher: blake3::Hasher,
-    pub holding: Holding,
+    /// How weights are held.
+    pub storage: WeightStorage,
 }
 
-impl<'a> Loader<'a> {
+impl<'a> TensorLoader<'a> {
     /// `canonical` is the text of what determines the model's arithmetic.
-    pub fn new(source: &'a dyn TensorSource, canonical: &str, holding: Holding) -> Self {
+    pub fn new(source: &'a dyn TensorSource, canonical: &str, storage: WeightStorage) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 base fingerprint");
         hasher.update(canonical.as_bytes());
-        Self { source, hasher, holding }
+        Self { source, hasher, storage }
     }
 
     /// The tensor `name`, row-major.
+    ///
+    /// # Errors
+    /// The source cannot be read.
     pub fn read(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
         let values = self.source.read(name)?;
         self.name(name, values.len());
@@ -51,8 +51,11 @@ impl<'a> Loader<'a> {
     }
 
     /// The tensor `name [rows, width]` as a table, a part at a time.
-    pub fn table(&mut self, name: &str, rows: usize, width: usize) -> Result<Table, ModelError> {
-        let mut table = Table::with_capacity(rows, width, self.holding.dtype);
+    ///
+    /// # Errors
+    /// The source cannot be read.
+    pub fn table(&mut self, name: &str, rows: usize, width: usize) -> Result<EmbeddingTable, ModelError> {
+        let mut table = EmbeddingTable::with_capacity(rows, width, self.storage.dtype);
         self.name(name, rows * width);
         let source = self.source;
         source.read_parts(name, &mut |part| {
@@ -68,17 +71,13 @@ impl<'a> Loader<'a> {
     }
 
     fn numbers(&mut self, values: &[f32]) {
-        let mut bytes = Vec::with_capacity(1 << 16);
-        for chunk in values.chunks(1 << 14) {
-            bytes.clear();
-            for value in chunk {
-                bytes.extend_from_slice(&value.to_le_bytes());
-            }
-            self.hasher.update(&bytes);
-        }
+        self.hasher.update(le_bytes(values));
     }
 
     /// `name.weight` and `name.bias` of a layer norm.
+    ///
+    /// # Errors
+    /// The source cannot be read.
     pub fn layer_norm<B: Backend>(
         &mut self,
         name: &str,
@@ -97,6 +96,9 @@ impl<'a> Loader<'a> {
     }
 
     /// `name.weight` of an RMS norm.
+    ///
+    /// # Errors
+    /// The source cannot be read.
     pub fn rms_norm<B: Backend>(
         &mut self,
         name: &str,
@@ -109,7 +111,10 @@ impl<'a> Loader<'a> {
         Ok(NormWeights { name: name.to_owned(), gamma_d, beta_d: None, eps })
     }
 
-    /// `name.weight`, and `name.bias` where there is one.
+    /// `name.weight`, and `name.bias` if `dense` says so.
+    ///
+    /// # Errors
+    /// The source cannot be read.
     pub fn dense<B: FrozenOps>(
         &mut self,
         name: &str,
@@ -130,9 +135,9 @@ impl<'a> Loader<'a> {
         outputs: (usize, usize),
         device: &B::Device,
     ) -> B::Linear {
-        let Dense { input, output, stored, .. } = dense;
-        let host = HostLinear { weight, stored, input, output, outputs, bias, dtype: self.holding.dtype };
-        B::prepare(host, self.holding.backward, device)
+        let Dense { input, output, order, .. } = dense;
+        let host = HostLinear { weight, order, input, output, outputs, bias, dtype: self.storage.dtype };
+        B::prepare(host, self.storage.backward, device)
     }
 
     /// The base fingerprint of all that was read. It is the files', whatever type the weights are held in.

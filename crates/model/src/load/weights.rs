@@ -1,5 +1,5 @@
 //! Where a model's numbers come from: safetensors files (single or sharded), bytes inside this binary, or a
-//! generator. Files are mapped into memory, one tensor at a time. Called by the loader.
+//! generator. Files are mapped into memory, one tensor at a time.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,15 +10,21 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata};
 
-use crate::architecture::TensorList;
+use crate::arch::TensorList;
 use crate::error::ModelError;
 
 /// Gives tensors by their name without a prefix, in `f32`, row-major.
 pub trait TensorSource {
     /// The tensor `name`; the caller has checked that it exists.
+    ///
+    /// # Errors
+    /// The source cannot be read.
     fn read(&self, name: &str) -> Result<Vec<f32>, ModelError>;
 
     /// The same, part by part, for what need not be held as `f32` whole.
+    ///
+    /// # Errors
+    /// The source cannot be read.
     fn read_parts(&self, name: &str, each: &mut dyn FnMut(&[f32])) -> Result<(), ModelError> {
         each(&self.read(name)?);
         Ok(())
@@ -34,9 +40,9 @@ const MOST_HEADER: u64 = 100_000_000;
 /// An index of shards larger than this is refused.
 const MOST_INDEX: u64 = 64 << 20;
 
-/// One tensor's place in a file.
+/// Where one tensor lies.
 #[derive(Debug, Clone)]
-struct Place {
+struct TensorLocation {
     file: usize,
     dtype: Dtype,
     shape: Vec<usize>,
@@ -59,7 +65,7 @@ impl Storage {
 
     /// Calls `with` on a tensor's bytes. A file's are mapped for that long only, so that what was read does not count
     /// as this process's memory.
-    fn with_bytes(&self, place: &Place, with: impl FnOnce(&[u8])) -> Result<(), ModelError> {
+    fn with_bytes(&self, place: &TensorLocation, with: impl FnOnce(&[u8])) -> Result<(), ModelError> {
         let end = place.start + place.bytes as u64;
         let short = |path: &Path| ModelError::Damaged { path: path.to_owned(), reason: "ends too early".to_owned() };
         match self {
@@ -104,11 +110,14 @@ impl Storage {
 /// The tensors of one or several safetensors files.
 pub struct Safetensors {
     files: Vec<Storage>,
-    places: BTreeMap<String, Place>,
+    places: BTreeMap<String, TensorLocation>,
 }
 
 impl Safetensors {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// Files that are missing, cannot be read, or are damaged.
     pub fn open_folder(folder: &Path) -> Result<Self, ModelError> {
         let single = folder.join("model.safetensors");
         if single.exists() {
@@ -127,11 +136,17 @@ impl Safetensors {
     }
 
     /// File names (without folder) that a model's index refers to.
+    ///
+    /// # Errors
+    /// The index cannot be read, or names something else than files of its folder.
     pub fn shard_names(index: &Path) -> Result<Vec<String>, ModelError> {
         Self::shard_names_in(index, &read_text(index, MOST_INDEX)?)
     }
 
     /// As [`Safetensors::shard_names`], from the index's text; `index` is named in errors.
+    ///
+    /// # Errors
+    /// As there, except for reading.
     pub fn shard_names_in(index: &Path, text: &str) -> Result<Vec<String>, ModelError> {
         let damaged = |reason: String| ModelError::Damaged { path: index.to_owned(), reason };
         let value: serde_json::Value =
@@ -171,6 +186,9 @@ impl Safetensors {
     }
 
     /// The tensors of a file in memory, such as one compiled into this binary.
+    ///
+    /// # Errors
+    /// The bytes are no safetensors file.
     pub fn embedded(name: &str, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, ModelError> {
         let bytes = bytes.into();
         let size = bytes.len() as u64;
@@ -205,7 +223,7 @@ impl Safetensors {
             if end > size - data_start {
                 return Err(damaged(format!("tensor {name} ends at byte {} of {size}", data_start + end)));
             }
-            let place = Place {
+            let place = TensorLocation {
                 file: self.files.len(),
                 dtype: info.dtype,
                 shape: info.shape.clone(),
@@ -223,6 +241,9 @@ impl Safetensors {
     }
 
     /// Compares what is there with what the configuration needs; all differences are reported together, by name and shape.
+    ///
+    /// # Errors
+    /// There are differences.
     pub fn check(&self, wanted: &TensorList, path: &Path) -> Result<(), ModelError> {
         let mut problems = Vec::new();
         for (name, shape) in wanted {
@@ -317,6 +338,9 @@ impl TensorSource for Safetensors {
 }
 
 /// Reads a small text file; refuses what is not UTF-8 or larger than `most` bytes.
+///
+/// # Errors
+/// The file cannot be read, or is refused.
 pub fn read_text(path: &Path, most: u64) -> Result<String, ModelError> {
     let read_error = |source| ModelError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(read_error)?;

@@ -1,16 +1,16 @@
 //! Burn's CUDA backend as a home for frozen models, and the questions to ask before it is touched: cudarc and cubecl
-//! panic where a library or a header is missing, so nothing of theirs runs before [`find`] said yes.
-//! Called by the loader when the feature `cuda` is on. Not run on hardware yet; see the README's limits.
+//! panic if a library or a header is missing, so nothing of theirs runs before [`find`] said yes.
+//! Only with the feature `cuda`; not run on hardware yet, see the README's limits.
 
 use numalign_gpu::search::SearchPaths;
 use numalign_gpu::{Driver, GpuError, toolkit};
 
-use crate::ops::generic;
+use super::generic_impl::frozen_ops;
 
 /// `f32` on an NVIDIA GPU.
 pub type Cuda = burn::backend::Cuda<f32, i32>;
 
-generic::frozen_ops!(Cuda);
+frozen_ops!(Cuda);
 
 /// Burn's name for GPU `index`.
 pub fn device(index: usize) -> burn::backend::cuda::CudaDevice {
@@ -18,6 +18,9 @@ pub fn device(index: usize) -> burn::backend::cuda::CudaDevice {
 }
 
 /// The GPU to use: `wanted`, or the first one. Everything that cubecl will load is loaded here first.
+///
+/// # Errors
+/// There is no such GPU, or a library or header is missing.
 pub fn find(wanted: Option<usize>) -> Result<usize, GpuError> {
     let driver = Driver::get()?;
     let index = driver.gpu(wanted.unwrap_or(0))?.index;

@@ -1,17 +1,78 @@
-//! The norms' scales and shifts as one flat list of numbers, and their gradients.
-//! Called by the decoder; everything else about the model stays frozen.
+//! The norms of a model: their weights on the device, as one flat list of numbers, and their gradients. Everything else
+//! about the model stays frozen.
 
 use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
 
+use super::host::to_host;
 use crate::error::ModelError;
 use crate::kernels::norm;
-use crate::ops::{NormWeights, Normed, to_host};
+
+/// What a norm keeps for its backward pass.
+pub struct Normed<B: Backend> {
+    /// `(x − mean)·rstd`, `[r, d]`; an RMS norm has no mean
+    pub normed_rd: Tensor<B, 2>,
+    /// `1/√(var + eps)`, `[r, 1]`
+    pub rstd_r1: Tensor<B, 2>,
+}
+
+/// Scale and shift of a norm, on the device.
+pub struct NormWeights<B: Backend> {
+    /// The tensors' common name in the model's files, without `.weight`.
+    pub name: String,
+    /// The scale `γ`.
+    pub gamma_d: Tensor<B, 1>,
+    /// A layer norm's shift. `None` is an RMS norm, which does not centre its input either.
+    pub beta_d: Option<Tensor<B, 1>>,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl<B: Backend> NormWeights<B> {
+    /// Numbers that the norm has.
+    pub fn numbers(&self) -> usize {
+        let [width] = self.gamma_d.dims();
+        if self.beta_d.is_some() { 2 * width } else { width }
+    }
+
+    /// Appends the norm's parameters to `list`: the scale, then the shift if there is one.
+    ///
+    /// # Errors
+    /// The device does not return them.
+    pub fn parameters(&self, list: &mut Vec<NormParameter>) -> Result<(), ModelError> {
+        let named = |kind: &str, values: &Tensor<B, 1>| {
+            let values = to_host(values.clone().unsqueeze::<2>())?;
+            Ok::<_, ModelError>(NormParameter { name: format!("{}.{kind}", self.name), values })
+        };
+        list.push(named("weight", &self.gamma_d)?);
+        if let Some(beta_d) = &self.beta_d {
+            list.push(named("bias", beta_d)?);
+        }
+        Ok(())
+    }
+
+    /// Takes the norm's numbers from the front of `values`, which has at least as many; returns the rest.
+    pub fn set<'a>(&mut self, values: &'a [f32]) -> &'a [f32] {
+        let [width] = self.gamma_d.dims();
+        let device = self.gamma_d.device();
+        let tensor = |part: &[f32]| Tensor::from_data(TensorData::new(part.to_vec(), [width]), &device);
+        let (gamma, mut rest) = values.split_at(width);
+        self.gamma_d = tensor(gamma);
+        if let Some(beta_d) = &mut self.beta_d {
+            let (beta, tail) = rest.split_at(width);
+            *beta_d = tensor(beta);
+            rest = tail;
+        }
+        rest
+    }
+}
 
 /// One parameter of a norm that may train.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormParameter {
     /// The tensor's name in the model's files, such as `h.0.ln_1.weight`.
     pub name: String,
+    /// Row-major.
     pub values: Vec<f32>,
 }
 
@@ -55,7 +116,7 @@ impl NormSums<'_> {
         &mut self,
         at: usize,
         weights: &NormWeights<B>,
-        grad_rd: &burn::tensor::Tensor<B, 2>,
+        grad_rd: &Tensor<B, 2>,
         saved: &Normed<B>,
     ) -> Result<(), ModelError> {
         let [rows, d] = grad_rd.dims();

@@ -1,4 +1,4 @@
-//! How the rows of a batch divide into sequences. Made by the model's forward pass; read by its operations.
+//! How the rows of a batch divide into sequences.
 
 use crate::kernels::attention::Span;
 
@@ -17,7 +17,7 @@ impl Sequences {
     }
 
     /// The same sequences, with one query each: its last position.
-    pub fn read_positions(&self) -> Self {
+    pub fn last_positions(&self) -> Self {
         Self { lengths: self.lengths.clone(), last_only: true }
     }
 
@@ -59,7 +59,7 @@ impl Sequences {
         self.lengths.iter().all(|length| *length == 1)
     }
 
-    /// The common length, where there is one.
+    /// The common length, if there is one.
     pub fn uniform_length(&self) -> Option<usize> {
         let first = *self.lengths.first()?;
         self.lengths.iter().all(|length| *length == first).then_some(first)
