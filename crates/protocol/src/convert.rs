@@ -116,6 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{EvaluationStatus, FailureStatus, StatusReply, WorkerStatus};
 
     proptest! {
         #[test]
@@ -167,5 +168,38 @@ mod tests {
         assert_eq!(digest.decode(), Err(CodecError::NotADigest(5)));
         let silent = NcclAbility::from_fields(None, String::new());
         assert_eq!(silent, Err("it did not say whether it has NCCL".to_owned()));
+    }
+
+    #[test]
+    fn the_json_of_a_status_has_these_fields() {
+        let status = StatusReply {
+            loss: f32::NAN,
+            workers: vec![WorkerStatus::default()],
+            failures: vec![FailureStatus { recovery_ms: Some(2.5), ..FailureStatus::default() }],
+            latest_evaluation: Some(EvaluationStatus::default()),
+            ..StatusReply::default()
+        };
+        let json = serde_json::to_value(&status).unwrap();
+        let names = |value: &serde_json::Value| {
+            let mut names: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
+            names.sort();
+            names.join(" ")
+        };
+        assert_eq!(
+            names(&json),
+            "best_evaluation collective collective_reason failed_checkpoints failures failures_total generation \
+             latest_evaluation loss median_recovery_ms phase reason recoveries_total run_id step steps_per_s total_steps \
+             workers worst_recovery_ms"
+        );
+        assert_eq!(
+            names(&json["workers"][0]),
+            "device host last_heartbeat_s member micro_batches ms_per_step pid rank restarts state"
+        );
+        assert_eq!(names(&json["failures"][0]), "recovered recovery_ms step text");
+        assert_eq!(names(&json["latest_evaluation"]), "mae mae_percent_of_range right_percent samples step");
+        for null in [&json["loss"], &json["best_evaluation"], &json["workers"][0]["rank"]] {
+            assert!(null.is_null(), "{json}");
+        }
+        assert_eq!(json["failures"][0]["recovery_ms"], 2.5);
     }
 }

@@ -1,5 +1,4 @@
-//! Writes checkpoints on a thread of its own, beside the training and never in its way.
-//! Started by [`crate::run`], fed by the shell and the solver's thread.
+//! The checkpoint thread: writes files beside the training, and never delays it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 use numalign_checkpoint::{Checkpoint, CheckpointError, RunFolder};
 
 /// Checkpoints that may wait for a slow disk; they are tens of KB each.
-const MOST_QUEUED: usize = 256;
+const MAX_QUEUED: usize = 256;
 
 /// What the thread and its owner share.
 #[derive(Default)]
@@ -34,14 +33,17 @@ impl Shared {
     }
 }
 
-/// The way to the thread; clones lead to the same one.
+/// A handle of the thread; clones share it.
 #[derive(Clone)]
-pub struct Writer {
+pub struct CheckpointWriter {
     shared: Arc<Shared>,
 }
 
-impl Writer {
+impl CheckpointWriter {
     /// Starts the thread; it keeps the newest `keep` files.
+    ///
+    /// # Errors
+    /// The thread does not start.
     pub fn start(folder: RunFolder, keep: usize) -> std::io::Result<Self> {
         Self::with(move |step, bytes| folder.write(step, bytes, keep).map(|_| ()))
     }
@@ -88,7 +90,7 @@ impl Writer {
 
     fn push(&self, step: u64, bytes: Vec<u8>) {
         let mut queue = self.shared.lock();
-        if queue.jobs.len() >= MOST_QUEUED {
+        if queue.jobs.len() >= MAX_QUEUED {
             queue.failed += 1;
             tracing::warn!("the disk is too slow: the checkpoint of step {step} is left out");
             return;
@@ -102,14 +104,14 @@ impl Writer {
         self.shared.lock().failed
     }
 
-    /// Leaves out all that waits but the newest: there is no time for a disk that is behind.
+    /// Drops all queued checkpoints but the newest: there is no time for a slow disk.
     pub fn hurry(&self) {
         let mut queue = self.shared.lock();
         let older = queue.jobs.len().saturating_sub(1);
         queue.jobs.drain(..older);
     }
 
-    /// Waits until everything queued is written, for `timeout` at most. False when the time was not enough.
+    /// Waits until everything queued is written, at most for `timeout`. False if that was not enough.
     pub fn finish(&mut self, timeout: Duration) -> bool {
         let until = Instant::now() + timeout;
         let mut queue = self.shared.lock();
@@ -138,7 +140,7 @@ mod tests {
         let (release, gate) = mpsc::channel::<()>();
         let written = Arc::new(Mutex::new(Vec::new()));
         let list = written.clone();
-        let mut writer = Writer::with(move |step, _| {
+        let mut writer = CheckpointWriter::with(move |step, _| {
             entered.send(step).unwrap();
             gate.recv().unwrap();
             list.lock().unwrap().push(step);
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn failures_are_counted_and_the_next_one_is_tried() {
-        let mut writer = Writer::with(|step, _| {
+        let mut writer = CheckpointWriter::with(|step, _| {
             let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
             if step == 1 { Err(CheckpointError::Write { path: "x".into(), source }) } else { Ok(()) }
         })

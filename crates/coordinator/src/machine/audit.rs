@@ -1,5 +1,5 @@
-//! What the rows of an audited micro-batch say: whether a rank computes wrong numbers, and which one. Pure; called by the
-//! machine when every rank has reported the step. Who computes what is decided by [`numalign_data::audit`].
+//! What the rows of an audited micro-batch say: whether a rank computes wrong numbers, and which one.
+//! Pure. Who computes what is decided by [`numalign_data::audit`].
 
 use numalign_data::Audit;
 
@@ -15,9 +15,23 @@ pub enum Verdict {
     /// All rows have the same bits.
     Agreed,
     /// A majority has the same bits, and this rank has others.
-    Odd { rank: usize, its: Option<RowDigest>, others: Option<RowDigest> },
+    Odd {
+        /// The odd one.
+        rank: usize,
+        /// Its digest.
+        its: Option<RowDigest>,
+        /// The majority's digest.
+        others: Option<RowDigest>,
+    },
     /// No majority: these two differ, and nobody can say which is right.
-    Split { first: usize, second: usize, digests: [Option<RowDigest>; 2] },
+    Split {
+        /// A rank.
+        first: usize,
+        /// A rank that differs from it.
+        second: usize,
+        /// Their digests.
+        digests: [Option<RowDigest>; 2],
+    },
 }
 
 /// Compares the rows of `audit`; `of_rank` gives what a rank reported.
@@ -44,8 +58,8 @@ pub fn verdict<'a>(audit: &Audit, of_rank: impl Fn(usize) -> &'a [(usize, RowDig
     Verdict::Split { first: first.0, second: second.0, digests: [first.1, second.1] }
 }
 
-/// A digest for people; a row that was not reported has none.
-pub fn shown(digest: Option<RowDigest>) -> String {
+/// The beginning of a digest in hex, for messages.
+pub fn short_hex(digest: Option<RowDigest>) -> String {
     match digest {
         Some(bytes) => blake3::Hash::from_bytes(bytes).to_hex()[..16].to_owned(),
         None => "no digest".to_owned(),

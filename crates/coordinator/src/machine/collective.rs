@@ -1,108 +1,109 @@
-//! Which collective a generation uses, and why: a pure decision over what its workers said when they were ready.
-//! Asked by the machine when a worker is ready and when a generation begins.
+//! Which collective a generation uses, and why: a pure decision from what its workers reported when they were ready.
 
 use numalign_config::CollectiveChoice;
 
-/// Failures of NCCL without a commit in between, after which a run with `collective: auto` goes on over gRPC, and one with
+pub use numalign_protocol::NcclAbility;
+
+/// NcclFailures of NCCL without a commit in between, after which a run with `collective: auto` goes on over gRPC, and one with
 /// `collective: nccl` fails. A rank that dies is no failure of NCCL.
-const MOST_FAILURES: u32 = 2;
+const MAX_FAILURES: u32 = 2;
 
-/// What a worker could reduce with over NCCL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NcclAbility {
-    /// NCCL's version code: 2.19.3 is 21903.
-    pub version: u32,
-    /// UUID of its GPU.
-    pub gpu: String,
-    /// The frozen model lies on that GPU.
-    pub replica: bool,
-    /// It may share the GPU with another rank.
-    pub shares_gpu: bool,
-}
-
-/// A worker's NCCL, or why it has none, in words.
+/// A worker's NCCL, or why it has none.
 pub type Nccl = Result<NcclAbility, String>;
 
-/// One worker of a generation, for the decision and its words.
+/// One worker of a generation, for the decision and its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate<'a> {
     /// Such as `worker 3 (gpu-host, pid 4711)`.
     pub name: String,
+    /// Its host.
     pub host: &'a str,
+    /// What it can do.
     pub nccl: &'a Nccl,
 }
 
 /// How rows are reduced in one generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum CollectiveBackend {
+    /// Rows go to the coordinator.
     Grpc,
+    /// Rows go from GPU to GPU.
     Nccl,
 }
 
-impl Way {
+impl CollectiveBackend {
     /// As `status` shows it.
     pub fn name(self) -> &'static str {
         match self {
-            Way::Grpc => "grpc",
-            Way::Nccl => "nccl",
+            CollectiveBackend::Grpc => "grpc",
+            CollectiveBackend::Nccl => "nccl",
         }
     }
 }
 
 /// A decision and its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
-    pub way: Way,
+pub struct CollectiveDecision {
+    /// How rows are reduced.
+    pub backend: CollectiveBackend,
+    /// Why.
     pub reason: String,
 }
 
-/// Failures of NCCL in this run.
+/// NcclFailures of NCCL in this run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Failures {
+pub struct NcclFailures {
     /// Since the last commit.
     count: u32,
     last: String,
 }
 
-impl Failures {
+impl NcclFailures {
     /// Notes one more.
-    pub fn note(&mut self, reason: String) {
+    pub fn record(&mut self, reason: String) {
         self.count += 1;
         self.last = reason;
     }
 
     /// A step was committed: NCCL works. Once it was given up it stays so, since whatever was wrong would come back.
-    pub fn forget(&mut self) {
-        if self.count < MOST_FAILURES {
+    pub fn reset(&mut self) {
+        if self.count < MAX_FAILURES {
             self.count = 0;
         }
     }
 
     /// What was wrong the last time, once that was too often.
     fn given_up(&self) -> Option<&str> {
-        (self.count >= MOST_FAILURES).then_some(self.last.as_str())
+        (self.count >= MAX_FAILURES).then_some(self.last.as_str())
     }
 }
 
-/// The collective of a generation of `workers`. An error is why `collective: nccl` cannot be.
-pub fn choose(wanted: CollectiveChoice, workers: &[Candidate<'_>], failures: &Failures) -> Result<Choice, String> {
+/// The collective of a generation of `workers`.
+///
+/// # Errors
+/// Why NCCL cannot be used, if `collective: nccl` asks for it.
+pub fn choose(
+    wanted: CollectiveChoice,
+    workers: &[Candidate<'_>],
+    failures: &NcclFailures,
+) -> Result<CollectiveDecision, String> {
     if wanted == CollectiveChoice::Grpc {
-        return Ok(Choice { way: Way::Grpc, reason: "collective: grpc".to_owned() });
+        return Ok(CollectiveDecision { backend: CollectiveBackend::Grpc, reason: "collective: grpc".to_owned() });
     }
-    let obstacle = match failures.given_up() {
-        Some(reason) => Some(format!("NCCL failed {MOST_FAILURES} times without a step in between: {reason}")),
-        None => obstacle(workers, wanted == CollectiveChoice::Auto),
+    let incompatibility = match failures.given_up() {
+        Some(reason) => Some(format!("NCCL failed {MAX_FAILURES} times without a step in between: {reason}")),
+        None => incompatibility(workers, wanted == CollectiveChoice::Auto),
     };
-    match (obstacle, wanted) {
-        (None, _) => Ok(Choice { way: Way::Nccl, reason: between(workers) }),
+    match (incompatibility, wanted) {
+        (None, _) => Ok(CollectiveDecision { backend: CollectiveBackend::Nccl, reason: describe(workers) }),
         (Some(why), CollectiveChoice::Nccl) => Err(why),
-        (Some(reason), _) => Ok(Choice { way: Way::Grpc, reason }),
+        (Some(reason), _) => Ok(CollectiveDecision { backend: CollectiveBackend::Grpc, reason }),
     }
 }
 
-/// Why these workers cannot share a communicator. With `on_replicas` each has to have its model on the GPU: only then are
-/// the rows there anyway, and NCCL worth its while.
-fn obstacle(workers: &[Candidate<'_>], on_replicas: bool) -> Option<String> {
+/// Why these workers cannot share a communicator. With `on_replicas` each must have its model on the GPU: only then are
+/// the rows there anyway, and NCCL is worth it.
+fn incompatibility(workers: &[Candidate<'_>], on_replicas: bool) -> Option<String> {
     let mut first: Option<(&Candidate<'_>, &NcclAbility)> = None;
     for (place, worker) in workers.iter().enumerate() {
         let ability = match worker.nccl {
@@ -136,7 +137,7 @@ fn obstacle(workers: &[Candidate<'_>], on_replicas: bool) -> Option<String> {
 }
 
 /// Such as `NCCL 2.30.7 between 4 GPUs`.
-fn between(workers: &[Candidate<'_>]) -> String {
+fn describe(workers: &[Candidate<'_>]) -> String {
     let known = workers.first().and_then(|worker| worker.nccl.as_ref().ok());
     let version = known.map_or_else(String::new, |ability| version(ability.version));
     match workers.len() {
@@ -154,7 +155,7 @@ fn version(code: u32) -> String {
 mod tests {
     use super::*;
 
-    const WELL: Failures = Failures { count: 0, last: String::new() };
+    const WELL: NcclFailures = NcclFailures { count: 0, last: String::new() };
 
     fn able(gpu: &str) -> Nccl {
         Ok(NcclAbility { version: 23_007, gpu: gpu.to_owned(), replica: true, shares_gpu: false })
@@ -169,25 +170,25 @@ mod tests {
     fn decide(
         wanted: CollectiveChoice,
         workers: &[(&str, Nccl)],
-        failures: &Failures,
-    ) -> Result<(Way, String), String> {
+        failures: &NcclFailures,
+    ) -> Result<(CollectiveBackend, String), String> {
         let named = |place: usize| format!("worker {}", place + 1);
         let candidates: Vec<Candidate<'_>> = workers
             .iter()
             .enumerate()
             .map(|(place, (host, nccl))| Candidate { name: named(place), host, nccl })
             .collect();
-        choose(wanted, &candidates, failures).map(|choice| (choice.way, choice.reason))
+        choose(wanted, &candidates, failures).map(|choice| (choice.backend, choice.reason))
     }
 
     #[test]
     fn nccl_needs_the_same_version_and_a_gpu_each() {
         use CollectiveChoice::{Auto, Nccl as Explicit};
         let good = [("a", able("GPU-1")), ("a", able("GPU-2")), ("b", able("GPU-1"))];
-        let nccl = (Way::Nccl, "NCCL 2.30.7 between 3 ranks".to_owned());
+        let nccl = (CollectiveBackend::Nccl, "NCCL 2.30.7 between 3 ranks".to_owned());
         assert_eq!(decide(Auto, &good, &WELL), Ok(nccl.clone()));
         assert_eq!(decide(Explicit, &good, &WELL), Ok(nccl));
-        assert_eq!(decide(Auto, &good[..1], &WELL), Ok((Way::Nccl, "NCCL 2.30.7 on one GPU".to_owned())));
+        assert_eq!(decide(Auto, &good[..1], &WELL), Ok((CollectiveBackend::Nccl, "NCCL 2.30.7 on one GPU".to_owned())));
         let missing = Err("libnccl.so.2 is not found".to_owned());
         for (workers, why) in [
             (vec![("a", able("GPU-1")), ("a", missing)], "worker 2: libnccl.so.2 is not found"),
@@ -197,38 +198,46 @@ mod tests {
                 "worker 1 has NCCL 2.30.7, worker 2 has 2.19.3",
             ),
         ] {
-            assert_eq!(decide(Auto, &workers, &WELL), Ok((Way::Grpc, why.to_owned())));
+            assert_eq!(decide(Auto, &workers, &WELL), Ok((CollectiveBackend::Grpc, why.to_owned())));
             assert_eq!(decide(Explicit, &workers, &WELL), Err(why.to_owned()));
         }
         let shared = [("a", changed("GPU-1", |its| its.shares_gpu = true)), ("a", able("GPU-1"))];
-        assert_eq!(decide(Auto, &shared, &WELL).unwrap().0, Way::Grpc, "both have to allow it");
+        assert_eq!(decide(Auto, &shared, &WELL).unwrap().0, CollectiveBackend::Grpc, "both have to allow it");
         let shared = [("a", shared[0].1.clone()), ("a", shared[0].1.clone())];
-        assert_eq!(decide(Auto, &shared, &WELL).unwrap().0, Way::Nccl);
+        assert_eq!(decide(Auto, &shared, &WELL).unwrap().0, CollectiveBackend::Nccl);
     }
 
     #[test]
     fn rows_of_cpu_replicas_go_over_nccl_only_when_asked_for() {
         let workers = [("a", changed("GPU-1", |its| its.replica = false))];
         let auto = decide(CollectiveChoice::Auto, &workers, &WELL).unwrap();
-        assert_eq!(auto, (Way::Grpc, "worker 1: its replica is not on a GPU".to_owned()));
-        assert_eq!(decide(CollectiveChoice::Nccl, &workers, &WELL).unwrap().0, Way::Nccl);
-        assert_eq!(decide(CollectiveChoice::Grpc, &[("a", able("GPU-1"))], &WELL).unwrap().0, Way::Grpc);
+        assert_eq!(auto, (CollectiveBackend::Grpc, "worker 1: its replica is not on a GPU".to_owned()));
+        assert_eq!(decide(CollectiveChoice::Nccl, &workers, &WELL).unwrap().0, CollectiveBackend::Nccl);
+        assert_eq!(decide(CollectiveChoice::Grpc, &[("a", able("GPU-1"))], &WELL).unwrap().0, CollectiveBackend::Grpc);
     }
 
     #[test]
     fn nccl_that_fails_again_and_again_is_given_up() {
         let workers = [("a", able("GPU-1"))];
-        let mut failures = Failures::default();
-        failures.note("first".to_owned());
-        assert_eq!(decide(CollectiveChoice::Auto, &workers, &failures).unwrap().0, Way::Nccl);
-        failures.forget();
-        failures.note("second".to_owned());
-        assert_eq!(decide(CollectiveChoice::Auto, &workers, &failures).unwrap().0, Way::Nccl, "a commit lay between");
-        failures.note("third".to_owned());
+        let mut failures = NcclFailures::default();
+        failures.record("first".to_owned());
+        assert_eq!(decide(CollectiveChoice::Auto, &workers, &failures).unwrap().0, CollectiveBackend::Nccl);
+        failures.reset();
+        failures.record("second".to_owned());
+        assert_eq!(
+            decide(CollectiveChoice::Auto, &workers, &failures).unwrap().0,
+            CollectiveBackend::Nccl,
+            "a commit lay between"
+        );
+        failures.record("third".to_owned());
         let (way, reason) = decide(CollectiveChoice::Auto, &workers, &failures).unwrap();
-        assert!(way == Way::Grpc && reason.ends_with("in between: third"), "{reason}");
+        assert!(way == CollectiveBackend::Grpc && reason.ends_with("in between: third"), "{reason}");
         assert!(decide(CollectiveChoice::Nccl, &workers, &failures).unwrap_err().contains("third"));
-        failures.forget();
-        assert_eq!(decide(CollectiveChoice::Auto, &workers, &failures).unwrap().0, Way::Grpc, "it stays given up");
+        failures.reset();
+        assert_eq!(
+            decide(CollectiveChoice::Auto, &workers, &failures).unwrap().0,
+            CollectiveBackend::Grpc,
+            "it stays given up"
+        );
     }
 }

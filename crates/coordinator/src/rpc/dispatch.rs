@@ -1,15 +1,14 @@
-//! Which micro-batches may be sent to whom, and how far. Shared by the shell, which sets the plan, and the
-//! work streams of the service, which follow it.
+//! Which micro-batches may be sent to whom, and how far: the driver sets the plan, the work streams follow it.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numalign_config::{Config, Units};
-use numalign_data::{Input, MicroBatchId, Sample, Streams, audit_due, audit_of};
+use numalign_data::{MicroBatchId, Streams, audit_due, audit_of};
 use numalign_protocol as proto;
 use tokio::sync::Notify;
 
-use crate::machine::{Beginning, Generation, MemberId};
+use crate::machine::{Generation, GenerationStart, MemberId};
 
 /// The present generation's plan. Work is counted in units: training steps, chunks of the solver's rounds, evaluations.
 struct Plan {
@@ -23,9 +22,9 @@ struct Plan {
     furthest: u64,
 }
 
-/// The plan and the bell that rings when it changes.
+/// The plan, and a notification of its changes.
 #[derive(Default)]
-pub struct WorkBoard {
+pub struct Dispatcher {
     plan: Mutex<Option<Plan>>,
     changed: Notify,
 }
@@ -33,6 +32,7 @@ pub struct WorkBoard {
 /// What a work stream may do about a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
+    /// Yes.
     Send,
     /// Not now: the generation is coming to rest.
     Wait,
@@ -40,19 +40,19 @@ pub enum Claim {
     Over,
 }
 
-impl WorkBoard {
+impl Dispatcher {
     fn lock(&self) -> MutexGuard<'_, Option<Plan>> {
         // A panic elsewhere leaves the plan as it was; it is only ever replaced whole.
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A generation begins at its state; it lasts to the end of the run or of a round at most.
-    pub fn begin(&self, beginning: &Beginning, units: Units) {
-        let position = beginning.state.position();
+    pub fn begin(&self, start: &GenerationStart, units: Units) {
+        let position = start.state.position();
         let first_unit = units.index(position);
         *self.lock() = Some(Plan {
-            generation: beginning.generation,
-            ranks: beginning.ranks.clone(),
+            generation: start.generation,
+            ranks: start.ranks.clone(),
             first_unit,
             limit: units.rest_after(position),
             furthest: first_unit,
@@ -82,7 +82,7 @@ impl WorkBoard {
         Some((plan.first_unit, part.clone()))
     }
 
-    /// The micro-batch of another rank that `member` computes in `unit` for comparison, where it is an auditor.
+    /// The micro-batch of another rank that `member` computes in `unit` for comparison, if it is an auditor.
     pub fn audited_by(&self, generation: Generation, member: MemberId, unit: u64, audit_every: u64) -> Option<usize> {
         if !audit_due(unit, audit_every) {
             return None;
@@ -126,31 +126,11 @@ pub fn micro_batch(
 ) -> proto::MicroBatch {
     let samples = streams.samples(&config.recipe, config.units().unit(unit), MicroBatchId(micro_batch));
     proto::MicroBatch {
-        generation: Some(generation.into()),
+        generation: Some(generation),
         unit,
         micro_batch: micro_batch as u32,
-        samples: samples.into_iter().map(to_proto).collect(),
+        samples: samples.into_iter().map(proto::Sample::from).collect(),
         audit: false,
-    }
-}
-
-fn to_proto(sample: Sample) -> proto::Sample {
-    let input = match sample.input {
-        Input::Number(value) => proto::sample::Input::Number(value),
-        Input::Text(text) => proto::sample::Input::Text(text),
-    };
-    proto::Sample { index: sample.index, input: Some(input), target: sample.target }
-}
-
-impl From<Generation> for proto::Generation {
-    fn from(generation: Generation) -> Self {
-        Self { incarnation: generation.incarnation, number: generation.number }
-    }
-}
-
-impl From<proto::Generation> for Generation {
-    fn from(generation: proto::Generation) -> Self {
-        Self { incarnation: generation.incarnation, number: generation.number }
     }
 }
 
@@ -162,21 +142,21 @@ mod tests {
     use numalign_data::{Domain, SampleStream};
     use numalign_projector::State;
 
-    use crate::collective::{Choice, Way};
+    use crate::machine::collective::{CollectiveBackend, CollectiveDecision};
 
     use super::*;
 
     const OLD: Generation = Generation { incarnation: 4, number: 1 };
     const NEW: Generation = Generation { incarnation: 4, number: 2 };
 
-    fn grpc() -> Choice {
-        Choice { way: Way::Grpc, reason: "a test".to_owned() }
+    fn grpc() -> CollectiveDecision {
+        CollectiveDecision { backend: CollectiveBackend::Grpc, reason: "a test".to_owned() }
     }
 
     /// Two ranks, from the first step on.
-    fn beginning(generation: Generation) -> Beginning {
+    fn start(generation: Generation) -> GenerationStart {
         let ranks = vec![(MemberId(1), 0..2), (MemberId(2), 2..3)];
-        Beginning { generation, ranks, state: Arc::new(State::initial(2, 0)), collective: grpc(), first: false }
+        GenerationStart { generation, ranks, state: Arc::new(State::initial(2, 0)), collective: grpc(), first: false }
     }
 
     /// A run of `steps` training steps.
@@ -191,81 +171,81 @@ mod tests {
         let flags = Layer::from_flags(flags.map(|(name, value)| (name, value.to_owned())));
         let config = resolve(None, Layer::from_env([]), flags).unwrap();
         let recipe = &config.recipe;
-        let board = WorkBoard::default();
-        board.begin(&beginning(OLD), recipe.units());
-        assert_eq!(board.claim(OLD, 4), Claim::Send);
-        assert_eq!(board.claim(OLD, 5), Claim::Wait, "three steps and two chunks, then the solution");
+        let dispatcher = Dispatcher::default();
+        dispatcher.begin(&start(OLD), recipe.units());
+        assert_eq!(dispatcher.claim(OLD, 4), Claim::Send);
+        assert_eq!(dispatcher.claim(OLD, 5), Claim::Wait, "three steps and two chunks, then the solution");
         let streams = Streams::new(SampleStream::generated(recipe, Domain::Train).unwrap(), recipe).unwrap();
         let solve = SampleStream::generated(recipe, Domain::Solve).unwrap();
         let of = |unit| micro_batch(&streams, &config, OLD, unit, 0).samples;
-        assert_eq!(of(2)[0], to_proto(streams.train.sample(16)));
-        assert_eq!(of(4)[0], to_proto(solve.sample(8)), "the second chunk of the first round");
+        assert_eq!(of(2)[0], proto::Sample::from(streams.train.sample(16)));
+        assert_eq!(of(4)[0], proto::Sample::from(solve.sample(8)), "the second chunk of the first round");
         assert_eq!(of(5), Vec::new());
-        assert_eq!(of(9)[0], to_proto(solve.sample(16)), "the first chunk of the second round");
+        assert_eq!(of(9)[0], proto::Sample::from(solve.sample(16)), "the first chunk of the second round");
     }
 
     #[test]
     fn claims_stop_at_the_last_step() {
-        let board = WorkBoard::default();
-        assert_eq!(board.claim(OLD, 0), Claim::Over);
-        board.begin(&beginning(OLD), units(3));
+        let dispatcher = Dispatcher::default();
+        assert_eq!(dispatcher.claim(OLD, 0), Claim::Over);
+        dispatcher.begin(&start(OLD), units(3));
         for step in 0..3 {
-            assert_eq!(board.claim(OLD, step), Claim::Send);
+            assert_eq!(dispatcher.claim(OLD, step), Claim::Send);
         }
-        assert_eq!(board.claim(OLD, 3), Claim::Wait);
+        assert_eq!(dispatcher.claim(OLD, 3), Claim::Wait);
     }
 
     #[test]
     fn claims_stop_at_the_furthest_step_that_anybody_has() {
-        let board = WorkBoard::default();
-        board.begin(&beginning(OLD), units(100));
+        let dispatcher = Dispatcher::default();
+        dispatcher.begin(&start(OLD), units(100));
         for step in [0, 1, 2, 3, 0] {
-            assert_eq!(board.claim(OLD, step), Claim::Send);
+            assert_eq!(dispatcher.claim(OLD, step), Claim::Send);
         }
-        assert_eq!(board.quiesce(OLD), Some(4));
-        assert_eq!(board.claim(OLD, 4), Claim::Wait);
+        assert_eq!(dispatcher.quiesce(OLD), Some(4));
+        assert_eq!(dispatcher.claim(OLD, 4), Claim::Wait);
         // The other rank still gets what the first one has.
         for step in 1..4 {
-            assert_eq!(board.claim(OLD, step), Claim::Send);
+            assert_eq!(dispatcher.claim(OLD, step), Claim::Send);
         }
-        assert_eq!(board.claim(OLD, 4), Claim::Wait);
-        assert_eq!(board.quiesce(OLD), Some(4));
-        board.begin(&beginning(NEW), units(100));
-        assert_eq!(board.claim(NEW, 4), Claim::Send);
+        assert_eq!(dispatcher.claim(OLD, 4), Claim::Wait);
+        assert_eq!(dispatcher.quiesce(OLD), Some(4));
+        dispatcher.begin(&start(NEW), units(100));
+        assert_eq!(dispatcher.claim(NEW, 4), Claim::Send);
     }
 
     #[test]
     fn nothing_sent_is_a_boundary_where_the_generation_began() {
-        let board = WorkBoard::default();
-        board.begin(&beginning(OLD), units(100));
-        assert_eq!(board.quiesce(OLD), Some(0));
-        assert_eq!(board.claim(OLD, 0), Claim::Wait);
+        let dispatcher = Dispatcher::default();
+        dispatcher.begin(&start(OLD), units(100));
+        assert_eq!(dispatcher.quiesce(OLD), Some(0));
+        assert_eq!(dispatcher.claim(OLD, 0), Claim::Wait);
     }
 
     #[test]
     fn other_generations_get_nothing() {
-        let board = WorkBoard::default();
-        board.begin(&beginning(OLD), units(100));
-        board.begin(&beginning(NEW), units(100));
+        let dispatcher = Dispatcher::default();
+        dispatcher.begin(&start(OLD), units(100));
+        dispatcher.begin(&start(NEW), units(100));
         let elsewhere = Generation { incarnation: 5, ..NEW };
         for stale in [OLD, elsewhere] {
-            assert_eq!(board.claim(stale, 0), Claim::Over);
-            assert_eq!(board.quiesce(stale), None);
-            assert_eq!(board.part_of(stale, MemberId(1)), None);
+            assert_eq!(dispatcher.claim(stale, 0), Claim::Over);
+            assert_eq!(dispatcher.quiesce(stale), None);
+            assert_eq!(dispatcher.part_of(stale, MemberId(1)), None);
         }
-        assert_eq!(board.claim(NEW, 0), Claim::Send, "a stale quiesce changes nothing");
-        assert_eq!(board.part_of(NEW, MemberId(2)), Some((0, 2..3)));
-        assert_eq!(board.part_of(NEW, MemberId(3)), None);
-        board.end();
-        assert_eq!(board.claim(NEW, 1), Claim::Over);
-        assert_eq!(board.part_of(NEW, MemberId(2)), None);
+        assert_eq!(dispatcher.claim(NEW, 0), Claim::Send, "a stale quiesce changes nothing");
+        assert_eq!(dispatcher.part_of(NEW, MemberId(2)), Some((0, 2..3)));
+        assert_eq!(dispatcher.part_of(NEW, MemberId(3)), None);
+        dispatcher.end();
+        assert_eq!(dispatcher.claim(NEW, 1), Claim::Over);
+        assert_eq!(dispatcher.part_of(NEW, MemberId(2)), None);
     }
 
     #[tokio::test]
-    async fn who_waits_hears_of_every_change() {
-        let board = WorkBoard::default();
+    async fn waiters_learn_of_every_change() {
+        let dispatcher = Dispatcher::default();
         for change in 0..2 {
-            let waiting = board.changed();
+            let waiting = dispatcher.changed();
             tokio::pin!(waiting);
             // The first poll registers the waiter.
             tokio::select! {
@@ -274,8 +254,8 @@ mod tests {
                 () = std::future::ready(()) => {}
             }
             match change {
-                0 => board.begin(&beginning(OLD), units(1)),
-                _ => board.end(),
+                0 => dispatcher.begin(&start(OLD), units(1)),
+                _ => dispatcher.end(),
             }
             waiting.await;
         }

@@ -1,21 +1,22 @@
 //! What went wrong in a run and how long each recovery took: figures for `status`, the closing line and
-//! `metrics.jsonl`. Kept by the shell; pure, and bounded however long a run lasts.
+//! `metrics.jsonl`. Pure, and bounded however long a run lasts.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Failures that are remembered in words; older ones are only counted.
-pub const MOST_REMEMBERED: usize = 1000;
+/// Failures that are remembered with their text; older ones are only counted.
+pub const MAX_REMEMBERED: usize = 1000;
 
-/// The end of a generation that nobody wanted.
+/// An unplanned end of a generation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
-    /// What happened, in words.
+    /// What happened.
     pub text: String,
     /// Committed updates when it was noticed.
     pub step: u64,
+    /// When it was noticed.
     pub noticed: Instant,
-    /// From the moment it was noticed until the next commit; none while the run has not recovered.
+    /// From the moment it was noticed until the next commit; `None` while the run has not recovered.
     pub recovery: Option<Duration>,
 }
 
@@ -30,8 +31,8 @@ pub struct FailureLog {
 
 impl FailureLog {
     /// Something failed after `step` committed updates.
-    pub fn note(&mut self, noticed: Instant, step: u64, text: String) {
-        if self.newest.len() == MOST_REMEMBERED {
+    pub fn record(&mut self, noticed: Instant, step: u64, text: String) {
+        if self.newest.len() == MAX_REMEMBERED {
             self.newest.pop_front();
         }
         self.newest.push_back(Failure { text, step, noticed, recovery: None });
@@ -70,14 +71,14 @@ impl FailureLog {
         self.recoveries
     }
 
-    /// Median recovery time of the failures that are remembered; zero where there is none.
+    /// Median recovery time of the failures that are remembered; zero if there is none.
     pub fn median(&self) -> Duration {
         let mut times: Vec<Duration> = self.newest.iter().filter_map(|failure| failure.recovery).collect();
         times.sort_unstable();
         times.get(times.len() / 2).copied().unwrap_or_default()
     }
 
-    /// Longest recovery of all; zero where there is none.
+    /// Longest recovery of all; zero if there is none.
     pub fn worst(&self) -> Duration {
         self.worst
     }
@@ -112,14 +113,14 @@ mod tests {
         let mut log = FailureLog::default();
         assert_eq!(log.summary(), None);
         assert!(log.committed(at(0)).is_empty());
-        log.note(at(100), 3, "a left".to_owned());
-        log.note(at(200), 3, "b left".to_owned());
+        log.record(at(100), 3, "a left".to_owned());
+        log.record(at(200), 3, "b left".to_owned());
         assert_eq!(log.summary().as_deref(), Some("2 failures, 0 recoveries"));
         let over = log.committed(at(600));
         assert_eq!(over.iter().map(|failure| failure.text.as_str()).collect::<Vec<_>>(), ["a left", "b left"]);
         assert_eq!(over[0].recovery, Some(Duration::from_millis(500)));
         assert!(log.committed(at(700)).is_empty(), "each recovers once");
-        log.note(at(800), 9, "c left".to_owned());
+        log.record(at(800), 9, "c left".to_owned());
         log.committed(at(900));
         assert_eq!((log.median(), log.worst()), (Duration::from_millis(400), Duration::from_millis(500)));
         assert_eq!(log.summary().as_deref(), Some("3 failures, 3 recoveries: median 0.40 s, worst 0.50 s"));
@@ -129,11 +130,11 @@ mod tests {
     fn memory_is_bounded_and_the_count_is_not() {
         let start = Instant::now();
         let mut log = FailureLog::default();
-        for step in 0..2 * MOST_REMEMBERED as u64 {
-            log.note(start, step, "again".to_owned());
+        for step in 0..2 * MAX_REMEMBERED as u64 {
+            log.record(start, step, "again".to_owned());
             log.committed(start + Duration::from_millis(step));
         }
-        assert_eq!(log.newest().count(), MOST_REMEMBERED);
+        assert_eq!(log.newest().count(), MAX_REMEMBERED);
         assert_eq!((log.total(), log.recoveries()), (2000, 2000));
         assert_eq!(log.newest().next().map(|failure| failure.step), Some(1000));
         assert_eq!(log.worst(), Duration::from_millis(1999));

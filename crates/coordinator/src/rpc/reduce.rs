@@ -1,6 +1,5 @@
 //! The coordinator's side of the gRPC collective: rows come in, the canonical sum goes out to every rank. Rows of the
 //! solver's chunks are kept instead, and only their digest goes out.
-//! Called by the service; the shell begins and ends generations.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,14 +8,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use numalign_config::{Config, Unit, Units};
 use numalign_projector::features::digest_of;
 use numalign_projector::{Features, RowError, Rows};
+use numalign_protocol::codec::floats_to_bytes;
 use prost::bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::machine::{Beginning, Generation, MemberId};
+use crate::machine::{Generation, GenerationStart, MemberId};
 
-/// No rank gets further ahead of the others than the unit after theirs, so what is in work is a handful of units. A member
-/// that names more is out of its mind, and its rows would fill the memory.
-const MOST_UNITS: usize = 8;
+/// No rank gets further ahead of the others than the unit after theirs, so only a handful of units are open. A member that
+/// names more is faulty or malicious, and its rows would fill the memory.
+const MAX_UNITS: usize = 8;
 
 /// What the rows of a unit come to.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +29,7 @@ pub enum Reduced {
 
 struct UnitRows {
     rows: Rows,
-    /// One place per member: whoever asks again takes the place of its earlier call.
+    /// One per member: a repeated call replaces the earlier one.
     waiting: HashMap<MemberId, oneshot::Sender<Reduced>>,
     asked: HashSet<MemberId>,
     reduced: Option<Reduced>,
@@ -48,8 +48,8 @@ struct Current {
     chunk_row_len: usize,
 }
 
-/// Largest request while no generation has told the size of a row: none of them can be of use.
-const LARGEST_BEFORE: usize = 64 << 10;
+/// Largest request before the first generation sets the size of a row.
+const INITIAL_REQUEST_LIMIT: usize = 64 << 10;
 
 /// Rows of the present generation's units. Dropping a generation cancels everybody who waits in it.
 pub struct Reducer {
@@ -60,12 +60,13 @@ pub struct Reducer {
 
 impl Default for Reducer {
     fn default() -> Self {
-        Self { current: Mutex::default(), largest: AtomicUsize::new(LARGEST_BEFORE) }
+        Self { current: Mutex::default(), largest: AtomicUsize::new(INITIAL_REQUEST_LIMIT) }
     }
 }
 
 /// What became of a contribution.
 pub enum Contribution {
+    /// The result.
     Done(Reduced),
     /// The result comes here, or the sender is dropped with the generation.
     Later(oneshot::Receiver<Reduced>),
@@ -76,7 +77,7 @@ pub enum Contribution {
 impl Current {
     /// Whether `unit` is one of this generation, and not far ahead of the others.
     fn accepts(&self, unit: u64) -> bool {
-        unit >= self.first_unit && (self.open.contains_key(&unit) || self.open.len() < MOST_UNITS)
+        unit >= self.first_unit && (self.open.contains_key(&unit) || self.open.len() < MAX_UNITS)
     }
 
     fn is_chunk(&self, unit: u64) -> bool {
@@ -105,17 +106,17 @@ impl Reducer {
     }
 
     /// A generation begins; what an earlier one left is dropped.
-    pub fn begin(&self, beginning: &Beginning, config: &Config) {
+    pub fn begin(&self, start: &GenerationStart, config: &Config) {
         let (recipe, units) = (&config.recipe, config.units());
-        let layout = beginning.state.layout();
+        let layout = start.state.layout();
         let (row_len, chunk_row_len) = (layout.row_len(), recipe.micro_batch_size * Features::width(layout.hidden()));
         let largest = request_bytes(recipe.micro_batches(), row_len.max(chunk_row_len));
         self.largest.store(largest, Ordering::Relaxed);
         *self.lock() = Some(Current {
-            generation: beginning.generation,
-            members: beginning.ranks.iter().map(|(id, _)| *id).collect(),
+            generation: start.generation,
+            members: start.ranks.iter().map(|(id, _)| *id).collect(),
             units,
-            first_unit: units.index(beginning.state.position()),
+            first_unit: units.index(start.state.position()),
             open: BTreeMap::new(),
             gathered: BTreeMap::new(),
             micro_batches: recipe.micro_batches(),
@@ -125,7 +126,7 @@ impl Reducer {
     }
 
     /// The largest request, in bytes, that can be legitimate: every row of a step from one worker.
-    pub fn largest_contribution(&self) -> usize {
+    pub fn max_request_bytes(&self) -> usize {
         self.largest.load(Ordering::Relaxed)
     }
 
@@ -134,7 +135,10 @@ impl Reducer {
         *self.lock() = None;
     }
 
-    /// Adds some of a member's rows of one unit; more will come. False where they belong to no present generation.
+    /// Adds some of a member's rows of one unit; more will come. False if they belong to no present generation.
+    ///
+    /// # Errors
+    /// A row that does not fit.
     pub fn deposit(
         &self,
         generation: Generation,
@@ -155,6 +159,9 @@ impl Reducer {
     }
 
     /// Adds a member's rows of one unit, or the last of them.
+    ///
+    /// # Errors
+    /// A row that does not fit.
     pub fn contribute(
         &self,
         generation: Generation,
@@ -185,7 +192,7 @@ impl Reducer {
                 }
                 false => {
                     let sum = entry.rows.sum()?;
-                    Reduced::Sum(sum.iter().flat_map(|value| value.to_le_bytes()).collect())
+                    Reduced::Sum(floats_to_bytes(&sum).into())
                 }
             });
         }
@@ -234,7 +241,7 @@ mod tests {
     use numalign_projector::State;
     use tokio::sync::oneshot::error::TryRecvError;
 
-    use crate::collective::{Choice, Way};
+    use crate::machine::collective::{CollectiveBackend, CollectiveDecision};
 
     use super::*;
 
@@ -258,8 +265,8 @@ mod tests {
     fn begin_with(reducer: &Reducer, generation: Generation, config: &Config) {
         let ranks = vec![(A, 0..2), (B, 2..3)];
         let state = Arc::new(State::initial(1, 0).prepared(&config.recipe));
-        let collective = Choice { way: Way::Grpc, reason: "a test".to_owned() };
-        reducer.begin(&Beginning { generation, ranks, state, collective, first: false }, config);
+        let collective = CollectiveDecision { backend: CollectiveBackend::Grpc, reason: "a test".to_owned() };
+        reducer.begin(&GenerationStart { generation, ranks, state, collective, first: false }, config);
     }
 
     /// Floats whose sum depends on the order of adding.
@@ -269,7 +276,7 @@ mod tests {
     }
 
     fn bits(sum: &[f32]) -> Bytes {
-        sum.iter().flat_map(|value| value.to_le_bytes()).collect()
+        floats_to_bytes(sum).into()
     }
 
     fn later(contribution: Contribution) -> oneshot::Receiver<Reduced> {
@@ -388,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_gone_mad_takes_no_memory() {
+    fn far_ahead_units_are_rejected() {
         let reducer = Reducer::default();
         begin(&reducer, OLD);
         let mut first = later(reducer.contribute(OLD, B, 0, vec![row(2)]).unwrap());
@@ -397,7 +404,7 @@ mod tests {
         assert_eq!(again.try_recv(), Err(TryRecvError::Empty));
         for step in 1..10_000 {
             let contribution = reducer.contribute(OLD, B, step, vec![row(2)]).unwrap();
-            assert_eq!(matches!(contribution, Contribution::Stale), step >= MOST_UNITS as u64, "step {step}");
+            assert_eq!(matches!(contribution, Contribution::Stale), step >= MAX_UNITS as u64, "step {step}");
         }
         sum(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
         assert!(again.try_recv().is_ok(), "the step in work is not harmed");
@@ -419,16 +426,16 @@ mod tests {
     fn the_largest_request_holds_every_row_of_a_step_and_little_more() {
         use prost::Message;
         let reducer = Reducer::default();
-        assert_eq!(reducer.largest_contribution(), LARGEST_BEFORE);
+        assert_eq!(reducer.max_request_bytes(), INITIAL_REQUEST_LIMIT);
         begin(&reducer, OLD);
-        let row = |index| numalign_protocol::Row { micro_batch: index, values: vec![0; 5 * 4] };
-        let generation = Some(OLD.into());
+        let row = |index| numalign_protocol::Row::new(index, &[0.0; 5]);
+        let generation = Some(OLD);
         let rows = (0..3).map(row).collect();
         let request =
             numalign_protocol::ReduceRequest { generation, member: u64::MAX, unit: u64::MAX, rows, more: false };
-        assert!(request.encoded_len() <= reducer.largest_contribution());
-        assert!(reducer.largest_contribution() <= 2 * 4096);
+        assert!(request.encoded_len() <= reducer.max_request_bytes());
+        assert!(reducer.max_request_bytes() <= 2 * 4096);
         reducer.end();
-        assert!(request.encoded_len() <= reducer.largest_contribution(), "late requests are still read");
+        assert!(request.encoded_len() <= reducer.max_request_bytes(), "late requests are still read");
     }
 }

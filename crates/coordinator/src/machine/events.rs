@@ -1,51 +1,53 @@
-//! The vocabulary of the coordinator's decisions: what happened (events), what has to be done (effects), and what a
-//! member is. Spoken between the machine, which decides, and the shell and the service, which carry out.
+//! Input and output of the machine: what happened (events), what has to be done (effects), and what a member is.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use numalign_config::Unit;
 use numalign_projector::{Features, Fit, NormTensor, State, StateDigest};
 
-use crate::audit::RowDigests;
-use crate::collective::{Choice, Nccl};
-use crate::shares::Pace;
+pub use numalign_protocol::{Generation, Timing};
+
+use super::audit::RowDigests;
+use super::collective::{CollectiveDecision, Nccl};
+use super::load_balancing::StepTimeEma;
 
 /// A worker's connection; a worker that comes back is another member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId(pub u64);
 
-/// One fixed membership: the coordinator's incarnation and a counter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Generation {
-    pub incarnation: u64,
-    pub number: u64,
-}
-
-/// What a worker says about itself when it connects.
+/// A worker's first message.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Introduction {
+pub struct JoinRequest {
+    /// Host name.
     pub host: String,
+    /// Process id on that host.
     pub pid: u32,
-    /// How often a worker was started in this one's place before.
+    /// How often the launcher restarted this worker.
     pub restarts: u32,
-    /// The last committed state it holds, when it outlived another coordinator of this run.
+    /// The last committed state it holds, if it outlived another coordinator of this run.
     pub rejoin_state: Option<State>,
 }
 
-/// What a worker says when its model is loaded.
+/// A worker's message that its model is loaded.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Readiness {
+pub struct WorkerReady {
+    /// BLAKE3 of the frozen model, hex.
     pub base_fingerprint: String,
+    /// The model's hidden size `d`.
     pub hidden_size: usize,
+    /// Parameters of the frozen model.
     pub model_parameters: u64,
     /// `trained` or `random`.
     pub weights: String,
+    /// Device and instruction set.
     pub device: String,
+    /// BLAKE3 of the probe's gradient row.
     pub probe_digest: Vec<u8>,
-    /// The model's layer norms and all their numbers, where they train; empty elsewhere.
+    /// The model's layer norms if they train; else empty.
     pub layer_norms: Vec<NormTensor>,
+    /// All their numbers, in the same order.
     pub layer_norm_values: Vec<f32>,
     /// What it could reduce with over NCCL, or why it could not.
     pub nccl: Nccl,
@@ -54,70 +56,71 @@ pub struct Readiness {
 /// One rank's report of one unit: a training step, a chunk of the solver's round, or an evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
+    /// The generation it was made in.
     pub generation: Generation,
     /// Number of the unit, from 0; with `adam` the number of the update.
     pub unit: u64,
+    /// Mean loss of the unit; NaN after a chunk or an evaluation.
     pub loss: f32,
+    /// Digest of the state after the unit.
     pub digest: StateDigest,
-    /// From rank 0 only.
+    /// The state after the unit; from rank 0 only.
     pub state: Option<State>,
     /// What a chunk gathered; with rank 0's report only.
     pub features: Option<Arc<Features>>,
     /// In an audited unit: every row this rank computed.
     pub rows: RowDigests,
+    /// Where the time went.
     pub timing: Timing,
-}
-
-/// Where a rank's time went in one step.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Timing {
-    pub compute: Duration,
-    pub data_wait: Duration,
-    pub reduce: Duration,
-    pub peak_rss_mib: u64,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    Joined(MemberId, Introduction),
-    Ready(MemberId, Readiness),
+    /// A worker connected.
+    Joined(MemberId, JoinRequest),
+    /// Its model is loaded.
+    Ready(MemberId, WorkerReady),
+    /// It finished a unit.
     Reported(MemberId, Report),
+    /// It is alive.
     Heartbeat(MemberId),
     /// The stream ended, or the member said that it cannot go on.
     Left(MemberId, String),
     /// A failure that another worker of the same kind would meet too.
-    FailedForGood(MemberId, String),
+    PermanentFailure(MemberId, String),
     /// Rank 0 made the id of its generation's communicator.
     NcclId(MemberId, Generation, Vec<u8>),
-    /// NCCL gave a rank of this generation no communicator or no sum; why, in words.
+    /// NCCL gave a rank of this generation no communicator or no sum; the text says why.
     NcclFailed(MemberId, Generation, String),
-    /// The round that ends at this unit was solved, or cannot be; why, in words.
+    /// The round that ends at this unit was solved, or cannot be; the text says why.
     Solved(u64, Result<Fit, String>),
     /// Time passed.
     Tick,
 }
 
-/// What the shell has to do.
+/// What the driver has to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// The frozen model is known: announce it.
-    BaseKnown(Readiness),
-    Begin(Beginning),
-    /// Every rank of the present generation gets the id of its communicator.
-    HandOut(Vec<MemberId>, Generation, Vec<u8>),
+    BaseKnown(WorkerReady),
+    /// A generation begins.
+    Begin(GenerationStart),
+    /// Send every rank of the present generation the id of its communicator.
+    BroadcastNcclId(Vec<MemberId>, Generation, Vec<u8>),
     /// The generation ended and none replaces it yet.
     Pause(Vec<MemberId>, String),
     /// Send no work past this step (exclusive), so that the generation comes to rest at a boundary.
     Quiesce(Generation),
+    /// Every rank agreed on a unit.
     Committed(Commit),
     /// Every chunk of the round is committed and its generation has come to rest: solve, and answer with
     /// [`Event::Solved`] of this unit.
     Solve(u64),
     /// The solution is committed.
     Solved(Arc<State>),
-    /// Tell a member that it is out, in words; with `true` it must not come back.
-    Dismiss(MemberId, bool, String),
+    /// Evict a member, with the reason; with `true` it must not come back.
+    Evict(MemberId, bool, String),
     /// Every step is committed.
     Finished,
     /// The run cannot go on: why, and what to do.
@@ -126,12 +129,15 @@ pub enum Effect {
 
 /// A new generation.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Beginning {
+pub struct GenerationStart {
+    /// Its incarnation and number.
     pub generation: Generation,
     /// Member and micro-batches of each rank.
     pub ranks: Vec<(MemberId, Range<usize>)>,
+    /// The committed state that it starts from.
     pub state: Arc<State>,
-    pub collective: Choice,
+    /// How it reduces, and why.
+    pub collective: CollectiveDecision,
     /// First generation of this coordinator's life.
     pub first: bool,
 }
@@ -139,14 +145,17 @@ pub struct Beginning {
 /// A state that every rank of a generation agreed on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Commit {
-    /// What it was made by.
+    /// The unit that made it.
     pub unit: Unit,
+    /// The state after that unit.
     pub state: Arc<State>,
+    /// Mean loss of the unit.
     pub loss: f32,
     /// The slowest rank's figures.
     pub timing: Timing,
+    /// World size.
     pub world: usize,
-    /// What a chunk gathered; none after a training step.
+    /// What a chunk gathered; `None` after a training step.
     pub features: Option<Arc<Features>>,
 }
 
@@ -157,16 +166,23 @@ pub enum Activity {
     Loading,
     /// Ready since then, without micro-batches.
     Waiting(Instant),
+    /// Training with this rank.
     Training(u32),
 }
 
 /// A connected worker.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Member {
-    pub introduction: Introduction,
-    pub readiness: Option<Readiness>,
+    /// Its first message.
+    pub join_request: JoinRequest,
+    /// What it said when its model was loaded.
+    pub worker_ready: Option<WorkerReady>,
+    /// What it is doing.
     pub activity: Activity,
-    pub last_heard: Instant,
+    /// When its latest message came.
+    pub last_seen: Instant,
+    /// Where its time went in the latest unit.
     pub last_timing: Timing,
-    pub pace: Pace,
+    /// Its time per micro-batch.
+    pub step_time: StepTimeEma,
 }

@@ -1,5 +1,5 @@
-//! The way to one worker: control messages in order, and the newest committed unit, which replaces an older one that was
-//! not sent yet. However slowly a worker reads, it costs a bounded amount of memory. Made by the service, used by the shell.
+//! The send queue of one worker: control messages in order, and the newest committed unit, which replaces an older one
+//! that was not sent yet. However slowly a worker reads, its memory is bounded.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,8 +11,8 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tonic::Status;
 
-/// Control messages that may wait for a worker that does not read; beyond that it counts as dead.
-pub const MOST_UNREAD: usize = 64;
+/// Control messages that may wait for a worker that does not read; with more, it counts as dead.
+pub const MAX_UNREAD: usize = 64;
 
 /// The sending side. Dropping it ends the worker's stream once everything in it is sent.
 pub struct Outbox {
@@ -20,10 +20,10 @@ pub struct Outbox {
     committed: watch::Sender<u64>,
 }
 
-/// The worker has left too many messages unread, or its stream is gone.
+/// The worker left too many messages unread, or its stream is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it does not read its messages ({MOST_UNREAD} wait) or its stream is gone")]
-pub struct Unread;
+#[error("send queue full ({MAX_UNREAD} messages) or stream closed")]
+pub struct SendFailed;
 
 /// The receiving side: what tonic sends.
 pub struct OutboxStream {
@@ -33,7 +33,7 @@ pub struct OutboxStream {
 
 /// Both sides for one worker.
 pub fn outbox() -> (Outbox, OutboxStream) {
-    let (messages, inbox) = mpsc::channel(MOST_UNREAD);
+    let (messages, inbox) = mpsc::channel(MAX_UNREAD);
     let (committed, newest) = watch::channel(0);
     (Outbox { messages, committed }, OutboxStream { messages: inbox, committed: WatchStream::from_changes(newest) })
 }
@@ -43,12 +43,12 @@ impl Outbox {
     ///
     /// # Errors
     /// The queue is full, or nobody reads it.
-    pub fn send(&self, message: Message) -> Result<(), Unread> {
+    pub fn send(&self, message: Message) -> Result<(), SendFailed> {
         let message = proto::CoordinatorMessage { message: Some(message) };
-        self.messages.try_send(message).map_err(|_| Unread)
+        self.messages.try_send(message).map_err(|_| SendFailed)
     }
 
-    /// Every state up to `unit` is committed; what was said before and not sent yet is dropped.
+    /// Every state up to `unit` is committed; an earlier number that was not sent yet is dropped.
     pub fn committed(&self, unit: u64) {
         self.committed.send_replace(unit);
     }
@@ -110,11 +110,11 @@ mod tests {
     #[test]
     fn who_does_not_read_is_found_out() {
         let (outbox, stream) = outbox();
-        for number in 0..MOST_UNREAD {
+        for number in 0..MAX_UNREAD {
             outbox.send(pause(number)).unwrap();
         }
-        assert_eq!(outbox.send(pause(0)), Err(Unread));
+        assert_eq!(outbox.send(pause(0)), Err(SendFailed));
         drop(stream);
-        assert_eq!(outbox.send(pause(0)), Err(Unread));
+        assert_eq!(outbox.send(pause(0)), Err(SendFailed));
     }
 }

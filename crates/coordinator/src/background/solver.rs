@@ -1,7 +1,5 @@
 //! The solver's thread: adds up the features of committed chunks, stores the sums with checkpoints, and solves.
-//! Started by [`crate::run`], fed by the shell. The sums are a function of the committed chunks alone.
-//!
-//! Adding and solving take up to seconds; on a thread of their own they never hold back a heartbeat.
+//! The sums are a function of the committed chunks alone. Adding and solving take up to seconds, too long for the driver.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -11,13 +9,13 @@ use numalign_checkpoint::Checkpoint;
 use numalign_projector::{Features, Fit, Sums};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::writer::Writer;
+use super::checkpoint_writer::CheckpointWriter;
 
 /// A round's solution, or why there is none.
 pub type Solution = Result<Fit, String>;
 
 /// The unit at which a round ends, and its solution.
-pub type Answer = (u64, Solution);
+pub type SolveResult = (u64, Solution);
 
 enum Job {
     /// Chunk number of the round, and what it gathered.
@@ -27,33 +25,40 @@ enum Job {
     Solve(u64),
 }
 
-/// The thread and the way to it.
-pub struct Solver {
+/// A handle of the thread.
+pub struct SolverThread {
     /// One round waits here at most; each chunk is needed, so none is refused.
     jobs: Option<mpsc::Sender<Job>>,
     /// Ends with the thread.
     running: mpsc::Receiver<()>,
 }
 
-impl Solver {
-    /// Starts the thread with the sums of a round in progress, where there is one. Checkpoints go to `writer`,
-    /// solutions to `solutions`.
-    pub fn start(sums: Option<Sums>, writer: Writer, solutions: UnboundedSender<Answer>) -> std::io::Result<Self> {
+impl SolverThread {
+    /// Starts the thread with the sums of a round in progress, if there is one. Checkpoints go to `writer`, solutions to
+    /// `solutions`.
+    ///
+    /// # Errors
+    /// The thread does not start.
+    pub fn start(
+        sums: Option<Sums>,
+        writer: CheckpointWriter,
+        solutions: UnboundedSender<SolveResult>,
+    ) -> std::io::Result<Self> {
         let (jobs, inbox) = mpsc::channel();
         let (alive, running) = mpsc::channel::<()>();
         let body = move || {
             let _alive = alive;
-            let mut book = Book { sums };
+            let mut round = RoundSums { sums };
             while let Ok(job) = inbox.recv() {
                 match job {
-                    Job::Add(chunk, features) => book.add(chunk, &features),
+                    Job::Add(chunk, features) => round.add(chunk, &features),
                     Job::Write(mut checkpoint) => {
-                        checkpoint.sums = book.sums.clone();
+                        checkpoint.sums = round.sums.clone();
                         writer.write(&checkpoint);
                     }
                     Job::Solve(unit) => {
-                        // The shell may have ended meanwhile; then nobody wants a solution.
-                        let _ = solutions.send((unit, book.solve()));
+                        // The driver may have ended meanwhile; then the solution is not needed.
+                        let _ = solutions.send((unit, round.solve()));
                     }
                 }
             }
@@ -85,7 +90,7 @@ impl Solver {
         self.send(Job::Solve(unit));
     }
 
-    /// Waits until everything sent is done, for `timeout` at most. False when the time was not enough.
+    /// Waits until everything sent is done, at most for `timeout`. False if that was not enough.
     pub fn finish(&mut self, timeout: Duration) -> bool {
         self.jobs = None;
         // Nothing is ever sent here: the thread's end shows as a channel without senders.
@@ -93,13 +98,13 @@ impl Solver {
     }
 }
 
-/// The sums of the round in progress; none before the first one.
-struct Book {
+/// The sums of the round in progress; `None` before the first one.
+struct RoundSums {
     sums: Option<Sums>,
 }
 
-impl Book {
-    /// The first chunk of a round begins its sums anew.
+impl RoundSums {
+    /// The first chunk of a round resets the sums.
     fn add(&mut self, chunk: u64, features: &Features) {
         if chunk == 0 {
             self.sums = Some(Sums::new(features.hidden()));
