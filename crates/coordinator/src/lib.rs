@@ -8,6 +8,7 @@
 #![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod address;
 pub mod background;
 pub mod driver;
 pub mod error;
@@ -16,6 +17,7 @@ pub mod report;
 pub mod rpc;
 pub mod run;
 pub mod start;
+pub mod stderr;
 
 pub use driver::Outcome;
 pub use error::CoordinatorError;

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
+use crate::address::AddressFile;
 use crate::driver::{Driver, Outcome};
 use crate::error::CoordinatorError;
 use crate::machine::{Machine, RebalancePolicy};
@@ -24,6 +25,7 @@ use crate::rpc::message_limits::MessageSizeLimit;
 use crate::rpc::reduce::Reducer;
 use crate::rpc::service::CoordinatorService;
 use crate::start::{self, Start};
+use crate::stderr;
 
 /// Calls that one connection may have open at once; a worker has three.
 const MAX_STREAMS: u32 = 32;
@@ -53,12 +55,14 @@ pub async fn run(
     let config = Arc::new(config);
     let start = start::prepare(&config)?;
     for line in &start.messages {
-        eprintln!("{line}");
+        stderr::note(line);
     }
     if let Some(outcome) = already_finished(&config, &start)? {
         return Ok(outcome);
     }
     check_destination(&config)?;
+    let address = socket.local_addr().map_err(|error| CoordinatorError::Server(error.to_string()))?;
+    let _address = AddressFile::publish(start.folder.path(), address, access.tls.is_some());
     let (dispatcher, reducer) = (Arc::new(Dispatcher::default()), Arc::new(Reducer::default()));
     let streams = Streams::new(start.stream.clone(), &config.recipe)?;
     let machine = Machine::new(config.clone(), incarnation(), start.state.clone(), start.fingerprint.clone())
@@ -105,7 +109,7 @@ pub async fn run(
         server.abort();
     }
     drop(start.lock);
-    outcome
+    outcome.map_err(|error| error.with_checkpoint_of(&start.folder))
 }
 
 /// The default policy, unless a test asks for an earlier split.
@@ -157,7 +161,11 @@ fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, C
     };
     let path = &config.run.model_path_save;
     write_atomically(path, &checkpoint.to_bytes())?;
-    eprintln!("the run is finished: all {} steps are committed; {} holds the result", state.step(), path.display());
+    stderr::note(&format!(
+        "the run is finished: all {} steps are committed; {} holds the result",
+        state.step(),
+        path.display()
+    ));
     Ok(Some(Outcome { step: state.step(), already: true }))
 }
 

@@ -44,7 +44,7 @@ pub struct Start {
 /// The run folder is in use or unreadable, or the checkpoint, the loaded projectors or the data file do not fit.
 pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
     let recipe = &config.recipe;
-    let folder = RunFolder::open(&Path::new("chk").join(&config.run.run_id))?;
+    let folder = RunFolder::open(&Path::new(numalign_config::RUNS_FOLDER).join(&config.run.run_id))?;
     let lock = lock(&folder)?;
     let stream = match &config.run.dataset_file {
         Some(path) => SampleStream::from_file(path, recipe)?,

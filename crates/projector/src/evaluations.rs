@@ -69,7 +69,7 @@ impl Evaluation {
         (evaluation.mse.is_finite() && evaluation.mae.is_finite()).then_some(evaluation)
     }
 
-    /// Share of questions that were answered nearest to the right number, in percent; none where there are none.
+    /// Choice accuracy, in percent; `None` without such questions.
     pub fn right_percent(&self) -> Option<f64> {
         (self.questions > 0).then(|| 100.0 * self.right as f64 / self.questions as f64)
     }

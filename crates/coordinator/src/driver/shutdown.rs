@@ -71,6 +71,7 @@ impl Driver {
         self.flush(STOP_TIMEOUT);
         CoordinatorError::Stopped {
             step: self.committed_step(),
+            saved: None,
             total: self.config.recipe.total_steps(),
             run_id: self.config.run.run_id.clone(),
         }

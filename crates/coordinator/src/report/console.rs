@@ -13,6 +13,7 @@ use super::failures::Failure;
 use super::metrics::{Epoch, EpochSummary, MetricsFile};
 use crate::machine::collective::{CollectiveBackend, CollectiveDecision};
 use crate::machine::{Commit, WorkerReady};
+use crate::stderr;
 
 /// Prints and records the course of a run.
 pub struct Console {
@@ -44,8 +45,8 @@ impl Console {
     /// Prints a line for the user.
     pub fn print(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| stderr::note(line)),
+            None => stderr::note(line),
         }
     }
 
@@ -61,7 +62,7 @@ impl Console {
             self.print(&format!("  rank {rank:<5} {device}, {micro_batches} of {all} micro-batches"));
         }
         self.epoch = Epoch::starting(Instant::now());
-        if !std::io::stderr().is_terminal() {
+        if stderr::is_quiet() || !std::io::stderr().is_terminal() {
             return;
         }
         let bar = ProgressBar::with_draw_target(Some(self.config.recipe.total_steps()), ProgressDrawTarget::stderr());
@@ -250,7 +251,7 @@ fn evaluation(state: &State, recipe: &Recipe) -> Option<(String, serde_json::Val
     let (latest, best) = (evaluations.list().last()?, evaluations.best()?);
     let percent = |error: f64| 100.0 * error / recipe.range();
     let (step, samples, right) = (latest.step, latest.samples, latest.right_percent());
-    let right_text = right.map_or_else(String::new, |right| format!(" | right number {right:.1} %"));
+    let right_text = right.map_or_else(String::new, |right| format!(" | choice accuracy {right:.1} %"));
     let standing = match best.step == step {
         true => "the best so far".to_owned(),
         false => format!("best: {:.4} % at step {}", percent(best.mae), best.step),
