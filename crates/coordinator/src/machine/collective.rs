@@ -4,7 +4,7 @@ use numalign_config::CollectiveChoice;
 
 pub use numalign_protocol::NcclAbility;
 
-/// NcclFailures of NCCL without a commit in between, after which a run with `collective: auto` goes on over gRPC, and one with
+/// Failures of NCCL without a commit in between, after which a run with `collective: auto` continues over gRPC, and one with
 /// `collective: nccl` fails. A rank that dies is no failure of NCCL.
 const MAX_FAILURES: u32 = 2;
 
@@ -50,7 +50,7 @@ pub struct CollectiveDecision {
     pub reason: String,
 }
 
-/// NcclFailures of NCCL in this run.
+/// Failures of NCCL in this run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NcclFailures {
     /// Since the last commit.

@@ -202,7 +202,7 @@ impl Machine {
                     &mut effects,
                 );
             }
-            // From a worker that was refused or declared dead: the run goes on without it.
+            // From a worker that was refused or declared dead: the run continues without it.
             Event::PermanentFailure(..) => {}
             Event::Solved(unit, solution) => self.solved(unit, solution, &mut effects),
             Event::Tick => self.evict_silent(now, &mut effects),

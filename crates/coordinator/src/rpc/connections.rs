@@ -45,7 +45,7 @@ impl ConnectionRegistry {
     /// Whether `member` joined on `connection`.
     ///
     /// # Errors
-    /// The call speaks for a member of another connection.
+    /// The call names a member of another connection.
     pub fn check(&self, member: MemberId, connection: ConnectionId) -> Result<(), Status> {
         match self.lock().get(&member) {
             Some(known) if *known == connection => Ok(()),

@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn all_ranks_get_the_canonical_sum_whoever_comes_first() {
+    fn all_ranks_get_the_canonical_sum_in_any_order_of_arrival() {
         let mut canonical = Rows::new(3, 5);
         for micro_batch in 0..3 {
             canonical.insert(micro_batch, row(micro_batch).1).unwrap();

@@ -136,7 +136,7 @@ pub fn failure(effects: &[Effect]) -> Option<&str> {
     })
 }
 
-/// Ready with NCCL on a GPU of its own.
+/// Ready, with NCCL on GPU number `gpu`.
 pub fn with_nccl(gpu: u64) -> WorkerReady {
     let ability = NcclAbility { version: 23_007, gpu: format!("GPU-{gpu}"), replica: true, shares_gpu: false };
     WorkerReady { nccl: Ok(ability), ..worker_ready() }
