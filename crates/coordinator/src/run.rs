@@ -156,7 +156,7 @@ fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, C
             loaded_digest: start.loaded_digest.clone(),
         },
         state: state.clone(),
-        sample_digest: start.ledger.to_hex(),
+        sample_digest: start.sample_digest.to_hex(),
         sums: None,
     };
     let path = &config.run.model_path_save;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder};
 use numalign_config::{Config, LoadedProjections, Recipe, Resume, Unit};
-use numalign_data::{Domain, Ledger, SampleStream};
+use numalign_data::{Domain, SampleDigest, SampleStream};
 use numalign_projector::{InputEncoder, Layout, NormTensor, State, Sums};
 
 use crate::error::CoordinatorError;
@@ -31,7 +31,7 @@ pub struct Start {
     /// The base's layer norms, if `state` has them.
     pub layer_norms: Vec<NormTensor>,
     /// Digest of the samples behind `state`.
-    pub ledger: Ledger,
+    pub sample_digest: SampleDigest,
     /// The folder holds a finished run, whose checkpoints go once this one is about to train.
     pub replaces: bool,
     /// Lines for the user.
@@ -65,7 +65,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         sums: None,
         fingerprint: None,
         layer_norms: Vec::new(),
-        ledger: Ledger::start(),
+        sample_digest: SampleDigest::start(),
         replaces: false,
         messages: Vec::new(),
     };
@@ -199,14 +199,14 @@ fn continue_from(
     if !differences.is_empty() {
         return Err(CoordinatorError::Differs { path: path.to_owned(), differences: differences.join("\n") });
     }
-    let Ok(ledger) = Ledger::from_hex(&checkpoint.sample_digest) else {
+    let Ok(sample_digest) = SampleDigest::from_hex(&checkpoint.sample_digest) else {
         return Err(CoordinatorError::Checkpoint(numalign_checkpoint::CheckpointError::Damaged {
             path: path.to_owned(),
             reason: format!("its sample digest is `{}`", checkpoint.sample_digest),
         }));
     };
     start.messages.push(format!("continuing {} at step {}", path.display(), checkpoint.state.step()));
-    start.ledger = ledger;
+    start.sample_digest = sample_digest;
     start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
     start.layer_norms = checkpoint.identity.layer_norms.clone();
     start.state = Some(checkpoint.state);

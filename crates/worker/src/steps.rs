@@ -11,7 +11,7 @@ use numalign_config::{Config, Unit};
 use numalign_data::sample::NoInput;
 use numalign_data::{Domain, MicroBatchId, Sample, SampleStream, audit_due, held_out_of};
 use numalign_engine::memory::peak_rss_mib;
-use numalign_projector::features::digest_of;
+use numalign_projector::digest_of;
 use numalign_projector::{MicroBatchGradients, State};
 use numalign_protocol as proto;
 use numalign_protocol::worker_message::Message;

@@ -16,12 +16,12 @@ impl Driver {
         }
     }
 
-    /// The ledger covers exactly the committed steps; it is recomputed from the stream, never taken from a worker.
-    pub(super) fn catch_up_ledger(&mut self) {
+    /// The sample digest covers exactly the committed steps; it is recomputed from the stream, never taken from a worker.
+    pub(super) fn update_sample_digest(&mut self) {
         let step = self.committed_step();
-        if step > self.ledger_step {
-            self.ledger.advance_over(&self.streams.train, &self.config.recipe, self.ledger_step..step);
-            self.ledger_step = step;
+        if step > self.digested_steps {
+            self.sample_digest.extend(&self.streams.train, &self.config.recipe, self.digested_steps..step);
+            self.digested_steps = step;
         }
     }
 
@@ -40,14 +40,14 @@ impl Driver {
                 loaded_digest: self.loaded_digest.clone(),
             },
             state: state.as_ref().clone(),
-            sample_digest: self.ledger.to_hex(),
+            sample_digest: self.sample_digest.to_hex(),
             sums: None,
         })
     }
 
     /// Queues a checkpoint of the committed state for the run's folder.
     pub(super) fn write_checkpoint(&mut self) {
-        self.catch_up_ledger();
+        self.update_sample_digest();
         if self.committed_step() > 0 {
             self.queue_checkpoint();
         }

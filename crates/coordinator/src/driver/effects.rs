@@ -27,7 +27,7 @@ impl Driver {
                         return Some(Err(error.into()));
                     }
                     self.console.banner(&base);
-                    self.catch_up_ledger();
+                    self.update_sample_digest();
                 }
                 Effect::Begin(start) => self.begin(&start),
                 Effect::BroadcastNcclId(members, generation, id) => {
@@ -90,7 +90,7 @@ impl Driver {
     /// A generation begins: every rank gets the state and its micro-batches.
     fn begin(&mut self, start: &GenerationStart) {
         self.boundary = None;
-        self.catch_up_ledger();
+        self.update_sample_digest();
         self.reducer.begin(start, &self.config);
         self.dispatcher.begin(start, self.config.units());
         if start.first {
@@ -132,7 +132,7 @@ impl Driver {
 
     fn committed(&mut self, commit: &Commit) {
         self.console.committed(commit);
-        self.catch_up_ledger();
+        self.update_sample_digest();
         let position = commit.state.position();
         if let (Some(features), Some(gathered)) = (&commit.features, position.gathered) {
             self.solver.add(gathered - 1, features.clone());

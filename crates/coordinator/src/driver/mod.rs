@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use numalign_checkpoint::RunFolder;
 use numalign_config::Config;
-use numalign_data::{Ledger, Streams};
+use numalign_data::{SampleDigest, Streams};
 use numalign_projector::{NormTensor, State};
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_message::Message;
@@ -65,9 +65,9 @@ pub struct Driver {
     layer_norms: Vec<NormTensor>,
     dataset_digest: Option<String>,
     loaded_digest: Option<String>,
-    ledger: Ledger,
-    /// Steps that `ledger` covers.
-    ledger_step: u64,
+    sample_digest: SampleDigest,
+    /// Steps that `sample_digest` covers.
+    digested_steps: u64,
     outboxes: HashMap<MemberId, Outbox>,
     /// Where a quiescing generation comes to rest.
     boundary: Option<(Generation, u64)>,
@@ -120,8 +120,8 @@ impl Driver {
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
             loaded_digest: start.loaded_digest.clone(),
-            ledger: start.ledger,
-            ledger_step: start.state.as_ref().map_or(0, |state| state.step()),
+            sample_digest: start.sample_digest,
+            digested_steps: start.state.as_ref().map_or(0, |state| state.step()),
             outboxes: HashMap::new(),
             boundary: None,
             failures: FailureLog::default(),

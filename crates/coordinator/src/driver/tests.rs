@@ -53,7 +53,7 @@ impl Fixture {
             sums: None,
             fingerprint: None,
             layer_norms: Vec::new(),
-            ledger: Ledger::start(),
+            sample_digest: SampleDigest::start(),
             replaces: false,
             messages: Vec::new(),
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use numalign_config::CollectiveChoice;
-use numalign_projector::{Layout, State, layer_norms};
+use numalign_projector::{Layout, NormTensor, State};
 
 use super::collective::{self, Candidate, NcclFailures};
 use super::events::{Activity, Effect, JoinRequest, Member, MemberId, Timing, WorkerReady};
@@ -189,7 +189,7 @@ impl Machine {
 
     /// A worker whose model has the right fingerprint has the right layer norms, unless it is of another build.
     fn check_layer_norms(&self, worker_ready: &WorkerReady) -> Result<(), String> {
-        let (named, values) = (layer_norms::total_len(&worker_ready.layer_norms), worker_ready.layer_norm_values.len());
+        let (named, values) = (NormTensor::total_len(&worker_ready.layer_norms), worker_ready.layer_norm_values.len());
         let wanted = self.config.recipe.train_layer_norms;
         if named != values || wanted != (values > 0) {
             return Err(format!("it sent {values} numbers for {named} of layer norms (train_layer_norms is {wanted})"));
