@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::stream::{CancellableStream, Connection, Stream};
+use super::stream::{CancellableStream, Connection};
 use super::table::Shared;
 use crate::tls::ServerTls;
 
@@ -45,13 +45,13 @@ pub(super) async fn negotiate(
         // It closed or was dropped before it sent anything.
         return;
     };
-    let stream = match (SniffedProtocol::of(first), &shared.tls) {
+    let connection = match (SniffedProtocol::of(first), &shared.tls) {
         (SniffedProtocol::Tls, Some(tls)) => match handshake(tls, connection).await {
-            Ok(stream) => Stream::Tls(Box::new(stream)),
+            Ok(stream) => Connection::encrypted(stream),
             Err(why) => return shared.log.warn(&format!("refused {address}: {why}")),
         },
         // With TLS, a plain connection serves the health service alone, as orchestrators' probes need it.
-        (SniffedProtocol::Http2, _) => Stream::Plain(connection),
+        (SniffedProtocol::Http2, _) => Connection::plain(connection),
         (SniffedProtocol::Tls, None) => {
             shared.log.warn(&format!("refused {address}: it speaks TLS, this coordinator does not (--tls-cert)"));
             // Any reply that is not TLS makes the client's library report that; the client may have gone.
@@ -64,7 +64,7 @@ pub(super) async fn negotiate(
         }
     };
     // The server is stopping when nobody takes it.
-    let _ = ready.send(Ok(Connection { stream })).await;
+    let _ = ready.send(Ok(connection)).await;
 }
 
 /// An empty HTTP/2 SETTINGS frame.

@@ -23,6 +23,13 @@ pub(super) struct ConnectionPermit {
     pub(super) shared: Arc<Shared>,
 }
 
+impl ConnectionPermit {
+    fn peer(&self, encrypted: bool) -> Peer {
+        let private = encrypted || self.shared.tls.is_none();
+        Peer { id: self.id, address: self.address, private, shared: self.shared.clone() }
+    }
+}
+
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.shared.lock().remove(self.id);
@@ -104,15 +111,29 @@ impl AsyncWrite for CancellableStream {
     }
 }
 
-/// A connection that is ready for HTTP/2.
+/// A connection that is ready for HTTP/2, plain or encrypted.
 pub struct Connection {
-    pub(super) stream: Stream,
+    stream: Pin<Box<dyn Stream>>,
+    peer: Peer,
 }
 
-/// Plain or encrypted.
-pub(super) enum Stream {
-    Plain(CancellableStream),
-    Tls(Box<TlsStream<CancellableStream>>),
+/// What HTTP/2 needs of a stream.
+trait Stream: AsyncRead + AsyncWrite + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Send> Stream for T {}
+
+impl Connection {
+    /// Without encryption.
+    pub(super) fn plain(stream: CancellableStream) -> Self {
+        let peer = stream.permit.peer(false);
+        Self { stream: Box::pin(stream), peer }
+    }
+
+    /// After a TLS handshake.
+    pub(super) fn encrypted(stream: TlsStream<CancellableStream>) -> Self {
+        let peer = stream.get_ref().0.permit.peer(true);
+        Self { stream: Box::pin(stream), peer }
+    }
 }
 
 /// What every call knows about its connection.
@@ -143,30 +164,19 @@ impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        let (permit, encrypted) = match &self.stream {
-            Stream::Plain(stream) => (&stream.permit, false),
-            Stream::Tls(stream) => (&stream.get_ref().0.permit, true),
-        };
-        let private = encrypted || permit.shared.tls.is_none();
-        Peer { id: permit.id, address: permit.address, private, shared: permit.shared.clone() }
+        self.peer.clone()
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(context, into),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(context, into),
-        }
+        self.stream.as_mut().poll_read(context, into)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(context, from),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(context, from),
-        }
+        self.stream.as_mut().poll_write(context, from)
     }
 
     fn poll_write_vectored(
@@ -174,30 +184,18 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         from: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, from),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, from),
-        }
+        self.stream.as_mut().poll_write_vectored(context, from)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
+        self.stream.as_mut().poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+        self.stream.as_mut().poll_shutdown(context)
     }
 }
