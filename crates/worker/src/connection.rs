@@ -93,8 +93,7 @@ impl Connection {
 }
 
 fn layer_norm(norm: &NormParameter) -> proto::LayerNorm {
-    let values = norm.values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    proto::LayerNorm { name: norm.name.clone(), values }
+    proto::LayerNorm::new(norm.name.clone(), &norm.values)
 }
 
 /// The end of the generation's task; never, while there is none.
