@@ -16,7 +16,7 @@ use crate::error::WorkerError;
 use crate::handshake::Ending;
 use crate::nccl;
 
-/// NCCL reports a lost rank too, as an error of its own: the coordinator gets this long to say so first.
+/// NCCL reports a lost rank as an error too: the coordinator gets this long to report it first.
 const LOST_RANK: Duration = Duration::from_millis(500);
 
 /// The sending side of one connection, and the generation's task that works on it.
@@ -97,7 +97,7 @@ fn layer_norm(norm: &NormParameter) -> proto::LayerNorm {
     proto::LayerNorm { name: norm.name.clone(), values }
 }
 
-/// The end of the generation's task; never, while there is none.
+/// The end of the generation's task; pending while there is none.
 pub(crate) async fn steps_end(steps: &mut Option<JoinHandle<Result<(), WorkerError>>>) -> Result<(), WorkerError> {
     let Some(handle) = steps else {
         return std::future::pending().await;
