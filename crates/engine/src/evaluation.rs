@@ -7,7 +7,7 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 
 /// Samples that pass through the engine at once.
-const AT_ONCE: u64 = 1024;
+const AT_ONCE: u64 = 128;
 
 /// Predictions beside what they should have been, both in value units, in the order of the stream.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -18,7 +18,7 @@ pub struct Evaluation {
     pub targets: Vec<f64>,
 }
 
-/// Predictions for the first `count` samples of `stream`.
+/// Predictions for the first `count` samples of `stream`; `progress` is told how many are done.
 ///
 /// # Errors
 /// A sample that the model cannot take.
@@ -27,6 +27,7 @@ pub fn evaluate(
     state: &State,
     stream: &SampleStream,
     count: u64,
+    mut progress: impl FnMut(u64),
 ) -> Result<Evaluation, EngineError> {
     let mut evaluation = Evaluation::default();
     let mut from = 0;
@@ -38,6 +39,7 @@ pub fn evaluate(
         }
         evaluation.targets.extend(samples.iter().map(|sample| sample.target));
         from = to;
+        progress(from);
     }
     Ok(evaluation)
 }

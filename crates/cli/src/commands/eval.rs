@@ -6,18 +6,19 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Stage};
 use numalign_data::{Domain, SampleStream};
-use numalign_engine::{Engine, Purpose, ablation, error_analysis, evaluate, load_engine, metrics, zero_shot};
+use numalign_engine::{Engine, Purpose, ablation, error_analysis, load_engine, metrics, zero_shot};
 
 use crate::args::text;
+use crate::console::note;
+use crate::error::CliError;
 use crate::evaluation::plot::{Course, draw};
 use crate::evaluation::report::{Ablation, Report};
-use crate::evaluation::take_best;
-use crate::failure::Failure;
+use crate::evaluation::{evaluate_with_progress, take_best};
+use crate::launcher::child::die_with_parent;
 use crate::plot::Destination;
 use crate::settings;
-use crate::supervisor::child::die_with_parent;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     die_with_parent()?;
     let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
     let plot = text(matches, "plot").map(Destination::of).transpose()?;
@@ -28,11 +29,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let stage = checkpoint.identity.recipe.stage;
     let (ablate, ask) = (matches.get_flag("ablation"), matches.get_flag("zero-shot"));
     if ask && stage != Stage::Mixed {
-        return Err(Failure::usage(format!("--zero-shot asks questions as plain text, and stage {stage} has none"))
+        return Err(CliError::usage(format!("--zero-shot asks questions as plain text, and stage {stage} has none"))
             .with_hint("it is for checkpoints of stage mixed"));
     }
     if ablate && checkpoint.identity.dataset_digest.is_some() {
-        return Err(Failure::usage(
+        return Err(CliError::usage(
             "--ablation trains on generated samples, and this checkpoint was trained on a file",
         )
         .with_hint("leave --ablation out"));
@@ -49,7 +50,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         None => SampleStream::generated(&recipe, Domain::Eval)?,
     };
     let count = *matches.get_one::<u64>("count").unwrap_or(&1000);
-    let evaluation = evaluate(&mut engine, &checkpoint.state, &stream, count)?;
+    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, count)?;
     let mut report = Report::of(engine.recipe(), &evaluation, &stream);
     if ask {
         report.zero_shot = Some(zero_shot::ask(&mut engine, &stream, count.min(zero_shot::MOST_QUESTIONS))?);
@@ -59,13 +60,13 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     }
     if let Some(file) = plot {
         file.write(&draw(&checkpoint.identity.recipe, &evaluation, &Course::of(path)))?;
-        eprintln!("wrote {}", file.path().display());
+        note!("wrote {}", file.path().display());
     }
     report.print(matches.get_flag("json"))
 }
 
 /// The same recipe trained and evaluated with the frozen stack bypassed.
-fn without_model(engine: Engine, stream: &SampleStream, count: u64) -> Result<Ablation, Failure> {
+fn without_model(engine: Engine, stream: &SampleStream, count: u64) -> Result<Ablation, CliError> {
     let (recipe, evaluation) = ablation::train_and_evaluate(engine, stream, count)?;
     Ok(Ablation {
         metrics: metrics::measure(&recipe, &evaluation.predictions, &evaluation.targets),

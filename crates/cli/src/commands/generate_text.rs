@@ -5,10 +5,10 @@ use numalign_config::DeviceChoice;
 use numalign_model::decode::greedy;
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::settings;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let model = text(matches, "model").unwrap_or("demo");
     let prompt = text(matches, "prompt").unwrap_or_default();
     let most = *matches.get_one::<u64>("max-tokens").unwrap_or(&16) as usize;
@@ -16,7 +16,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let mut lm = numalign_model::load(model, device, false)?.lm;
     let ids = lm.tokenize(prompt)?;
     if ids.is_empty() {
-        return Err(Failure::usage("the text has no tokens"));
+        return Err(CliError::usage("the text has no tokens"));
     }
     if ids.len() > lm.max_positions() {
         let source = numalign_model::ModelError::TooLong { positions: ids.len(), most: lm.max_positions() };

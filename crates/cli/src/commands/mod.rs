@@ -1,12 +1,13 @@
-//! One file per command. Called by `main` only.
+//! One file per command.
 
 use clap::ArgMatches;
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 mod bench;
 mod bench_coordinator;
 mod cert;
+mod completions;
 mod config;
 mod coordinator;
 mod doctor;
@@ -27,12 +28,13 @@ mod verify;
 mod worker;
 
 /// Runs the command that `matches` names.
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     match matches.subcommand() {
         Some(("launch", matches)) => launch::run(matches),
         Some(("coordinator", matches)) => coordinator::run(matches),
         Some(("worker", matches)) => worker::run(matches),
         Some(("cert", matches)) => cert::run(matches),
+        Some(("completions", matches)) => completions::run(matches),
         Some(("generate", matches)) => generate::run(matches),
         Some(("eval", matches)) => eval::run(matches),
         Some(("predict", matches)) => predict::run(matches),
@@ -48,6 +50,6 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("selftest", matches)) => selftest::run(matches),
         Some(("config", matches)) => config::run(matches),
-        _ => Err(Failure::usage("no such command")),
+        _ => Err(CliError::usage("no such command")),
     }
 }

@@ -9,10 +9,11 @@ use numalign_config::{DeviceChoice, Solver, Unit};
 use numalign_engine::{LocalRun, Purpose, load_engine, training_stream};
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::console::note;
+use crate::error::CliError;
 use crate::settings;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
     let checkpoint = Checkpoint::read(path)?;
     let from = checkpoint.state.step();
@@ -23,7 +24,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
             Some(_) => "is in a round of the solver, which makes no steps".to_owned(),
             None => format!("holds the last of {} steps", checkpoint.identity.recipe.total_steps()),
         };
-        return Err(Failure::new(format!("{} {reason}", path.display()))
+        return Err(CliError::new(format!("{} {reason}", path.display()))
             .with_hint("give another checkpoint of the run, chk/<run-id>/step-*.safetensors"));
     }
     if steps < asked {
@@ -31,7 +32,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
             Solver::Adam => "the run ends",
             Solver::Exact | Solver::Alternate => "the run ends or its projector is solved for",
         };
-        eprintln!("{what} after {steps} more steps");
+        note!("{what} after {steps} more steps");
     }
     let stream = training_stream(&checkpoint, path, text(matches, "dataset").map(Path::new))?;
     let evaluations = Evaluations::of(matches, &checkpoint);

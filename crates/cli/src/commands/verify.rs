@@ -6,14 +6,14 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::DeviceChoice;
-use numalign_data::Ledger;
+use numalign_data::SampleDigest;
 use numalign_engine::{Purpose, load_engine, training_stream};
 use numalign_model::locate::ModelName;
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let path = Path::new(text(matches, "file").unwrap_or_default());
     let json = matches.get_flag("json");
     match verify(matches, path) {
@@ -47,17 +47,17 @@ struct Proof {
     base: Base,
 }
 
-fn verify(matches: &ArgMatches, path: &Path) -> Result<Proof, Failure> {
+fn verify(matches: &ArgMatches, path: &Path) -> Result<Proof, CliError> {
     // Reading compares the digest over the whole file and the state's own.
     let checkpoint = Checkpoint::read(path)?;
     let recipe = &checkpoint.identity.recipe;
     let stream = training_stream(&checkpoint, path, text(matches, "dataset").map(Path::new))?;
     let (step, samples) = (checkpoint.state.step(), checkpoint.samples());
-    let mut ledger = Ledger::start();
-    ledger.advance_over(&stream, recipe, 0..step);
+    let mut ledger = SampleDigest::start();
+    ledger.extend(&stream, recipe, 0..step);
     let ledger = ledger.to_hex();
     if ledger != checkpoint.sample_digest {
-        return Err(Failure::new(format!(
+        return Err(CliError::new(format!(
             "{}: samples 0 to {samples} (exclusive), once each and in order, give the digest {ledger:.16}; the run's is {:.16}",
             path.display(),
             checkpoint.sample_digest
@@ -72,7 +72,7 @@ fn verify(matches: &ArgMatches, path: &Path) -> Result<Proof, Failure> {
 }
 
 /// Compares fingerprints where the model can be loaded without the network; a model named with --model must be there.
-fn base_of(checkpoint: &Checkpoint, path: &Path, model: Option<&str>) -> Result<Base, Failure> {
+fn base_of(checkpoint: &Checkpoint, path: &Path, model: Option<&str>) -> Result<Base, CliError> {
     let name = model.unwrap_or(&checkpoint.identity.recipe.model_name);
     let at_hand = match (ModelName::parse(name), model) {
         (Ok(parsed), None) => parsed.is_at_hand(),

@@ -8,7 +8,7 @@ use numalign_engine::metrics::{Metrics, measure};
 use numalign_engine::zero_shot::ZeroShot;
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// Everything that was measured; what was not asked for is left out.
 #[derive(Debug, Clone, Serialize)]
@@ -50,9 +50,9 @@ impl Report {
     }
 
     /// On standard output.
-    pub fn print(&self, json: bool) -> Result<(), Failure> {
+    pub fn print(&self, json: bool) -> Result<(), CliError> {
         if json {
-            let text = serde_json::to_string(self).map_err(|error| Failure::new(error.to_string()))?;
+            let text = serde_json::to_string(self).map_err(|error| CliError::new(error.to_string()))?;
             println!("{text}");
             return Ok(());
         }
