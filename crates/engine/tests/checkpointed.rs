@@ -42,7 +42,7 @@ fn generated_samples_need_no_file_and_samples_of_a_file_need_that_one() {
     let file = folder.path().join("data.jsonl");
     std::fs::write(&file, "{\"input\": 1.5, \"output\": 1.5}\n").unwrap();
     let refusal = |checkpoint, dataset: Option<&Path>| {
-        let error = training_stream(checkpoint, Path::new(PATH), dataset).err().expect("it does not fit");
+        let error = training_stream(checkpoint, Path::new(PATH), dataset).expect_err("it does not fit");
         (error.to_string(), error.hint().unwrap_or_default().to_owned())
     };
     for ((error, hint), words, advice) in [
