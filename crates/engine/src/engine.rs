@@ -5,7 +5,7 @@
 
 use numalign_config::{Pooling, Recipe, Stage};
 use numalign_data::Sample;
-use numalign_model::{FrozenLm, LmInput, Piece, Read, ReadAt, lm::positions};
+use numalign_model::{FrozenLm, LmInput, Piece, PooledRead, ReadPositions, lm::positions};
 use numalign_projector::{Encoding, ErrorSums, InputEncoder, Layout, LossFunction, MicroBatchGradients, State};
 
 use crate::error::EngineError;
@@ -99,13 +99,13 @@ impl Engine {
         Ok(())
     }
 
-    fn read(&self) -> Read {
+    fn read(&self) -> PooledRead {
         let at = match self.recipe.pooling {
-            Pooling::Last => ReadAt::Last,
-            Pooling::Mean => ReadAt::Mean,
-            Pooling::Numbers => ReadAt::Embeddings,
+            Pooling::Last => ReadPositions::Last,
+            Pooling::Mean => ReadPositions::Mean,
+            Pooling::Numbers => ReadPositions::Embeddings,
         };
-        Read { at, layer: self.recipe.layer }
+        PooledRead { positions: at, layer: self.recipe.layer }
     }
 
     /// What each micro-batch contributes to a chunk of the solver's round: `[samples, d+1]`, hidden state and encoded
