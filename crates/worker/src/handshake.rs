@@ -3,7 +3,6 @@
 use numalign_access::ClientAccess;
 use numalign_access::client::{Unconnected, status_words};
 use numalign_config::Config;
-use numalign_data::Schedule;
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_message::Message as FromCoordinator;
 use numalign_protocol::worker_message::Message as FromWorker;
@@ -113,6 +112,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use numalign_data::Schedule;
     use numalign_projector::{Layout, State};
     use tonic::transport::Endpoint;
 
