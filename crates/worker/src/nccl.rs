@@ -60,13 +60,13 @@ pub fn ability(wanted: CollectiveChoice, place: ModelDevice, local_rank: Option<
 
 /// [`ability`] as a message.
 pub(crate) fn to_proto(ability: &Result<Ability, String>) -> (Option<proto::NcclAbility>, String) {
-    match ability {
-        Ok(its) => {
-            let (version, gpu) = (its.version, its.uuid.clone());
-            (Some(proto::NcclAbility { version, gpu, replica: its.replica, shares_gpu: its.shares_gpu }), String::new())
-        }
-        Err(why) => (None, why.clone()),
-    }
+    let ability = ability.clone().map(|its| proto::NcclAbility {
+        version: its.version,
+        gpu: its.uuid,
+        replica: its.replica,
+        shares_gpu: its.shares_gpu,
+    });
+    proto::NcclAbility::to_fields(ability)
 }
 
 /// The communicators of this process.
