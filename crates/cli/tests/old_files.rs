@@ -11,8 +11,7 @@ const SETTINGS: &str = "--num-epochs 4 --num-batches 10 --batch-size 20 --micro-
                         --checkpoint-every 7 --keep-checkpoints 100 --lr 0.01";
 
 /// Stage, and the mean absolute error that the older build's `eval --count 200` printed for its final file.
-const RUNS: [(&str, f64); 3] =
-    [("nn", 1.8228377743035638), ("text", 22.032922458315447), ("mixed", 6.29600250206958)];
+const RUNS: [(&str, f64); 3] = [("nn", 1.8228377743035638), ("text", 22.032922458315447), ("mixed", 6.29600250206958)];
 
 #[test]
 fn an_older_builds_checkpoint_resumes_to_the_bytes_it_reached() {

@@ -6,8 +6,8 @@ use numalign_projector::State;
 use crate::engine::Engine;
 use crate::error::EngineError;
 
-/// Samples that pass through the engine at once.
-const AT_ONCE: u64 = 1024;
+/// Samples between two calls of a `progress`. A prediction does not depend on those beside it.
+const AT_ONCE: u64 = 128;
 
 /// Predictions beside what they should have been, both in value units, in the order of the stream.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -28,6 +28,20 @@ pub fn evaluate(
     stream: &SampleStream,
     count: u64,
 ) -> Result<Evaluation, EngineError> {
+    evaluate_with(engine, state, stream, count, |_| {})
+}
+
+/// As [`evaluate`]; `progress` hears now and then how many samples are done.
+///
+/// # Errors
+/// A sample that the model cannot take.
+pub fn evaluate_with(
+    engine: &mut Engine,
+    state: &State,
+    stream: &SampleStream,
+    count: u64,
+    mut progress: impl FnMut(u64),
+) -> Result<Evaluation, EngineError> {
     let mut evaluation = Evaluation::default();
     let mut from = 0;
     while from < count {
@@ -38,6 +52,7 @@ pub fn evaluate(
         }
         evaluation.targets.extend(samples.iter().map(|sample| sample.target));
         from = to;
+        progress(from);
     }
     Ok(evaluation)
 }

@@ -6,13 +6,14 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Stage};
 use numalign_data::{Domain, SampleStream};
-use numalign_engine::{Engine, Purpose, ablation, error_analysis, evaluate, load_engine, metrics, zero_shot};
+use numalign_engine::{Engine, Purpose, ablation, error_analysis, load_engine, metrics, zero_shot};
 
 use crate::args::text;
+use crate::console::note;
+use crate::error::CliError;
 use crate::evaluation::plot::{Course, draw};
 use crate::evaluation::report::{Ablation, Report};
-use crate::evaluation::take_best;
-use crate::error::CliError;
+use crate::evaluation::{evaluate_with_progress, take_best};
 use crate::launcher::child::die_with_parent;
 use crate::plot::Destination;
 use crate::settings;
@@ -49,7 +50,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         None => SampleStream::generated(&recipe, Domain::Eval)?,
     };
     let count = *matches.get_one::<u64>("count").unwrap_or(&1000);
-    let evaluation = evaluate(&mut engine, &checkpoint.state, &stream, count)?;
+    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, count)?;
     let mut report = Report::of(engine.recipe(), &evaluation, &stream);
     if ask {
         report.zero_shot = Some(zero_shot::ask(&mut engine, &stream, count.min(zero_shot::MOST_QUESTIONS))?);

@@ -6,12 +6,13 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{CollectiveChoice, Config};
 use numalign_data::{Domain, SampleStream};
-use numalign_engine::{Purpose, evaluate, load_engine};
+use numalign_engine::{Purpose, load_engine};
 use numalign_model::locate::ModelName;
 
 use crate::args::text;
 use crate::console::note;
 use crate::error::CliError;
+use crate::evaluation::evaluate_with_progress;
 use crate::evaluation::report::Report;
 use crate::launcher::Launcher;
 use crate::launcher::chaos::Chaos;
@@ -138,6 +139,6 @@ fn evaluated(config: &Config) -> Result<Report, CliError> {
     let checkpoint = Checkpoint::read(path)?;
     let mut engine = load_engine(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
     let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
-    let evaluation = evaluate(&mut engine, &checkpoint.state, &stream, SAMPLES)?;
+    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, SAMPLES)?;
     Ok(Report::of(engine.recipe(), &evaluation, &stream))
 }

@@ -9,8 +9,8 @@ use numalign_data::{Input, Sample, grammar};
 use numalign_engine::{Purpose, load_engine};
 
 use crate::args::text;
-use crate::evaluation::take_best;
 use crate::error::CliError;
+use crate::evaluation::take_best;
 use crate::settings;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {

@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use numalign_checkpoint::Checkpoint;
+use numalign_data::SampleStream;
+use numalign_engine::{Engine, Evaluation, evaluate_with};
+use numalign_projector::State;
 
+use crate::console::{Progress, note};
 use crate::error::CliError;
 
 pub mod plot;
@@ -15,11 +19,22 @@ pub fn take_best(checkpoint: &mut Checkpoint, path: &Path) -> Result<(), CliErro
         return Err(CliError::new(format!("{} holds no evaluations, so none is the best", path.display()))
             .with_hint("train with --eval-every N, or leave --best out"));
     };
-    eprintln!(
+    note!(
         "projectors of step {}, the best of {} evaluations",
         best.step(),
         checkpoint.state.evaluations().list().len()
     );
     checkpoint.state = best;
     Ok(())
+}
+
+/// Predictions for the first `count` samples of `stream`, while stderr shows how far it is.
+pub fn evaluate_with_progress(
+    engine: &mut Engine,
+    state: &State,
+    stream: &SampleStream,
+    count: u64,
+) -> Result<Evaluation, CliError> {
+    let mut progress = Progress::start("evaluating", count);
+    Ok(evaluate_with(engine, state, stream, count, |done| progress.set(done))?)
 }
