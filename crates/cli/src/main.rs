@@ -48,8 +48,8 @@ fn main() -> ExitCode {
 /// Children inherit it.
 #[cfg(feature = "cuda")]
 fn point_at_cuda_headers() {
-    let surroundings = numalign_gpu::search::Surroundings::present();
-    if let Some(folder) = numalign_gpu::toolkit::needed_cuda_path(&surroundings) {
+    let paths = numalign_gpu::search::SearchPaths::from_env();
+    if let Some(folder) = numalign_gpu::toolkit::needed_cuda_path(&paths) {
         // SAFETY: this process has no other thread yet.
         unsafe { std::env::set_var("CUDA_PATH", folder) };
     }

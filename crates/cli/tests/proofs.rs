@@ -48,9 +48,9 @@ fn verify_refuses_a_run_that_took_other_samples() {
     // A step was taken twice: the file is whole, and so is its state.
     let recipe = checkpoint.identity.recipe.clone();
     let stream = numalign_data::SampleStream::generated(&recipe, numalign_data::Domain::Train).expect("a stream");
-    let mut ledger = numalign_data::Ledger::start();
-    ledger.advance_over(&stream, &recipe, 0..29);
-    ledger.advance_over(&stream, &recipe, 28..29);
+    let mut ledger = numalign_data::SampleDigest::start();
+    ledger.extend(&stream, &recipe, 0..29);
+    ledger.extend(&stream, &recipe, 28..29);
     checkpoint.sample_digest = ledger.to_hex();
     folder.write("repeated.safetensors", checkpoint.to_bytes());
     let output = folder.run(&["verify", "repeated.safetensors"]);

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use numalign_collective::{Collective, CollectiveError, Gathered};
-use numalign_projector::features::digest_of;
+use numalign_projector::digest_of;
 use numalign_projector::{MicroBatchGradients, Rows, canonical_sum};
 
 struct Local {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use numalign_config::{CollectiveChoice, Config, Unit, Units};
 use numalign_data::{Audit, audit_of};
-use numalign_projector::{Features, Fit, Layout, State, layer_norms};
+use numalign_projector::{Features, Fit, Layout, NormTensor, State};
 
 use crate::audit::{Verdict, shown, verdict};
 use crate::collective::{self, Candidate, Choice, Failures, Way};
@@ -439,7 +439,7 @@ impl Machine {
 
     /// A worker whose model has the right fingerprint has the right layer norms, unless it is of another build.
     fn layer_norms_fit(&self, readiness: &Readiness) -> Result<(), String> {
-        let (named, values) = (layer_norms::total_len(&readiness.layer_norms), readiness.layer_norm_values.len());
+        let (named, values) = (NormTensor::total_len(&readiness.layer_norms), readiness.layer_norm_values.len());
         let wanted = self.config.recipe.train_layer_norms;
         if named != values || wanted != (values > 0) {
             return Err(format!("it sent {values} numbers for {named} of layer norms (train_layer_norms is {wanted})"));

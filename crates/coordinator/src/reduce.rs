@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numalign_config::{Config, Unit, Units};
-use numalign_projector::features::digest_of;
+use numalign_projector::digest_of;
 use numalign_projector::{Features, RowError, Rows};
 use prost::bytes::Bytes;
 use tokio::sync::oneshot;

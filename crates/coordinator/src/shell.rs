@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder, write_atomically};
 use numalign_config::Config;
-use numalign_data::{Ledger, Streams};
+use numalign_data::{SampleDigest, Streams};
 use numalign_projector::{Evaluation, Evaluations, NormTensor, State};
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_message::Message;
@@ -54,7 +54,7 @@ pub struct Shell {
     pub layer_norms: Vec<NormTensor>,
     pub dataset_digest: Option<String>,
     pub loaded_digest: Option<String>,
-    pub ledger: Ledger,
+    pub ledger: SampleDigest,
     /// Steps that `ledger` covers.
     pub ledger_step: u64,
     pub outboxes: HashMap<MemberId, Outbox>,
@@ -374,7 +374,7 @@ impl Shell {
     fn catch_up_ledger(&mut self) {
         let step = self.machine.committed().map_or(0, |state| state.step());
         if step > self.ledger_step {
-            self.ledger.advance_over(&self.streams.train, &self.config.recipe, self.ledger_step..step);
+            self.ledger.extend(&self.streams.train, &self.config.recipe, self.ledger_step..step);
             self.ledger_step = step;
         }
     }

@@ -29,7 +29,7 @@ pub fn train_and_evaluate(
     let state = engine.initial_state(recipe.seed)?.prepared(&recipe);
     let training = SampleStream::generated(&recipe, Domain::Train)?;
     let (mut engine, state) = LocalRun::new(engine, training, state)?.finish()?;
-    let evaluation = evaluate(&mut engine, &state, stream, count)?;
+    let evaluation = evaluate(&mut engine, &state, stream, count, |_| {})?;
     Ok((recipe, evaluation))
 }
 

@@ -6,7 +6,7 @@ use numalign_projector::State;
 use crate::engine::Engine;
 use crate::error::EngineError;
 
-/// Samples between two calls of a `progress`. A prediction does not depend on those beside it.
+/// Samples that pass through the engine at once.
 const AT_ONCE: u64 = 128;
 
 /// Predictions beside what they should have been, both in value units, in the order of the stream.
@@ -18,24 +18,11 @@ pub struct Evaluation {
     pub targets: Vec<f64>,
 }
 
-/// Predictions for the first `count` samples of `stream`.
+/// Predictions for the first `count` samples of `stream`; `progress` is told how many are done.
 ///
 /// # Errors
 /// A sample that the model cannot take.
 pub fn evaluate(
-    engine: &mut Engine,
-    state: &State,
-    stream: &SampleStream,
-    count: u64,
-) -> Result<Evaluation, EngineError> {
-    evaluate_with(engine, state, stream, count, |_| {})
-}
-
-/// As [`evaluate`]; `progress` hears now and then how many samples are done.
-///
-/// # Errors
-/// A sample that the model cannot take.
-pub fn evaluate_with(
     engine: &mut Engine,
     state: &State,
     stream: &SampleStream,

@@ -24,5 +24,5 @@ pub mod zero_shot;
 pub use checkpointed::{Purpose, load_engine, training_stream};
 pub use engine::Engine;
 pub use error::EngineError;
-pub use evaluation::{Evaluation, evaluate, evaluate_with};
+pub use evaluation::{Evaluation, evaluate};
 pub use local::LocalRun;

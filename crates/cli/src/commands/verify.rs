@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::DeviceChoice;
-use numalign_data::Ledger;
+use numalign_data::SampleDigest;
 use numalign_engine::{Purpose, load_engine, training_stream};
 use numalign_model::locate::ModelName;
 
@@ -53,8 +53,8 @@ fn verify(matches: &ArgMatches, path: &Path) -> Result<Proof, CliError> {
     let recipe = &checkpoint.identity.recipe;
     let stream = training_stream(&checkpoint, path, text(matches, "dataset").map(Path::new))?;
     let (step, samples) = (checkpoint.state.step(), checkpoint.samples());
-    let mut ledger = Ledger::start();
-    ledger.advance_over(&stream, recipe, 0..step);
+    let mut ledger = SampleDigest::start();
+    ledger.extend(&stream, recipe, 0..step);
     let ledger = ledger.to_hex();
     if ledger != checkpoint.sample_digest {
         return Err(CliError::new(format!(

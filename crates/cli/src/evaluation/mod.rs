@@ -4,7 +4,7 @@ use std::path::Path;
 
 use numalign_checkpoint::Checkpoint;
 use numalign_data::SampleStream;
-use numalign_engine::{Engine, Evaluation, evaluate_with};
+use numalign_engine::{Engine, Evaluation, evaluate};
 use numalign_projector::State;
 
 use crate::console::{Progress, note};
@@ -28,7 +28,7 @@ pub fn take_best(checkpoint: &mut Checkpoint, path: &Path) -> Result<(), CliErro
     Ok(())
 }
 
-/// Predictions for the first `count` samples of `stream`, while stderr shows how far it is.
+/// Predictions for the first `count` samples of `stream`, with a bar or lines that say how far it is.
 pub fn evaluate_with_progress(
     engine: &mut Engine,
     state: &State,
@@ -36,5 +36,5 @@ pub fn evaluate_with_progress(
     count: u64,
 ) -> Result<Evaluation, CliError> {
     let mut progress = Progress::start("evaluating", count);
-    Ok(evaluate_with(engine, state, stream, count, |done| progress.set(done))?)
+    Ok(evaluate(engine, state, stream, count, |done| progress.set(done))?)
 }

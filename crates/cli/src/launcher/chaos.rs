@@ -113,7 +113,7 @@ impl Chaos {
 
     fn draw(&mut self) -> SampleRng {
         self.drawn += 1;
-        SampleRng::new(self.seed, Domain::Init, "chaos", self.drawn)
+        SampleRng::new(self.seed, Domain::Chaos, "chaos", self.drawn)
     }
 
     /// The fault that is due, if one is. Times between two are uniform from half to one and a half of their mean.

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use numalign_gpu::GpuError;
 use numalign_gpu::driver::CuStream;
 use numalign_gpu::library::Loaded;
-use numalign_gpu::search::Surroundings;
+use numalign_gpu::search::SearchPaths;
 
 const NAMES: &[&str] = &["libnccl.so.2", "libnccl.so"];
 const LIBRARY: &str = "NCCL (libnccl.so.2)";
@@ -137,7 +137,7 @@ impl Nccl {
     }
 
     fn load() -> Result<Self, GpuError> {
-        let candidates = Surroundings::present().candidates(NAMES, "nccl");
+        let candidates = SearchPaths::from_env().candidates(NAMES, "nccl");
         let library = Loaded::first(LIBRARY, &candidates, ADVICE)?;
         let mut code: c_int = 0;
         // SAFETY: the types above are those of nccl.h; ncclGetVersion writes one integer.

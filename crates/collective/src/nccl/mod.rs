@@ -6,8 +6,7 @@
 //!
 //! Reading order: [`rows`] (what is moved) → [`communicator`] (how) → [`thread`] (where) → here.
 
-use numalign_projector::MicroBatchGradients;
-use numalign_projector::features::digest_of;
+use numalign_projector::{MicroBatchGradients, digest_of};
 use tokio::sync::{mpsc, oneshot};
 
 mod communicator;

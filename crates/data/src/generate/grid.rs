@@ -1,4 +1,4 @@
-//! The numbers with a fixed count of decimals inside a range. Called by `generate`.
+//! The numbers with a fixed count of decimals inside a range.
 
 use crate::error::DataError;
 use crate::random::SampleRng;
@@ -21,6 +21,8 @@ pub struct Grid {
 }
 
 impl Grid {
+    /// The numbers with `decimals` decimals in [`min_val`, `max_val`).
+    ///
     /// # Errors
     /// A range that is empty or not finite, holds no such number, or needs more digits than an `f64` has.
     pub fn new(min_val: f64, max_val: f64, decimals: u32) -> Result<Grid, DataError> {

@@ -1,5 +1,5 @@
 //! Sums of `f64` that keep about 106 bits: a value is the unevaluated sum of a high and a low part.
-//! Used by [`crate::gram`] and [`crate::least_squares`]; additions, products and nothing else, so every machine agrees.
+//! Additions, products and nothing else, so every machine agrees.
 
 /// `a + b` exactly, as the rounded sum and its error (Knuth's two-sum).
 pub fn two_sum(a: f64, b: f64) -> (f64, f64) {
@@ -28,7 +28,9 @@ pub fn two_product(a: f64, b: f64) -> (f64, f64) {
 /// A value of about 106 bits; the low part is at most half a unit in the last place of the high one.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct DoubleDouble {
+    /// The value rounded to an `f64`.
     pub high: f64,
+    /// What the rounding lost.
     pub low: f64,
 }
 
@@ -37,12 +39,6 @@ impl DoubleDouble {
     pub fn of(high: f64, low: f64) -> Self {
         let (high, low) = two_sum(high, low);
         Self { high, low }
-    }
-
-    /// The sum with a float.
-    pub fn plus(self, value: f64) -> Self {
-        let (high, error) = two_sum(self.high, value);
-        Self::of(high, self.low + error)
     }
 
     /// The difference with another value.
@@ -77,6 +73,10 @@ mod tests {
         -(1i64 << 50)..(1i64 << 50)
     }
 
+    fn plus(sum: DoubleDouble, value: f64) -> DoubleDouble {
+        sum.minus(DoubleDouble::of(-value, 0.0))
+    }
+
     fn exact(value: DoubleDouble) -> i128 {
         value.high as i128 + value.low as i128
     }
@@ -87,7 +87,7 @@ mod tests {
             let [x, y, z] = [a, b, c].map(|value| DoubleDouble::of(value as f64, 0.0));
             let product = x.times(y);
             prop_assert_eq!(exact(product), i128::from(a) * i128::from(b));
-            prop_assert_eq!(exact(product.plus(z.high)), i128::from(a) * i128::from(b) + i128::from(c));
+            prop_assert_eq!(exact(plus(product, z.high)), i128::from(a) * i128::from(b) + i128::from(c));
             prop_assert_eq!(exact(product.minus(z)), i128::from(a) * i128::from(b) - i128::from(c));
             if c != 0 {
                 let quotient = product.over(z.high);
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn small_parts_survive_large_ones() {
-        let sum = DoubleDouble::of(1e16, 0.0).plus(1.0).plus(1e-3).minus(DoubleDouble::of(1e16, 0.0));
+        let sum = plus(plus(DoubleDouble::of(1e16, 0.0), 1.0), 1e-3).minus(DoubleDouble::of(1e16, 0.0));
         assert!((sum.high + sum.low - 1.001).abs() < 1e-15);
     }
 }

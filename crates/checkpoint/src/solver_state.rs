@@ -1,12 +1,11 @@
 //! What a checkpoint of a run with a solver holds besides: where the solver stands (metadata `solve`), and in the middle
-//! of a round its sums (tensors `solve.*`). Used by [`crate::file`].
+//! of a round its sums (tensors `solve.*`).
 
 use numalign_config::{Recipe, Solver};
 use numalign_projector::{Features, Round, SolveState, Solved, State, Sums};
 use serde::{Deserialize, Serialize};
 
-use crate::file::TensorMap;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, TensorMap};
 
 const GRAM_HIGH: &str = "solve.gram_high";
 const GRAM_LOW: &str = "solve.gram_low";
@@ -18,7 +17,7 @@ const HELD_OUT: &str = "solve.held_out";
 struct Entry {
     /// Rounds solved.
     rounds: u64,
-    /// Samples of the solver's own stream in those rounds; the ledger does not count them. With `exact` there is no such
+    /// Samples of the solver's own stream in those rounds; the sample digest does not cover them. With `exact` there is no such
     /// stream.
     solve_samples: u64,
     /// λ of the latest solution.
@@ -84,7 +83,7 @@ pub(crate) fn tensors(sums: &Sums) -> Vec<Tensor> {
     ]
 }
 
-/// The sums of the round that `state` is in the middle of; none where it is in none, or at its first chunk.
+/// The sums of the round that `state` is in the middle of; none if it is in none, or at its first chunk.
 pub(crate) fn sums(recipe: &Recipe, state: &State, tensors: &TensorMap) -> Result<Option<Sums>, String> {
     let Some(chunks) = state.position().gathered.filter(|chunks| *chunks > 0) else {
         return Ok(None);

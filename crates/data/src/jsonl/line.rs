@@ -1,4 +1,4 @@
-//! One line of a JSONL file as a sample, and back. Called by `jsonl` and by `numalign generate`.
+//! One line of a JSONL file as a sample, and back: `{"input": …, "output": …}`.
 //!
 //! | stage | input |
 //! |---|---|
@@ -9,16 +9,91 @@
 //! The output is a number, or a string that is one, as in `nn`. Numbers are finite, texts are not empty.
 
 use numalign_config::Stage;
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
-use crate::error::{LineProblem, excerpt};
+use crate::error::LineProblem;
 use crate::grammar::{self, NumberError};
-use crate::json_object::{self, Field};
 use crate::sample::{Input, Sample};
+use crate::text::excerpt;
 
 /// Bytes that a line may have, without its line ending.
 pub const MOST_LINE_BYTES: usize = 1 << 20;
 /// Characters of a bad value that an error message shows.
 const SHOWN_CHARS: usize = 60;
+
+/// Characters of a message about a key that are shown.
+const SHOWN_OF_KEYS: usize = 100;
+
+/// The line as JSON. Keys may be missing here, so that JSON errors come first.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    #[serde(default, deserialize_with = "present")]
+    input: Option<Field>,
+    #[serde(default, deserialize_with = "present")]
+    output: Option<Field>,
+}
+
+/// The value of a key.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+enum Field {
+    Number(f64),
+    Text(String),
+    Other(serde_json::Value),
+}
+
+impl Field {
+    /// What the value is, for messages.
+    fn kind(&self) -> &'static str {
+        match self {
+            Field::Number(_) => "a number",
+            Field::Text(_) => "a string",
+            Field::Other(serde_json::Value::Null) => "null",
+            Field::Other(serde_json::Value::Bool(_)) => "a boolean",
+            Field::Other(serde_json::Value::Array(_)) => "an array",
+            Field::Other(_) => "an object",
+        }
+    }
+}
+
+/// A key that is there, even with `null`.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Field>, D::Error> {
+    Field::deserialize(deserializer).map(Some)
+}
+
+/// The values of `input` and `output`.
+fn parse_object(line: &str) -> Result<(Field, Field), LineProblem> {
+    let found = match line.trim_start().chars().next() {
+        Some('{') => None,
+        Some('[') => Some("an array"),
+        Some('"') => Some("a string"),
+        Some('n') => Some("null"),
+        Some('t' | 'f') => Some("a boolean"),
+        _ => Some("a number"),
+    };
+    // A derived struct would take an array for its fields in order.
+    if let Some(found) = found {
+        serde_json::from_str::<IgnoredAny>(line).map_err(|error| json_problem(&error))?;
+        return Err(LineProblem::NotAnObject { found });
+    }
+    let Line { input, output } = serde_json::from_str(line).map_err(|error| json_problem(&error))?;
+    let input = input.ok_or(LineProblem::MissingKey { key: "input" })?;
+    let output = output.ok_or(LineProblem::MissingKey { key: "output" })?;
+    Ok((input, output))
+}
+
+/// The parser's message with the column only: its line number would be taken for the file's.
+fn json_problem(error: &serde_json::Error) -> LineProblem {
+    let message = error.to_string();
+    let text = message.strip_suffix(&format!(" at line {} column {}", error.line(), error.column()));
+    let (text, column) = (text.unwrap_or(&message), error.column());
+    if !error.is_data() {
+        return LineProblem::BadJson { reason: format!("{text} at column {column}") };
+    }
+    let text = text.replacen(" field ", " key ", 1).replace('`', "\"");
+    LineProblem::WrongKey { reason: format!("{} at column {column}", excerpt(&text, SHOWN_OF_KEYS)) }
+}
 
 /// Reads one line, without its line ending; the sample's index is 0.
 ///
@@ -37,7 +112,7 @@ pub fn parse_line(line: &[u8], stage: Stage) -> Result<Sample, LineProblem> {
     if text.trim().is_empty() {
         return Err(LineProblem::Blank);
     }
-    let (input, output) = json_object::parse(text)?;
+    let (input, output) = parse_object(text)?;
     let input = match stage {
         Stage::Nn => Input::Number(number("input", input)?),
         Stage::Text => Input::Text(plain_text(input)?),
@@ -63,7 +138,8 @@ fn number(key: &'static str, field: Field) -> Result<f64, LineProblem> {
             return Err(LineProblem::NotFinite { key, text: value.to_string() });
         }
         Field::Text(text) => text,
-        Field::Other(found) => {
+        Field::Other(_) => {
+            let found = field.kind();
             return Err(LineProblem::WrongType { key, found, expected: "a number or a string that is a number" });
         }
     };
@@ -81,21 +157,21 @@ fn plain_text(field: Field) -> Result<String, LineProblem> {
         Field::Text(text) if text.is_empty() => Err(LineProblem::EmptyText),
         Field::Text(text) => Ok(text),
         Field::Number(_) => number("input", field).map(grammar::shortest_value),
-        Field::Other(found) => Err(LineProblem::WrongType { key: "input", found, expected: "a string or a number" }),
+        Field::Other(_) => {
+            Err(LineProblem::WrongType { key: "input", found: field.kind(), expected: "a string or a number" })
+        }
     }
 }
 
 fn marked_text(field: Field) -> Result<String, LineProblem> {
-    let found = match field {
-        Field::Text(text) if text.is_empty() => return Err(LineProblem::EmptyText),
+    match field {
+        Field::Text(text) if text.is_empty() => Err(LineProblem::EmptyText),
         Field::Text(text) => {
             grammar::parse(&text).map_err(LineProblem::Grammar)?;
-            return Ok(text);
+            Ok(text)
         }
-        Field::Number(_) => "a number",
-        Field::Other(found) => found,
-    };
-    Err(LineProblem::WrongType { key: "input", found, expected: "a string" })
+        other => Err(LineProblem::WrongType { key: "input", found: other.kind(), expected: "a string" }),
+    }
 }
 
 #[cfg(test)]
@@ -165,6 +241,43 @@ mod tests {
         let long = line(&format!("\"{}\"", "x".repeat(MOST_LINE_BYTES)), "1");
         assert_eq!(problem(long, Stage::Text), LineProblem::TooLong { limit: MOST_LINE_BYTES });
         assert!(problem("[".repeat(100_000), Stage::Nn).to_string().len() < 200);
+    }
+
+    #[test]
+    fn reads_both_values_in_any_order() {
+        let expected = Ok((Field::Number(1.0), Field::Text("é\"".to_string())));
+        assert_eq!(parse_object(r#"{"input": 1, "output": "é\""}"#), expected);
+        assert_eq!(parse_object(r#"{"output":"\u00e9\"","input":1e0}"#), expected);
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_an_object() {
+        let cases = [
+            ("5", "expected an object with the keys \"input\" and \"output\", found a number"),
+            ("\"a\"", "expected an object with the keys \"input\" and \"output\", found a string"),
+            ("[{}]", "expected an object with the keys \"input\" and \"output\", found an array"),
+            ("null", "expected an object with the keys \"input\" and \"output\", found null"),
+            ("{}", "missing key \"input\""),
+            ("{\"input\": 1}", "missing key \"output\""),
+            ("{\"input\": 1, \"input\": 1, \"output\": 2}", "duplicate key \"input\""),
+            ("{\"input\": 1, \"inp\\u0075t\": 1, \"output\": 2}", "duplicate key \"input\""),
+            ("{\"x\": 1}", "unknown key \"x\", expected \"input\" and \"output\""),
+            ("{\"input\": 1, \"output\": NaN}", "bad JSON: expected value at column 24"),
+            ("{\"input\": 1} {}", "bad JSON: trailing characters at column 14"),
+            ("{\"input\": 1", "bad JSON: EOF while parsing an object at column 11"),
+            ("{\"input\": \"\\ud800\"}", "bad JSON: unexpected end of hex escape at column 18"),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(parse_object(line).unwrap_err().to_string(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_refused() {
+        let deep = format!("{{\"input\": {}", "{\"a\": ".repeat(50_000));
+        assert!(matches!(parse_object(&deep), Err(LineProblem::BadJson { .. })));
+        let deep = format!("{{\"input\": {}", "[".repeat(50_000));
+        assert!(matches!(parse_object(&deep), Err(LineProblem::BadJson { .. })));
     }
 
     proptest! {

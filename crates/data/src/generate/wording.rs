@@ -1,8 +1,7 @@
-//! The words of the `mixed` questions: openings, separators, and ways to ask. Called by `generate`.
+//! The words of the `mixed` questions: openings, separators, and ways to ask.
 //!
 //! A question is `opening ‖ numbers joined by a separator ‖ ": " ‖ ask`. Every opening leads straight into the list
-//! and every ask is a sentence of its own, so any two go together. They are short
-//! and keep to the words of the demo model's corpus where they can: its small vocabulary spells other words letter
+//! and every ask is a whole sentence, so any two go together. They are short and keep to the words of the demo model's corpus where they can: its small vocabulary spells other words letter
 //! by letter. The order of an entry matters: a sample names it by position.
 
 use numalign_config::Task;

@@ -1,5 +1,6 @@
 //! What a chunk of the solver's round gathers: hidden states at the read position, each with its encoded target.
-//! Made by the workers' rows, checked by the coordinator's state machine, added up by [`crate::least_squares`].
+
+use crate::bytes::digest_of;
 
 /// A matrix `[samples, d+1]` in sample order: the hidden state, then the target.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,6 +11,7 @@ pub struct Features {
 
 /// Why floats are not features.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum FeaturesError {
     #[error("{got} floats are not whole samples of {want}")]
     WrongLength { got: usize, want: usize },
@@ -23,7 +25,10 @@ impl Features {
         hidden + 1
     }
 
-    /// Features of hidden size `d`, finite and whole.
+    /// Features of hidden size `d`; `values` is `[samples, d+1]`.
+    ///
+    /// # Errors
+    /// A number of floats that is no multiple of `d+1`, or a float that is not finite.
     pub fn new(hidden: usize, values: Vec<f32>) -> Result<Self, FeaturesError> {
         let width = Self::width(hidden);
         if !values.len().is_multiple_of(width) {
@@ -56,6 +61,7 @@ impl Features {
         self.values.len() / Self::width(self.hidden)
     }
 
+    /// Whether there is no sample.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
@@ -74,15 +80,6 @@ impl Features {
     pub fn digest(&self) -> [u8; 32] {
         digest_of(&self.values)
     }
-}
-
-/// BLAKE3 of little-endian floats: what stands for gathered rows where only their equality matters.
-pub fn digest_of(values: &[f32]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    for value in values {
-        hasher.update(&value.to_le_bytes());
-    }
-    *hasher.finalize().as_bytes()
 }
 
 #[cfg(test)]

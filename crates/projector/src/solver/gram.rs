@@ -1,13 +1,12 @@
 //! The sums that a least-squares problem needs: all products of two columns of `[h 1 y]`, added over samples.
-//! Used by [`crate::least_squares`].
 //!
 //! A product of two `f32` is exact in `f64`; it is added in about 106 bits, in sample order. Entries are independent of
 //! each other and are computed in parallel; the order within an entry is fixed, so the bits never depend on the machine.
 
 use rayon::prelude::*;
 
-use crate::double_double::{DoubleDouble, two_sum};
-use crate::features::Features;
+use super::double_double::{DoubleDouble, two_sum};
+use super::features::Features;
 
 /// The upper triangle of `Σ [h 1 y]ᵀ[h 1 y]`, row by row.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,8 +1,8 @@
-//! One value in the range: uniform, or every order of magnitude equally often. Called by `generate`.
+//! One value in the range: uniform, or every order of magnitude equally often.
 
 use numalign_config::{Distribution, Recipe, signlog, signlog_inverse};
 
-use crate::grid::Grid;
+use super::grid::Grid;
 use crate::random::SampleRng;
 
 /// Draws values in [min_val, max_val).
@@ -10,7 +10,7 @@ use crate::random::SampleRng;
 pub struct Values {
     min_val: f64,
     max_val: f64,
-    /// Values are uniform in `sign(v)·ln(1 + |v|/threshold)`; in `v` itself where there is none.
+    /// Values are uniform in `sign(v)·ln(1 + |v|/threshold)`; in `v` itself if there is none.
     threshold: Option<f64>,
 }
 

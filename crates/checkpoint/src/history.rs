@@ -1,5 +1,5 @@
-//! What a checkpoint of a run with `eval_every` holds besides: its evaluations (metadata `history` and `best`). Used by
-//! [`crate::file`], which stores the best one's tensors too.
+//! What a checkpoint of a run with `eval_every` holds besides: its evaluations (metadata `history` and `best`),
+//! and the names of the best one's tensors.
 
 use numalign_projector::{Evaluation, Evaluations};
 use serde::{Deserialize, Serialize};
@@ -35,12 +35,12 @@ pub(crate) fn to_json(evaluation: &Evaluation) -> String {
     }
 }
 
-pub(crate) fn history_to_json(evaluations: &Evaluations) -> String {
+pub(crate) fn list_to_json(evaluations: &Evaluations) -> String {
     let list: Vec<String> = evaluations.list().iter().map(to_json).collect();
     format!("[{}]", list.join(","))
 }
 
-pub(crate) fn history_from_json(text: &str) -> Result<Vec<Evaluation>, String> {
+pub(crate) fn list_from_json(text: &str) -> Result<Vec<Evaluation>, String> {
     let entries: Vec<Entry> = serde_json::from_str(text).map_err(|error| format!("history cannot be read: {error}"))?;
     let mut list = Vec::with_capacity(entries.len());
     for Entry { step, samples, mse, mae, questions, right } in entries {

@@ -1,6 +1,6 @@
 //! A shuffle without state: where each position of a pass goes, computed from (seed, pass) alone.
-//!
-//! Called by `stream` for files with `dataset.shuffle`.
+
+use super::splitmix64;
 
 /// Separates these keys from every other use of BLAKE3's key derivation. A change changes every shuffle.
 const KEY_CONTEXT: &str = "numalign dataset shuffle key v1";
@@ -54,18 +54,10 @@ impl Permutation {
         let mask = (1u64 << self.half_bits) - 1;
         let (mut left, mut right) = (place >> self.half_bits, place & mask);
         for key in self.round_keys {
-            (left, right) = (right, left ^ (mix(right ^ key) & mask));
+            (left, right) = (right, left ^ (splitmix64(right ^ key) & mask));
         }
         (left << self.half_bits) | right
     }
-}
-
-/// The output function of SplitMix64: every input bit reaches every output bit.
-fn mix(value: u64) -> u64 {
-    let mut mixed = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
 //! The output projector as a least-squares solution: what is added up over a round, and how it is solved.
-//! Called by the coordinator's solver thread.
 //!
 //! Minimises `Σ (w·h + b − y)² + λ‖w‖²` over the round's samples, the bias unpenalised: with centred sums
 //! `C = Σ (h−h̄)(h−h̄)ᵀ` and `c = Σ (h−h̄)(y−ȳ)`, `(C + λI) w = c` and `b = ȳ − w·h̄`. Every eighth sample is held out
@@ -10,10 +9,10 @@
 
 use rayon::prelude::*;
 
-use crate::double_double::{DoubleDouble, two_product};
-use crate::features::Features;
-use crate::gram::Gram;
-use crate::state::read_out;
+use super::double_double::{DoubleDouble, two_product};
+use super::features::Features;
+use super::gram::Gram;
+use crate::linear::read_out;
 
 /// One sample of these is held out: every 8th.
 const HELD_OUT_EVERY: u64 = 8;
@@ -47,6 +46,7 @@ pub struct Sums {
 pub struct Fit {
     /// `[d]`
     pub weight: Vec<f32>,
+    /// `b`
     pub bias: f32,
     /// λ.
     pub ridge: f64,
@@ -56,6 +56,7 @@ pub struct Fit {
 
 /// Why a round has no solution.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum FitError {
     #[error("{samples} samples are too few to fit and to hold out")]
     TooFew { samples: u64 },
@@ -100,6 +101,9 @@ impl Sums {
     }
 
     /// Adds the next samples of the round.
+    ///
+    /// # Errors
+    /// Features of another hidden size.
     pub fn add(&mut self, features: &Features) -> Result<(), FitError> {
         if features.hidden() != self.hidden() {
             return Err(FitError::WrongSize { got: features.hidden(), want: self.hidden() });
@@ -118,6 +122,9 @@ impl Sums {
     }
 
     /// Chooses λ and solves.
+    ///
+    /// # Errors
+    /// Too few samples, or samples that determine no solution.
     pub fn solve(&self) -> Result<Fit, FitError> {
         let samples = self.samples;
         if self.held_out.is_empty() || self.fitted.samples() < 2 {

@@ -1,7 +1,6 @@
-//! How far a run with a solver is: the part of the state that `adam` does not have. Used by [`crate::State`], which
-//! carries it, and by the checkpoint, which stores it.
+//! How far a run with a solver is: the part of the state that `adam` does not have.
 
-use crate::least_squares::Fit;
+use super::least_squares::Fit;
 
 /// Rounds in progress and done.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -1,7 +1,5 @@
-//! The ledger: a running digest that proves which samples were committed, at which step, in which order.
-//!
-//! The coordinator advances it with each committed step and stores it in the checkpoint; anyone can recompute it
-//! from the sample stream.
+//! A running digest that proves which samples were committed, at which step, in which order. Anyone can recompute it from
+//! the sample stream.
 
 use std::ops::Range;
 
@@ -18,23 +16,24 @@ use crate::stream::SampleStream;
 /// - each step: `BLAKE3(previous (32 bytes) ‖ step (u64 LE) ‖ sample …)`, `step` being the 0-based index of the
 ///   update and the samples those of the step in stream order, each as `index (u64 LE) ‖` [`Sample::content_bytes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ledger(blake3::Hash);
+pub struct SampleDigest(blake3::Hash);
 
-/// Why a text is not a ledger digest.
+/// Why a text is not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 #[error("expected 64 hexadecimal digits, found {text:?}")]
-pub struct LedgerError {
+pub struct SampleDigestError {
     pub text: String,
 }
 
-impl Ledger {
-    /// The ledger before the first step.
-    pub fn start() -> Ledger {
-        Ledger(blake3::hash(b"numalign sample ledger v1"))
+impl SampleDigest {
+    /// The digest before the first step.
+    pub fn start() -> SampleDigest {
+        SampleDigest(blake3::hash(b"numalign sample ledger v1"))
     }
 
     /// Adds the samples of one committed step.
-    pub fn advance<'a>(&mut self, step: u64, samples: impl Iterator<Item = &'a Sample>) {
+    pub fn add_step<'a>(&mut self, step: u64, samples: impl Iterator<Item = &'a Sample>) {
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.0.as_bytes());
         hasher.update(&step.to_le_bytes());
@@ -45,7 +44,7 @@ impl Ledger {
     }
 
     /// Adds the samples that a run of `recipe` takes from `stream` in `steps`.
-    pub fn advance_over(&mut self, stream: &SampleStream, recipe: &Recipe, steps: Range<u64>) {
+    pub fn extend(&mut self, stream: &SampleStream, recipe: &Recipe, steps: Range<u64>) {
         for step in steps {
             let mut samples = Vec::with_capacity(recipe.batch_size);
             for micro_batch in 0..recipe.micro_batches() {
@@ -53,7 +52,7 @@ impl Ledger {
                     samples.push(stream.sample(index));
                 }
             }
-            self.advance(step, samples.iter());
+            self.add_step(step, samples.iter());
         }
     }
 
@@ -62,9 +61,9 @@ impl Ledger {
         self.0.as_bytes()
     }
 
-    /// The ledger with this digest.
-    pub fn from_bytes(bytes: [u8; 32]) -> Ledger {
-        Ledger(blake3::Hash::from_bytes(bytes))
+    /// The digest with these bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> SampleDigest {
+        SampleDigest(blake3::Hash::from_bytes(bytes))
     }
 
     /// 64 lowercase hexadecimal digits.
@@ -72,19 +71,19 @@ impl Ledger {
         self.0.to_hex().to_string()
     }
 
-    /// The inverse of [`Ledger::to_hex`].
+    /// The inverse of [`SampleDigest::to_hex`].
     ///
     /// # Errors
     /// Anything but 64 hexadecimal digits.
-    pub fn from_hex(text: &str) -> Result<Ledger, LedgerError> {
+    pub fn from_hex(text: &str) -> Result<SampleDigest, SampleDigestError> {
         match blake3::Hash::from_hex(text) {
-            Ok(hash) => Ok(Ledger(hash)),
-            Err(_) => Err(LedgerError { text: crate::error::excerpt(text, 80) }),
+            Ok(hash) => Ok(SampleDigest(hash)),
+            Err(_) => Err(SampleDigestError { text: crate::text::excerpt(text, 80) }),
         }
     }
 }
 
-impl std::fmt::Display for Ledger {
+impl std::fmt::Display for SampleDigest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.0.to_hex().as_str())
     }
@@ -103,10 +102,10 @@ mod tests {
         [Sample { index: 0, input: Input::Number(1.5), target: 1.5 }, text]
     }
 
-    fn after(step: u64, samples: &[Sample]) -> Ledger {
-        let mut ledger = Ledger::start();
-        ledger.advance(step, samples.iter());
-        ledger
+    fn after(step: u64, samples: &[Sample]) -> SampleDigest {
+        let mut digest = SampleDigest::start();
+        digest.add_step(step, samples.iter());
+        digest
     }
 
     #[test]
@@ -127,32 +126,32 @@ mod tests {
         assert_ne!(expected, after(1, &samples()));
         assert_ne!(expected, after(0, &[second, first.clone()]));
         assert_ne!(expected, after(0, &[first]));
-        assert_ne!(after(0, &[]), Ledger::start());
+        assert_ne!(after(0, &[]), SampleDigest::start());
     }
 
     #[test]
     fn a_run_takes_every_sample_once_and_in_order() {
         let recipe = Recipe { batch_size: 6, micro_batch_size: 2, ..test_recipe(Stage::Mixed) };
         let stream = SampleStream::generated(&recipe, Domain::Train).unwrap();
-        let mut by_hand = Ledger::start();
+        let mut by_hand = SampleDigest::start();
         for step in 0..5u64 {
             let samples: Vec<Sample> = (6 * step..6 * step + 6).map(|index| stream.sample(index)).collect();
-            by_hand.advance(step, samples.iter());
+            by_hand.add_step(step, samples.iter());
         }
-        let mut ledger = Ledger::start();
-        ledger.advance_over(&stream, &recipe, 0..2);
-        ledger.advance_over(&stream, &recipe, 2..5);
-        assert_eq!(ledger, by_hand);
+        let mut digest = SampleDigest::start();
+        digest.extend(&stream, &recipe, 0..2);
+        digest.extend(&stream, &recipe, 2..5);
+        assert_eq!(digest, by_hand);
     }
 
     #[test]
     fn hex_and_bytes_round_trip() {
-        let ledger = after(3, &samples());
-        assert_eq!(Ledger::from_hex(&ledger.to_hex()), Ok(ledger));
-        assert_eq!(Ledger::from_bytes(*ledger.as_bytes()), ledger);
-        assert_eq!(ledger.to_string(), ledger.to_hex());
+        let digest = after(3, &samples());
+        assert_eq!(SampleDigest::from_hex(&digest.to_hex()), Ok(digest));
+        assert_eq!(SampleDigest::from_bytes(*digest.as_bytes()), digest);
+        assert_eq!(digest.to_string(), digest.to_hex());
         for text in ["", "00", &"g".repeat(64), &"é".repeat(32), &"0".repeat(65)] {
-            assert!(Ledger::from_hex(text).is_err(), "{text}");
+            assert!(SampleDigest::from_hex(text).is_err(), "{text}");
         }
     }
 }
