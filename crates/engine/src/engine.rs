@@ -5,7 +5,7 @@
 
 use numalign_config::{Readout, Recipe, Stage};
 use numalign_data::Sample;
-use numalign_model::{FrozenLm, LmInput, Piece, Read, ReadAt, lm::positions};
+use numalign_model::{FrozenLm, LmInput, Piece, PooledRead, ReadPositions, lm::positions};
 use numalign_projector::{Encoding, ErrorSums, InputEncoder, Layout, LossFunction, MicroBatchGradients, State};
 
 use crate::error::EngineError;
@@ -99,13 +99,13 @@ impl Engine {
         Ok(())
     }
 
-    fn read(&self) -> Read {
+    fn read(&self) -> PooledRead {
         let at = match self.recipe.readout {
-            Readout::Last => ReadAt::Last,
-            Readout::Mean => ReadAt::Mean,
-            Readout::Numbers => ReadAt::Embeddings,
+            Readout::Last => ReadPositions::Last,
+            Readout::Mean => ReadPositions::Mean,
+            Readout::Numbers => ReadPositions::Embeddings,
         };
-        Read { at, layer: self.recipe.layer }
+        PooledRead { positions: at, layer: self.recipe.layer }
     }
 
     /// What each micro-batch contributes to a chunk of the solver's round: `[samples, d+1]`, hidden state and encoded

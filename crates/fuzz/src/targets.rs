@@ -6,8 +6,8 @@ use std::path::Path;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{Layer, Stage, resolve, to_yaml};
 use numalign_data::{Domain, SampleDigest, SampleStream, Segment, grammar, jsonl};
-use numalign_model::architecture::{Architecture, numbers};
-use numalign_model::weights::{Safetensors, TensorSource};
+use numalign_model::arch::{Architecture, numbers};
+use numalign_model::load::weights::{Safetensors, TensorSource};
 use numalign_projector::State;
 use prost::Message;
 

@@ -72,7 +72,7 @@ fn stream_of(checkpoint: &Checkpoint, dataset: Option<&str>, domain: Domain) -> 
     let digest = stream.content_digest().map(|digest| digest.to_hex().to_string());
     if digest != checkpoint.identity.dataset_digest {
         return Err(CliError::usage("the checkpoint was trained on other samples")
-            .with_hint("give the file of the run with --dataset, and none where its samples were generated"));
+            .with_hint("give the file of the run with --dataset, or leave it out if its samples were generated"));
     }
     Ok(stream)
 }

@@ -7,7 +7,7 @@ use numalign_checkpoint::Checkpoint;
 use numalign_config::{CollectiveChoice, Config};
 use numalign_data::{Domain, SampleStream};
 use numalign_engine::{Purpose, load_engine};
-use numalign_model::locate::ModelName;
+use numalign_model::load::name::ModelName;
 
 use crate::args::text;
 use crate::console::note;

@@ -132,7 +132,7 @@ fn table_row(row: &Row) -> String {
                 number(&metrics["median_relative_error_percent"]),
                 number(&metrics["baseline_mae_percent_of_range"]),
                 number(&metrics["ablation"]["mae_percent_of_range"]),
-                right_numbers(&metrics["right_numbers"]),
+                choice_accuracy(&metrics["right_numbers"]),
                 figures.train_seconds + figures.eval_seconds,
             )
         }
@@ -167,7 +167,7 @@ fn in_short(recipe: &Recipe) -> String {
     parts.join(", ")
 }
 
-fn right_numbers(shares: &Value) -> String {
+fn choice_accuracy(shares: &Value) -> String {
     if shares.is_null() {
         return String::new();
     }
