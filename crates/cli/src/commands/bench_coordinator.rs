@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 use numalign_access::ClientAccess;
-use numalign_config::{Config, Layer, resolve};
+use numalign_config::Config;
 use numalign_engine::memory::status_kib;
 use numalign_worker::Options;
 use numalign_worker::simulated::Simulated;
@@ -64,23 +64,21 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
 
 /// One micro-batch of one sample for each worker. Workers that wait for a core are not dead: the time limits are wide.
 fn configuration(workers: u64, steps: u64) -> Result<Config, CliError> {
-    let mut flags = Vec::new();
-    for (key, value) in [
-        ("model_name", "simulated".to_owned()),
-        ("run_id", "bench".to_owned()),
-        ("num_epochs", "1".to_owned()),
-        ("num_batches", steps.to_string()),
-        ("batch_size", workers.to_string()),
-        ("micro_batch_size", "1".to_owned()),
-        ("workers", workers.to_string()),
-        ("max_workers", workers.to_string()),
-        ("checkpoint_every", (steps + 1).to_string()),
-        ("dead_after", "120s".to_owned()),
-        ("coordinator_wait", "120s".to_owned()),
-    ] {
-        flags.push((key.to_owned(), value));
-    }
-    resolve(None, Layer::from_env(Vec::new()), Layer::from_flags(flags)).map_err(CliError::usage)
+    let workers = workers.to_string();
+    Config::with(&[
+        ("model_name", "simulated"),
+        ("run_id", "bench"),
+        ("num_epochs", "1"),
+        ("num_batches", &steps.to_string()),
+        ("batch_size", &workers),
+        ("micro_batch_size", "1"),
+        ("workers", &workers),
+        ("max_workers", &workers),
+        ("checkpoint_every", &(steps + 1).to_string()),
+        ("dead_after", "120s"),
+        ("coordinator_wait", "120s"),
+    ])
+    .map_err(CliError::usage)
 }
 
 async fn measure(
