@@ -175,6 +175,8 @@ keys! {
     Run eval_every: u64 = "0", EVALUATION, whole(0, EXACT), "Epochs between two evaluations during training; 0 is off";
     Run eval_samples: u64 = "200", EVALUATION, whole(1, MOST_EVALUATED),
         "Held-out samples of an evaluation during training";
+    Run eval_count: u64 = "1000", EVALUATION, whole(1, 100_000_000),
+        "Held-out samples of the evaluation at the end of launch";
     Run heartbeat: Duration = "0.5s", TIMEOUTS, positive_time(), "Time between two signs of life of a worker";
     Run dead_after: Duration = "3s", TIMEOUTS, positive_time(),
         "Silence after which a worker counts as dead; at least twice heartbeat";

@@ -112,6 +112,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use numalign_data::Schedule;
     use numalign_projector::{Layout, State};
     use tonic::transport::Endpoint;
 

@@ -161,6 +161,7 @@ fn wrong_usage_is_refused() {
         (&["launch", "nn", "--workers", "-1"], &["--workers", "-1"]),
         (&["launch", "nn", "--device", "gpu"], &["--device", "gpu"]),
         (&["launch", "nn", "--eval-samples", "0"], &["--eval-samples", "0"]),
+        (&["launch", "nn", "--eval-count", "0"], &["--eval-count", "0"]),
         (&["coordinator"], &["--listen"]),
         (&["worker", "--workers", "2"], &["--workers"]),
         (&["generate", "--count", "1", "--out", "x"], &["STAGE"]),
