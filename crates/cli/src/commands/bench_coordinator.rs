@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use clap::ArgMatches;
 use numalign_access::ClientAccess;
 use numalign_config::{Config, Layer, resolve};
+use numalign_engine::memory::status_kib;
 use numalign_worker::Options;
 use numalign_worker::simulated::Simulated;
 
@@ -101,7 +102,7 @@ async fn measure(
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let idle_kib = resident_kib(pid, "VmRSS:")?;
+    let idle_kib = resident_kib(pid, "VmRSS")?;
     let (peak_kib, cpu_seconds) = async {
         let mut tasks = tokio::task::JoinSet::new();
         for worker in 0..workers {
@@ -128,7 +129,7 @@ async fn measure(
                 },
                 // Its process may have ended a moment before its workers.
                 _ = look.tick() => {
-                    peak = peak.max(resident_kib(pid, "VmHWM:").unwrap_or(peak));
+                    peak = peak.max(resident_kib(pid, "VmHWM").unwrap_or(peak));
                     cpu = cpu_seconds_of(pid).unwrap_or(cpu);
                 }
             }
@@ -165,10 +166,7 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
 
 /// A line of `/proc/<pid>/status`, in KiB.
 fn resident_kib(pid: u32, name: &str) -> Result<u64, CliError> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let number = line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse().ok());
-    number.ok_or_else(|| CliError::new(format!("/proc/{pid}/status has no {name}")))
+    status_kib(&pid.to_string(), name).ok_or_else(|| CliError::new(format!("/proc/{pid}/status has no {name}")))
 }
 
 /// Processor time of a process so far, from `/proc/<pid>/stat`.

@@ -193,8 +193,8 @@ fn number(value: &Value) -> String {
 /// A failure's text in one line, without its hint.
 fn one_line(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.starts_with("hint: "));
-    let words: Vec<&str> = lines.map(|line| line.strip_prefix("error: ").unwrap_or(line).trim()).collect();
-    words.join("; ")
+    let parts: Vec<&str> = lines.map(|line| line.strip_prefix("error: ").unwrap_or(line).trim()).collect();
+    parts.join("; ")
 }
 
 #[cfg(test)]
