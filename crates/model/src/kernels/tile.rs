@@ -139,7 +139,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// The target from `row` and `column` on; its width is of no use any more.
+    /// The target from `row` and `column` on; its width no longer counts.
     pub fn from(self, row: usize, column: usize) -> Self {
         let bias = self.bias.map(|bias| bias.wrapping_add(column));
         Self { c: self.c.wrapping_add(row * self.ldc + column), bias, ..self }
