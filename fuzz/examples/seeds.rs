@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::Context;
 use numalign_checkpoint::{Checkpoint, Identity};
 use numalign_config::{Config, Layer, resolve};
-use numalign_data::{Domain, Ledger, SampleStream};
+use numalign_data::{Domain, SampleDigest, SampleStream};
 use numalign_fuzz::structure::join_safetensors;
 use numalign_projector::State;
-use numalign_wire as wire;
-use numalign_wire::worker_message::Message;
+use numalign_protocol as proto;
+use numalign_protocol::worker_message::Message;
 use prost::Message as _;
 use serde_json::{Map, Value, json};
 
@@ -46,8 +46,8 @@ fn config(stage: &str) -> anyhow::Result<Config> {
 fn checkpoint(stage: &str) -> anyhow::Result<Checkpoint> {
     let recipe = config(stage)?.recipe;
     let stream = SampleStream::generated(&recipe, Domain::Train)?;
-    let mut ledger = Ledger::start();
-    ledger.advance_over(&stream, &recipe, 0..2);
+    let mut ledger = SampleDigest::start();
+    ledger.extend(&stream, &recipe, 0..2);
     let mut state = State::initial(HIDDEN, recipe.seed);
     for _ in 0..2 {
         state.update(&vec![0.5; state.layout().row_len()], &recipe)?;
@@ -99,19 +99,29 @@ fn weights(dtype: &str, prefix: &str, bytes_each: usize) -> Vec<u8> {
 
 fn messages() -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
     let state = State::initial(HIDDEN, 0).to_bytes();
-    let generation = Some(wire::Generation { incarnation: u64::MAX, number: 3 });
-    let survivor = wire::Survivor { run_id: "nn".to_owned(), config_digest: "0".repeat(64), state: state.clone() };
-    let hello =
-        wire::Hello { protocol: 1, host: "host".to_owned(), survivor: Some(survivor), ..wire::Hello::default() };
-    let done =
-        wire::StepDone { generation, step: 7, digest: vec![1; 32], state: state.clone(), ..wire::StepDone::default() };
-    let rows = vec![wire::Row { micro_batch: 1, values: vec![0; 32] }];
-    let reduce = wire::ReduceRequest { generation, member: 2, step: 7, rows, more: false };
-    let message = |message| wire::WorkerMessage { message: Some(message) }.encode_to_vec();
+    let generation = Some(proto::Generation { incarnation: u64::MAX, number: 3 });
+    let rejoin_state =
+        proto::RejoinState { run_id: "nn".to_owned(), config_digest: "0".repeat(64), state: state.clone() };
+    let hello = proto::Hello {
+        protocol: 1,
+        host: "host".to_owned(),
+        rejoin_state: Some(rejoin_state),
+        ..proto::Hello::default()
+    };
+    let done = proto::UnitDone {
+        generation,
+        unit: 7,
+        digest: vec![1; 32],
+        state: state.clone(),
+        ..proto::UnitDone::default()
+    };
+    let rows = vec![proto::Row { micro_batch: 1, values: vec![0; 32] }];
+    let reduce = proto::ReduceRequest { generation, member: 2, unit: 7, rows, more: false };
+    let message = |message| proto::WorkerMessage { message: Some(message) }.encode_to_vec();
     Ok(vec![
         ("state", state),
         ("hello", message(Message::Hello(hello))),
-        ("step-done", message(Message::StepDone(done))),
+        ("step-done", message(Message::UnitDone(done))),
         ("reduce", reduce.encode_to_vec()),
     ])
 }

@@ -74,8 +74,8 @@ impl Choices {
     }
 
     fn number(&mut self) -> &'static str {
-        let numbers: Vec<&str> = NUMBERS.split(' ').collect();
-        self.pick(&numbers)
+        let place = self.below(NUMBERS.split(' ').count());
+        NUMBERS.split(' ').nth(place).unwrap_or("0")
     }
 
     /// The bytes changed, and at most 32 longer.

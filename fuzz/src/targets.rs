@@ -5,7 +5,7 @@ use std::path::Path;
 
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{Layer, Stage, resolve, to_yaml};
-use numalign_data::{Domain, Ledger, SampleStream, Segment, grammar, jsonl};
+use numalign_data::{Domain, SampleDigest, SampleStream, Segment, grammar, jsonl};
 use numalign_model::architecture::{Architecture, numbers};
 use numalign_model::weights::{Safetensors, TensorSource};
 use numalign_projector::State;
@@ -135,7 +135,7 @@ pub fn checkpoint(input: &[u8]) -> Result<(), String> {
     let _ = (checkpoint.samples(), checkpoint.projector_digest(), recipe.total_steps(), recipe.micro_batches());
     let stream = SampleStream::generated(recipe, Domain::Train).map_err(|error| error.to_string())?;
     if recipe.batch_size <= 64 && recipe.mixed_max_numbers <= 100 {
-        Ledger::start().advance_over(&stream, recipe, 0..checkpoint.state.step().min(2));
+        SampleDigest::start().extend(&stream, recipe, 0..checkpoint.state.step().min(2));
     }
     let mut state = checkpoint.state.clone();
     let row = vec![0.25; state.layout().row_len()];
@@ -203,8 +203,8 @@ pub fn shard_index(input: &[u8]) -> Result<(), String> {
 /// # Errors
 /// Why the input is refused.
 pub fn messages(input: &[u8]) -> Result<(), String> {
-    let request = numalign_wire::ReduceRequest::decode(input).map(|_| ()).map_err(|error| error.to_string());
-    let message = numalign_wire::WorkerMessage::decode(input).map_err(|error| error.to_string());
+    let request = numalign_protocol::ReduceRequest::decode(input).map(|_| ()).map_err(|error| error.to_string());
+    let message = numalign_protocol::WorkerMessage::decode(input).map_err(|error| error.to_string());
     let state = match State::from_bytes(input) {
         Ok(state) => {
             assert_eq!(state.to_bytes(), input);

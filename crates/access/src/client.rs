@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use numalign_wire::coordinator_client::CoordinatorClient;
+use numalign_protocol::coordinator_client::CoordinatorClient;
 use tokio_rustls::rustls;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;

@@ -328,12 +328,12 @@ impl Job {
     }
 
     fn wait(mut self) -> Option<i32> {
-        let until = Instant::now() + common::PATIENCE;
+        let until = Instant::now() + common::TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait().expect("a process of ours") {
                 return status.code();
             }
-            assert!(Instant::now() < until, "the Slurm job did not end within {:?}", common::PATIENCE);
+            assert!(Instant::now() < until, "the Slurm job did not end within {:?}", common::TIMEOUT);
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -279,7 +279,7 @@ fn a_broken_connection_is_taken_up_again() {
 #[test]
 fn workers_that_fetch_together_do_not_disturb_each_other() {
     let folder = Folder::new();
-    // Slower than the hub client's own patience with another process.
+    // Slower than the hub client's own timeout for another process.
     let hub = Hub::new("tokenizer", &[("model.safetensors", Trouble::Slow(Duration::from_secs(8)))]);
     let run =
         ["launch", "nn", "--no-eval", "--workers", "2", "--model-name", ID, "--num-epochs", "1", "--num-batches", "2"];

@@ -5,9 +5,9 @@ mod common;
 use std::time::Duration;
 
 use common::{Child, Folder};
-use numalign_wire as wire;
-use numalign_wire::coordinator_client::CoordinatorClient;
-use numalign_wire::worker_message::Message;
+use numalign_protocol as proto;
+use numalign_protocol::coordinator_client::CoordinatorClient;
+use numalign_protocol::worker_message::Message;
 use numalign_worker::Options;
 use numalign_worker::simulated::Simulated;
 use tokio::sync::mpsc;
@@ -79,19 +79,19 @@ async fn simulated(url: String) {
 async fn mute(url: String) {
     let mut client = CoordinatorClient::connect(url).await.expect("it listens");
     let (sender, messages) = mpsc::channel(8);
-    let say = |message| wire::WorkerMessage { message: Some(message) };
-    let hello = wire::Hello { protocol: wire::PROTOCOL, host: "mute".to_owned(), ..wire::Hello::default() };
+    let say = |message| proto::WorkerMessage { message: Some(message) };
+    let hello = proto::Hello { protocol: proto::PROTOCOL, host: "mute".to_owned(), ..proto::Hello::default() };
     sender.send(say(Message::Hello(hello))).await.expect("room");
     let unread = client.control(ReceiverStream::new(messages)).await.expect("it is taken in");
-    let ready = wire::Ready {
+    let ready = proto::Ready {
         base_fingerprint: blake3::hash(b"simulated").to_hex().to_string(),
         hidden_size: HIDDEN as u32,
         probe_digest: blake3::hash(&HIDDEN.to_le_bytes()).as_bytes().to_vec(),
-        ..wire::Ready::default()
+        ..proto::Ready::default()
     };
     sender.send(say(Message::Ready(ready))).await.expect("room");
     // Until the coordinator has had enough.
-    while sender.send(say(Message::Heartbeat(wire::Heartbeat { generation: 0 }))).await.is_ok() {
+    while sender.send(say(Message::Heartbeat(proto::Heartbeat { generation: 0 }))).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     drop(unread);
@@ -124,7 +124,7 @@ fn run_with_a_mute_worker(mute_comes_first: bool, steps: u64) -> String {
             child.wait_for_stderr("rank 1 ");
             silent.spawn(mute(url.clone()));
         }
-        let until = tokio::time::Instant::now() + common::PATIENCE;
+        let until = tokio::time::Instant::now() + common::TIMEOUT;
         while !tasks.is_empty() {
             assert!(tokio::time::Instant::now() < until, "the run does not end: {}", child.stderr());
             peak = peak.max(peak_rss_mib(child.id()));

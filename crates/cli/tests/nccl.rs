@@ -1,4 +1,4 @@
-//! Rows over NCCL, with a fake driver and a fake NCCL under real processes: the same bytes as over gRPC, whoever was killed
+//! Rows over NCCL, with a fake driver and a fake NCCL under real processes: the same bytes as over gRPC, whichever process was killed
 //! and whatever NCCL did. What this proves is numalign's protocol, not NVIDIA's code.
 
 mod common;
@@ -188,7 +188,7 @@ fn what_nccl_does_wrong_always_ends_the_run_in_words() {
 fn a_gpu_that_an_aborted_communicator_holds_is_given_back_by_the_process() {
     let fakes = Fakes::new();
     fakes.succeed("nn", LONG, "--workers 2 --collective grpc --run-id reference", &[]);
-    // The first abort is the survivor's: a killed process makes none.
+    // The first abort is the remaining rank's: a killed process makes none.
     let marker = fakes.folder.path().join("stuck-once").display().to_string();
     let environment = [("FAKE_NCCL_FAULT", "abort-stuck"), ("FAKE_NCCL_FAULT_ONCE", marker.as_str())];
     let more = format!("--workers 2 --collective nccl --run-id stuck {PACED}");

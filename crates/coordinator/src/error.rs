@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use numalign_checkpoint::CheckpointError;
+use numalign_checkpoint::{CheckpointError, RunFolder};
 use numalign_data::DataError;
 
 /// Errors of the coordinator; the command line adds a hint.
@@ -30,11 +30,19 @@ pub enum CoordinatorError {
     Server(String),
     #[error("{reason}")]
     Failed { reason: String, hint: String },
-    #[error("stopped at step {step} of {total}")]
-    Stopped { step: u64, total: u64, run_id: String },
+    #[error("stopped at step {step} of {total}{}", saved.as_ref().map_or_else(String::new, |path| format!("; wrote {}", path.display())))]
+    Stopped { step: u64, total: u64, run_id: String, saved: Option<PathBuf> },
 }
 
 impl CoordinatorError {
+    /// Names the checkpoint that a stopped run wrote last, if it lies in `folder`.
+    pub(crate) fn with_checkpoint_of(mut self, folder: &RunFolder) -> Self {
+        if let CoordinatorError::Stopped { step, saved, .. } = &mut self {
+            *saved = Some(folder.file_of(*step)).filter(|path| path.exists());
+        }
+        self
+    }
+
     /// What the person at the keyboard can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -31,7 +31,7 @@ pub struct Introduction {
     /// How often a worker was started in this one's place before.
     pub restarts: u32,
     /// The last committed state it holds, when it outlived another coordinator of this run.
-    pub survivor: Option<State>,
+    pub rejoin_state: Option<State>,
 }
 
 /// What a worker says when its model is loaded.
@@ -56,14 +56,14 @@ pub struct Readiness {
 pub struct Report {
     pub generation: Generation,
     /// Number of the unit, from 0; with `adam` the number of the update.
-    pub step: u64,
+    pub unit: u64,
     pub loss: f32,
     pub digest: StateDigest,
     /// From rank 0 only.
     pub state: Option<State>,
     /// What a chunk gathered; with rank 0's report only.
     pub features: Option<Arc<Features>>,
-    /// In an audited step: every row this rank computed.
+    /// In an audited unit: every row this rank computed.
     pub rows: RowDigests,
     pub timing: Timing,
 }

@@ -12,7 +12,7 @@ use numalign_access::Token;
 use numalign_access::client::HINT;
 use numalign_access::token::HEADER;
 use numalign_config::{CollectiveChoice, Solver};
-use numalign_wire::coordinator_server::CoordinatorServer;
+use numalign_protocol::coordinator_server::CoordinatorServer;
 use tonic::body::Body;
 use tonic::codegen::http;
 use tonic::metadata::MetadataMap;

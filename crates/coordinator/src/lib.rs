@@ -8,6 +8,7 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod address;
 pub mod audit;
 pub mod collective;
 pub mod complaints;
@@ -27,6 +28,7 @@ pub mod shares;
 pub mod shell;
 pub mod solving;
 pub mod start;
+pub mod stderr;
 pub mod work;
 pub mod writer;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use numalign_config::{CollectiveChoice, Config, Unit, Units};
 use numalign_data::{Audit, audit_of};
-use numalign_projector::{Features, Fit, Layout, State, layer_norms};
+use numalign_projector::{Features, Fit, Layout, NormTensor, State};
 
 use crate::audit::{Verdict, shown, verdict};
 use crate::collective::{self, Candidate, Choice, Failures, Way};
@@ -245,7 +245,7 @@ impl Machine {
             self.refuse(id, introduction.pid, reason, effects);
             return;
         }
-        if let (Some(state), Some(committed)) = (&introduction.survivor, &self.committed)
+        if let (Some(state), Some(committed)) = (&introduction.rejoin_state, &self.committed)
             && state.layout().with_layer_norms(0) != committed.layout().with_layer_norms(0)
         {
             let (its, ours) = (state.layout().hidden(), committed.layout().hidden());
@@ -253,13 +253,13 @@ impl Machine {
             self.refuse(id, introduction.pid, reason, effects);
             return;
         }
-        if let Some(state) = &introduction.survivor
-            && let Err(reason) = self.adopt(state)
+        if let Some(state) = &introduction.rejoin_state
+            && let Err(reason) = self.accept_rejoin_state(state)
         {
             self.fail(reason, "compare the machines; one of them computed or stored other numbers", effects);
             return;
         }
-        self.goes_on |= introduction.survivor.is_some();
+        self.goes_on |= introduction.rejoin_state.is_some();
         let member = Member {
             introduction,
             readiness: None,
@@ -271,9 +271,9 @@ impl Machine {
         self.members.insert(id, member);
     }
 
-    /// A survivor's state counts where it is further than what this coordinator knows, before the first generation.
+    /// A rejoin state counts where it is further than what this coordinator knows, before the first generation.
     /// The sums of a round in progress died with the coordinator that kept them, so the round begins anew there.
-    fn adopt(&mut self, state: &State) -> Result<(), String> {
+    fn accept_rejoin_state(&mut self, state: &State) -> Result<(), String> {
         let known = self.unit();
         let rewound = state.rewound(&self.config.recipe);
         for state in [state, &rewound] {
@@ -283,7 +283,7 @@ impl Machine {
                 && **committed != *state
             {
                 return Err(format!(
-                    "two states for step {} differ: {} here, {} from a surviving worker",
+                    "two states for step {} differ: {} here, {} from a returning worker",
                     state.step(),
                     committed.digest(),
                     state.digest()
@@ -439,7 +439,7 @@ impl Machine {
 
     /// A worker whose model has the right fingerprint has the right layer norms, unless it is of another build.
     fn layer_norms_fit(&self, readiness: &Readiness) -> Result<(), String> {
-        let (named, values) = (layer_norms::total_len(&readiness.layer_norms), readiness.layer_norm_values.len());
+        let (named, values) = (NormTensor::total_len(&readiness.layer_norms), readiness.layer_norm_values.len());
         let wanted = self.config.recipe.train_layer_norms;
         if named != values || wanted != (values > 0) {
             return Err(format!("it sent {values} numbers for {named} of layer norms (train_layer_norms is {wanted})"));
@@ -458,7 +458,7 @@ impl Machine {
             return;
         };
         // A late message of a generation that is over, or a unit already settled.
-        if report.generation != running.generation || report.step < committed {
+        if report.generation != running.generation || report.unit < committed {
             return;
         }
         let Some(rank) = running.ranks.iter().position(|(member, _)| *member == id) else {
@@ -467,11 +467,11 @@ impl Machine {
         if let Some(member) = self.members.get_mut(&id) {
             member.last_timing = report.timing;
             // An audited step holds a micro-batch more than the rank's own, and an evaluation other samples.
-            if report.rows.is_empty() && units.unit(report.step) != Unit::Evaluate {
+            if report.rows.is_empty() && units.unit(report.unit) != Unit::Evaluate {
                 member.pace.observe(report.timing.compute, running.ranks[rank].1.len());
             }
         }
-        let place = (report.step - committed) as usize;
+        let place = (report.unit - committed) as usize;
         const MOST_AHEAD: usize = 1 << 16;
         if place >= MOST_AHEAD {
             return;
@@ -497,7 +497,7 @@ impl Machine {
             }
             let reports: Vec<Report> = running.pending.pop_front().into_iter().flatten().flatten().collect();
             let world = reports.len();
-            let step = reports[0].step;
+            let step = reports[0].unit;
             let digest = reports[0].digest;
             if let Some(odd) = reports.iter().position(|report| report.digest != digest) {
                 let (first, other) = (running.ranks[0].0, running.ranks[odd].0);
@@ -568,7 +568,7 @@ impl Machine {
     }
 
     fn solved(&mut self, unit: u64, solution: Result<Fit, String>, effects: &mut Vec<Effect>) {
-        // A survivor may have brought a later state meanwhile.
+        // A returning worker may have brought a later state meanwhile.
         let awaited = self.solving == Some(unit) && self.unit() == unit;
         let Some(state) = self.committed.clone().filter(|_| awaited) else {
             return;
@@ -659,7 +659,7 @@ impl Machine {
         }
     }
 
-    /// Drops what is pending; survivors wait for the next generation.
+    /// Drops what is pending; the remaining ranks wait for the next generation.
     fn end_generation(&mut self, why: &str, effects: &mut Vec<Effect>) {
         let Some(running) = self.running.take() else {
             return;
@@ -667,7 +667,7 @@ impl Machine {
         let mut left = Vec::new();
         for (id, _) in running.ranks {
             if let Some(member) = self.members.get_mut(&id) {
-                // A survivor has waited long enough: the next generation begins at once.
+                // A remaining rank has waited long enough: the next generation begins at once.
                 member.activity = Activity::Waiting(member.last_heard);
                 left.push(id);
             }
@@ -788,7 +788,7 @@ impl Machine {
         }
         if next == Some(Unit::End) {
             if self.base.is_none() {
-                // Survivors brought the last state, but the result has to say which model it belongs to.
+                // Returning workers brought the last state, but the result has to say which model it belongs to.
                 let reason =
                     format!("all {total} steps are committed; waiting for a worker to load the model and name it");
                 return (Decision::Wait, reason);
@@ -853,8 +853,8 @@ impl Machine {
         };
         let waited = now.saturating_duration_since(first_ready);
         // Those that outlived the last coordinator come back within a second; what is missing now may never come.
-        let patience = if self.goes_on { run.dead_after.min(run.coordinator_wait) } else { run.coordinator_wait };
-        if loading == 0 && ready.len() >= run.min_workers && waited >= patience {
+        let timeout = if self.goes_on { run.dead_after.min(run.coordinator_wait) } else { run.coordinator_wait };
+        if loading == 0 && ready.len() >= run.min_workers && waited >= timeout {
             let reason = format!("{} of {wanted} workers came in {:.0} s", ready.len(), waited.as_secs_f64());
             return (Decision::Begin(members), reason);
         }

@@ -1,11 +1,11 @@
-//! The way to one worker: control messages in order, and the newest committed step, which replaces an older one that was
+//! The way to one worker: control messages in order, and the newest committed unit, which replaces an older one that was
 //! not sent yet. However slowly a worker reads, it costs a bounded amount of memory. Made by the service, used by the shell.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use numalign_wire as wire;
-use numalign_wire::coordinator_message::Message;
+use numalign_protocol as proto;
+use numalign_protocol::coordinator_message::Message;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
@@ -16,7 +16,7 @@ pub const MOST_UNREAD: usize = 64;
 
 /// The sending side. Dropping it ends the worker's stream once everything in it is sent.
 pub struct Outbox {
-    messages: mpsc::Sender<wire::CoordinatorMessage>,
+    messages: mpsc::Sender<proto::CoordinatorMessage>,
     committed: watch::Sender<u64>,
 }
 
@@ -27,7 +27,7 @@ pub struct Unread;
 
 /// The receiving side: what tonic sends.
 pub struct OutboxStream {
-    messages: mpsc::Receiver<wire::CoordinatorMessage>,
+    messages: mpsc::Receiver<proto::CoordinatorMessage>,
     committed: WatchStream<u64>,
 }
 
@@ -44,29 +44,29 @@ impl Outbox {
     /// # Errors
     /// The queue is full, or nobody reads it.
     pub fn send(&self, message: Message) -> Result<(), Unread> {
-        let message = wire::CoordinatorMessage { message: Some(message) };
+        let message = proto::CoordinatorMessage { message: Some(message) };
         self.messages.try_send(message).map_err(|_| Unread)
     }
 
-    /// Every state up to `step` is committed; what was said before and not sent yet is dropped.
-    pub fn committed(&self, step: u64) {
-        self.committed.send_replace(step);
+    /// Every state up to `unit` is committed; what was said before and not sent yet is dropped.
+    pub fn committed(&self, unit: u64) {
+        self.committed.send_replace(unit);
     }
 }
 
 impl Stream for OutboxStream {
-    type Item = Result<wire::CoordinatorMessage, Status>;
+    type Item = Result<proto::CoordinatorMessage, Status>;
 
-    /// Messages go first: the committed step always belongs to the newest generation that was begun.
+    /// Messages go first: the committed unit always belongs to the newest generation that was begun.
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.messages.poll_recv(context) {
             Poll::Ready(message) => return Poll::Ready(message.map(Ok)),
             Poll::Pending => {}
         }
         match Pin::new(&mut self.committed).poll_next(context) {
-            Poll::Ready(Some(step)) => {
-                let message = Message::Committed(wire::Committed { step });
-                Poll::Ready(Some(Ok(wire::CoordinatorMessage { message: Some(message) })))
+            Poll::Ready(Some(unit)) => {
+                let message = Message::Committed(proto::Committed { unit });
+                Poll::Ready(Some(Ok(proto::CoordinatorMessage { message: Some(message) })))
             }
             // The sender of both is one thing: the queue above says when it is gone.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     fn pause(number: usize) -> Message {
-        Message::Pause(wire::Pause { reason: number.to_string() })
+        Message::Pause(proto::Pause { reason: number.to_string() })
     }
 
     async fn next(stream: &mut OutboxStream) -> Option<Message> {
@@ -91,16 +91,16 @@ mod tests {
     #[tokio::test]
     async fn messages_keep_their_order_and_only_the_newest_commit_is_sent() {
         let (outbox, mut stream) = outbox();
-        for step in 1..=1_000_000 {
-            outbox.committed(step);
+        for unit in 1..=1_000_000 {
+            outbox.committed(unit);
         }
         outbox.send(pause(0)).unwrap();
         outbox.send(pause(1)).unwrap();
         assert_eq!(next(&mut stream).await, Some(pause(0)));
         assert_eq!(next(&mut stream).await, Some(pause(1)));
-        assert_eq!(next(&mut stream).await, Some(Message::Committed(wire::Committed { step: 1_000_000 })));
+        assert_eq!(next(&mut stream).await, Some(Message::Committed(proto::Committed { unit: 1_000_000 })));
         outbox.committed(1_000_001);
-        assert_eq!(next(&mut stream).await, Some(Message::Committed(wire::Committed { step: 1_000_001 })));
+        assert_eq!(next(&mut stream).await, Some(Message::Committed(proto::Committed { unit: 1_000_001 })));
         outbox.send(pause(2)).unwrap();
         drop(outbox);
         assert_eq!(next(&mut stream).await, Some(pause(2)), "what was sent before the end arrives");

@@ -15,6 +15,7 @@ use numalign_projector::{Encoding, Layout, State, Trained, schedule::learning_ra
 use crate::collective::{Choice, Way};
 use crate::failures::Failure;
 use crate::machine::{Commit, Readiness};
+use crate::stderr;
 
 /// Figures of the epoch in progress.
 struct Epoch {
@@ -69,8 +70,8 @@ impl Progress {
     /// A line for the user.
     pub fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| stderr::note(line)),
+            None => stderr::note(line),
         }
     }
 
@@ -118,7 +119,7 @@ impl Progress {
         }
 
         self.epoch = Epoch::new();
-        if !std::io::stderr().is_terminal() {
+        if stderr::is_quiet() || !std::io::stderr().is_terminal() {
             return;
         }
         let bar = ProgressBar::with_draw_target(Some(self.config.recipe.total_steps()), ProgressDrawTarget::stderr());
@@ -231,7 +232,7 @@ impl Progress {
         };
         let percent = |error: f64| 100.0 * error / recipe.range();
         let (step, samples, right) = (latest.step, latest.samples, latest.right_percent());
-        let right_text = right.map_or_else(String::new, |right| format!(" | right number {right:.1} %"));
+        let right_text = right.map_or_else(String::new, |right| format!(" | choice accuracy {right:.1} %"));
         let standing = match best.step == step {
             true => "the best so far".to_owned(),
             false => format!("best: {:.4} % at step {}", percent(best.mae), best.step),

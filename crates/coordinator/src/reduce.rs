@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numalign_config::{Config, Unit, Units};
-use numalign_projector::features::digest_of;
+use numalign_projector::digest_of;
 use numalign_projector::{Features, RowError, Rows};
 use prost::bytes::Bytes;
 use tokio::sync::oneshot;
@@ -421,10 +421,11 @@ mod tests {
         let reducer = Reducer::default();
         assert_eq!(reducer.largest_contribution(), LARGEST_BEFORE);
         begin(&reducer, OLD);
-        let row = |index| numalign_wire::Row { micro_batch: index, values: vec![0; 5 * 4] };
+        let row = |index| numalign_protocol::Row { micro_batch: index, values: vec![0; 5 * 4] };
         let generation = Some(OLD.into());
         let rows = (0..3).map(row).collect();
-        let request = numalign_wire::ReduceRequest { generation, member: u64::MAX, step: u64::MAX, rows, more: false };
+        let request =
+            numalign_protocol::ReduceRequest { generation, member: u64::MAX, unit: u64::MAX, rows, more: false };
         assert!(request.encoded_len() <= reducer.largest_contribution());
         assert!(reducer.largest_contribution() <= 2 * 4096);
         reducer.end();

@@ -10,12 +10,13 @@ use numalign_access::ServerAccess;
 use numalign_checkpoint::{CheckpointError, write_atomically};
 use numalign_config::Config;
 use numalign_data::Streams;
-use numalign_wire::coordinator_server::CoordinatorServer;
+use numalign_protocol::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
+use crate::address::AddressFile;
 use crate::error::CoordinatorError;
 use crate::failures::FailureLog;
 use crate::gate::{Gate, GateLimits};
@@ -28,6 +29,7 @@ use crate::service::{Handle, Service};
 use crate::shell::{Outcome, Shell};
 use crate::solving::Solver;
 use crate::start::{self, Start};
+use crate::stderr;
 use crate::work::WorkBoard;
 use crate::writer::Writer;
 
@@ -53,12 +55,14 @@ pub async fn run(
     let config = Arc::new(config);
     let start = start::prepare(&config)?;
     for line in &start.story {
-        eprintln!("{line}");
+        stderr::note(line);
     }
     if let Some(outcome) = already_finished(&config, &start)? {
         return Ok(outcome);
     }
     check_destination(&config)?;
+    let address = listener.local_addr().map_err(|error| CoordinatorError::Server(error.to_string()))?;
+    let _address = AddressFile::publish(start.folder.path(), address, access.tls.is_some());
     let incarnation = incarnation();
     let config_text = serde_json::to_string(&*config)
         .map_err(|error| CoordinatorError::Server(format!("the configuration cannot be written as JSON: {error}")))?;
@@ -145,7 +149,7 @@ pub async fn run(
         server.abort();
     }
     drop(start.lock);
-    outcome
+    outcome.map_err(|error| error.with_checkpoint_of(&start.folder))
 }
 
 /// The limits that this process's limit on open files leaves.
@@ -167,7 +171,7 @@ impl Start {
     }
 }
 
-/// BLAKE3 of the settings that determine the run's states; a survivor of another run does not have it.
+/// BLAKE3 of the settings that determine the run's states; a worker of another run does not have it.
 pub fn config_digest(config: &Config) -> String {
     blake3::hash(config.digest_text().as_bytes()).to_hex().to_string()
 }
@@ -195,7 +199,11 @@ fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, C
     };
     let path = &config.run.model_path_save;
     write_atomically(path, &checkpoint.to_bytes())?;
-    eprintln!("the run is finished: all {} steps are committed; {} holds the result", state.step(), path.display());
+    stderr::note(&format!(
+        "the run is finished: all {} steps are committed; {} holds the result",
+        state.step(),
+        path.display()
+    ));
     Ok(Some(Outcome { step: state.step(), already: true }))
 }
 

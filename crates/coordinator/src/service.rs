@@ -9,8 +9,8 @@ use std::time::Duration;
 use numalign_config::Config;
 use numalign_data::Streams;
 use numalign_projector::{Features, NormTensor, RowError, State, StateDigest};
-use numalign_wire as wire;
-use numalign_wire::coordinator_server::Coordinator;
+use numalign_protocol as proto;
+use numalign_protocol::coordinator_server::Coordinator;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -41,7 +41,7 @@ pub enum Call {
     Event(Event),
     /// A heartbeat, with the number of the newest generation that the member knows.
     Heartbeat(MemberId, u64),
-    Status(oneshot::Sender<wire::StatusReply>),
+    Status(oneshot::Sender<proto::StatusReply>),
 }
 
 /// Shared by all connections.
@@ -72,19 +72,19 @@ type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Coordinator for Handle {
-    type ControlStream = Answer<wire::CoordinatorMessage>;
-    type WorkStream = Answer<wire::MicroBatch>;
+    type ControlStream = Answer<proto::CoordinatorMessage>;
+    type WorkStream = Answer<proto::MicroBatch>;
 
     async fn control(
         &self,
-        request: Request<Streaming<wire::WorkerMessage>>,
+        request: Request<Streaming<proto::WorkerMessage>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
         let connection = Homes::connection_of(&request)?;
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(FIRST_WORD, inbound.next())
             .await
             .map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))?;
-        let Some(wire::worker_message::Message::Hello(hello)) = first.transpose()?.and_then(|first| first.message)
+        let Some(proto::worker_message::Message::Hello(hello)) = first.transpose()?.and_then(|first| first.message)
         else {
             return Err(Status::invalid_argument("the first message must be Hello"));
         };
@@ -98,7 +98,7 @@ impl Coordinator for Handle {
         Ok(Response::new(Box::pin(messages)))
     }
 
-    async fn work(&self, request: Request<Streaming<wire::WorkCredit>>) -> Result<Response<Self::WorkStream>, Status> {
+    async fn work(&self, request: Request<Streaming<proto::WorkCredit>>) -> Result<Response<Self::WorkStream>, Status> {
         let connection = Homes::connection_of(&request)?;
         let mut credits = request.into_inner();
         let first = tokio::time::timeout(FIRST_WORD, credits.next())
@@ -117,11 +117,11 @@ impl Coordinator for Handle {
         let service = self.0.clone();
         tokio::spawn(async move {
             let mut unit = first_unit;
-            let mut credit = u64::from(first.steps);
+            let mut credit = u64::from(first.units);
             loop {
                 if credit == 0 {
                     match credits.next().await {
-                        Some(Ok(more)) => credit = u64::from(more.steps),
+                        Some(Ok(more)) => credit = u64::from(more.units),
                         _ => return,
                     }
                     continue;
@@ -158,7 +158,7 @@ impl Coordinator for Handle {
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 
-    async fn reduce(&self, request: Request<wire::ReduceRequest>) -> Result<Response<wire::ReduceReply>, Status> {
+    async fn reduce(&self, request: Request<proto::ReduceRequest>) -> Result<Response<proto::ReduceReply>, Status> {
         let connection = Homes::connection_of(&request)?;
         let request = request.into_inner();
         let generation = request.generation.ok_or_else(|| Status::invalid_argument("no generation"))?.into();
@@ -174,15 +174,15 @@ impl Coordinator for Handle {
         let refused = |error: RowError| Status::invalid_argument(error.to_string());
         let member = MemberId(request.member);
         if request.more {
-            let complete = self.reducer.deposit(generation, member, request.step, rows).map_err(refused)?;
-            return Ok(Response::new(wire::ReduceReply { complete, ..Default::default() }));
+            let complete = self.reducer.deposit(generation, member, request.unit, rows).map_err(refused)?;
+            return Ok(Response::new(proto::ReduceReply { complete, ..Default::default() }));
         }
-        let reduced = match self.reducer.contribute(generation, member, request.step, rows).map_err(refused)? {
+        let reduced = match self.reducer.contribute(generation, member, request.unit, rows).map_err(refused)? {
             Contribution::Done(reduced) => Some(reduced),
             Contribution::Later(receiver) => receiver.await.ok(),
             Contribution::Stale => None,
         };
-        let mut reply = wire::ReduceReply { complete: reduced.is_some(), ..Default::default() };
+        let mut reply = proto::ReduceReply { complete: reduced.is_some(), ..Default::default() };
         match reduced {
             Some(Reduced::Sum(sum)) => reply.sum = sum,
             Some(Reduced::Gathered(digest)) => reply.gathered_digest = digest.to_vec(),
@@ -191,7 +191,7 @@ impl Coordinator for Handle {
         Ok(Response::new(reply))
     }
 
-    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
+    async fn status(&self, _: Request<proto::StatusRequest>) -> Result<Response<proto::StatusReply>, Status> {
         let (sender, reply) = oneshot::channel();
         self.tell(Call::Status(sender)).await?;
         reply.await.map(Response::new).map_err(|_| Status::unavailable("the run is ending"))
@@ -203,32 +203,32 @@ impl Service {
         self.shell.send(message).await.map_err(|_| Status::unavailable("the run has ended"))
     }
 
-    fn introduction(&self, hello: wire::Hello) -> Result<Introduction, Status> {
-        if hello.protocol != wire::PROTOCOL {
+    fn introduction(&self, hello: proto::Hello) -> Result<Introduction, Status> {
+        if hello.protocol != proto::PROTOCOL {
             return Err(Status::failed_precondition(format!(
                 "protocol {} of build {} does not match this coordinator's {} of build {}",
                 hello.protocol,
                 clipped(&hello.build, MOST_NAME),
-                wire::PROTOCOL,
+                proto::PROTOCOL,
                 env!("CARGO_PKG_VERSION")
             )));
         }
-        let mut survivor = None;
-        if let Some(claimed) = hello.survivor
+        let mut rejoin_state = None;
+        if let Some(claimed) = hello.rejoin_state
             && claimed.run_id == self.config.run.run_id
             && claimed.config_digest == self.config_digest
         {
             let state = State::from_bytes(&claimed.state)
-                .map_err(|error| Status::invalid_argument(format!("the survivor's state: {error}")))?;
+                .map_err(|error| Status::invalid_argument(format!("the rejoin state: {error}")))?;
             let total = self.config.recipe.total_steps();
             if state.step() > total {
-                let reason = format!("the survivor's state is after {} of {total} steps", state.step());
+                let reason = format!("its rejoin state is after {} of {total} steps", state.step());
                 return Err(Status::invalid_argument(reason));
             }
-            survivor = Some(state);
+            rejoin_state = Some(state);
         }
         let host = clipped(&hello.host, MOST_NAME);
-        Ok(Introduction { host, pid: hello.pid, restarts: hello.restarts, survivor })
+        Ok(Introduction { host, pid: hello.pid, restarts: hello.restarts, rejoin_state })
     }
 
     /// Rank 0's report of a chunk together with the features that the gRPC collective gathered here.
@@ -237,7 +237,7 @@ impl Service {
             return Ok(call);
         };
         if let Some(state) = report.state.as_ref().filter(|_| report.features.is_none())
-            && let Some(rows) = self.reducer.take_gathered(report.generation, report.step)
+            && let Some(rows) = self.reducer.take_gathered(report.generation, report.unit)
         {
             report.features = Some(features(state, rows)?);
         }
@@ -245,7 +245,7 @@ impl Service {
     }
 
     /// Reads a worker's messages until its stream ends.
-    async fn listen(&self, member: MemberId, mut inbound: Streaming<wire::WorkerMessage>) {
+    async fn listen(&self, member: MemberId, mut inbound: Streaming<proto::WorkerMessage>) {
         let why = loop {
             let message = match inbound.next().await {
                 Some(Ok(message)) => message,
@@ -274,8 +274,8 @@ fn features(state: &State, rows: Vec<f32>) -> Result<Arc<Features>, String> {
 }
 
 /// A worker's message as a call; an error ends its membership.
-fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call>, String> {
-    use wire::worker_message::Message;
+fn call_of(member: MemberId, message: proto::WorkerMessage) -> Result<Option<Call>, String> {
+    use proto::worker_message::Message;
     let Some(message) = message.message else {
         return Ok(None);
     };
@@ -298,7 +298,7 @@ fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call
             Event::NcclFailed(member, generation, clipped(&failed.reason, MOST_MESSAGE))
         }
         Message::Ready(ready) => Event::Ready(member, readiness_of(ready)?),
-        Message::StepDone(done) => {
+        Message::UnitDone(done) => {
             let digest = StateDigest::from_slice(&done.digest).ok_or("it sent a digest that is not 32 bytes")?;
             let mut rows = Vec::with_capacity(done.rows.len());
             for row in done.rows {
@@ -317,8 +317,8 @@ fn call_of(member: MemberId, message: wire::WorkerMessage) -> Result<Option<Call
             Event::Reported(
                 member,
                 Report {
-                    generation: done.generation.ok_or("it reported a step of no generation")?.into(),
-                    step: done.step,
+                    generation: done.generation.ok_or("it reported a unit of no generation")?.into(),
+                    unit: done.unit,
                     loss: done.loss,
                     digest,
                     state,
@@ -342,7 +342,7 @@ fn measured(microseconds: u64) -> Duration {
     Duration::from_micros(microseconds).min(DAY)
 }
 
-fn nccl_of(ability: Option<wire::NcclAbility>, why_not: &str) -> Nccl {
+fn nccl_of(ability: Option<proto::NcclAbility>, why_not: &str) -> Nccl {
     match ability {
         Some(its) => Ok(NcclAbility {
             version: its.version,
@@ -355,7 +355,7 @@ fn nccl_of(ability: Option<wire::NcclAbility>, why_not: &str) -> Nccl {
     }
 }
 
-fn readiness_of(ready: wire::Ready) -> Result<Readiness, String> {
+fn readiness_of(ready: proto::Ready) -> Result<Readiness, String> {
     let (mut layer_norms, mut layer_norm_values) = (Vec::new(), Vec::new());
     for tensor in ready.layer_norms {
         if tensor.values.len() % 4 != 0 {

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder, write_atomically};
 use numalign_config::Config;
-use numalign_data::{Ledger, Streams};
+use numalign_data::{SampleDigest, Streams};
 use numalign_projector::{Evaluation, Evaluations, NormTensor, State};
-use numalign_wire as wire;
-use numalign_wire::coordinator_message::Message;
+use numalign_protocol as proto;
+use numalign_protocol::coordinator_message::Message;
 use tokio::sync::{Notify, mpsc};
 
 use crate::collective::Way;
@@ -54,7 +54,7 @@ pub struct Shell {
     pub layer_norms: Vec<NormTensor>,
     pub dataset_digest: Option<String>,
     pub loaded_digest: Option<String>,
-    pub ledger: Ledger,
+    pub ledger: SampleDigest,
     /// Steps that `ledger` covers.
     pub ledger_step: u64,
     pub outboxes: HashMap<MemberId, Outbox>,
@@ -124,7 +124,7 @@ impl Shell {
             self.unheard.forget(member);
             let why = format!("it has not answered the news of a generation for {:.1} s", limit.as_secs_f64());
             self.progress.say(&format!("worker {} is dismissed: {why}", member.0));
-            let abort = wire::Abort { permanent: false, reason: why.clone(), hint: "it may come back".to_owned() };
+            let abort = proto::Abort { permanent: false, reason: why.clone(), hint: "it may come back".to_owned() };
             self.send(member, Message::Abort(abort));
             self.cut_off(member, why);
         }
@@ -164,7 +164,10 @@ impl Shell {
             Call::Connected(member, introduction, outbox) => {
                 self.outboxes.insert(member, outbox);
                 // Whoever outlived a coordinator tells that it was lost; it is told once.
-                if introduction.survivor.is_some() && self.failures.total() == 0 && self.machine.phase() == "waiting" {
+                if introduction.rejoin_state.is_some()
+                    && self.failures.total() == 0
+                    && self.machine.phase() == "waiting"
+                {
                     let step = self.machine.committed().map_or(0, |state| state.step());
                     let text = "the coordinator was lost and started again".to_owned();
                     self.failures.note(self.started, step, text);
@@ -173,8 +176,8 @@ impl Shell {
                 let probe = micro_batch(&self.streams, &self.config, nowhere, 0, 0);
                 self.send(
                     member,
-                    Message::Welcome(wire::Welcome {
-                        protocol: wire::PROTOCOL,
+                    Message::Welcome(proto::Welcome {
+                        protocol: proto::PROTOCOL,
                         run_id: self.config.run.run_id.clone(),
                         config: self.config_text.clone(),
                         incarnation: self.incarnation,
@@ -230,7 +233,7 @@ impl Shell {
                     let state = beginning.state.to_bytes();
                     let world = beginning.ranks.len() as u32;
                     for (rank, (member, part)) in beginning.ranks.iter().enumerate() {
-                        let begin = wire::Begin {
+                        let begin = proto::Begin {
                             generation: Some(beginning.generation.into()),
                             rank: rank as u32,
                             world,
@@ -250,7 +253,7 @@ impl Shell {
                 }
                 Effect::HandOut(members, generation, id) => {
                     for member in members {
-                        let message = wire::NcclId { generation: Some(generation.into()), id: id.clone() };
+                        let message = proto::NcclId { generation: Some(generation.into()), id: id.clone() };
                         self.send(member, Message::NcclId(message));
                     }
                 }
@@ -262,7 +265,7 @@ impl Shell {
                     let step = self.machine.committed().map_or(0, |state| state.step());
                     self.failures.note(Instant::now(), step, reason.clone());
                     for member in members {
-                        self.send(member, Message::Pause(wire::Pause { reason: reason.clone() }));
+                        self.send(member, Message::Pause(proto::Pause { reason: reason.clone() }));
                     }
                 }
                 Effect::Quiesce(generation) => {
@@ -282,7 +285,7 @@ impl Shell {
                 Effect::Dismiss(member, permanent, reason) => {
                     self.progress.say(&format!("worker {} is dismissed: {reason}", member.0));
                     let hint = if permanent { "give the worker what the message asks for" } else { "it may come back" };
-                    self.send(member, Message::Abort(wire::Abort { permanent, reason, hint: hint.to_owned() }));
+                    self.send(member, Message::Abort(proto::Abort { permanent, reason, hint: hint.to_owned() }));
                     self.outboxes.remove(&member);
                     self.unheard.forget(member);
                 }
@@ -371,7 +374,7 @@ impl Shell {
     fn catch_up_ledger(&mut self) {
         let step = self.machine.committed().map_or(0, |state| state.step());
         if step > self.ledger_step {
-            self.ledger.advance_over(&self.streams.train, &self.config.recipe, self.ledger_step..step);
+            self.ledger.extend(&self.streams.train, &self.config.recipe, self.ledger_step..step);
             self.ledger_step = step;
         }
     }
@@ -414,7 +417,7 @@ impl Shell {
         }
         let members: Vec<MemberId> = self.outboxes.keys().copied().collect();
         for member in members {
-            self.send(member, Message::Done(wire::Done { summary: format!("all {step} steps are committed") }));
+            self.send(member, Message::Done(proto::Done { summary: format!("all {step} steps are committed") }));
         }
         // Dropping the outboxes ends the streams once everything in them is sent.
         self.outboxes.clear();
@@ -430,20 +433,20 @@ impl Shell {
     }
 
     /// Writes a checkpoint of the committed state and waits for the disk, for so long at most.
-    fn settle(&mut self, patience: Duration) {
+    fn settle(&mut self, timeout: Duration) {
         self.progress.finish();
         self.write_checkpoint();
-        if patience == WHEN_STOPPED {
+        if timeout == WHEN_STOPPED {
             self.writer.hurry();
         }
-        let until = Instant::now() + patience;
-        if !self.solver.finish(patience) {
+        let until = Instant::now() + timeout;
+        if !self.solver.finish(timeout) {
             tracing::warn!("the solver's thread is still at work; the checkpoint before is valid");
         }
         if !self.writer.finish(until.saturating_duration_since(Instant::now())) {
             self.progress.say(&format!(
                 "the disk has not taken the last checkpoint in {:.1} s; the one before is valid",
-                patience.as_secs_f64()
+                timeout.as_secs_f64()
             ));
         }
         let failed = self.writer.failed();
@@ -457,6 +460,7 @@ impl Shell {
         self.settle(WHEN_STOPPED);
         CoordinatorError::Stopped {
             step: self.machine.committed().map_or(0, |state| state.step()),
+            saved: None,
             total: self.config.recipe.total_steps(),
             run_id: self.config.run.run_id.clone(),
         }
@@ -467,13 +471,13 @@ impl Shell {
         self.reducer.end();
         let members: Vec<MemberId> = self.outboxes.keys().copied().collect();
         for member in members {
-            let abort = wire::Abort { permanent: true, reason: reason.to_owned(), hint: hint.to_owned() };
+            let abort = proto::Abort { permanent: true, reason: reason.to_owned(), hint: hint.to_owned() };
             self.send(member, Message::Abort(abort));
         }
         self.outboxes.clear();
     }
 
-    fn status(&self, now: Instant) -> wire::StatusReply {
+    fn status(&self, now: Instant) -> proto::StatusReply {
         let mut reason = self.machine.reason().to_owned();
         if let Some((step, missing)) = self.reducer.waiting_for() {
             reason = format!("{reason}; step {step} waits for the rows of micro-batches {missing:?}");
@@ -486,7 +490,7 @@ impl Shell {
                 Activity::Training(rank) => ("training", rank),
             };
             let timing = member.last_timing;
-            workers.push(wire::WorkerStatus {
+            workers.push(proto::WorkerStatus {
                 member: id.0,
                 host: member.introduction.host.clone(),
                 pid: member.introduction.pid,
@@ -504,7 +508,7 @@ impl Shell {
         }
         let mut failures = Vec::new();
         for failure in self.failures.newest() {
-            failures.push(wire::FailureStatus {
+            failures.push(proto::FailureStatus {
                 text: failure.text.clone(),
                 step: failure.step,
                 recovered: failure.recovery.is_some(),
@@ -513,14 +517,14 @@ impl Shell {
         }
         let evaluations = self.machine.committed().map(|state| state.evaluations());
         let range = self.config.recipe.range();
-        let of_status = |made: &Evaluation| wire::EvaluationStatus {
+        let of_status = |made: &Evaluation| proto::EvaluationStatus {
             step: made.step,
             samples: made.samples,
             mae: made.mae,
             mae_percent_of_range: 100.0 * made.mae / range,
             right_percent: made.right_percent(),
         };
-        wire::StatusReply {
+        proto::StatusReply {
             run_id: self.config.run.run_id.clone(),
             phase: self.machine.phase().to_owned(),
             reason,

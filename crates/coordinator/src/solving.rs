@@ -85,11 +85,11 @@ impl Solver {
         self.send(Job::Solve(unit));
     }
 
-    /// Waits until everything sent is done, for `patience` at most. False when the time was not enough.
-    pub fn finish(&mut self, patience: Duration) -> bool {
+    /// Waits until everything sent is done, for `timeout` at most. False when the time was not enough.
+    pub fn finish(&mut self, timeout: Duration) -> bool {
         self.jobs = None;
         // Nothing is ever sent here: the thread's end shows as a channel without senders.
-        self.running.recv_timeout(patience) != Err(mpsc::RecvTimeoutError::Timeout)
+        self.running.recv_timeout(timeout) != Err(mpsc::RecvTimeoutError::Timeout)
     }
 }
 

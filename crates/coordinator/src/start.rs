@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder};
 use numalign_config::{Config, LoadedProjections, Recipe, Resume, Unit};
-use numalign_data::{Domain, Ledger, SampleStream};
+use numalign_data::{Domain, SampleDigest, SampleStream};
 use numalign_projector::{InputEncoder, Layout, NormTensor, State, Sums};
 
 use crate::error::CoordinatorError;
@@ -27,7 +27,7 @@ pub struct Start {
     pub fingerprint: Option<String>,
     /// The base's layer norms, where `state` has them.
     pub layer_norms: Vec<NormTensor>,
-    pub ledger: Ledger,
+    pub ledger: SampleDigest,
     /// The folder holds a finished run, whose checkpoints go once this one is about to train.
     pub replaces: bool,
     /// What to tell the user.
@@ -37,7 +37,7 @@ pub struct Start {
 /// Decides what the run starts from.
 pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
     let recipe = &config.recipe;
-    let folder = RunFolder::open(&Path::new("chk").join(&config.run.run_id))?;
+    let folder = RunFolder::open(&Path::new(numalign_config::RUNS_FOLDER).join(&config.run.run_id))?;
     let lock = lock(&folder)?;
     let stream = match &config.run.dataset_file {
         Some(path) => SampleStream::from_file(path, recipe)?,
@@ -58,7 +58,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         sums: None,
         fingerprint: None,
         layer_norms: Vec::new(),
-        ledger: Ledger::start(),
+        ledger: SampleDigest::start(),
         replaces: false,
         story: Vec::new(),
     };
@@ -192,7 +192,7 @@ fn continue_from(
     if !differences.is_empty() {
         return Err(CoordinatorError::Differs { path: path.to_owned(), differences: differences.join("\n") });
     }
-    let Ok(ledger) = Ledger::from_hex(&checkpoint.sample_digest) else {
+    let Ok(ledger) = SampleDigest::from_hex(&checkpoint.sample_digest) else {
         return Err(CoordinatorError::Checkpoint(numalign_checkpoint::CheckpointError::Damaged {
             path: path.to_owned(),
             reason: format!("its sample digest is `{}`", checkpoint.sample_digest),

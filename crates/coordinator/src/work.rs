@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numalign_config::{Config, Units};
 use numalign_data::{Input, MicroBatchId, Sample, Streams, audit_due, audit_of};
-use numalign_wire as wire;
+use numalign_protocol as proto;
 use tokio::sync::Notify;
 
 use crate::machine::{Beginning, Generation, MemberId};
@@ -123,33 +123,33 @@ pub fn micro_batch(
     generation: Generation,
     unit: u64,
     micro_batch: usize,
-) -> wire::MicroBatch {
+) -> proto::MicroBatch {
     let samples = streams.samples(&config.recipe, config.units().unit(unit), MicroBatchId(micro_batch));
-    wire::MicroBatch {
+    proto::MicroBatch {
         generation: Some(generation.into()),
-        step: unit,
+        unit,
         micro_batch: micro_batch as u32,
-        samples: samples.into_iter().map(to_wire).collect(),
+        samples: samples.into_iter().map(to_proto).collect(),
         audit: false,
     }
 }
 
-fn to_wire(sample: Sample) -> wire::Sample {
+fn to_proto(sample: Sample) -> proto::Sample {
     let input = match sample.input {
-        Input::Number(value) => wire::sample::Input::Number(value),
-        Input::Text(text) => wire::sample::Input::Text(text),
+        Input::Number(value) => proto::sample::Input::Number(value),
+        Input::Text(text) => proto::sample::Input::Text(text),
     };
-    wire::Sample { index: sample.index, input: Some(input), target: sample.target }
+    proto::Sample { index: sample.index, input: Some(input), target: sample.target }
 }
 
-impl From<Generation> for wire::Generation {
+impl From<Generation> for proto::Generation {
     fn from(generation: Generation) -> Self {
         Self { incarnation: generation.incarnation, number: generation.number }
     }
 }
 
-impl From<wire::Generation> for Generation {
-    fn from(generation: wire::Generation) -> Self {
+impl From<proto::Generation> for Generation {
+    fn from(generation: proto::Generation) -> Self {
         Self { incarnation: generation.incarnation, number: generation.number }
     }
 }
@@ -198,10 +198,10 @@ mod tests {
         let streams = Streams::new(SampleStream::generated(recipe, Domain::Train).unwrap(), recipe).unwrap();
         let solve = SampleStream::generated(recipe, Domain::Solve).unwrap();
         let of = |unit| micro_batch(&streams, &config, OLD, unit, 0).samples;
-        assert_eq!(of(2)[0], to_wire(streams.train.sample(16)));
-        assert_eq!(of(4)[0], to_wire(solve.sample(8)), "the second chunk of the first round");
+        assert_eq!(of(2)[0], to_proto(streams.train.sample(16)));
+        assert_eq!(of(4)[0], to_proto(solve.sample(8)), "the second chunk of the first round");
         assert_eq!(of(5), Vec::new());
-        assert_eq!(of(9)[0], to_wire(solve.sample(16)), "the first chunk of the second round");
+        assert_eq!(of(9)[0], to_proto(solve.sample(16)), "the first chunk of the second round");
     }
 
     #[test]

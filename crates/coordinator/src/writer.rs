@@ -109,9 +109,9 @@ impl Writer {
         queue.jobs.drain(..older);
     }
 
-    /// Waits until everything queued is written, for `patience` at most. False when the time was not enough.
-    pub fn finish(&mut self, patience: Duration) -> bool {
-        let until = Instant::now() + patience;
+    /// Waits until everything queued is written, for `timeout` at most. False when the time was not enough.
+    pub fn finish(&mut self, timeout: Duration) -> bool {
+        let until = Instant::now() + timeout;
         let mut queue = self.shared.lock();
         queue.closed = true;
         self.shared.changed.notify_all();

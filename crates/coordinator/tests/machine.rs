@@ -120,8 +120,8 @@ fn correct_states(config: &Config) -> Vec<State> {
     }
 }
 
-fn introduction(survivor: Option<State>) -> Introduction {
-    Introduction { host: "host".to_owned(), pid: 7, restarts: 0, survivor }
+fn introduction(rejoin_state: Option<State>) -> Introduction {
+    Introduction { host: "host".to_owned(), pid: 7, restarts: 0, rejoin_state }
 }
 
 fn readiness() -> Readiness {
@@ -151,7 +151,7 @@ fn report(config: &Config, generation: Generation, rank: usize, after: &State) -
     let is_chunk = matches!(config.units().unit(unit), Unit::Chunk { .. });
     Report {
         generation,
-        step: unit,
+        unit,
         features: (is_chunk && rank == 0).then(|| features(unit)),
         loss: 0.5,
         digest: after.digest(),
@@ -219,7 +219,7 @@ struct Simulation {
     present: Option<Beginning>,
     /// Generations begun in this life of the coordinator.
     generations: u64,
-    /// Where this life has to start from, by its checkpoint and the survivors that came.
+    /// Where this life has to start from, by its checkpoint and the rejoin states that came.
     start: u64,
     /// Units committed in this life, or before it where it started.
     committed: u64,
@@ -242,7 +242,7 @@ struct Met {
     pauses: u64,
     silent_deaths: u64,
     late_reports: u64,
-    survivors_ahead: u64,
+    rejoin_states_ahead: u64,
     repeated_endings: u64,
     solutions: u64,
     rewound: u64,
@@ -291,20 +291,20 @@ impl Simulation {
             if self.machine.generation() != Some(report.generation) {
                 return self.feed_late(event);
             }
-            self.delivered.insert((report.generation, *member, report.step));
+            self.delivered.insert((report.generation, *member, report.unit));
         }
         let joined = match &event {
-            Event::Joined(member, introduction) => Some((*member, introduction.survivor.clone())),
+            Event::Joined(member, introduction) => Some((*member, introduction.rejoin_state.clone())),
             _ => None,
         };
         let effects = self.machine.handle(self.now, event);
-        if let Some((member, Some(survivor))) = joined
+        if let Some((member, Some(rejoin_state))) = joined
             && self.machine.members().contains_key(&member)
             && self.generations == 0
         {
             // The sums of a round died with their coordinator.
-            let rewound = survivor.rewound(&self.config.recipe);
-            self.met.rewound += u64::from(rewound != survivor);
+            let rewound = rejoin_state.rewound(&self.config.recipe);
+            self.met.rewound += u64::from(rewound != rejoin_state);
             self.start = self.start.max(unit_of(&rewound, &self.config));
         }
         self.carry_out(effects);
@@ -431,11 +431,11 @@ impl Simulation {
         self.met.generations += 1;
         if beginning.first {
             let checkpoint = self.checkpoint.as_ref().map_or(0, |state| unit_of(state, &self.config));
-            self.met.survivors_ahead += u64::from(self.start > checkpoint);
+            self.met.rejoin_states_ahead += u64::from(self.start > checkpoint);
             self.committed = self.committed.max(self.start);
         }
         let unit = unit_of(&beginning.state, &self.config);
-        assert_eq!(unit, self.committed, "a committed unit was lost, a survivor's or the checkpoint's");
+        assert_eq!(unit, self.committed, "a committed unit was lost, a rejoin state's or the checkpoint's");
         assert_eq!(*beginning.state, self.correct[self.committed as usize]);
 
         let mut end = 0;
@@ -545,15 +545,15 @@ impl Simulation {
         }
         self.next_member += 1;
         worker.link = Some(member);
-        let survivor = worker.recent.values().next().cloned();
+        let rejoin_state = worker.recent.values().next().cloned();
         let loaded = worker.loaded;
-        if let Some(state) = &survivor {
+        if let Some(state) = &rejoin_state {
             let unit = unit_of(state, &self.config);
             assert_eq!(*state, self.correct[unit as usize]);
             assert!(unit <= self.furthest, "a worker takes an uncommitted state for committed");
         }
         self.links.insert(member, Link { to_coordinator: VecDeque::new(), to_worker: VecDeque::new() });
-        self.send(member, Event::Joined(member, introduction(survivor)));
+        self.send(member, Event::Joined(member, introduction(rejoin_state)));
         if loaded {
             self.send(member, Event::Ready(member, readiness()));
         }
@@ -864,14 +864,14 @@ fn the_simulation_meets_what_it_is_meant_to_meet() {
         all.pauses += met.pauses;
         all.silent_deaths += met.silent_deaths;
         all.late_reports += met.late_reports;
-        all.survivors_ahead += met.survivors_ahead;
+        all.rejoin_states_ahead += met.rejoin_states_ahead;
         all.repeated_endings += met.repeated_endings;
         all.solutions += met.solutions;
         all.rewound += met.rewound;
     }
     assert!(all.generations > 200 && all.joins_at_rest > 20 && all.pauses > 50, "{all:?}");
     assert!(all.silent_deaths > 20 && all.late_reports > 100, "{all:?}");
-    assert!(all.survivors_ahead > 10 && all.repeated_endings > 3, "{all:?}");
+    assert!(all.rejoin_states_ahead > 10 && all.repeated_endings > 3, "{all:?}");
     assert!(all.solutions > 50 && all.rewound > 5, "{all:?}");
 }
 
@@ -912,8 +912,8 @@ impl Run {
         self.join_with(member, None)
     }
 
-    fn join_with(&mut self, member: u64, survivor: Option<State>) -> Vec<Effect> {
-        self.machine.handle(self.now, Event::Joined(MemberId(member), introduction(survivor)))
+    fn join_with(&mut self, member: u64, rejoin_state: Option<State>) -> Vec<Effect> {
+        self.machine.handle(self.now, Event::Joined(MemberId(member), introduction(rejoin_state)))
     }
 
     fn ready(&mut self, member: u64) -> Vec<Effect> {
@@ -1269,7 +1269,7 @@ fn a_checkpoint_binds_the_model() {
 }
 
 #[test]
-fn a_survivor_binds_the_hidden_size() {
+fn a_rejoin_state_binds_the_hidden_size() {
     let states = correct_states(&config_of(PAIR));
     let mut run = Run::new(PAIR);
     run.join_with(1, Some(states[2].clone()));
@@ -1287,7 +1287,7 @@ fn a_survivor_binds_the_hidden_size() {
 }
 
 #[test]
-fn a_restart_goes_on_from_the_furthest_survivor() {
+fn a_restart_goes_on_from_the_furthest_rejoin_state() {
     let states = correct_states(&config_of(PAIR));
     let mut run = Run::of(config_of(PAIR), Some(states[1].clone()));
     run.join_with(1, Some(states[3].clone()));
@@ -1315,7 +1315,7 @@ fn two_states_for_one_step_stop_the_run() {
 }
 
 #[test]
-fn a_finished_survivor_finishes_the_run_once_the_model_is_known() {
+fn a_finished_rejoin_state_finishes_the_run_once_the_model_is_known() {
     // The result is written with the fingerprint of its model; only a ready worker can tell that.
     let states = correct_states(&config_of(PAIR));
     let mut run = Run::new(PAIR);

@@ -1,4 +1,4 @@
-//! One sample, and the bytes that stand for it in digests. Made by `generate` and `jsonl`, read by everyone.
+//! One sample, and the bytes that stand for it in digests.
 
 /// What a model is given.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +14,7 @@ pub enum Input {
 pub struct Sample {
     /// Its place in the stream.
     pub index: u64,
+    /// What the model is given.
     pub input: Input,
     /// The number to predict, in value units.
     pub target: f64,
@@ -40,7 +41,7 @@ impl Sample {
         bytes
     }
 
-    /// Feeds `index (u64 LE) ‖ content` to `hasher`; the ledger is made of this.
+    /// Feeds `index (u64 LE) ‖ content` to `hasher`; [`crate::SampleDigest`] is made of this.
     pub fn digest_into(&self, hasher: &mut blake3::Hasher) {
         hasher.update(&self.index.to_le_bytes());
         hasher.update(&self.content_bytes());

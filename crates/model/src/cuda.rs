@@ -2,7 +2,7 @@
 //! panic where a library or a header is missing, so nothing of theirs runs before [`find`] said yes.
 //! Called by the loader when the feature `cuda` is on. Not run on hardware yet; see the README's limits.
 
-use numalign_gpu::search::Surroundings;
+use numalign_gpu::search::SearchPaths;
 use numalign_gpu::{Driver, GpuError, toolkit};
 
 use crate::ops::generic;
@@ -21,9 +21,9 @@ pub fn device(index: usize) -> burn::backend::cuda::CudaDevice {
 pub fn find(wanted: Option<usize>) -> Result<usize, GpuError> {
     let driver = Driver::get()?;
     let index = driver.gpu(wanted.unwrap_or(0))?.index;
-    let surroundings = Surroundings::present();
-    toolkit::nvrtc(&surroundings)?;
-    toolkit::headers(&surroundings)?;
+    let paths = SearchPaths::from_env();
+    toolkit::nvrtc(&paths)?;
+    toolkit::headers(&paths)?;
     burn_finds("cuda")?;
     burn_finds("nvrtc")?;
     Ok(index)

@@ -106,8 +106,8 @@ fn fetch(cache: &Path, id: &str) -> Result<PathBuf, ModelError> {
     if let Some(token) = text("HF_TOKEN") {
         builder = builder.with_token(Some(token));
     }
-    let patience = match text("HF_HUB_DOWNLOAD_TIMEOUT") {
-        None => PATIENCE,
+    let timeout = match text("HF_HUB_DOWNLOAD_TIMEOUT") {
+        None => TIMEOUT,
         Some(seconds) => seconds
             .parse()
             .ok()
@@ -121,7 +121,7 @@ fn fetch(cache: &Path, id: &str) -> Result<PathBuf, ModelError> {
     let fetcher = Fetcher { files: api.repo(repo.clone()), cached: Cache::new(cache).repo(repo), pulse: pulse.clone() };
     let (sender, answer) = mpsc::channel();
     let thread = std::thread::Builder::new().name("hub".to_owned());
-    // Nobody listens any more when the patience is over.
+    // Nobody listens any more after the timeout.
     let started = thread.spawn(move || drop(sender.send(fetcher.fetch())));
     started.map_err(|error| failed("no thread", &error))?;
     let (mut seen, mut since) = (pulse.count(), Instant::now());
@@ -134,8 +134,8 @@ fn fetch(cache: &Path, id: &str) -> Result<PathBuf, ModelError> {
         if pulse.count() != seen {
             (seen, since) = (pulse.count(), Instant::now());
         }
-        if since.elapsed() > patience {
-            return Err(hub_error(format!("the server has said nothing for {:.0} s", patience.as_secs_f64())));
+        if since.elapsed() > timeout {
+            return Err(hub_error(format!("the server has said nothing for {:.0} s", timeout.as_secs_f64())));
         }
     }
 }
@@ -146,7 +146,7 @@ fn text(name: &str) -> Option<String> {
 }
 
 /// How long a server may be silent, unless `HF_HUB_DOWNLOAD_TIMEOUT` says otherwise.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Counts signs of life of a download.
 #[derive(Clone, Default)]

@@ -4,9 +4,11 @@
 //! √(2·n_layer), layer norms 1 and 0, biases 0. The numbers are our own: each row of a tensor has its own random
 //! stream, so rows are made in parallel and the result does not depend on how.
 
+mod normal;
+mod ziggurat;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
 use crate::architecture::Gpt2Config;
@@ -52,10 +54,35 @@ impl TensorSource for Synthetic {
             let mut random = ChaCha8Rng::from_seed(key);
             random.set_stream(row as u64);
             for value in out {
-                let normal: f32 = StandardNormal.sample(&mut random);
-                *value = normal * deviation;
+                *value = normal::standard_normal(&mut random) as f32 * deviation;
             }
         });
         Ok(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use numalign_config::Dtype;
+
+    use super::*;
+    use crate::loading::{Holding, Loader};
+
+    /// The base fingerprint, tensor by tensor, without a model in memory.
+    fn fingerprint(size: &str, seed: u64) -> String {
+        let config = Gpt2Config::named(size).unwrap();
+        let source = Synthetic::new(&config, seed);
+        let mut loader = Loader::new(&source, &config.canonical(), Holding { backward: false, dtype: Dtype::F32 });
+        for (name, _) in config.tensors() {
+            loader.read(&name).unwrap();
+        }
+        loader.fingerprint().to_hex().to_string()
+    }
+
+    /// Checkpoints name the fingerprint of the model they were trained on: these never change.
+    #[test]
+    fn the_published_sizes_have_fixed_fingerprints() {
+        assert_eq!(fingerprint("small", 0), "d1c81b2e135c8ef663dbf74e9f888612d90021c33499813c92ed6bd2c0d852b8");
+        assert_eq!(fingerprint("medium", 0), "df04f3b1afd9cda4b90a7dde5c9141e3e07b6a3d12634cd72b534865a1f900e2");
     }
 }

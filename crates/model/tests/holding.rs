@@ -10,7 +10,7 @@ fn options() -> LoadOptions {
 }
 
 fn fixture(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name).display().to_string()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name).display().to_string()
 }
 
 /// Sequences of several lengths with tokens and numbers between them.

@@ -1,5 +1,5 @@
 //! Read-outs by position and layer, and the gradients of embeddings and layer norms, against `transformers`
-//! (`fixtures/make_reads.py`), in every folder that has a `reads.json`.
+//! (`tools/fixtures/make_reads.py`), in every folder that has a `reads.json`.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ fn assert_close(label: &str, got: &[f32], want: &[f32]) {
 #[test]
 fn reads_and_norm_gradients() {
     let mut folders = 0;
-    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")).unwrap() {
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata")).unwrap() {
         let folder = entry.unwrap().path();
         if let Ok(text) = std::fs::read_to_string(folder.join("reads.json")) {
             check_folder(&folder, &serde_json::from_str(&text).unwrap());

@@ -1,5 +1,4 @@
 //! What this worker could reduce with over NCCL, and its communicators, one generation after the other.
-//! Asked and driven by the session; `launch` and `doctor` ask [`ability`] before anything is started.
 
 use std::time::Duration;
 
@@ -7,7 +6,7 @@ use numalign_collective::nccl::{Formation, Formations, MadeId, Nccl, NcclError, 
 use numalign_config::{CollectiveChoice, Config};
 use numalign_gpu::{Driver, GpuError};
 use numalign_model::load::Place;
-use numalign_wire as wire;
+use numalign_protocol as proto;
 use tokio::sync::oneshot;
 
 use crate::error::WorkerError;
@@ -20,11 +19,13 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct Ability {
     /// Number of the GPU among the visible ones.
     pub gpu: usize,
+    /// Of the GPU.
     pub uuid: String,
     /// NCCL's version code.
     pub version: u32,
     /// The model lies on that GPU.
     pub replica: bool,
+    /// Several ranks may share the GPU.
     pub shares_gpu: bool,
 }
 
@@ -38,8 +39,11 @@ pub fn ability_on(gpu: usize, replica: bool) -> Result<Ability, GpuError> {
     Ok(Ability { gpu, uuid: found.uuid, version: nccl.version.0, replica, shares_gpu: nccl.allows_shared_gpu() })
 }
 
-/// What a worker of this run could reduce with, or why it could not, in words: a model on the CPU reduces over NCCL only
-/// where that is asked for by name, on the GPU that the local rank gives it.
+/// What a worker of this run could reduce with: a model on the CPU reduces over NCCL only if `collective: nccl` asks for
+/// it, on the GPU that the local rank gives it.
+///
+/// # Errors
+/// Why it could not, as the coordinator shows it.
 pub fn ability(wanted: CollectiveChoice, place: Place, local_rank: Option<usize>) -> Result<Ability, String> {
     let said = |error: GpuError| format!("{error}; {}", error.hint());
     match (wanted, place) {
@@ -54,12 +58,12 @@ pub fn ability(wanted: CollectiveChoice, place: Place, local_rank: Option<usize>
     }
 }
 
-/// How [`ability`] travels.
-pub(crate) fn to_wire(ability: &Result<Ability, String>) -> (Option<wire::NcclAbility>, String) {
+/// [`ability`] as a message.
+pub(crate) fn to_proto(ability: &Result<Ability, String>) -> (Option<proto::NcclAbility>, String) {
     match ability {
         Ok(its) => {
             let (version, gpu) = (its.version, its.uuid.clone());
-            (Some(wire::NcclAbility { version, gpu, replica: its.replica, shares_gpu: its.shares_gpu }), String::new())
+            (Some(proto::NcclAbility { version, gpu, replica: its.replica, shares_gpu: its.shares_gpu }), String::new())
         }
         Err(why) => (None, why.clone()),
     }
@@ -69,19 +73,19 @@ pub(crate) fn to_wire(ability: &Result<Ability, String>) -> (Option<wire::NcclAb
 #[derive(Default)]
 pub(crate) struct Communicators {
     formations: Formations,
-    /// Of the present generation, where it reduces over NCCL.
+    /// Of the present generation, if it reduces over NCCL.
     present: Option<Present>,
 }
 
 struct Present {
-    generation: wire::Generation,
+    generation: proto::Generation,
     formation: Formation,
     made: Option<MadeId>,
 }
 
 /// What rank 0 has to tell the coordinator.
 pub(crate) enum News {
-    Made(wire::NcclId),
+    Made(proto::NcclId),
     Failed(NcclError),
 }
 
@@ -90,8 +94,8 @@ impl Communicators {
     pub(crate) fn begin(
         &mut self,
         config: &Config,
-        begin: &wire::Begin,
-        generation: wire::Generation,
+        begin: &proto::Begin,
+        generation: proto::Generation,
         ability: &Result<Ability, String>,
         row_len: usize,
     ) -> Result<NcclRows, WorkerError> {
@@ -123,8 +127,8 @@ impl Communicators {
         self.formations.finish(FAREWELL).await;
     }
 
-    /// The coordinator handed out an id; one of another generation is a late one.
-    pub(crate) fn form(&self, message: &wire::NcclId) -> Result<(), WorkerError> {
+    /// The coordinator broadcast an id; one of another generation is late and ignored.
+    pub(crate) fn form(&self, message: &proto::NcclId) -> Result<(), WorkerError> {
         let Some(present) = self.present.as_ref().filter(|present| message.generation == Some(present.generation))
         else {
             return Ok(());
@@ -144,7 +148,7 @@ impl Communicators {
         let answer = wait_for(made).await;
         *made = None;
         match answer {
-            Ok(Ok(id)) => News::Made(wire::NcclId { generation: Some(*generation), id: id.as_bytes().to_vec() }),
+            Ok(Ok(id)) => News::Made(proto::NcclId { generation: Some(*generation), id: id.as_bytes().to_vec() }),
             Ok(Err(error)) => News::Failed(error),
             Err(_) => News::Failed(NcclError::Cancelled),
         }
@@ -158,9 +162,9 @@ async fn wait_for(made: &mut Option<MadeId>) -> Result<Result<UniqueId, NcclErro
     }
 }
 
-/// NCCL's failure as the coordinator hears it.
-pub(crate) fn failed(generation: wire::Generation, error: &NcclError) -> wire::NcclFailed {
-    wire::NcclFailed { generation: Some(generation), reason: error.to_string() }
+/// NCCL's failure as a message.
+pub(crate) fn failed(generation: proto::Generation, error: &NcclError) -> proto::NcclFailed {
+    proto::NcclFailed { generation: Some(generation), reason: error.to_string() }
 }
 
 #[cfg(test)]
@@ -168,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_looks_for_nccl_where_it_is_not_wanted() {
+    fn nccl_is_not_looked_for_unless_it_is_wanted() {
         let why = |wanted, place| ability(wanted, place, None).unwrap_err();
         assert_eq!(why(CollectiveChoice::Grpc, Place::Cuda { first: 0 }), "collective: grpc");
         assert_eq!(why(CollectiveChoice::Auto, Place::Cpu), "its replica is not on a GPU");

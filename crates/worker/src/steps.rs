@@ -1,19 +1,18 @@
 //! The units of one generation — training steps, chunks of the solver's rounds, evaluations: work in, rows, sum, update,
-//! report.
-//! One task per generation, started and aborted by the session.
+//! report. One task per generation.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use numalign_access::Client;
-use numalign_collective::{Collective, OwnRows};
-use numalign_config::{Config, Unit, Units};
+use numalign_collective::{Chosen, Collective, CollectiveError};
+use numalign_config::{Config, Unit};
 use numalign_data::{Domain, Input, MicroBatchId, Sample, SampleStream, audit_due, held_out_of};
-use numalign_projector::State;
-use numalign_wire as wire;
-use numalign_wire::worker_message::Message;
+use numalign_engine::memory::peak_rss_mib;
+use numalign_projector::{MicroBatchGradients, State};
+use numalign_protocol as proto;
+use numalign_protocol::worker_message::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -21,65 +20,21 @@ use tonic::Streaming;
 use crate::device::{Device, RowKind};
 use crate::error::WorkerError;
 use crate::fault::Faults;
-use crate::memory::peak_rss_mib;
-
-/// States after recent units, by the units behind them. The newest that is known to be committed outlives the
-/// coordinator.
-#[derive(Clone)]
-pub struct Watermark {
-    units: Units,
-    recent: Arc<Mutex<BTreeMap<u64, Arc<State>>>>,
-}
-
-impl Watermark {
-    /// No state of a run with these units yet.
-    pub fn new(units: Units) -> Self {
-        Self { units, recent: Arc::default() }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<State>>> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A generation begins with this committed state.
-    pub fn restart(&self, state: Arc<State>) {
-        let mut recent = self.lock();
-        recent.clear();
-        recent.insert(self.units.index(state.position()), state);
-    }
-
-    /// This rank computed a state that is not committed yet.
-    fn computed(&self, state: Arc<State>) {
-        self.lock().insert(self.units.index(state.position()), state);
-    }
-
-    /// Everything up to `unit` is committed: older states are of no use any more.
-    pub fn committed(&self, unit: u64) {
-        let mut recent = self.lock();
-        if recent.contains_key(&unit) {
-            *recent = recent.split_off(&unit);
-        }
-    }
-
-    /// The newest state that is certainly committed.
-    pub fn state(&self) -> Option<Arc<State>> {
-        self.lock().values().next().cloned()
-    }
-}
+use crate::uncommitted::UncommittedStates;
 
 /// What a generation's task needs.
-pub struct Steps<C> {
+pub(crate) struct Steps {
     pub config: Arc<Config>,
     pub client: Client,
     pub device: Device,
-    pub collective: C,
-    pub generation: wire::Generation,
+    pub collective: Chosen,
+    pub generation: proto::Generation,
     pub member: u64,
     pub rank: u32,
     pub part: Range<usize>,
     pub state: Arc<State>,
-    pub watermark: Watermark,
-    pub reports: mpsc::Sender<wire::WorkerMessage>,
+    pub uncommitted: UncommittedStates,
+    pub reports: mpsc::Sender<proto::WorkerMessage>,
 }
 
 /// What came of a unit.
@@ -87,17 +42,17 @@ struct Made {
     state: State,
     /// NaN after a chunk or an evaluation, which have none.
     loss: f32,
-    /// Gathered rows as bytes, where rank 0 has to report them.
+    /// Gathered rows as bytes, for rank 0 to report.
     features: Vec<u8>,
 }
 
-impl<C: Collective> Steps<C> {
+impl Steps {
     /// Runs units until the end of a round or of the run, or until the task is aborted or fails. After a round the
     /// solution comes with the next generation.
     pub async fn run(mut self) -> Result<(), WorkerError> {
         let units = self.config.units();
         let held_out = SampleStream::generated(&self.config.recipe, Domain::Eval)?;
-        let faults = Faults::from_environment();
+        let faults = Faults::from_env();
         let (credits, mut work) = self.open_work().await?;
         loop {
             let unit = units.index(self.state.position());
@@ -122,7 +77,7 @@ impl<C: Collective> Steps<C> {
                 tokio::time::sleep(delay).await;
             }
             let mut rows = self.device.rows(kind, self.state.clone(), micro_batches).await?;
-            faults.spoil(unit, &mut rows);
+            faults.corrupt(unit, &mut rows);
             let compute = started.elapsed();
             let digests = match audit_due(unit, self.config.run.audit_every) {
                 true => digests_of(&rows),
@@ -139,11 +94,11 @@ impl<C: Collective> Steps<C> {
             let reduce = started.elapsed();
 
             let next = Arc::new(made.state);
-            self.watermark.computed(next.clone());
+            self.uncommitted.computed(next.clone());
             self.state = next;
-            let done = wire::StepDone {
+            let done = proto::UnitDone {
                 generation: Some(self.generation),
-                step: unit,
+                unit,
                 loss: made.loss,
                 digest: self.state.digest().0.to_vec(),
                 state: if self.rank == 0 { self.state.to_bytes() } else { Vec::new() },
@@ -154,7 +109,7 @@ impl<C: Collective> Steps<C> {
                 rows: digests,
                 features: made.features,
             };
-            let message = wire::WorkerMessage { message: Some(Message::StepDone(done)) };
+            let message = proto::WorkerMessage { message: Some(Message::UnitDone(done)) };
             if self.reports.send(message).await.is_err() {
                 return Ok(());
             }
@@ -162,7 +117,7 @@ impl<C: Collective> Steps<C> {
     }
 
     /// The state after a training step, from its gradient rows.
-    async fn updated(&mut self, unit: u64, rows: OwnRows) -> Result<Made, WorkerError> {
+    async fn updated(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Made, WorkerError> {
         let sum = self.collective.all_reduce(unit, rows).await?;
         let mut state = self.state.as_ref().clone();
         state.update(&sum, &self.config.recipe)?;
@@ -170,7 +125,7 @@ impl<C: Collective> Steps<C> {
     }
 
     /// The state after a chunk of the solver's round, from its features.
-    async fn gathered(&mut self, unit: u64, rows: OwnRows) -> Result<Made, WorkerError> {
+    async fn gathered(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Made, WorkerError> {
         let gathered = self.collective.gather(unit, rows).await?;
         let state = self.state.gathered(&self.config.recipe, gathered.digest)?;
         let rows = gathered.rows.filter(|_| self.rank == 0).unwrap_or_default();
@@ -179,7 +134,7 @@ impl<C: Collective> Steps<C> {
     }
 
     /// The state after an evaluation, from the sums of its errors.
-    async fn evaluated(&mut self, unit: u64, rows: OwnRows) -> Result<Made, WorkerError> {
+    async fn evaluated(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Made, WorkerError> {
         let sum = self.collective.all_reduce(unit, rows).await?;
         let state = self.state.evaluated(&self.config.recipe, &sum, self.config.run.eval_samples)?;
         Ok(Made { state, loss: f32::NAN, features: Vec::new() })
@@ -194,13 +149,13 @@ impl<C: Collective> Steps<C> {
         }
     }
 
-    fn credit(&self, steps: u32) -> wire::WorkCredit {
-        wire::WorkCredit { generation: Some(self.generation), member: self.member, steps }
+    fn credit(&self, units: u32) -> proto::WorkCredit {
+        proto::WorkCredit { generation: Some(self.generation), member: self.member, units }
     }
 
     async fn open_work(
         &mut self,
-    ) -> Result<(mpsc::Sender<wire::WorkCredit>, Streaming<wire::MicroBatch>), WorkerError> {
+    ) -> Result<(mpsc::Sender<proto::WorkCredit>, Streaming<proto::MicroBatch>), WorkerError> {
         let ahead = self.config.run.prefetch_steps;
         let (credits, outbound) = mpsc::channel(ahead as usize + 1);
         // The channel has room for it.
@@ -212,7 +167,7 @@ impl<C: Collective> Steps<C> {
     /// The work of `unit`: in an audited one perhaps another rank's micro-batch first, then all of this rank.
     async fn receive(
         &self,
-        work: &mut Streaming<wire::MicroBatch>,
+        work: &mut Streaming<proto::MicroBatch>,
         unit: u64,
     ) -> Result<Vec<(usize, Vec<Sample>)>, WorkerError> {
         let mut micro_batches = Vec::with_capacity(self.part.len() + 1);
@@ -220,18 +175,18 @@ impl<C: Collective> Steps<C> {
         while own < self.part.len() {
             let message = work.message().await.map_err(|status| connection(&status))?;
             let Some(message) = message else {
-                return Err(WorkerError::Collective(numalign_collective::CollectiveError::GenerationOver));
+                return Err(WorkerError::Collective(CollectiveError::GenerationOver));
             };
             let micro_batch = message.micro_batch as usize;
-            if message.audit && message.step == unit && own == 0 && micro_batches.is_empty() {
+            if message.audit && message.unit == unit && own == 0 && micro_batches.is_empty() {
                 micro_batches.push((micro_batch, samples_of(message.samples)?));
                 continue;
             }
             let expected = self.part.start + own;
-            if message.step != unit || micro_batch != expected {
+            if message.unit != unit || micro_batch != expected {
                 return Err(WorkerError::Protocol(format!(
                     "work of unit {} micro-batch {} came instead of unit {unit} micro-batch {expected}",
-                    message.step, message.micro_batch
+                    message.unit, message.micro_batch
                 )));
             }
             micro_batches.push((expected, samples_of(message.samples)?));
@@ -242,7 +197,7 @@ impl<C: Collective> Steps<C> {
 }
 
 /// BLAKE3 of each row's bytes, for the coordinator's comparison.
-fn digests_of(rows: &OwnRows) -> Vec<wire::RowDigest> {
+fn digests_of(rows: &MicroBatchGradients) -> Vec<proto::RowDigest> {
     let mut digests = Vec::with_capacity(rows.len());
     for (micro_batch, row) in rows {
         let mut hasher = blake3::Hasher::new();
@@ -250,25 +205,22 @@ fn digests_of(rows: &OwnRows) -> Vec<wire::RowDigest> {
             hasher.update(&value.to_le_bytes());
         }
         digests
-            .push(wire::RowDigest { micro_batch: *micro_batch as u32, digest: hasher.finalize().as_bytes().to_vec() });
+            .push(proto::RowDigest { micro_batch: *micro_batch as u32, digest: hasher.finalize().as_bytes().to_vec() });
     }
     digests
 }
 
 fn connection(status: &tonic::Status) -> WorkerError {
-    WorkerError::Collective(numalign_collective::CollectiveError::Connection {
-        step: 0,
-        reason: status.message().to_owned(),
-    })
+    WorkerError::Collective(CollectiveError::Connection { unit: 0, reason: status.message().to_owned() })
 }
 
 /// Samples of a message.
-pub fn samples_of(messages: Vec<wire::Sample>) -> Result<Vec<Sample>, WorkerError> {
+pub(crate) fn samples_of(messages: Vec<proto::Sample>) -> Result<Vec<Sample>, WorkerError> {
     let mut samples = Vec::with_capacity(messages.len());
     for message in messages {
         let input = match message.input {
-            Some(wire::sample::Input::Number(value)) => Input::Number(value),
-            Some(wire::sample::Input::Text(text)) => Input::Text(text),
+            Some(proto::sample::Input::Number(value)) => Input::Number(value),
+            Some(proto::sample::Input::Text(text)) => Input::Text(text),
             None => return Err(WorkerError::Protocol(format!("sample {} has no input", message.index))),
         };
         samples.push(Sample { index: message.index, input, target: message.target });

@@ -5,45 +5,58 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use numalign_wire::{EvaluationStatus, StatusReply, WorkerStatus};
+use numalign_protocol::{EvaluationStatus, StatusReply, WorkerStatus};
 
 use crate::args::text;
-use crate::failure::Failure;
-use crate::{access, connect};
+use crate::console::note;
+use crate::error::CliError;
+use crate::table::table;
+use crate::{connect, credentials};
 
 const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7400";
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Failures shown in the table; `--json` has all that the coordinator remembers.
 const MOST_SHOWN: usize = 10;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    let access = access::client(matches)?;
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
+    let access = credentials::client(matches)?;
     let url = match text(matches, "coordinator") {
         Some(url) => url.to_owned(),
-        None => connect::from_environment(&access)?.unwrap_or_else(|| DEFAULT_COORDINATOR.to_owned()),
+        None => connect::from_environment(&access)?.unwrap_or_else(found_here),
     };
     let json = matches.get_flag("json");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        print(&connect::status(&access, &url, PATIENCE).await?, json, false);
+        print(&connect::status(&access, &url, TIMEOUT).await?, json, false);
         if !matches.get_flag("watch") {
             return Ok(());
         }
         loop {
             tokio::time::sleep(WATCH_EVERY).await;
-            match connect::status(&access, &url, PATIENCE).await {
+            match connect::status(&access, &url, TIMEOUT).await {
                 Ok(status) => print(&status, json, true),
                 Err(_) => {
-                    eprintln!("the coordinator at {url} is gone");
+                    note!("the coordinator at {url} is gone");
                     return Ok(());
                 }
             }
         }
     })
+}
+
+/// The address of this folder's run, else the usual one.
+fn found_here() -> String {
+    match connect::run_of_this_folder() {
+        Some((file, url)) => {
+            note!("coordinator at {url}, found in {}", file.display());
+            url
+        }
+        None => DEFAULT_COORDINATOR.to_owned(),
+    }
 }
 
 /// One JSON object on a line, or a page; `again` replaces the page before on a terminal.
@@ -99,7 +112,7 @@ fn evaluation_line(status: &StatusReply, page: &mut String) {
     let (Some(latest), Some(best)) = (&status.latest_evaluation, &status.best_evaluation) else {
         return;
     };
-    let right = latest.right_percent.map_or_else(String::new, |right| format!(", right number {right:.1} %"));
+    let right = latest.right_percent.map_or_else(String::new, |right| format!(", choice accuracy {right:.1} %"));
     let _ = writeln!(
         page,
         "  evaluated   step {}: error {:.4} % of the range{right}; best {:.4} % at step {}",
@@ -158,26 +171,6 @@ fn row(worker: &WorkerStatus) -> [String; 10] {
     ]
 }
 
-/// Rows with columns as wide as they need.
-fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
-    let mut widths = [0; COLUMNS];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for row in rows {
-        let mut line = " ".to_owned();
-        for (width, cell) in widths.iter().zip(row) {
-            let _ = write!(line, " {cell:width$} ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
 fn failures(status: &StatusReply, page: &mut String) {
     if status.failures_total == 0 {
         page.push_str("  no failures so far\n");
@@ -203,7 +196,7 @@ fn failures(status: &StatusReply, page: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use numalign_wire::FailureStatus;
+    use numalign_protocol::FailureStatus;
 
     use super::*;
 

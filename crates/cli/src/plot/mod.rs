@@ -10,7 +10,7 @@ mod svg;
 
 use std::path::{Path, PathBuf};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// A point of a picture, in pixels from its upper left corner.
 pub type Point = (f64, f64);
@@ -72,14 +72,14 @@ impl Destination {
     ///
     /// # Errors
     /// A name that ends neither in .svg nor in .png.
-    pub fn of(name: &str) -> Result<Self, Failure> {
+    pub fn of(name: &str) -> Result<Self, CliError> {
         let path = PathBuf::from(name);
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
         let format = match extension.as_deref() {
             Some("svg") => Format::Svg,
             Some("png") => Format::Png,
             _ => {
-                return Err(Failure::usage(format!("--plot {name} ends neither in .svg nor in .png"))
+                return Err(CliError::usage(format!("--plot {name} ends neither in .svg nor in .png"))
                     .with_hint("for example --plot run.png"));
             }
         };
@@ -95,7 +95,7 @@ impl Destination {
     ///
     /// # Errors
     /// The picture cannot be drawn, or the file cannot be written.
-    pub fn write(&self, picture: &Picture) -> Result<(), Failure> {
+    pub fn write(&self, picture: &Picture) -> Result<(), CliError> {
         let svg = svg::write(picture);
         let bytes = match self.format {
             Format::Svg => svg.into_bytes(),

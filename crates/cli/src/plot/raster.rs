@@ -7,7 +7,7 @@ use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::fontdb::Database;
 use resvg::usvg::{Options, Tree};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// Letters of every label: printable ASCII of DejaVu Sans (`assets/README.md`).
 const FONT: &[u8] = include_bytes!("../../assets/dejavu-sans-ascii.ttf");
@@ -19,8 +19,8 @@ const SCALE: f32 = 2.0;
 ///
 /// # Errors
 /// The SVG cannot be parsed, or has no area.
-pub fn write(svg: &str) -> Result<Vec<u8>, Failure> {
-    let failed = |why: &str| Failure::new(format!("the picture cannot be drawn: {why}"));
+pub fn write(svg: &str) -> Result<Vec<u8>, CliError> {
+    let failed = |why: &str| CliError::new(format!("the picture cannot be drawn: {why}"));
     // An empty database: fonts of the host would change the picture.
     let mut fonts = Database::new();
     fonts.load_font_data(FONT.to_vec());

@@ -1,5 +1,4 @@
-//! Runs the real binary in a folder of its own, with a clean environment, and never waits for ever.
-//! Used by every integration test of the command line.
+//! Runs the real binary in a temporary folder, with a clean environment, and never waits for ever.
 
 // Each test file uses its own part of this.
 #![allow(dead_code)]
@@ -17,7 +16,7 @@ pub mod run;
 pub mod words;
 
 /// How long a process may take.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Variables that would change what the binary does, besides every `NUMALIGN_…` and `HF_…`.
 const FOREIGN_VARIABLES: &[&str] = &[
@@ -77,7 +76,7 @@ impl Folder {
         std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    /// Copies the files of the repository's `fixtures/<fixture>` to `<to>` in this folder.
+    /// Copies the files of the repository's `testdata/<fixture>` to `<to>` in this folder.
     pub fn copy_fixture(&self, fixture: &str, to: &str) -> PathBuf {
         let target = self.path().join(to);
         std::fs::create_dir_all(&target).unwrap_or_else(|error| panic!("{}: {error}", target.display()));
@@ -108,7 +107,7 @@ impl Folder {
         found
     }
 
-    /// Runs to the end; fails the test when it takes longer than [`PATIENCE`].
+    /// Runs to the end; fails the test when it takes longer than [`TIMEOUT`].
     pub fn run(&self, args: &[&str]) -> Output {
         self.run_env(args, &[])
     }
@@ -165,9 +164,9 @@ pub fn check(what: &str, output: &Output, code: i32, said: &[&str]) {
     }
 }
 
-/// The repository's `fixtures/`.
+/// The repository's `testdata/`.
 pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata")
 }
 
 /// A running process; killed when dropped.
@@ -184,9 +183,9 @@ impl Child {
         self.child.id()
     }
 
-    /// Waits for the end; kills it and fails the test when it takes longer than [`PATIENCE`] since its start.
+    /// Waits for the end; kills it and fails the test when it takes longer than [`TIMEOUT`] since its start.
     pub fn wait(&mut self) -> Output {
-        self.wait_at_most(PATIENCE)
+        self.wait_at_most(TIMEOUT)
     }
 
     /// As [`Child::wait`], with another limit.
@@ -214,13 +213,13 @@ impl Child {
     pub fn wait_for_stderr(&mut self, text: &str) {
         while !self.stderr.text().contains(text) {
             if self.child.try_wait().expect("a process of ours").is_some() {
-                // Its last words may still be on their way.
+                // What it said last may still be on its way.
                 let output = self.wait();
                 assert!(output.stderr.contains(text), "`{}` ended before it said `{text}`: {output}", self.name);
                 return;
             }
-            if self.since.elapsed() > PATIENCE {
-                self.hung(PATIENCE);
+            if self.since.elapsed() > TIMEOUT {
+                self.hung(TIMEOUT);
             }
             std::thread::sleep(Duration::from_millis(5));
         }

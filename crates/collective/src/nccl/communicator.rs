@@ -1,6 +1,5 @@
 //! One communicator on one thread: formed and used by polling, so that no sum is ever waited for inside NCCL or CUDA. Two
 //! calls cannot be polled, `cuInit` and `ncclCommAbort`: they take as long as they take.
-//! Owned by [`super::thread`].
 //!
 //! NCCL's rules for communicators that do not block: after a call that answers "in progress" the state is asked until it
 //! says success, and before that neither NCCL nor the stream is given anything else; on an error, and when a rank is gone,
@@ -25,19 +24,45 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Why there is no communicator, or no sum.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum NcclError {
+    /// No GPU, driver or library.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// A call of NCCL failed.
     #[error("NCCL's {call} failed: {words}")]
-    Call { call: &'static str, words: String },
+    Call {
+        /// Name of the function.
+        call: &'static str,
+        /// NCCL's description of the error.
+        words: String,
+    },
+    /// The ranks did not find each other in time.
     #[error("NCCL formed no communicator of {world} ranks within {seconds:.0} s; rank {rank} is still waiting")]
-    NotFormed { rank: usize, world: usize, seconds: f64 },
+    NotFormed {
+        /// This rank.
+        rank: usize,
+        /// Number of ranks.
+        world: usize,
+        /// Timeout, in seconds.
+        seconds: f64,
+    },
+    /// A micro-batch came from no rank, from several ranks, or from another unit.
     #[error("the rows that NCCL brought together are not whole: micro-batch {micro_batch} {how}")]
-    NotWhole { micro_batch: usize, how: &'static str },
+    NotWhole {
+        /// Index of the micro-batch in the unit.
+        micro_batch: usize,
+        /// What is wrong with it.
+        how: &'static str,
+    },
+    /// Only the end of the process frees the GPU.
     #[error("an aborted communicator did not let go of the GPU within {seconds:.0} s")]
-    Stuck { seconds: f64 },
-    #[error("the thread that holds the communicator ended; its last words are above")]
+    Stuck {
+        /// Timeout, in seconds.
+        seconds: f64,
+    },
+    /// The communicator's thread panicked.
+    #[error("the thread that holds the communicator ended; its message is above")]
     Ended,
-    /// The generation ended; nobody waits for an answer.
+    /// The generation ended; no answer is expected.
     #[error("the communicator was told to end")]
     Cancelled,
 }
@@ -63,11 +88,11 @@ struct Buffers {
 pub(super) type Cancelled<'a> = &'a dyn Fn() -> bool;
 
 /// Polls, first without a pause.
-struct Patience {
+struct Backoff {
     polls: u32,
 }
 
-impl Patience {
+impl Backoff {
     fn new() -> Self {
         Self { polls: 0 }
     }
@@ -108,7 +133,7 @@ impl Communicator {
         let since = Instant::now();
         self.begun = true;
         let mut state = self.nccl.begin_init(&mut self.comm, rank, world, id);
-        let mut patience = Patience::new();
+        let mut backoff = Backoff::new();
         while state == IN_PROGRESS {
             if cancelled() {
                 return Err(NcclError::Cancelled);
@@ -116,7 +141,7 @@ impl Communicator {
             if since.elapsed() >= deadline {
                 return Err(NcclError::NotFormed { rank, world, seconds: deadline.as_secs_f64() });
             }
-            patience.wait();
+            backoff.wait();
             // The handle may come later than the answer.
             if !self.comm.is_null() {
                 state = self.nccl.state(*self.comm);
@@ -161,12 +186,12 @@ impl Communicator {
 
     /// Waits until a call that was begun is through.
     fn settle(&self, call: &'static str, mut state: i32, cancelled: Cancelled<'_>) -> Result<(), NcclError> {
-        let mut patience = Patience::new();
+        let mut backoff = Backoff::new();
         while state == IN_PROGRESS {
             if cancelled() {
                 return Err(NcclError::Cancelled);
             }
-            patience.wait();
+            backoff.wait();
             state = self.nccl.state(*self.comm);
         }
         if state == SUCCESS { Ok(()) } else { Err(self.failed(call, state)) }
@@ -175,18 +200,18 @@ impl Communicator {
     /// Waits until the stream is idle, with an eye on the communicator: a kernel that waits for a lost rank never ends by
     /// itself.
     fn wait_for_stream(&self, cancelled: Cancelled<'_>) -> Result<(), NcclError> {
-        let mut patience = Patience::new();
+        let mut backoff = Backoff::new();
         while !self.stream.is_idle()? {
             if cancelled() {
                 return Err(NcclError::Cancelled);
             }
-            if patience.polls.is_multiple_of(LOOKS) {
+            if backoff.polls.is_multiple_of(LOOKS) {
                 let state = self.nccl.state(*self.comm);
                 if state != SUCCESS && state != IN_PROGRESS {
                     return Err(self.failed("ncclAllReduce", state));
                 }
             }
-            patience.wait();
+            backoff.wait();
         }
         Ok(())
     }
@@ -203,12 +228,12 @@ impl Communicator {
             self.begun = false;
         }
         let since = Instant::now();
-        let mut patience = Patience::new();
+        let mut backoff = Backoff::new();
         loop {
             match self.stream.is_idle() {
                 Ok(true) | Err(_) => return Ok(()),
                 Ok(false) if since.elapsed() >= DRAIN => break,
-                Ok(false) => patience.wait(),
+                Ok(false) => backoff.wait(),
             }
         }
         std::mem::forget(self);

@@ -1,12 +1,12 @@
 //! Rows over NCCL: one all-reduce per unit over a buffer with a place for every row, on a stream and a thread of their
 //! own; then every rank adds the rows in micro-batch order on the host, with the code of all other collectives.
 //!
-//! Called by the worker: the session begins a [`Formation`] with each generation and passes on the id that the coordinator
-//! hands out; the step loop reduces through [`NcclRows`]. [`library`] tells what is installed.
+//! A [`Formation`] is begun with each generation and given the id that the coordinator broadcasts; [`NcclRows`] reduces.
+//! [`library`] tells what is installed.
 //!
 //! Reading order: [`rows`] (what is moved) → [`communicator`] (how) → [`thread`] (where) → here.
 
-use numalign_projector::features::digest_of;
+use numalign_projector::{MicroBatchGradients, digest_of};
 use tokio::sync::{mpsc, oneshot};
 
 mod communicator;
@@ -18,7 +18,7 @@ pub use communicator::NcclError;
 pub use library::{Nccl, UniqueId};
 pub use thread::Wanted;
 
-use crate::{Collective, CollectiveError, Gathered, OwnRows};
+use crate::{Collective, CollectiveError, Gathered};
 use thread::{Order, Orders, Started};
 
 /// One process's communicators, one after the other: the next is formed when the thread of the one before has left NCCL.
@@ -36,7 +36,7 @@ pub struct Formation {
 pub type MadeId = oneshot::Receiver<Result<UniqueId, NcclError>>;
 
 impl Formations {
-    /// Begins to form a communicator. `units` says what is reduced in it.
+    /// Begins to form a communicator for units of `micro_batches` gradients of `row_len` floats.
     ///
     /// # Errors
     /// No thread can be started.
@@ -54,11 +54,11 @@ impl Formations {
 }
 
 impl Formations {
-    /// Waits until the last thread has left NCCL, for `patience` at most: a process should not end under it.
-    pub async fn finish(&mut self, patience: std::time::Duration) {
+    /// Waits until the last thread has left NCCL, for `timeout` at most: a process should not end under it.
+    pub async fn finish(&mut self, timeout: std::time::Duration) {
         if let Some(gone) = self.before.take() {
             // Whatever came of it, the process ends now.
-            let _ = tokio::time::timeout(patience, gone).await;
+            let _ = tokio::time::timeout(timeout, gone).await;
         }
     }
 }
@@ -78,10 +78,10 @@ impl Drop for Formation {
     }
 }
 
-/// The step loop's side of a communicator.
+/// The unit loop's side of a communicator.
 pub struct NcclRows {
     orders: Orders,
-    /// Of a step.
+    /// Of a unit.
     micro_batches: usize,
     /// Of a gradient row.
     row_len: usize,
@@ -93,7 +93,7 @@ impl NcclRows {
         &self,
         unit: u64,
         row_len: usize,
-        rows: &OwnRows,
+        rows: &MicroBatchGradients,
     ) -> Result<numalign_projector::Rows, CollectiveError> {
         let words = rows::pack(unit, self.micro_batches, row_len, rows)?;
         let (reply, answer) = oneshot::channel();
@@ -112,11 +112,11 @@ impl NcclRows {
 }
 
 impl Collective for NcclRows {
-    async fn all_reduce(&mut self, step: u64, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
-        Ok(self.exchange(step, self.row_len, &rows).await?.sum()?)
+    async fn all_reduce(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Vec<f32>, CollectiveError> {
+        Ok(self.exchange(unit, self.row_len, &rows).await?.sum()?)
     }
 
-    async fn gather(&mut self, unit: u64, rows: OwnRows) -> Result<Gathered, CollectiveError> {
+    async fn gather(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Gathered, CollectiveError> {
         // Every rank has a micro-batch, and all rows of a chunk have one length.
         let row_len = rows.first().map_or(0, |(_, row)| row.len());
         let rows = self.exchange(unit, row_len, &rows).await?.concatenated()?;

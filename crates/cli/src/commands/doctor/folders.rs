@@ -7,7 +7,7 @@ use numalign_model::hub;
 use super::{Check, Status};
 
 pub fn checks() -> Vec<Check> {
-    vec![cache(), checkpoints(Path::new("chk"))]
+    vec![cache(), checkpoints(Path::new(numalign_config::RUNS_FOLDER))]
 }
 
 fn cache() -> Check {
