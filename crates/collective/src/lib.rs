@@ -98,10 +98,7 @@ impl Grpc {
         rows: MicroBatchGradients,
         more: bool,
     ) -> Result<proto::ReduceReply, CollectiveError> {
-        let rows = rows.into_iter().map(|(micro_batch, row)| proto::Row {
-            micro_batch: micro_batch as u32,
-            values: row.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        });
+        let rows = rows.iter().map(|(micro_batch, row)| proto::Row::new(*micro_batch, row));
         let (generation, member) = (Some(self.generation), self.member);
         let request = proto::ReduceRequest { generation, member, unit, rows: rows.collect(), more };
         let reply = match self.client.reduce(request).await {
@@ -142,7 +139,8 @@ impl Collective for Grpc {
 
     async fn all_reduce(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Vec<f32>, CollectiveError> {
         let reply = self.request(unit, rows, false).await?;
-        Ok(reply.sum.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        proto::codec::floats_from_bytes(&reply.sum)
+            .map_err(|error| CollectiveError::Refused { unit, reason: format!("its sum cannot be read: {error}") })
     }
 }
 

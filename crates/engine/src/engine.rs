@@ -3,9 +3,9 @@
 //! A row belongs to one micro-batch. Samples of several micro-batches may pass through the model together, where that
 //! changes no bit; sums over samples are always made here on the host, in sample order.
 
-use numalign_config::{Readout, Recipe, Stage};
+use numalign_config::{Pooling, Recipe, Stage};
 use numalign_data::Sample;
-use numalign_model::{FrozenLm, LmInput, Piece, Read, ReadAt, lm::positions};
+use numalign_model::{FrozenLm, LmInput, Piece, PooledRead, ReadPositions, lm::positions};
 use numalign_projector::{Encoding, ErrorSums, InputEncoder, Layout, LossFunction, MicroBatchGradients, State};
 
 use crate::error::EngineError;
@@ -99,13 +99,13 @@ impl Engine {
         Ok(())
     }
 
-    fn read(&self) -> Read {
-        let at = match self.recipe.readout {
-            Readout::Last => ReadAt::Last,
-            Readout::Mean => ReadAt::Mean,
-            Readout::Numbers => ReadAt::Embeddings,
+    fn read(&self) -> PooledRead {
+        let at = match self.recipe.pooling {
+            Pooling::Last => ReadPositions::Last,
+            Pooling::Mean => ReadPositions::Mean,
+            Pooling::Numbers => ReadPositions::Embeddings,
         };
-        Read { at, layer: self.recipe.layer }
+        PooledRead { positions: at, layer: self.recipe.layer }
     }
 
     /// What each micro-batch contributes to a chunk of the solver's round: `[samples, d+1]`, hidden state and encoded
@@ -171,7 +171,7 @@ impl Engine {
             for (sample, prediction) in samples.iter().zip(predictions.by_ref()) {
                 let prediction = self.encoding.decode(prediction);
                 let error = (prediction - sample.target) / self.recipe.range();
-                sums.add(error, is_right_choice(sample, prediction).filter(|_| self.recipe.names_a_number()));
+                sums.add(error, is_right_choice(sample, prediction).filter(|_| self.recipe.answer_is_listed()));
             }
             rows.push((*micro_batch, sums.to_row(state.layout())));
         }

@@ -1,7 +1,7 @@
 //! Zero-shot answers: questions as plain text to the frozen model, whose greedy continuation is searched for a number.
 
 use numalign_data::{Input, SampleStream};
-use numalign_model::decode::greedy;
+use numalign_model::greedy;
 use serde::Serialize;
 
 use crate::engine::Engine;
@@ -41,7 +41,7 @@ pub fn ask(engine: &mut Engine, stream: &SampleStream, count: u64) -> Result<Zer
     // Half of the last decimal: an answer with as many decimals as the question's numbers is right or wrong.
     let tolerance = 0.5 * 0.1f64.powi(engine.recipe().decimals as i32);
     let (mut right, mut numbers) = (0usize, 0usize);
-    for (answer, target) in greedy(engine.lm_mut(), &prompts, ANSWER_TOKENS)?.iter().zip(&targets) {
+    for (answer, target) in greedy::generate(engine.lm_mut(), &prompts, ANSWER_TOKENS)?.iter().zip(&targets) {
         if let Some(said) = first_number(&engine.lm().detokenize(answer)?) {
             numbers += 1;
             right += usize::from((said - target).abs() < tolerance);

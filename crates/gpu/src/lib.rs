@@ -5,11 +5,13 @@
 //! cudarc, which Burn's backend loads the same libraries with, panics where
 //! one is missing and never looks for `libnccl.so.2`: what is found here is loaded first, for every library of the process.
 //!
-//! Reading order: [`search`] (where to look) → [`library`] (load) → [`driver`] (what is asked) → [`memory`] (owned things).
+//! Reading order: [`search`] (where to look) → [`library`] (load) → [`driver`] (what is asked) → [`memory`] (owned things); [`assignment`] (which
+//! worker takes which GPU).
 
 #![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod assignment;
 pub mod driver;
 pub mod error;
 pub mod library;

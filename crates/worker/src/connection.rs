@@ -16,7 +16,7 @@ use crate::error::WorkerError;
 use crate::handshake::Ending;
 use crate::nccl;
 
-/// NCCL reports a lost rank too, as an error of its own: the coordinator gets this long to say so first.
+/// NCCL reports a lost rank as an error too: the coordinator gets this long to report it first.
 const LOST_RANK: Duration = Duration::from_millis(500);
 
 /// The sending side of one connection, and the generation's task that works on it.
@@ -73,12 +73,7 @@ impl Connection {
     /// Tells the coordinator why this worker cannot go on, and ends it.
     pub(crate) async fn give_up(&self, error: WorkerError) -> Result<Ending, WorkerError> {
         let hint = error.hint().map_or_else(String::new, |hint| format!(" (hint: {hint})"));
-        // Another process may fare better after a panic; a wrong model or bad data stay what they are.
-        let permanent = !matches!(
-            error,
-            WorkerError::Device(_) | WorkerError::Collective(CollectiveError::Nccl(NcclError::Stuck { .. }))
-        );
-        let failure = proto::Failure { permanent, message: format!("{error}{hint}") };
+        let failure = proto::Failure { permanent: is_permanent(&error), message: format!("{error}{hint}") };
         self.send(FromWorker::Failure(failure)).await;
         // The message must leave before the process does.
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -92,12 +87,16 @@ impl Connection {
     }
 }
 
-fn layer_norm(norm: &NormParameter) -> proto::LayerNorm {
-    let values = norm.values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    proto::LayerNorm { name: norm.name.clone(), values }
+/// Another process may fare better after a panic or with a GPU that is free again; a wrong model or bad data stay.
+fn is_permanent(error: &WorkerError) -> bool {
+    !matches!(error, WorkerError::Device(_) | WorkerError::Collective(CollectiveError::Nccl(NcclError::Stuck { .. })))
 }
 
-/// The end of the generation's task; never, while there is none.
+fn layer_norm(norm: &NormParameter) -> proto::LayerNorm {
+    proto::LayerNorm::new(norm.name.clone(), &norm.values)
+}
+
+/// The end of the generation's task; pending while there is none.
 pub(crate) async fn steps_end(steps: &mut Option<JoinHandle<Result<(), WorkerError>>>) -> Result<(), WorkerError> {
     let Some(handle) = steps else {
         return std::future::pending().await;
@@ -108,5 +107,36 @@ pub(crate) async fn steps_end(steps: &mut Option<JoinHandle<Result<(), WorkerErr
         Ok(result) => result,
         Err(error) if error.is_cancelled() => Ok(()),
         Err(error) => Err(WorkerError::Device(format!("the step loop panicked: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use numalign_engine::EngineError;
+
+    use super::*;
+
+    #[test]
+    fn only_failures_of_the_process_are_worth_another_one() {
+        let bad = EngineError::BadSample { index: 3, reason: "its text has no tokens".to_owned() };
+        assert!(is_permanent(&bad.into()));
+        assert!(is_permanent(&CollectiveError::GenerationOver.into()));
+        assert!(!is_permanent(&WorkerError::Device("it panicked".to_owned())));
+        assert!(!is_permanent(&CollectiveError::from(NcclError::Stuck { seconds: 5.0 }).into()));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_unit_loop_is_told_once() {
+        let mut none = None;
+        let pending = tokio::time::timeout(Duration::from_millis(20), steps_end(&mut none)).await;
+        assert!(pending.is_err(), "without a task there is nothing to wait for");
+        let mut failed = Some(tokio::spawn(async { Err(WorkerError::Device("gone".to_owned())) }));
+        assert!(matches!(steps_end(&mut failed).await, Err(WorkerError::Device(_))));
+        assert!(failed.is_none());
+        let mut stopped = Some(tokio::spawn(std::future::pending()));
+        if let Some(task) = &stopped {
+            task.abort();
+        }
+        assert!(steps_end(&mut stopped).await.is_ok(), "a task that was stopped did not fail");
     }
 }

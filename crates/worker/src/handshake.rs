@@ -109,7 +109,51 @@ pub(crate) fn refused_or_lost(access: &ClientAccess, status: &tonic::Status) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use numalign_data::Schedule;
+    use numalign_projector::{Layout, State};
+    use tonic::transport::Endpoint;
+
     use super::*;
+    use crate::session::{Kept, Options};
+    use crate::simulated::Simulated;
+    use crate::uncommitted::UncommittedStates;
+
+    #[tokio::test]
+    async fn a_worker_offers_its_committed_state_and_nothing_before_it_has_one() {
+        let simulated = Simulated::new(4);
+        let options = Options {
+            coordinator: "http://127.0.0.1:1".to_owned(),
+            access: ClientAccess::default(),
+            device: None,
+            local_rank: None,
+            first_contact: Duration::from_secs(1),
+            restarts: 2,
+            simulated: Some(simulated.clone()),
+        };
+        let mut worker = Worker::new(options, Endpoint::from_static("http://127.0.0.1:1"));
+        assert_eq!((worker.hello().rejoin_state, worker.hello().restarts), (None, 2));
+
+        let config = Config::with(&[]).unwrap();
+        let (device, loading) = simulated.start();
+        let uncommitted = UncommittedStates::new(Schedule::of_run(&config));
+        let state = State::initial(Layout::of(&config.recipe, 4, 0), 1);
+        worker.kept = Some(Kept {
+            config: Arc::new(config.clone()),
+            config_text: String::new(),
+            device,
+            loaded: loading.await.unwrap().unwrap(),
+            uncommitted: uncommitted.clone(),
+        });
+        assert_eq!(worker.hello().rejoin_state, None);
+        uncommitted.restart(Arc::new(state.clone()));
+        let offered = worker.hello().rejoin_state.unwrap();
+        assert_eq!(offered.run_id, config.run.run_id);
+        assert_eq!(offered.config_digest, config_digest(&config));
+        assert_eq!(offered.state, state.to_bytes());
+    }
 
     fn abort(permanent: bool) -> proto::Abort {
         proto::Abort { reason: "no space left".to_owned(), hint: "make room".to_owned(), permanent }

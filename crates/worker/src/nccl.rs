@@ -5,7 +5,7 @@ use std::time::Duration;
 use numalign_collective::nccl::{Formation, Formations, MadeId, Nccl, NcclError, NcclRows, UniqueId, Wanted};
 use numalign_config::{CollectiveChoice, Config};
 use numalign_gpu::{Driver, GpuError};
-use numalign_model::load::Place;
+use numalign_model::load::ModelDevice;
 use numalign_protocol as proto;
 use tokio::sync::oneshot;
 
@@ -44,13 +44,13 @@ pub fn ability_on(gpu: usize, replica: bool) -> Result<Ability, GpuError> {
 ///
 /// # Errors
 /// Why it could not, as the coordinator shows it.
-pub fn ability(wanted: CollectiveChoice, place: Place, local_rank: Option<usize>) -> Result<Ability, String> {
+pub fn ability(wanted: CollectiveChoice, place: ModelDevice, local_rank: Option<usize>) -> Result<Ability, String> {
     let said = |error: GpuError| format!("{error}; {}", error.hint());
     match (wanted, place) {
         (CollectiveChoice::Grpc, _) => Err("collective: grpc".to_owned()),
-        (_, Place::Cuda { first }) => ability_on(first, true).map_err(said),
-        (CollectiveChoice::Auto, Place::Cpu) => Err("its replica is not on a GPU".to_owned()),
-        (CollectiveChoice::Nccl, Place::Cpu) => {
+        (_, ModelDevice::Cuda { first }) => ability_on(first, true).map_err(said),
+        (CollectiveChoice::Auto, ModelDevice::Cpu) => Err("its replica is not on a GPU".to_owned()),
+        (CollectiveChoice::Nccl, ModelDevice::Cpu) => {
             let count = numalign_gpu::driver::visible_gpus();
             let gpu = local_rank.unwrap_or(0) % count.max(1);
             ability_on(gpu, false).map_err(said)
@@ -60,13 +60,13 @@ pub fn ability(wanted: CollectiveChoice, place: Place, local_rank: Option<usize>
 
 /// [`ability`] as a message.
 pub(crate) fn to_proto(ability: &Result<Ability, String>) -> (Option<proto::NcclAbility>, String) {
-    match ability {
-        Ok(its) => {
-            let (version, gpu) = (its.version, its.uuid.clone());
-            (Some(proto::NcclAbility { version, gpu, replica: its.replica, shares_gpu: its.shares_gpu }), String::new())
-        }
-        Err(why) => (None, why.clone()),
-    }
+    let ability = ability.clone().map(|its| proto::NcclAbility {
+        version: its.version,
+        gpu: its.uuid,
+        replica: its.replica,
+        shares_gpu: its.shares_gpu,
+    });
+    proto::NcclAbility::to_fields(ability)
 }
 
 /// The communicators of this process.
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn nccl_is_not_looked_for_unless_it_is_wanted() {
         let why = |wanted, place| ability(wanted, place, None).unwrap_err();
-        assert_eq!(why(CollectiveChoice::Grpc, Place::Cuda { first: 0 }), "collective: grpc");
-        assert_eq!(why(CollectiveChoice::Auto, Place::Cpu), "its replica is not on a GPU");
+        assert_eq!(why(CollectiveChoice::Grpc, ModelDevice::Cuda { first: 0 }), "collective: grpc");
+        assert_eq!(why(CollectiveChoice::Auto, ModelDevice::Cpu), "its replica is not on a GPU");
     }
 }

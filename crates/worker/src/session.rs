@@ -50,7 +50,7 @@ const STABLE: Duration = Duration::from_secs(2);
 /// The coordinator cannot be reached, refuses this worker or ends the run; or this worker cannot go on: model, data, device.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
     let endpoint = options.access.endpoint(&options.coordinator)?;
-    let mut worker = Worker { options, endpoint, kept: None, communicators: Communicators::default(), welcomed: false };
+    let mut worker = Worker::new(options, endpoint);
     let ended = tokio::select! {
         ended = worker.live() => ended,
         () = shutdown => Ok(()),
@@ -79,6 +79,10 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    pub(crate) fn new(options: Options, endpoint: Endpoint) -> Self {
+        Self { options, endpoint, kept: None, communicators: Communicators::default(), welcomed: false }
+    }
+
     async fn live(&mut self) -> Result<(), WorkerError> {
         let mut backoff = Backoff::new(Instant::now());
         loop {

@@ -7,9 +7,11 @@ use std::time::Instant;
 
 use numalign_access::Client;
 use numalign_collective::{Chosen, Collective, CollectiveError};
-use numalign_config::{Config, Unit};
-use numalign_data::{Domain, Input, MicroBatchId, Sample, SampleStream, audit_due, held_out_of};
+use numalign_config::Config;
+use numalign_data::sample::NoInput;
+use numalign_data::{Domain, MicroBatchId, Sample, SampleStream, Schedule, Unit, audit_due, held_out_of};
 use numalign_engine::memory::peak_rss_mib;
+use numalign_projector::digest_of;
 use numalign_projector::{MicroBatchGradients, State};
 use numalign_protocol as proto;
 use numalign_protocol::worker_message::Message;
@@ -50,7 +52,7 @@ impl Steps {
     /// Runs units until the end of a round or of the run, or until the task is aborted or fails. After a round the
     /// solution comes with the next generation.
     pub async fn run(mut self) -> Result<(), WorkerError> {
-        let units = self.config.units();
+        let units = Schedule::of_run(&self.config);
         let held_out = SampleStream::generated(&self.config.recipe, Domain::Eval)?;
         let faults = Faults::from_env();
         let (credits, mut work) = self.open_work().await?;
@@ -102,13 +104,12 @@ impl Steps {
                 loss: made.loss,
                 digest: self.state.digest().0.to_vec(),
                 state: if self.rank == 0 { self.state.to_bytes() } else { Vec::new() },
-                compute_us: compute.as_micros() as u64,
-                data_wait_us: data_wait.as_micros() as u64,
-                reduce_us: reduce.as_micros() as u64,
-                peak_rss_mib: peak_rss_mib(),
                 rows: digests,
                 features: made.features,
+                ..proto::UnitDone::default()
             };
+            let timing = proto::Timing { compute, data_wait, reduce, peak_rss_mib: peak_rss_mib() };
+            let done = done.with_timing(timing);
             let message = proto::WorkerMessage { message: Some(Message::UnitDone(done)) };
             if self.reports.send(message).await.is_err() {
                 return Ok(());
@@ -129,7 +130,7 @@ impl Steps {
         let gathered = self.collective.gather(unit, rows).await?;
         let state = self.state.gathered(&self.config.recipe, gathered.digest)?;
         let rows = gathered.rows.filter(|_| self.rank == 0).unwrap_or_default();
-        let features = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let features = proto::codec::floats_to_bytes(&rows);
         Ok(Made { state, loss: f32::NAN, features })
     }
 
@@ -198,16 +199,7 @@ impl Steps {
 
 /// BLAKE3 of each row's bytes, for the coordinator's comparison.
 fn digests_of(rows: &MicroBatchGradients) -> Vec<proto::RowDigest> {
-    let mut digests = Vec::with_capacity(rows.len());
-    for (micro_batch, row) in rows {
-        let mut hasher = blake3::Hasher::new();
-        for value in row {
-            hasher.update(&value.to_le_bytes());
-        }
-        digests
-            .push(proto::RowDigest { micro_batch: *micro_batch as u32, digest: hasher.finalize().as_bytes().to_vec() });
-    }
-    digests
+    rows.iter().map(|(micro_batch, row)| proto::RowDigest::new(*micro_batch, digest_of(row))).collect()
 }
 
 fn connection(status: &tonic::Status) -> WorkerError {
@@ -216,14 +208,6 @@ fn connection(status: &tonic::Status) -> WorkerError {
 
 /// Samples of a message.
 pub(crate) fn samples_of(messages: Vec<proto::Sample>) -> Result<Vec<Sample>, WorkerError> {
-    let mut samples = Vec::with_capacity(messages.len());
-    for message in messages {
-        let input = match message.input {
-            Some(proto::sample::Input::Number(value)) => Input::Number(value),
-            Some(proto::sample::Input::Text(text)) => Input::Text(text),
-            None => return Err(WorkerError::Protocol(format!("sample {} has no input", message.index))),
-        };
-        samples.push(Sample { index: message.index, input, target: message.target });
-    }
-    Ok(samples)
+    let samples: Result<_, _> = messages.into_iter().map(Sample::try_from).collect();
+    samples.map_err(|error: NoInput| WorkerError::Protocol(error.to_string()))
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_checkpoint::{Checkpoint, write_atomically};
 use numalign_config::{DeviceChoice, Recipe, Solver};
-use numalign_data::{Domain, SampleStream};
+use numalign_data::{Domain, SampleStream, Schedule};
 use numalign_engine::{Purpose, load_engine};
 use safetensors::{Dtype, tensor::TensorView};
 
@@ -53,7 +53,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
 /// input projector has moved on since.
 fn solved_on(checkpoint: &Checkpoint) -> (Domain, Range<u64>) {
     let recipe = &checkpoint.identity.recipe;
-    let of_a_round = recipe.units().chunks() * recipe.batch_size as u64;
+    let of_a_round = Schedule::of(recipe).chunks() * recipe.batch_size as u64;
     let rounds = checkpoint.state.solve().and_then(|solve| solve.solved).map_or(1, |solved| solved.rounds);
     match recipe.solver {
         Solver::Adam => (Domain::Train, 0..UNSOLVED),
@@ -72,7 +72,7 @@ fn stream_of(checkpoint: &Checkpoint, dataset: Option<&str>, domain: Domain) -> 
     let digest = stream.content_digest().map(|digest| digest.to_hex().to_string());
     if digest != checkpoint.identity.dataset_digest {
         return Err(CliError::usage("the checkpoint was trained on other samples")
-            .with_hint("give the file of the run with --dataset, and none where its samples were generated"));
+            .with_hint("give the file of the run with --dataset, or leave it out if its samples were generated"));
     }
     Ok(stream)
 }

@@ -2,7 +2,7 @@
 
 use clap::ArgMatches;
 use numalign_config::DeviceChoice;
-use numalign_model::decode::greedy;
+use numalign_model::greedy;
 
 use crate::args::text;
 use crate::error::CliError;
@@ -22,7 +22,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         let source = numalign_model::ModelError::TooLong { positions: ids.len(), most: lm.max_positions() };
         return Err(source.into());
     }
-    let mut answers = greedy(&mut *lm, &[ids], most)?;
+    let mut answers = greedy::generate(&mut *lm, &[ids], most)?;
     let answer = answers.pop().unwrap_or_default();
     let completion = lm.detokenize(&answer)?;
     if matches.get_flag("json") {

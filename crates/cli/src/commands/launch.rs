@@ -7,7 +7,7 @@ use numalign_checkpoint::Checkpoint;
 use numalign_config::{CollectiveChoice, Config};
 use numalign_data::{Domain, SampleStream};
 use numalign_engine::{Purpose, load_engine};
-use numalign_model::locate::ModelName;
+use numalign_model::load::name::ModelName;
 
 use crate::args::text;
 use crate::console::note;
@@ -19,9 +19,6 @@ use crate::launcher::chaos::Chaos;
 use crate::launcher::child::die_with_parent;
 use crate::launcher::signals::{Interrupt, Signals};
 use crate::{credentials, logging, process, settings};
-
-/// Held-out samples of the evaluation at the end.
-const SAMPLES: u64 = 1000;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     logging::start("info", false);
@@ -139,6 +136,6 @@ fn evaluated(config: &Config) -> Result<Report, CliError> {
     let checkpoint = Checkpoint::read(path)?;
     let mut engine = load_engine(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
     let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
-    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, SAMPLES)?;
+    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, config.run.eval_count)?;
     Ok(Report::of(engine.recipe(), &evaluation, &stream))
 }

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use numalign_protocol::{EvaluationStatus, StatusReply, WorkerStatus};
+use numalign_protocol::{StatusReply, WorkerStatus};
 
 use crate::args::text;
 use crate::console::note;
@@ -72,40 +72,8 @@ fn print(status: &StatusReply, json: bool, again: bool) {
 }
 
 fn as_json(status: &StatusReply) -> serde_json::Value {
-    let mut workers = Vec::new();
-    for worker in &status.workers {
-        let training = worker.state == "training";
-        workers.push(serde_json::json!({
-            "member": worker.member, "host": worker.host, "pid": worker.pid, "device": worker.device,
-            "state": worker.state, "rank": training.then_some(worker.rank), "micro_batches": worker.micro_batches,
-            "ms_per_step": worker.ms_per_step, "last_heartbeat_s": worker.last_heartbeat_seconds,
-            "restarts": worker.restarts,
-        }));
-    }
-    let mut failures = Vec::new();
-    for failure in &status.failures {
-        failures.push(serde_json::json!({
-            "text": failure.text, "step": failure.step, "recovered": failure.recovered,
-            "recovery_ms": failure.recovered.then_some(failure.recovery_ms),
-        }));
-    }
-    serde_json::json!({
-        "run_id": status.run_id, "phase": status.phase, "reason": status.reason, "generation": status.generation,
-        "collective": status.collective, "collective_reason": status.collective_reason, "step": status.step, "total_steps": status.total_steps,
-        "steps_per_s": status.steps_per_second, "loss": status.loss, "workers": workers,
-        "failures": failures, "failures_total": status.failures_total, "recoveries_total": status.recoveries_total,
-        "median_recovery_ms": status.median_recovery_ms, "worst_recovery_ms": status.worst_recovery_ms,
-        "failed_checkpoints": status.failed_checkpoints,
-        "latest_evaluation": status.latest_evaluation.as_ref().map(evaluation_json),
-        "best_evaluation": status.best_evaluation.as_ref().map(evaluation_json),
-    })
-}
-
-fn evaluation_json(made: &EvaluationStatus) -> serde_json::Value {
-    serde_json::json!({
-        "step": made.step, "samples": made.samples, "mae": made.mae,
-        "mae_percent_of_range": made.mae_percent_of_range, "right_percent": made.right_percent,
-    })
+    // It holds nothing that JSON cannot say.
+    serde_json::to_value(status).unwrap_or_default()
 }
 
 fn evaluation_line(status: &StatusReply, page: &mut String) {
@@ -156,14 +124,13 @@ fn page(status: &StatusReply) -> String {
 }
 
 fn row(worker: &WorkerStatus) -> [String; 10] {
-    let training = worker.state == "training";
     [
         worker.member.to_string(),
         worker.host.clone(),
         worker.pid.to_string(),
         if worker.device.is_empty() { "-".to_owned() } else { worker.device.clone() },
         worker.state.clone(),
-        if training { worker.rank.to_string() } else { "-".to_owned() },
+        worker.rank.map_or_else(|| "-".to_owned(), |rank| rank.to_string()),
         worker.micro_batches.to_string(),
         format!("{:.2}", worker.ms_per_step),
         format!("{:.1} s ago", worker.last_heartbeat_seconds),
@@ -186,9 +153,9 @@ fn failures(status: &StatusReply, page: &mut String) {
     );
     let hidden = status.failures.len().saturating_sub(MOST_SHOWN);
     for failure in status.failures.iter().skip(hidden) {
-        let outcome = match failure.recovered {
-            true => format!("recovered in {:.2} s", failure.recovery_ms / 1e3),
-            false => "not recovered yet".to_owned(),
+        let outcome = match failure.recovery_ms {
+            Some(milliseconds) => format!("recovered in {:.2} s", milliseconds / 1e3),
+            None => "not recovered yet".to_owned(),
         };
         let _ = writeln!(page, "    step {:>6}: {}; {outcome}", failure.step, failure.text);
     }
@@ -196,7 +163,7 @@ fn failures(status: &StatusReply, page: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use numalign_protocol::FailureStatus;
+    use numalign_protocol::{EvaluationStatus, FailureStatus};
 
     use super::*;
 
@@ -207,13 +174,14 @@ mod tests {
             pid: 4711,
             device: "cpu (avx2, 1 thread)".to_owned(),
             state: "training".to_owned(),
-            rank: 0,
+            rank: Some(0),
             micro_batches: 5,
             ms_per_step: 1.25,
             last_heartbeat_seconds: 0.21,
             restarts: 2,
         };
-        let failure = FailureStatus { text: "worker 3 left".to_owned(), step: 11, recovered: true, recovery_ms: 240.0 };
+        let failure =
+            FailureStatus { text: "worker 3 left".to_owned(), step: 11, recovered: true, recovery_ms: Some(240.0) };
         StatusReply {
             run_id: "nn".to_owned(),
             phase: "training".to_owned(),
@@ -222,7 +190,10 @@ mod tests {
             step: 30,
             total_steps: 600,
             loss: f32::NAN,
-            workers: vec![worker.clone(), WorkerStatus { member: 8, state: "loading".to_owned(), ..worker }],
+            workers: vec![
+                worker.clone(),
+                WorkerStatus { member: 8, state: "loading".to_owned(), rank: None, ..worker },
+            ],
             failures: vec![failure; 12],
             failures_total: 1200,
             recoveries_total: 1200,

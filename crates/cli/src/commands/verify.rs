@@ -8,7 +8,7 @@ use numalign_checkpoint::Checkpoint;
 use numalign_config::DeviceChoice;
 use numalign_data::SampleDigest;
 use numalign_engine::{Purpose, load_engine, training_stream};
-use numalign_model::locate::ModelName;
+use numalign_model::load::name::ModelName;
 
 use crate::args::text;
 use crate::error::CliError;

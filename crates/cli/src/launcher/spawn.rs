@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 
 use numalign_access::Token;
 use numalign_config::{Config, DeviceChoice};
+use numalign_gpu::assignment::{Sharing, first_gpu};
 use numalign_gpu::driver::visible_gpus;
 use tokio::process::Command;
 
@@ -64,7 +65,7 @@ pub fn spawn_worker(
     match config.run.device {
         DeviceChoice::Auto => {}
         DeviceChoice::Cuda(None) => {
-            let first = first_gpu(place.index, config.run.devices_per_worker, visible_gpus());
+            let first = first_gpu(place.index, config.run.devices_per_worker, visible_gpus(), Sharing::Shared);
             command.arg("--device").arg(DeviceChoice::Cuda(Some(first)).to_string());
         }
         device => {
@@ -100,25 +101,4 @@ fn spawn(mut command: Command, adjust: impl FnOnce(&mut Command)) -> Result<Chil
     command.stdout(std::io::stderr());
     adjust(&mut command);
     ChildGuard::spawn(command)
-}
-
-/// The first GPU of the worker with this number, in turn; more workers than GPUs share them. Without a GPU it is the first:
-/// worker and driver say that there is none.
-fn first_gpu(index: usize, devices_per_worker: usize, gpus: usize) -> usize {
-    let places = gpus / devices_per_worker.max(1);
-    (index % places.max(1)) * devices_per_worker
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn workers_get_gpus_in_turn() {
-        let firsts = |per_worker, gpus| (0..5).map(|index| first_gpu(index, per_worker, gpus)).collect::<Vec<_>>();
-        assert_eq!(firsts(1, 3), [0, 1, 2, 0, 1]);
-        assert_eq!(firsts(2, 5), [0, 2, 0, 2, 0]);
-        assert_eq!(firsts(1, 1), [0; 5]);
-        assert_eq!(firsts(1, 0), [0; 5], "the driver says that there is none");
-    }
 }

@@ -66,7 +66,7 @@ impl Formations {
 impl Formation {
     /// The id that the coordinator handed out: the ranks find each other with it.
     pub fn form(&self, id: UniqueId) {
-        // A thread that ended has told why to whoever asked it for a sum.
+        // A thread that ended answers the next sum with its reason.
         let _ = self.orders.orders.send(Order::Form(id));
     }
 }
@@ -97,13 +97,13 @@ impl NcclRows {
     ) -> Result<numalign_projector::Rows, CollectiveError> {
         let words = rows::pack(unit, self.micro_batches, row_len, rows)?;
         let (reply, answer) = oneshot::channel();
-        // Where nobody is there to take it, the answer's sender is gone with it.
+        // If the thread is gone, the reply's sender is dropped with the order.
         let _ = self.orders.orders.send(Order::Sum(words, reply));
         let words = match answer.await {
             Ok(Ok(words)) => words,
             Ok(Err(NcclError::Cancelled)) => return Err(CollectiveError::GenerationOver),
             Ok(Err(error)) => return Err(error.into()),
-            // A thread that was told to end answers nobody; one that panicked does not either.
+            // A thread that was told to end drops the reply; so does one that panicked.
             Err(_) if self.orders.cancelled.is_set() => return Err(CollectiveError::GenerationOver),
             Err(_) => return Err(NcclError::Ended.into()),
         };

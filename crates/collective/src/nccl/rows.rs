@@ -40,7 +40,7 @@ pub(super) fn unpack(unit: u64, micro_batches: usize, row_len: usize, words: &[u
     let mut rows = Rows::new(micro_batches, row_len);
     for (micro_batch, part) in words.chunks_exact(1 + row_len).enumerate() {
         if part[0] != mark(unit) {
-            let how = if part[0] == 0 { "came from no rank" } else { "came from several ranks, or of another step" };
+            let how = if part[0] == 0 { "came from no rank" } else { "came from several ranks, or of another unit" };
             return Err(NcclError::NotWhole { micro_batch, how }.into());
         }
         rows.insert(micro_batch, part[1..].iter().map(|word| f32::from_bits(*word)).collect())?;
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bit_arrives_whoever_had_the_row() {
+    fn every_bit_arrives_from_every_owner() {
         let odd = [-0.0, f32::MIN_POSITIVE / 2.0, f32::NAN, f32::NEG_INFINITY, 1e-45];
         let all: MicroBatchGradients =
             (0..5).map(|i| (i, odd.iter().map(|v| v * (i as f32 + 1.0)).collect())).collect();
@@ -88,7 +88,7 @@ mod tests {
         let twice = summed(&[missing.clone(), pack(3, 2, 1, &row(0)).unwrap(), pack(3, 2, 1, &row(1)).unwrap()]);
         assert!(refused(&twice).contains("micro-batch 0 came from several"));
         let late = summed(&[missing, pack(2, 2, 1, &row(1)).unwrap()]);
-        assert!(refused(&late).contains("micro-batch 1 came from several ranks, or of another step"));
+        assert!(refused(&late).contains("micro-batch 1 came from several ranks, or of another unit"));
         assert!(pack(0, 2, 1, &vec![(2, vec![1.0])]).is_err());
         assert_eq!(mark(0), 1);
         assert_ne!(mark(u64::from(u32::MAX)), 0);

@@ -1,4 +1,4 @@
-//! Many rows times one panel with AVX2: the inner loop of all products on CPUs without AVX-512. Called by [`super::matmul`].
+//! Many rows times one panel with AVX2: the inner loop of all products on CPUs without AVX-512.
 //!
 //! Sixteen registers hold the sums of six rows and half a panel, with what is multiplied; half the width leaves room for
 //! twice the rows, so that each number of the panel is fetched half as often. Measured on a Zen 3 core: 95 % of what its
@@ -22,8 +22,11 @@ const AHEAD: usize = 24;
 /// Where the left-hand side's numbers lie: `a[i, j]` is `data[i·row + j·column]`.
 #[derive(Clone, Copy)]
 pub struct Left {
+    /// The first number.
     pub data: *const f32,
+    /// Distance of two rows.
     pub row: usize,
+    /// Distance of two columns.
     pub column: usize,
 }
 

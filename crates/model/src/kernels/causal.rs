@@ -1,5 +1,4 @@
 //! One block of queries of one head and the keys that they see: its products and its softmax, forward and backward.
-//! Called by [`super::attention`].
 //!
 //! The products leave out what nobody sees, a few rows at a time. What they leave out is zero: with it a finite result would be
 //! the same, but for the sign of a zero.
@@ -19,7 +18,9 @@ pub const BEYOND: usize = TOGETHER;
 /// What the queries of one block see: query `i` the keys `0..first_seen+i`.
 #[derive(Debug, Clone, Copy)]
 pub struct Causal {
+    /// Rows of queries.
     pub queries: usize,
+    /// Keys that the first of them sees.
     pub first_seen: usize,
     /// Keys of the sequence.
     pub keys: usize,

@@ -1,5 +1,4 @@
 //! Matrix products with a right-hand side that is packed once: the frozen weights, and attention's keys and values.
-//! Called by the flex operations and by the attention kernel.
 //!
 //! The right-hand side lies in [`super::panels`]. With AVX2 [`super::avx2`] multiplies rows with a panel; otherwise the
 //! left-hand side is copied into blocks of a few rows, stored by column, and [`super::tile`] multiplies one block with one
@@ -168,8 +167,11 @@ fn pack(a: &[f32], k: usize, blocks: &Blocks, parallel: bool) -> Vec<f32> {
 /// A dense left-hand side with strides, for products inside one attention head.
 #[derive(Clone, Copy)]
 pub struct Strided<'a> {
+    /// The numbers.
     pub data: &'a [f32],
+    /// Distance of two rows.
     pub row_stride: usize,
+    /// Distance of two columns.
     pub column_stride: usize,
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use numalign_model::hub;
+use numalign_model::load::hub;
 
 use super::{Check, Status};
 
