@@ -14,6 +14,7 @@ pub mod cuda;
 pub mod decode;
 pub mod decoder;
 pub mod error;
+pub mod gguf;
 pub mod gpt2;
 pub mod hub;
 pub mod kernels;

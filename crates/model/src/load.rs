@@ -8,6 +8,7 @@ use numalign_config::{DeviceChoice, Dtype};
 use crate::architecture::{Architecture, Gpt2Config};
 use crate::decoder::Decoder;
 use crate::error::ModelError;
+use crate::gguf::{self, GgufModel};
 use crate::lm::FrozenLm;
 use crate::loading::Holding;
 use crate::locate::ModelName;
@@ -153,6 +154,7 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
             Ok(Parts { architecture: Architecture::Gpt2(config), source: Box::new(source), tokenizer })
         }
         ModelName::Folder(folder) => folder_parts(folder),
+        ModelName::Gguf(file) => gguf_parts(file),
         ModelName::Hub(id) => folder_parts(&hub::folder_of(id)?),
     }
 }
@@ -171,6 +173,17 @@ fn folder_parts(folder: &Path) -> Result<Parts, ModelError> {
         Tokenizer::Missing("the folder has no tokenizer.json".to_owned())
     };
     Ok(Parts { architecture, source: Box::new(source), tokenizer })
+}
+
+/// A `tokenizer.json` beside the file comes before the tokenizer in it.
+fn gguf_parts(file: &Path) -> Result<Parts, ModelError> {
+    let path = file.with_file_name("tokenizer.json");
+    let beside = match path.exists() {
+        true => Some(Tokenizer::from_json(&path, read_text(&path, MOST_TOKENIZER)?.as_bytes())?),
+        false => None,
+    };
+    let GgufModel { architecture, tensors, tokenizer } = gguf::open(file, beside)?;
+    Ok(Parts { architecture, source: Box::new(tensors), tokenizer })
 }
 
 /// Devices that exist.

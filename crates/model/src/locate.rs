@@ -1,10 +1,10 @@
-//! From `model_name` to something that can be loaded: `demo`, `synthetic:…`, a folder, or a hub id.
+//! From `model_name` to something that can be loaded: `demo`, `synthetic:…`, a folder, a GGUF file, or a hub id.
 //! Called by the loader and, to check names early, by the command line.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::ModelError;
-use crate::hub;
+use crate::{gguf, hub};
 
 /// What a `model_name` means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,12 +15,15 @@ pub enum ModelName {
     Synthetic { size: String, seed: u64 },
     /// A folder in Hugging Face layout.
     Folder(PathBuf),
+    /// A GGUF file.
+    Gguf(PathBuf),
     /// `organisation/name` or `name` on the hub.
     Hub(String),
 }
 
 impl ModelName {
-    /// Reads a name; touches the file system only to see whether a folder of that name exists.
+    /// Reads a name; touches the file system only to see whether there is such a folder or file, and
+    /// whether a folder holds a GGUF file.
     pub fn parse(name: &str) -> Result<Self, ModelError> {
         let unknown = |reason: String| ModelError::UnknownModel { name: name.to_owned(), reason };
         if name == "demo" {
@@ -41,10 +44,19 @@ impl ModelName {
         }
         let path = Path::new(name);
         if path.is_dir() {
-            return Ok(Self::Folder(path.to_owned()));
+            return Ok(match gguf::source::only_file(path)? {
+                Some(file) => Self::Gguf(file),
+                None => Self::Folder(path.to_owned()),
+            });
+        }
+        if path.is_file() && gguf::source::has_extension(path) {
+            return Ok(Self::Gguf(path.to_owned()));
         }
         if path.is_file() {
-            return Err(unknown("it is a file; give the folder that holds config.json".to_owned()));
+            return Err(unknown("it is a file; give the folder that holds config.json, or a .gguf file".to_owned()));
+        }
+        if gguf::source::has_extension(path) {
+            return Err(unknown("there is no such file".to_owned()));
         }
         if name.starts_with(['/', '.', '~']) || name.matches('/').count() > 1 {
             return Err(unknown("there is no such folder".to_owned()));
@@ -58,7 +70,7 @@ impl ModelName {
     /// Whether the model can be loaded without the network.
     pub fn is_at_hand(&self) -> bool {
         match self {
-            Self::Demo | Self::Synthetic { .. } | Self::Folder(_) => true,
+            Self::Demo | Self::Synthetic { .. } | Self::Folder(_) | Self::Gguf(_) => true,
             Self::Hub(id) => hub::is_cached(id),
         }
     }
