@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Several hosts on one machine: a coordinator and three workers, each in a network namespace of its own, joined by a bridge
-# in a fifth. The run has a join token. In its middle one link is cut and healed twice: for a moment, then for longer than
-# dead_after. The result must have the bytes of an undisturbed run.
+# Several hosts on one machine: a coordinator and three workers, each in its own network namespace, joined by a bridge in a
+# fifth one. The run has a join token. One link is cut and restored twice during the run: for a moment, then for longer than
+# dead_after. The result must have the same bytes as an undisturbed run.
 #
 #   deploy/netns-test.sh [path to numalign]      (default: target/release/numalign, else target/debug/numalign)
 #
-# Needs root and iproute2; where they are missing, or namespaces are not allowed, it says why and exits 0.
-# All traffic stays inside the namespaces; they and the temporary folder go when the script ends, however it ends.
+# Needs root and iproute2. If they are missing, or namespaces are not allowed, it says why and exits 0.
+# All traffic stays inside the namespaces. They and the temporary folder are removed when the script ends, however it ends.
 set -euo pipefail
 export LC_ALL=C
 

@@ -1,5 +1,4 @@
-//! The one way a client reaches a coordinator: address, TLS, token, and what a failure means in words.
-//! Called by the worker and by every command that talks to a coordinator.
+//! The one way a client reaches a coordinator: address, TLS, token, and what a failure means.
 
 use std::error::Error;
 use std::io;
@@ -24,7 +23,7 @@ pub type Client = CoordinatorClient<InterceptedService<Channel, Credentials>>;
 pub const HINT: &str = "numalign-hint";
 
 /// Largest message taken from a coordinator: a state, or the status of many workers, with room to spare.
-const MOST_MESSAGE: usize = 64 << 20;
+const MAX_MESSAGE: usize = 64 << 20;
 
 const TOKEN_HINT: &str = "give the coordinator and every worker the same token: NUMALIGN_TOKEN or --token-file FILE";
 
@@ -46,14 +45,16 @@ impl Interceptor for Credentials {
 /// What a client presents and whom it trusts. The default presents nothing.
 #[derive(Debug, Clone, Default)]
 pub struct ClientAccess {
+    /// Presented with every call.
     pub token: Option<Token>,
+    /// For `https://` addresses.
     pub tls: Option<ClientTls>,
 }
 
 /// Why there is no connection.
 #[derive(Debug)]
 pub enum Unconnected {
-    /// It may come yet: nobody listens, or something that is not a coordinator.
+    /// Trying again may help: nothing listens, or something that is not a coordinator.
     Lost(String),
     /// Trying again would not help.
     Refused(AccessError),
@@ -61,6 +62,9 @@ pub enum Unconnected {
 
 impl ClientAccess {
     /// The endpoint of `http://HOST:PORT`, or of `https://HOST:PORT` with a CA.
+    ///
+    /// # Errors
+    /// The address is malformed, or its scheme does not match the TLS settings.
     pub fn endpoint(&self, url: &str) -> Result<Endpoint, AccessError> {
         let wrong = |reason: String| AccessError::Address { url: url.to_owned(), reason };
         let mut endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| wrong(error.to_string()))?;
@@ -86,7 +90,10 @@ impl ClientAccess {
             .keep_alive_while_idle(true))
     }
 
-    /// One attempt to connect; the coordinator has not spoken yet when it succeeds.
+    /// One attempt to connect; on success the coordinator has not answered anything yet.
+    ///
+    /// # Errors
+    /// No connection, for now or for good.
     pub async fn connect(&self, endpoint: &Endpoint) -> Result<Client, Unconnected> {
         let channel = endpoint.connect().await.map_err(|error| self.unconnected(&error))?;
         Ok(self.client(channel))
@@ -100,7 +107,7 @@ impl ClientAccess {
     fn client(&self, channel: Channel) -> Client {
         let header = self.token.as_ref().and_then(Token::header);
         CoordinatorClient::with_interceptor(channel, Credentials { header })
-            .max_decoding_message_size(MOST_MESSAGE)
+            .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(usize::MAX)
     }
 
@@ -122,7 +129,7 @@ impl ClientAccess {
         }
     }
 
-    /// The refusal in a call's failure, where it is one that trying again would not help.
+    /// The refusal in a call's failure, if trying again would not help.
     pub fn refusal(&self, status: &Status) -> Option<AccessError> {
         if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) {
             let hint = status.metadata().get(HINT).and_then(|hint| hint.to_str().ok()).unwrap_or(TOKEN_HINT);
@@ -150,7 +157,7 @@ impl ClientAccess {
     }
 }
 
-/// The TLS library's error among the causes, where there is one.
+/// The TLS library's error among the causes, if there is one.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut cause = Some(error);
     while let Some(present) = cause {
@@ -167,7 +174,7 @@ fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
     None
 }
 
-/// A call's failure with its causes, where the connection broke; else what the coordinator said.
+/// A call's failure with its causes if the connection broke; else the coordinator's message.
 pub fn status_words(status: &Status) -> String {
     match status.source() {
         Some(cause) => chain(cause),

@@ -5,26 +5,33 @@ use std::path::PathBuf;
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each field is a value of its message")]
 pub enum AccessError {
+    /// The address of a coordinator is malformed.
     #[error("`{url}` is not a coordinator's address: {reason}")]
     Address { url: String, reason: String },
+    /// Options that do not go together.
     #[error("{0}")]
     Usage(String),
+    /// Strangers could reach the port.
     #[error("listening on {address} without a join token would let anybody into the run")]
     Exposed { address: IpAddr },
+    /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: std::io::Error },
+    /// A token that cannot be one.
     #[error("the join token in {origin} {reason}")]
     Token { origin: String, reason: String },
+    /// A PEM file that cannot be used.
     #[error("{path}: {reason}")]
     Pem { path: PathBuf, reason: String },
-    /// The other side was reached and does not take us, or is not who we look for: trying again would not help.
+    /// The other side refused this client, or is not the expected one: trying again would not help.
     #[error("{reason}")]
     Refused { reason: String, hint: String },
 }
 
 impl AccessError {
-    /// True where the command line or a file it names is at fault, not the other side.
+    /// True if the command line or a file it names is at fault, not the other side.
     pub fn is_usage(&self) -> bool {
         !matches!(self, AccessError::Refused { .. })
     }

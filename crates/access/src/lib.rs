@@ -1,12 +1,14 @@
-//! Who may talk to whom: the join token, TLS from PEM files, and the one way a client connects.
+//! Who may talk to whom: the join token, TLS from PEM files, how a client connects, and the coordinator's listener.
 //!
-//! Called by the coordinator (what it demands), by the worker and the command line (what they present).
-//! Reading order: [`token`] → [`tls`] → [`client`].
+//! Reading order: [`token`] → [`tls`] → [`client`] → [`listener`].
 
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod client;
 pub mod error;
+pub mod listener;
+pub mod rate_limited_log;
 pub mod tls;
 pub mod token;
 
@@ -14,19 +16,24 @@ use std::net::IpAddr;
 
 pub use client::{Client, ClientAccess, Credentials};
 pub use error::AccessError;
+pub use listener::{Listener, ListenerLimits};
 pub use tls::{ClientTls, ServerTls};
 pub use token::Token;
 
-/// What a coordinator demands of whoever connects. The default demands nothing.
+/// What a coordinator demands of its clients. The default demands nothing.
 #[derive(Debug, Clone, Default)]
 pub struct ServerAccess {
     /// Every call but the health service's has to present it.
     pub token: Option<Token>,
+    /// Connections must be encrypted with this.
     pub tls: Option<ServerTls>,
 }
 
 impl ServerAccess {
-    /// Refuses to listen where strangers can reach the port without a token, unless the user asked for just that.
+    /// Refuses to listen on an address that strangers can reach without a token, unless the user asked for that.
+    ///
+    /// # Errors
+    /// [`AccessError::Exposed`].
     pub fn check_exposure(&self, listening: IpAddr, insecure: bool) -> Result<(), AccessError> {
         if listening.to_canonical().is_loopback() || self.token.is_some() || insecure {
             return Ok(());

@@ -16,14 +16,17 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::error::AccessError;
 
-/// No chain or key comes near it.
-const LARGEST_FILE: u64 = 1 << 20;
+/// Far more than any chain or key needs.
+const MAX_FILE: u64 = 1 << 20;
 
 /// The files given by `--tls-cert`, `--tls-key` and `--tls-ca`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsFiles {
+    /// Certificate chain.
     pub cert: Option<PathBuf>,
+    /// Its private key.
     pub key: Option<PathBuf>,
+    /// The CA that the other side's certificate must come from.
     pub ca: Option<PathBuf>,
 }
 
@@ -47,7 +50,7 @@ pub struct ClientTls {
     config: ClientTlsConfig,
     /// The file of the CA that the coordinator's certificate must come from.
     pub ca: PathBuf,
-    /// A certificate of its own is shown.
+    /// The client shows a certificate.
     pub identity: bool,
 }
 
@@ -65,7 +68,10 @@ struct OwnIdentity {
 }
 
 impl TlsFiles {
-    /// A coordinator's side: none where no file is given; mutual TLS where a CA is.
+    /// A coordinator's side: `None` if no file is given; mutual TLS if a CA is.
+    ///
+    /// # Errors
+    /// A file is missing, unreadable or does not fit the others.
     pub fn server(&self) -> Result<Option<ServerTls>, AccessError> {
         let Some(identity) = self.identity()? else {
             if self.ca.is_some() {
@@ -97,7 +103,10 @@ impl TlsFiles {
         Ok(Some(ServerTls { config: Arc::new(config), mutual: self.ca.is_some() }))
     }
 
-    /// A client's side: none where no file is given; with an identity of its own where there is one.
+    /// A client's side: `None` if no file is given; with a client certificate if there is one.
+    ///
+    /// # Errors
+    /// A file is missing, unreadable or does not fit the others.
     pub fn client(&self) -> Result<Option<ClientTls>, AccessError> {
         let identity = self.identity()?;
         let Some(ca) = &self.ca else {
@@ -170,9 +179,9 @@ fn pem_error(path: &Path, reason: impl fmt::Display) -> AccessError {
 fn read(path: &Path) -> Result<Vec<u8>, AccessError> {
     let failed = |source| AccessError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(failed)?.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        return Err(pem_error(path, format!("it is larger than {LARGEST_FILE} bytes")));
+    std::fs::File::open(path).map_err(failed)?.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(pem_error(path, format!("it is larger than {MAX_FILE} bytes")));
     }
     Ok(bytes)
 }

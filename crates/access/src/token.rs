@@ -18,8 +18,8 @@ pub const HEADER: &str = "authorization";
 /// What stands before the token in the header.
 const SCHEME: &str = "Bearer ";
 
-/// More than anybody needs, and little enough for one header.
-const LONGEST: usize = 1024;
+/// Fits into one header.
+const MAX_LENGTH: usize = 1024;
 
 /// A join token: 1 to 1024 visible ASCII characters.
 #[derive(Clone)]
@@ -45,8 +45,8 @@ impl Token {
         if text.is_empty() {
             return Err(wrong("is empty".to_owned()));
         }
-        if text.len() > LONGEST {
-            return Err(wrong(format!("has {} bytes, more than {LONGEST}", text.len())));
+        if text.len() > MAX_LENGTH {
+            return Err(wrong(format!("has {} bytes, more than {MAX_LENGTH}", text.len())));
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(wrong("has characters other than visible ASCII".to_owned()));
@@ -55,12 +55,15 @@ impl Token {
     }
 
     /// The token that is the whole content of a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or does not hold a token.
     pub fn read(path: &Path) -> Result<Self, AccessError> {
         let failed = |source| AccessError::Read { path: path.to_owned(), source };
         let mut bytes = Vec::new();
         // A little more than the longest, so that too long a file is noticed and /dev/zero ends.
-        let most = 2 * LONGEST as u64;
-        std::fs::File::open(path).map_err(failed)?.take(most).read_to_end(&mut bytes).map_err(failed)?;
+        let limit = 2 * MAX_LENGTH as u64;
+        std::fs::File::open(path).map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;
         let origin = path.display().to_string();
         let text = String::from_utf8(bytes)
             .map_err(|_| AccessError::Token { origin: origin.clone(), reason: "is not text".to_owned() })?;
@@ -112,7 +115,7 @@ mod tests {
 
     #[test]
     fn what_is_no_token_is_refused_without_repeating_it() {
-        let long = "x".repeat(LONGEST + 1);
+        let long = "x".repeat(MAX_LENGTH + 1);
         for (text, said) in
             [("", "empty"), (" \n", "empty"), ("pass word", "visible"), ("größe", "visible"), (&long, "1025")]
         {

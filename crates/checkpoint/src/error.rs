@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 /// Errors of this crate; each names the file.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum CheckpointError {
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: std::io::Error },

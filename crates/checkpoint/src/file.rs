@@ -1,5 +1,5 @@
 //! The bytes of a checkpoint: a safetensors file with four projector tensors, the layer norms that train, moments,
-//! the same tensors at the best evaluation where some were made, and metadata. Called by [`crate::folder`], the coordinator and the command line.
+//! the same tensors at the best evaluation if there were evaluations, and metadata.
 //!
 //! Nothing inside depends on the clock or on how the run was carried out, and every map is sorted, so equal runs give
 //! equal bytes. `file_digest` (BLAKE3 over all tensors and all other metadata) guards the whole file.
@@ -9,13 +9,14 @@ use std::ops::Range;
 use std::path::Path;
 
 use numalign_config::{LoadedProjections, Recipe, Solver};
-use numalign_projector::{Evaluations, InputEncoder, Layout, NormTensor, State, Sums, Trained, layer_norms};
-use safetensors::{Dtype, SafeTensors};
+use numalign_projector::bytes::le_bytes;
+use numalign_projector::{Evaluations, InputEncoder, Layout, NormTensor, State, Sums, Trained};
+use safetensors::SafeTensors;
 
 use crate::error::CheckpointError;
-use crate::evaluations::{self, BEST_PREFIX};
-use crate::solve;
-use crate::tensor::Tensor;
+use crate::history::{self, BEST_PREFIX};
+use crate::solver_state;
+use crate::tensor::{Tensor, TensorMap, read_tensors};
 
 const FORMAT: &str = "numalign-checkpoint";
 const VERSION: &str = "1";
@@ -29,21 +30,24 @@ const MOST_BYTES: u64 = 256 << 20;
 /// What a checkpoint says about where its state came from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identity {
+    /// Everything that determines the result.
     pub recipe: Recipe,
     /// Hex fingerprint of the frozen model.
     pub base_fingerprint: String,
-    /// The frozen model's layer norms, where they train: as many numbers as the state has of them.
+    /// The frozen model's layer norms, if they train: as many numbers as the state has of them.
     pub layer_norms: Vec<NormTensor>,
-    /// Hex digest of the data file's content, where there is one.
+    /// Hex digest of the data file's content, if there is one.
     pub dataset_digest: Option<String>,
-    /// Hex digest of the projectors the run started from (`model_path_load`), where there are some.
+    /// Hex digest of the projectors the run started from (`model_path_load`), if there are some.
     pub loaded_digest: Option<String>,
 }
 
-/// A committed state and its story.
+/// A committed state and where it came from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
+    /// Where the state came from.
     pub identity: Identity,
+    /// The committed state.
     pub state: State,
     /// Running digest over every committed sample, in hex.
     pub sample_digest: String,
@@ -57,12 +61,10 @@ impl Checkpoint {
         self.state.step() * self.identity.recipe.batch_size as u64
     }
 
-    /// BLAKE3 over the projectors (and layer norms, where they train) alone, in hex: what `loaded_digest` of a later run records.
+    /// BLAKE3 over the projectors (and layer norms, if they train) alone, in hex: what `loaded_digest` of a later run records.
     pub fn projector_digest(&self) -> String {
         let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 projectors");
-        for value in self.state.parameters() {
-            hasher.update(&value.to_le_bytes());
-        }
+        hasher.update(le_bytes(self.state.parameters()));
         hasher.finalize().to_hex().to_string()
     }
 
@@ -77,9 +79,8 @@ impl Checkpoint {
         };
         let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 part of the projectors");
         hasher.update(name.as_bytes());
-        for value in self.state.parameters()[taken].iter().chain(self.state.layer_norms()) {
-            hasher.update(&value.to_le_bytes());
-        }
+        hasher.update(le_bytes(&self.state.parameters()[taken]));
+        hasher.update(le_bytes(self.state.layer_norms()));
         hasher.finalize().to_hex().to_string()
     }
 
@@ -113,12 +114,12 @@ impl Checkpoint {
         put("config", recipe.digest_text());
         put("dataset_digest", self.identity.dataset_digest.clone().unwrap_or_default());
         put("loaded_digest", self.identity.loaded_digest.clone().unwrap_or_default());
-        put("history", evaluations::history_to_json(self.state.evaluations()));
+        put("history", history::list_to_json(self.state.evaluations()));
         if let Some(best) = self.state.evaluations().best() {
-            put("best", evaluations::to_json(best));
+            put("best", history::to_json(best));
         }
         if let Some(state) = self.state.solve() {
-            put("solve", solve::to_json(recipe, state));
+            put("solve", solver_state::to_json(recipe, state));
         }
         if !self.identity.layer_norms.is_empty() {
             let names: Vec<&str> = self.identity.layer_norms.iter().map(|tensor| tensor.name.as_str()).collect();
@@ -132,7 +133,7 @@ impl Checkpoint {
         let layout = self.state.layout();
         let trained = Trained::by_adam(&self.identity.recipe);
         let mut list = Vec::new();
-        for tensor in places(layout, &self.identity.layer_norms) {
+        for tensor in stored_ranges(layout, &self.identity.layer_norms) {
             let part = tensor.range.clone();
             if trained.covers(layout, &part) {
                 for (kind, values) in [("exp_avg", self.state.exp_avg()), ("exp_avg_sq", self.state.exp_avg_sq())] {
@@ -147,7 +148,7 @@ impl Checkpoint {
             list.push(Tensor::of_f32(tensor.name, tensor.shape, values));
         }
         if let Some(sums) = &self.sums {
-            list.extend(solve::tensors(sums));
+            list.extend(solver_state::tensors(sums));
         }
         list.sort_by(|a, b| a.name.cmp(&b.name));
         list
@@ -182,6 +183,9 @@ impl Checkpoint {
     }
 
     /// Reads and verifies a file.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is no checkpoint, is damaged, or has another format version.
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
         let failed = |source| CheckpointError::Read { path: path.to_owned(), source };
         let about = std::fs::metadata(path).map_err(failed)?;
@@ -201,6 +205,9 @@ impl Checkpoint {
     }
 
     /// Verifies the bytes of a file; `path` is named in errors.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read`].
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, CheckpointError> {
         let foreign = |reason: String| CheckpointError::Foreign { path: path.to_owned(), reason };
         let damaged = |reason: String| CheckpointError::Damaged { path: path.to_owned(), reason };
@@ -237,40 +244,26 @@ impl Checkpoint {
     }
 }
 
-/// One tensor of the file and its stretch of the state.
-struct Place {
+/// One tensor of the file and its range of the state.
+struct StoredRange {
     name: String,
     shape: Vec<usize>,
     range: Range<usize>,
 }
 
 /// Projectors, then layer norms in the model's order.
-fn places(layout: Layout, norms: &[NormTensor]) -> Vec<Place> {
+fn stored_ranges(layout: Layout, norms: &[NormTensor]) -> Vec<StoredRange> {
     let mut list = Vec::new();
     for tensor in layout.tensors() {
-        list.push(Place { name: tensor.name.to_owned(), shape: tensor.shape, range: tensor.range });
+        list.push(StoredRange { name: tensor.name.to_owned(), shape: tensor.shape, range: tensor.range });
     }
     let mut start = layout.layer_norms().start;
     for tensor in norms {
         let range = start..start + tensor.len;
         start = range.end;
-        list.push(Place { name: format!("{NORMS_PREFIX}{}", tensor.name), shape: vec![tensor.len], range });
+        list.push(StoredRange { name: format!("{NORMS_PREFIX}{}", tensor.name), shape: vec![tensor.len], range });
     }
     list
-}
-
-pub(crate) type TensorMap = BTreeMap<String, Tensor>;
-
-fn read_tensors(parsed: &SafeTensors<'_>) -> Result<TensorMap, String> {
-    let mut map = BTreeMap::new();
-    for (name, view) in parsed.tensors() {
-        if !matches!(view.dtype(), Dtype::F32 | Dtype::F64) {
-            return Err(format!("tensor {name} is {:?}, not f32", view.dtype()));
-        }
-        let (shape, bytes) = (view.shape().to_vec(), view.data().to_vec());
-        map.insert(name.clone(), Tensor { name, dtype: view.dtype(), shape, bytes });
-    }
-    Ok(map)
 }
 
 fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<Checkpoint, String> {
@@ -282,7 +275,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     let recipe: Recipe =
         serde_json::from_str(&text("config")?).map_err(|error| format!("config cannot be read: {error}"))?;
     recipe.check().map_err(|error| format!("config is not valid: {error}"))?;
-    let history = evaluations::history_from_json(&text("history")?)?;
+    let history = history::list_from_json(&text("history")?)?;
     let hidden = whole("hidden_size")? as usize;
     if tensors.get("input_projection.bias").is_none_or(|tensor| tensor.shape != [hidden]) {
         return Err(format!("input_projection.bias is missing or not [{hidden}]"));
@@ -295,11 +288,11 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     if recipe.train_layer_norms == norms.is_empty() {
         return Err("its config and its layer norms contradict each other".to_owned());
     }
-    let layout = Layout::of(&recipe, hidden, layer_norms::total_len(&norms));
+    let layout = Layout::of(&recipe, hidden, NormTensor::total_len(&norms));
     let trained = Trained::by_adam(&recipe);
     let zeros = vec![0.0f32; layout.len()];
     let mut parts = [zeros.clone(), zeros.clone(), zeros.clone(), zeros];
-    for tensor in places(layout, &norms) {
+    for tensor in stored_ranges(layout, &norms) {
         let mut names = vec![(0, tensor.name.clone())];
         if trained.covers(layout, &tensor.range) {
             names.push((1, format!("optimizer.exp_avg.{}", tensor.name)));
@@ -326,11 +319,11 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
     };
     let solve = match recipe.solver {
         Solver::Adam => None,
-        Solver::Exact | Solver::Alternate => Some(solve::from_json(&text("solve")?)?),
+        Solver::Exact | Solver::Alternate => Some(solver_state::from_json(&text("solve")?)?),
     };
     let state = State::restored(layout, step, parameters, exp_avg, exp_avg_sq).with_solve(&recipe, solve);
     let state = state.with_evaluations(evaluations);
-    let sums = solve::sums(&recipe, &state, tensors)?;
+    let sums = solver_state::sums(&recipe, &state, tensors)?;
     let optional = |key: &str| text(key).map(|value| Some(value).filter(|value| !value.is_empty()));
     Ok(Checkpoint {
         identity: Identity {

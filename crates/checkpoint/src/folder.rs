@@ -1,5 +1,4 @@
 //! The folder of one run, `chk/<run-id>/`: atomic writes, listing, the newest valid checkpoint, the last k.
-//! Called by the coordinator.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,11 +15,15 @@ pub struct RunFolder {
 
 impl RunFolder {
     /// Opens the folder, creating it if it is not there.
+    ///
+    /// # Errors
+    /// The folder cannot be created.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         std::fs::create_dir_all(path).map_err(|source| CheckpointError::Write { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned() })
     }
 
+    /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -31,6 +34,9 @@ impl RunFolder {
     }
 
     /// Step and path of every file with a checkpoint's name, newest first.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
     pub fn list(&self) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
         let failed = |source| CheckpointError::Read { path: self.path.clone(), source };
         let mut found = Vec::new();
@@ -48,6 +54,9 @@ impl RunFolder {
     }
 
     /// The newest checkpoint that reads and verifies, and why newer ones were passed over.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
     #[allow(clippy::type_complexity)]
     pub fn newest_valid(&self) -> Result<(Option<(PathBuf, Checkpoint)>, Vec<CheckpointError>), CheckpointError> {
         let mut skipped = Vec::new();
@@ -61,6 +70,9 @@ impl RunFolder {
     }
 
     /// Writes `step-….safetensors` and then drops all but the newest `keep`.
+    ///
+    /// # Errors
+    /// The file cannot be written, or an old one not removed.
     pub fn write(&self, step: u64, bytes: &[u8], keep: usize) -> Result<PathBuf, CheckpointError> {
         let path = self.file_of(step);
         write_atomically(&path, bytes)?;
@@ -70,8 +82,11 @@ impl RunFolder {
         Ok(path)
     }
 
-    /// Marks the checkpoints as those of an earlier run that is being replaced: whoever resumes this run must not take
-    /// them for its own. They stay until [`RunFolder::clear`], so that a run that never trains destroys nothing.
+    /// Marks the checkpoints as those of an earlier run that is being replaced, so that a resumed run does not continue from
+    /// them. They stay until [`RunFolder::clear`], so that a run that never trains destroys nothing.
+    ///
+    /// # Errors
+    /// The mark cannot be written.
     pub fn mark_replaced(&self) -> Result<(), CheckpointError> {
         let path = self.path.join(REPLACED);
         File::create(&path).map_err(|source| CheckpointError::Write { path, source })?;
@@ -84,6 +99,9 @@ impl RunFolder {
     }
 
     /// Removes every checkpoint of an earlier run that is being replaced, then the mark that says so.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
     pub fn clear(&self) -> Result<(), CheckpointError> {
         for (_, path) in self.list()? {
             std::fs::remove_file(&path).map_err(|source| CheckpointError::Write { path, source })?;
@@ -103,6 +121,9 @@ const REPLACED: &str = "being-replaced";
 
 /// Writes a file so that its name only ever holds the old or the new bytes: temporary file in the same folder, synced,
 /// renamed, folder synced.
+///
+/// # Errors
+/// The file cannot be written, or the path is a folder.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
     let failed = |source| CheckpointError::Write { path: path.to_owned(), source };
     let folder = match path.parent() {

@@ -1,16 +1,16 @@
 //! One consolidated safetensors file per checkpoint: projectors, optimizer, and everything that says what they are.
 //!
-//! Written by the coordinator from its committed state; read by the coordinator (resume), and by the
-//! command line (`eval`, `predict`, `inspect`). Files are small (tens of KB; in the middle of a solver's round some MB),
+//! Files are small (tens of KB; in the middle of a solver's round some MB),
 //! so they are handled whole in memory.
 
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod error;
-mod evaluations;
 pub mod file;
 pub mod folder;
-mod solve;
+mod history;
+mod solver_state;
 mod tensor;
 
 pub use error::CheckpointError;

@@ -1,6 +1,25 @@
-//! A tensor as it lies in the file. Used by [`crate::file`] and [`crate::solve`].
+//! A tensor as it lies in the file.
 
-use safetensors::Dtype;
+use std::collections::BTreeMap;
+
+use numalign_projector::bytes::{floats_from_le, le_bytes};
+use safetensors::{Dtype, SafeTensors};
+
+/// The tensors of a file by name.
+pub(crate) type TensorMap = BTreeMap<String, Tensor>;
+
+/// Copies every tensor of a file; only `F32` and `F64` are known.
+pub(crate) fn read_tensors(parsed: &SafeTensors<'_>) -> Result<TensorMap, String> {
+    let mut map = BTreeMap::new();
+    for (name, view) in parsed.tensors() {
+        if !matches!(view.dtype(), Dtype::F32 | Dtype::F64) {
+            return Err(format!("tensor {name} is {:?}, not f32", view.dtype()));
+        }
+        let (shape, bytes) = (view.shape().to_vec(), view.data().to_vec());
+        map.insert(name.clone(), Tensor { name, dtype: view.dtype(), shape, bytes });
+    }
+    Ok(map)
+}
 
 /// Name, type, shape and little-endian bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,13 +33,11 @@ pub(crate) struct Tensor {
 
 impl Tensor {
     pub(crate) fn of_f32(name: String, shape: Vec<usize>, values: &[f32]) -> Self {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        Self { name, dtype: Dtype::F32, shape, bytes }
+        Self { name, dtype: Dtype::F32, shape, bytes: le_bytes(values).to_vec() }
     }
 
     pub(crate) fn of_f64(name: String, shape: Vec<usize>, values: &[f64]) -> Self {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        Self { name, dtype: Dtype::F64, shape, bytes }
+        Self { name, dtype: Dtype::F64, shape, bytes: le_bytes(values).to_vec() }
     }
 
     /// The type as safetensors writes it.
@@ -28,16 +45,13 @@ impl Tensor {
         if self.dtype == Dtype::F64 { "F64" } else { "F32" }
     }
 
-    /// The values; none where the tensor is of the other type.
+    /// The values; none if the tensor has the other type.
     pub(crate) fn f32s(&self) -> Option<Vec<f32>> {
-        let values = self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        (self.dtype == Dtype::F32).then(|| values.collect())
+        (self.dtype == Dtype::F32).then(|| floats_from_le(&self.bytes))
     }
 
-    /// The values; none where the tensor is of the other type.
+    /// The values; none if the tensor has the other type.
     pub(crate) fn f64s(&self) -> Option<Vec<f64>> {
-        let values =
-            self.bytes.chunks_exact(8).map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]));
-        (self.dtype == Dtype::F64).then(|| values.collect())
+        (self.dtype == Dtype::F64).then(|| floats_from_le(&self.bytes))
     }
 }

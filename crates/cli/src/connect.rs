@@ -1,15 +1,19 @@
-//! How the commands that only ask or simulate reach a coordinator. Used by `status`, by `launch`'s supervisor and by
-//! `worker` (the address in the environment); the worker's own connection is in `numalign_worker::session`.
+//! How the commands that only ask or simulate reach a coordinator; a worker's own connection is in
+//! `numalign_worker::session`.
 
+use std::net::TcpStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use numalign_access::{Client, ClientAccess, client::Unconnected, client::status_words};
+use numalign_config::RUNS_FOLDER;
+use numalign_coordinator::address;
 use numalign_protocol::StatusRequest;
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// A client that connects when it is first used, and again when the connection broke. Needs the runtime's context.
-pub fn lazy_client(access: &ClientAccess, url: &str) -> Result<Client, Failure> {
+pub fn lazy_client(access: &ClientAccess, url: &str) -> Result<Client, CliError> {
     let endpoint = access.endpoint(url)?;
     Ok(access.connect_lazily(&endpoint))
 }
@@ -19,7 +23,7 @@ pub async fn status(
     access: &ClientAccess,
     url: &str,
     limit: Duration,
-) -> Result<numalign_protocol::StatusReply, Failure> {
+) -> Result<numalign_protocol::StatusReply, CliError> {
     let ask = async {
         let endpoint = access.endpoint(url)?;
         let mut client = match access.connect(&endpoint).await {
@@ -41,18 +45,41 @@ pub async fn status(
     }
 }
 
-fn silent(url: &str, reason: &str) -> Failure {
-    Failure::new(format!("no coordinator answers at {url}: {reason}"))
+fn silent(url: &str, reason: &str) -> CliError {
+    CliError::new(format!("no coordinator answers at {url}: {reason}"))
         .with_hint("`numalign launch` and `numalign coordinator` print their address; give it with --coordinator")
 }
 
+/// The newest run in this folder whose coordinator can be reached: the file that says so, and the address.
+pub fn run_of_this_folder() -> Option<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(RUNS_FOLDER).ok()?.flatten() {
+        let file = entry.path().join(address::FILE_NAME);
+        if let Ok(written) = file.metadata().and_then(|metadata| metadata.modified())
+            && let Ok(url) = std::fs::read_to_string(&file)
+        {
+            found.push((written, file, url.trim().to_owned()));
+        }
+    }
+    found.sort();
+    // One that was killed has left its file.
+    found.into_iter().rev().find(|(_, _, url)| is_open(url)).map(|(_, file, url)| (file, url))
+}
+
+/// Whether somebody listens at `url`.
+fn is_open(url: &str) -> bool {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let address = url.split_once("://").and_then(|(_, address)| address.parse().ok());
+    address.is_some_and(|address| TcpStream::connect_timeout(&address, TIMEOUT).is_ok())
+}
+
 /// The address that `MASTER_ADDR` and `MASTER_PORT` name, where both are set; with TLS where `access` has it.
-pub fn from_environment(access: &ClientAccess) -> Result<Option<String>, Failure> {
+pub fn from_environment(access: &ClientAccess) -> Result<Option<String>, CliError> {
     let scheme = if access.tls.is_some() { "https" } else { "http" };
     match (std::env::var("MASTER_ADDR"), std::env::var("MASTER_PORT")) {
         (Ok(host), Ok(port)) => Ok(Some(format!("{scheme}://{host}:{port}"))),
         (Err(std::env::VarError::NotUnicode(_)), _) | (_, Err(std::env::VarError::NotUnicode(_))) => {
-            Err(Failure::usage("MASTER_ADDR or MASTER_PORT is not UTF-8"))
+            Err(CliError::usage("MASTER_ADDR or MASTER_PORT is not UTF-8"))
         }
         _ => Ok(None),
     }

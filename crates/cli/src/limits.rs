@@ -1,8 +1,8 @@
-//! The limit on open files. Used by the coordinator, which has a socket per worker, and by `bench coordinator`.
+//! The limit on open files: a coordinator has a socket per worker.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// Files that are open besides one socket per worker.
 const SPARE: u64 = 64;
@@ -12,7 +12,7 @@ const SPARE: u64 = 64;
 ///
 /// # Errors
 /// The hard limit is below what is wanted.
-pub fn open_files(sockets: u64) -> Result<(), Failure> {
+pub fn open_files(sockets: u64) -> Result<(), CliError> {
     let limit = getrlimit(Resource::Nofile);
     // Without a hard limit the kernel's own bound holds, which no request may name: the soft one stays where it is enough.
     if let Some(hard) = limit.maximum
@@ -24,7 +24,7 @@ pub fn open_files(sockets: u64) -> Result<(), Failure> {
     let wanted = sockets.saturating_add(SPARE);
     match getrlimit(Resource::Nofile).current {
         Some(open) if open < wanted => {
-            Err(Failure::new(format!("{wanted} files have to be open at once, and only {open} may be"))
+            Err(CliError::new(format!("{wanted} files have to be open at once, and only {open} may be"))
                 .with_hint("raise the limit (ulimit -Hn), or use fewer workers"))
         }
         _ => Ok(()),

@@ -3,15 +3,17 @@
 use std::io::Write;
 use std::sync::atomic::Ordering;
 
+use numalign_coordinator::stderr::write_line;
 use numalign_worker::session::RANK;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Starts logging; `default` is the level where `NUMALIGN_LOG` says nothing.
+/// Starts logging; `default` is the level where neither `NUMALIGN_LOG` nor `-v` or `-q` says more.
 pub fn start(default: &str, worker: bool) {
+    let default = crate::console::log_filter(default);
     let filter = match std::env::var("NUMALIGN_LOG") {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).unwrap_or_else(|error| {
-            eprintln!("NUMALIGN_LOG={text} is not understood ({error}); using {default}");
+            write_line(&format!("NUMALIGN_LOG={text} is not understood ({error}); using {default}"));
             EnvFilter::new(default)
         }),
         _ => EnvFilter::new(default),

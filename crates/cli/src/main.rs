@@ -4,19 +4,23 @@
 
 use std::process::ExitCode;
 
-mod access;
 mod args;
 mod commands;
 mod connect;
-mod failure;
+mod console;
+mod credentials;
+mod error;
+mod evaluation;
+mod launcher;
 mod limits;
 mod logging;
 mod plot;
+mod process;
 mod settings;
-mod supervisor;
+mod table;
 
 fn main() -> ExitCode {
-    mind_closed_pipes();
+    exit_quietly_on_broken_pipe();
     #[cfg(feature = "cuda")]
     point_at_cuda_headers();
     let matches = match args::command().try_get_matches() {
@@ -27,14 +31,15 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
+    console::set_verbosity(args::verbosity(&matches));
     match commands::run(&matches) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let text = failure.to_string();
+        Err(error) => {
+            let text = error.to_string();
             if !text.is_empty() {
-                eprintln!("{text}");
+                numalign_coordinator::stderr::write_line(&text);
             }
-            ExitCode::from(failure.code)
+            ExitCode::from(error.code)
         }
     }
 }
@@ -43,8 +48,8 @@ fn main() -> ExitCode {
 /// Children inherit it.
 #[cfg(feature = "cuda")]
 fn point_at_cuda_headers() {
-    let surroundings = numalign_gpu::search::Surroundings::present();
-    if let Some(folder) = numalign_gpu::toolkit::needed_cuda_path(&surroundings) {
+    let paths = numalign_gpu::search::SearchPaths::from_env();
+    if let Some(folder) = numalign_gpu::toolkit::needed_cuda_path(&paths) {
         // SAFETY: this process has no other thread yet.
         unsafe { std::env::set_var("CUDA_PATH", folder) };
     }
@@ -52,7 +57,7 @@ fn point_at_cuda_headers() {
 
 /// A reader that has seen enough, such as `head`, ends this process without a word: `println!` panics on a closed pipe.
 /// The signal itself stays ignored, since sockets raise it too.
-fn mind_closed_pipes() {
+fn exit_quietly_on_broken_pipe() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let said = panic.payload().downcast_ref::<String>().map_or("", String::as_str);

@@ -1,5 +1,4 @@
-//! From the command line to a validated configuration: file, then environment, then flags. Used by the commands that
-//! take configuration keys.
+//! From the command line to a validated configuration: file, then environment, then flags.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,10 +8,11 @@ use numalign_config::{Config, DeviceChoice, Layer, resolve};
 use numalign_gpu::driver::visible_gpus;
 
 use crate::args::{key_flags, text};
-use crate::failure::Failure;
+use crate::console::note;
+use crate::error::CliError;
 
 /// The configuration of a command; `stage` overrides where given.
-pub fn load(matches: &ArgMatches, file: Option<&str>, stage: Option<&str>) -> Result<Config, Failure> {
+pub fn load(matches: &ArgMatches, file: Option<&str>, stage: Option<&str>) -> Result<Config, CliError> {
     resolve_layers(layers(matches, file, stage, &[])?)
 }
 
@@ -22,7 +22,7 @@ pub fn load_for_launch(
     file: Option<&str>,
     stage: Option<&str>,
     more: &[(&str, String)],
-) -> Result<Config, Failure> {
+) -> Result<Config, CliError> {
     let (mut yaml, mut env, mut flags) = layers(matches, file, stage, more)?;
     let all = yaml.iter_mut().chain([&mut env, &mut flags]);
     let (mut is_auto, mut gpus) = (false, 0);
@@ -38,11 +38,11 @@ pub fn load_for_launch(
     let mut config = resolve_layers((yaml, env, flags))?;
     if is_auto {
         config.run.workers = (config.run.workers / config.run.devices_per_worker).max(1);
-        config.check().map_err(|errors| Failure::usage(format!("the configuration is not valid\n{errors}")))?;
-        eprintln!("{}", auto_workers(config.run.workers, config.run.devices_per_worker, gpus));
+        config.check().map_err(|errors| CliError::usage(format!("the configuration is not valid\n{errors}")))?;
+        note!("{}", auto_workers(config.run.workers, config.run.devices_per_worker, gpus));
         let (workers, parts) = (config.run.workers, config.recipe.micro_batches());
         if workers > parts {
-            eprintln!(
+            note!(
                 "{} of them will be spares: a step has {parts} micro-batches; a larger batch_size or a smaller micro_batch_size gives them work",
                 workers - parts
             );
@@ -51,7 +51,7 @@ pub fn load_for_launch(
     Ok(config)
 }
 
-/// What `workers: auto` came to, in words.
+/// What `workers: auto` came to.
 fn auto_workers(workers: usize, devices_per_worker: usize, gpus: usize) -> String {
     match (gpus, devices_per_worker) {
         (0, _) => "workers: auto is 1: no GPU is visible".to_owned(),
@@ -68,11 +68,11 @@ fn layers(
     file: Option<&str>,
     stage: Option<&str>,
     more: &[(&str, String)],
-) -> Result<Layers, Failure> {
+) -> Result<Layers, CliError> {
     let mut flags = key_flags(matches);
     if let Some(stage) = stage {
         if flags.iter().any(|(key, value)| key == "stage" && value != stage) {
-            return Err(Failure::usage(format!("the stage is given twice: `{stage}` and --stage")));
+            return Err(CliError::usage(format!("the stage is given twice: `{stage}` and --stage")));
         }
         flags.retain(|(key, _)| key != "stage");
         flags.push(("stage".to_owned(), stage.to_owned()));
@@ -85,39 +85,29 @@ fn layers(
     Ok((yaml, Layer::from_env_os(std::env::vars_os()), Layer::from_flags(flags)))
 }
 
-fn resolve_layers((yaml, env, flags): Layers) -> Result<Config, Failure> {
+fn resolve_layers((yaml, env, flags): Layers) -> Result<Config, CliError> {
     resolve(yaml, env, flags).map_err(|errors| {
-        Failure::usage(format!("the configuration is not valid\n{errors}"))
+        CliError::usage(format!("the configuration is not valid\n{errors}"))
             .with_hint("`numalign launch --help` lists every key with its default")
     })
 }
 
 /// `coordinator_wait` as the environment or the default has it, for a worker that has not met its coordinator yet.
-pub fn coordinator_wait() -> Result<Duration, Failure> {
+pub fn coordinator_wait() -> Result<Duration, CliError> {
     const NAME: &str = "NUMALIGN_COORDINATOR_WAIT";
     let set = std::env::vars_os().filter(|(name, _)| name == NAME);
-    let config = resolve(None, Layer::from_env_os(set), Layer::from_flags::<&str>([])).map_err(Failure::usage)?;
+    let config = resolve(None, Layer::from_env_os(set), Layer::from_flags::<&str>([])).map_err(CliError::usage)?;
     Ok(config.run.coordinator_wait)
 }
 
 /// A device named on the command line.
-pub fn device(matches: &ArgMatches) -> Result<Option<DeviceChoice>, Failure> {
+pub fn device(matches: &ArgMatches) -> Result<Option<DeviceChoice>, CliError> {
     text(matches, "device").map(parse_device).transpose()
 }
 
 /// `auto`, `cpu`, `cuda` or `cuda:N`.
-pub fn parse_device(name: &str) -> Result<DeviceChoice, Failure> {
-    match name {
-        "auto" => return Ok(DeviceChoice::Auto),
-        "cpu" => return Ok(DeviceChoice::Cpu),
-        "cuda" => return Ok(DeviceChoice::Cuda(None)),
-        _ => {}
-    }
-    match name.strip_prefix("cuda:").and_then(|index| index.parse().ok()) {
-        Some(index) => Ok(DeviceChoice::Cuda(Some(index))),
-        None => {
-            Err(Failure::usage(format!("device `{name}` is not known"))
-                .with_hint("devices are auto, cpu, cuda and cuda:N"))
-        }
-    }
+pub fn parse_device(name: &str) -> Result<DeviceChoice, CliError> {
+    numalign_config::device(name).map_err(|_| {
+        CliError::usage(format!("device `{name}` is not known")).with_hint("devices are auto, cpu, cuda and cuda:N")
+    })
 }

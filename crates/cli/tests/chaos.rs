@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use common::Folder;
-use common::run::{arguments, bytes, children, kill, newest_step, succeed, wait_for};
+use common::run::{arguments, bytes, children, kill, listening_address, newest_step, succeed, wait_for};
 use rustix::process::Signal;
 
 /// 3,000 short steps in five micro-batches.
@@ -136,10 +136,7 @@ fn workers_come_and_go_in_worlds_of_one_to_eight() {
     let settings = settings.replace("--num-epochs 60", "--num-epochs 60 --join-debounce 0.05");
     arguments.extend(settings.split_whitespace());
     let mut coordinator = folder.spawn(&arguments);
-    coordinator.wait_for_stderr("listening on ");
-    let said = coordinator.stderr();
-    let address = said.split("listening on ").nth(1).and_then(|rest| rest.split([';', ' ', '\n']).next()).unwrap();
-    let url = format!("http://{address}");
+    let url = format!("http://{}", listening_address(&mut coordinator));
     let slow = [("NUMALIGN_INTERNAL_FAULTS", "slow=1")];
     let start = || folder.spawn_env(&["worker", "--coordinator", &url], &slow);
     let mut workers = Vec::new();

@@ -3,26 +3,12 @@
 
 mod common;
 
-use common::{Folder, Output};
+use common::Folder;
+use common::run::{json, run_line, succeed_line};
 use serde_json::Value;
 
 const SHORT: &str = "--num-epochs 3 --num-batches 8 --batch-size 12 --micro-batch-size 2 --mixed-max-numbers 3 \
                      --checkpoint-every 6 --keep-checkpoints 100 --lr 0.01 --no-eval";
-
-fn run(folder: &Folder, line: &str) -> Output {
-    folder.run(&line.split_whitespace().collect::<Vec<_>>())
-}
-
-fn succeed(folder: &Folder, line: &str) -> Output {
-    let output = run(folder, line);
-    assert!(output.status.success(), "{line}: {output}");
-    output
-}
-
-fn json(folder: &Folder, line: &str) -> Value {
-    let output = succeed(folder, line);
-    serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{line}: {error} in {}", output.stdout))
-}
 
 #[test]
 fn every_recipe_gives_the_same_bytes_for_any_world_and_after_a_resume() {
@@ -35,11 +21,11 @@ fn every_recipe_gives_the_same_bytes_for_any_world_and_after_a_resume() {
     ] {
         let file = |run: &str| folder.read(&format!("chk/{run}.safetensors"));
         for workers in [1, 2, 5] {
-            succeed(&folder, &format!("launch {recipe} {SHORT} --workers {workers} --run-id {name}-{workers}"));
+            succeed_line(&folder, &format!("launch {recipe} {SHORT} --workers {workers} --run-id {name}-{workers}"));
             assert!(file(&format!("{name}-{workers}")) == file(&format!("{name}-1")), "{name}: {workers} workers");
         }
         let from = format!("chk/{name}-1/step-00000012.safetensors");
-        succeed(&folder, &format!("launch {recipe} {SHORT} --workers 3 --run-id {name}-on --resume {from}"));
+        succeed_line(&folder, &format!("launch {recipe} {SHORT} --workers 3 --run-id {name}-on --resume {from}"));
         assert!(file(&format!("{name}-on")) == file(&format!("{name}-1")), "{name}: resumed");
     }
 }
@@ -48,17 +34,21 @@ fn every_recipe_gives_the_same_bytes_for_any_world_and_after_a_resume() {
 fn layer_norms_travel_from_stage_to_stage() {
     let folder = Folder::new();
     let norms = "--train-layer-norms true";
-    succeed(&folder, &format!("launch nn {SHORT} {norms} --run-id first"));
-    let first = json(&folder, "inspect --json chk/first.safetensors");
+    succeed_line(&folder, &format!("launch nn {SHORT} {norms} --run-id first"));
+    let first = json(&succeed_line(&folder, "inspect --json chk/first.safetensors"));
     assert_eq!(first["layer_norms"].as_array().map(Vec::len), Some(18), "two norms of 4 blocks and the last one");
-    succeed(&folder, &format!("launch mixed {SHORT} {norms} --run-id second --model-path-load chk/first.safetensors"));
+    succeed_line(
+        &folder,
+        &format!("launch mixed {SHORT} {norms} --run-id second --model-path-load chk/first.safetensors"),
+    );
     // The trained norms are applied: the answers are another model's without them.
-    let answers = json(&folder, "predict --json --checkpoint chk/first.safetensors 12.5 99");
+    let answers = json(&succeed_line(&folder, "predict --json --checkpoint chk/first.safetensors 12.5 99"));
     assert_eq!(answers["predictions"].as_array().map(Vec::len), Some(2));
-    let refused = run(&folder, &format!("launch mixed {SHORT} --run-id third --model-path-load chk/first.safetensors"));
+    let refused =
+        run_line(&folder, &format!("launch mixed {SHORT} --run-id third --model-path-load chk/first.safetensors"));
     assert_eq!(refused.status.code(), Some(1), "{refused}");
     assert!(refused.stderr.contains("hint: set train_layer_norms to true"), "{refused}");
-    let refused = run(
+    let refused = run_line(
         &folder,
         &format!("launch nn {SHORT} {norms} --value-encoding fourier --model-path-load chk/first.safetensors"),
     );
@@ -69,28 +59,31 @@ fn layer_norms_travel_from_stage_to_stage() {
 fn wide_ranges_are_drawn_and_predicted_in_value_units() {
     let folder = Folder::new();
     let range = "--value-encoding signlog --min-val 1e-6 --max-val 1e9";
-    succeed(&folder, &format!("launch nn {range} --num-epochs 20 --num-batches 20 --lr 0.01 --no-eval --run-id wide"));
-    let report = json(&folder, "eval --json --checkpoint chk/wide.safetensors");
+    succeed_line(
+        &folder,
+        &format!("launch nn {range} --num-epochs 20 --num-batches 20 --lr 0.01 --no-eval --run-id wide"),
+    );
+    let report = json(&succeed_line(&folder, "eval --json --checkpoint chk/wide.safetensors"));
     let median = report["median_relative_error_percent"].as_f64().unwrap_or(f64::NAN);
     assert!(median < 20.0, "{median}");
     let deciles = report["deciles"].as_array().expect("deciles");
     assert_eq!(deciles.len(), 10);
     assert!(deciles[0]["to"].as_f64() < Some(1e-3) && deciles[9]["from"].as_f64() > Some(1e6), "{deciles:?}");
-    let encoder = &json(&folder, "inspect --json chk/wide.safetensors")["encoder"];
+    let encoder = &json(&succeed_line(&folder, "inspect --json chk/wide.safetensors"))["encoder"];
     assert_eq!((encoder["kind"].as_str(), encoder["threshold"].as_f64()), (Some("signlog"), Some(1e-6)));
-    let answer = json(&folder, "predict --json --checkpoint chk/wide.safetensors 1000000");
+    let answer = json(&succeed_line(&folder, "predict --json --checkpoint chk/wide.safetensors 1000000"));
     let prediction = answer["predictions"][0]["prediction"].as_f64().unwrap_or(f64::NAN);
     assert!((1e5..1e7).contains(&prediction), "{prediction}");
-    let hidden = json(&folder, "hidden --json --checkpoint chk/wide.safetensors --value 12.5");
+    let hidden = json(&succeed_line(&folder, "hidden --json --checkpoint chk/wide.safetensors --value 12.5"));
     assert_eq!(hidden["hidden"].as_array().map(Vec::len), Some(192));
 }
 
 #[test]
-fn the_report_has_baselines_an_ablation_words_and_a_picture() {
+fn the_report_has_baselines_an_ablation_zero_shot_answers_and_a_picture() {
     let folder = Folder::new();
-    succeed(&folder, &format!("launch mixed {SHORT} --run-id q"));
+    succeed_line(&folder, &format!("launch mixed {SHORT} --run-id q"));
     let line = "eval --checkpoint chk/q.safetensors --count 60 --ablation --verbal --plot out.svg";
-    let report = json(&folder, &format!("{line} --json"));
+    let report = json(&succeed_line(&folder, &format!("{line} --json")));
     for field in ["stage", "samples", "mse", "mae", "mae_percent_of_range", "r2", "within_1_percent", "baseline_mae"] {
         assert!(!report[field].is_null(), "{field} in {report}");
     }
@@ -107,10 +100,10 @@ fn the_report_has_baselines_an_ablation_words_and_a_picture() {
     assert!(report["verbal"]["right_percent"].as_f64() > Some(50.0), "{}", report["verbal"]);
     let svg = String::from_utf8(folder.read("out.svg")).expect("text");
     assert!(svg.starts_with("<svg") && svg.contains("training loss") && svg.ends_with("</svg>\n"), "{svg}");
-    succeed(&folder, "eval --checkpoint chk/q.safetensors --count 60 --plot out.PNG");
+    succeed_line(&folder, "eval --checkpoint chk/q.safetensors --count 60 --plot out.PNG");
     assert!(folder.read("out.PNG").starts_with(b"\x89PNG\r\n\x1a\n"));
-    let table = succeed(&folder, line).stdout;
-    for words in ["constant predictor", "no language model", "chance", "in words", "by decile", "worst samples"] {
+    let table = succeed_line(&folder, line).stdout;
+    for words in ["constant predictor", "no language model", "chance", "zero-shot", "by decile", "worst samples"] {
         assert!(table.contains(words), "{words} in {table}");
     }
 }
@@ -119,8 +112,11 @@ fn the_report_has_baselines_an_ablation_words_and_a_picture() {
 fn the_ablation_uses_the_solver_of_the_run() {
     let folder = Folder::new();
     for (run, recipe) in [("pass", "text --solver exact"), ("rounds", "nn --solver alternate --solve-samples 96")] {
-        succeed(&folder, &format!("launch {recipe} {SHORT} --run-id {run}"));
-        let report = json(&folder, &format!("eval --json --checkpoint chk/{run}.safetensors --count 100 --ablation"));
+        succeed_line(&folder, &format!("launch {recipe} {SHORT} --run-id {run}"));
+        let report = json(&succeed_line(
+            &folder,
+            &format!("eval --json --checkpoint chk/{run}.safetensors --count 100 --ablation"),
+        ));
         let percent = |of: &Value| of["mae_percent_of_range"].as_f64().unwrap_or(f64::NAN);
         let (ablated, constant) = (percent(&report["ablation"]), report["baseline_mae_percent_of_range"].as_f64());
         // Without the model the number itself is still there in stage nn, and tokens alone say something in stage text.
@@ -130,10 +126,10 @@ fn the_ablation_uses_the_solver_of_the_run() {
 }
 
 #[test]
-fn the_demo_completes_a_question_in_words() {
+fn the_demo_answers_a_question_as_text() {
     let folder = Folder::new();
     let question = "The list holds $$45.2&& and $$7.81&& and $$60&&: which is the smallest?";
-    let output = folder.run(&["complete", "--model", "demo", question]);
+    let output = folder.run(&["generate-text", "--model", "demo", question]);
     assert!(output.status.success() && output.stdout.starts_with(" 7.81"), "{output}");
     let none = folder.run(&["complete", ""]);
     assert_eq!(none.status.code(), Some(2), "{none}");
@@ -142,7 +138,7 @@ fn the_demo_completes_a_question_in_words() {
 #[test]
 fn what_cannot_be_is_refused_with_what_to_do() {
     let folder = Folder::new();
-    succeed(&folder, &format!("launch nn {SHORT} --run-id nn"));
+    succeed_line(&folder, &format!("launch nn {SHORT} --run-id nn"));
     for (line, code, words) in [
         ("launch nn --train-transformer true", 2, &["stays frozen", "train_layer_norms"][..]),
         ("launch text --readout numbers", 2, &["readout", "use mean or last"]),
@@ -150,10 +146,10 @@ fn what_cannot_be_is_refused_with_what_to_do() {
         ("launch nn --fourier-periods 3", 2, &["value_encoding fourier"]),
         ("launch nn --layer 9", 1, &["9", "hint:"]),
         ("eval --checkpoint chk/nn.safetensors --plot a.jpg", 2, &[".svg", ".png", "hint:"]),
-        ("eval --checkpoint chk/nn.safetensors --verbal", 2, &["stage nn", "hint:"]),
+        ("eval --checkpoint chk/nn.safetensors --zero-shot", 2, &["stage nn", "hint:"]),
         ("complete --model synthetic:tiny x", 2, &["synthetic"]),
     ] {
-        let output = run(&folder, line);
+        let output = run_line(&folder, line);
         assert_eq!(output.status.code(), Some(code), "{line}: {output}");
         for word in words {
             assert!(output.stderr.contains(word), "{line}: `{word}` in {output}");

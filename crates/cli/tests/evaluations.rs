@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::run::{bytes, hit_at_steps, succeed};
-use common::{Folder, Output};
+use common::Folder;
+use common::run::{bytes, hit_at_steps, json, succeed};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -20,11 +20,6 @@ const EVALUATED: &str = "--eval-every 2 --eval-samples 33";
 const LONG: &str = "--num-epochs 200 --num-batches 3 --checkpoint-every 3 --batch-size 20 --micro-batch-size 4 \
                     --eval-every 1 --eval-samples 100";
 
-fn json(output: &Output) -> Value {
-    assert!(output.status.success(), "{output}");
-    serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output}"))
-}
-
 fn history(folder: &Folder, file: &str) -> Vec<Value> {
     json(&folder.run(&["inspect", "--json", file]))["history"].as_array().expect("a history").clone()
 }
@@ -34,7 +29,7 @@ fn steps(history: &[Value]) -> Vec<u64> {
 }
 
 #[test]
-fn any_number_of_workers_gives_the_same_bytes() {
+fn any_number_of_workers_evaluates_to_the_same_bytes() {
     let folder = Folder::new();
     for (name, stage, epochs, solver, expected) in [
         ("adam", "nn", 6, "", &[8, 16, 24][..]),

@@ -1,9 +1,10 @@
-//! The promise: the same bytes in the final checkpoint, whatever the number of workers, whoever was killed, whenever
+//! The promise: the same bytes in the final checkpoint, whatever the number of workers, whichever process was killed, whenever
 //! the run was resumed. Real processes, real sockets, real `kill -9`.
 
 mod common;
 
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use common::Folder;
@@ -16,9 +17,14 @@ const SHORT: &str = "--num-epochs 4 --num-batches 10 --batch-size 20 --micro-bat
 /// Long enough that something can be killed in the middle.
 const LONG: &str = "--num-epochs 60 --num-batches 20 --checkpoint-every 10 --batch-size 20 --micro-batch-size 4";
 
-fn long_reference(folder: &Folder) -> Vec<u8> {
-    succeed(folder, "nn", LONG, "--run-id reference");
-    bytes(folder, "reference")
+/// The result of the undisturbed run of [`LONG`].
+fn long_reference() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
+        let folder = Folder::new();
+        succeed(&folder, "nn", LONG, "--run-id reference");
+        bytes(&folder, "reference")
+    })
 }
 
 #[test]
@@ -60,7 +66,7 @@ fn resuming_after_any_checkpoint_gives_the_same_bytes() {
 #[test]
 fn killed_and_hung_processes_change_no_byte() {
     let folder = Folder::new();
-    let reference = long_reference(&folder);
+    let reference = long_reference();
     for (victim, signal, times) in [
         ("worker --coordinator", Signal::KILL, 3),
         ("worker --coordinator", Signal::STOP, 1),
@@ -80,7 +86,7 @@ fn killed_and_hung_processes_change_no_byte() {
 #[test]
 fn a_killed_launcher_leaves_no_child_and_its_run_goes_on_to_the_same_bytes() {
     let folder = Folder::new();
-    let reference = long_reference(&folder);
+    let reference = long_reference();
     let launcher = folder.spawn(&arguments("nn", LONG, "--run-id cut"));
     let chk = folder.path().join("chk/cut");
     wait_for("a checkpoint", || newest_step(&chk) >= 50);
@@ -103,7 +109,7 @@ fn a_killed_launcher_leaves_no_child_and_its_run_goes_on_to_the_same_bytes() {
 #[test]
 fn an_interrupted_run_stops_within_five_seconds_with_a_checkpoint() {
     let folder = Folder::new();
-    let reference = long_reference(&folder);
+    let reference = long_reference();
     let mut launcher = folder.spawn(&arguments("nn", LONG, "--run-id stopped"));
     let chk = folder.path().join("chk/stopped");
     wait_for("a checkpoint", || newest_step(&chk) >= 50);
@@ -113,6 +119,7 @@ fn an_interrupted_run_stops_within_five_seconds_with_a_checkpoint() {
     assert!(since.elapsed() < Duration::from_secs(5), "it took {:?}", since.elapsed());
     assert_eq!(output.status.code(), Some(1), "{}", output.stderr);
     assert!(output.stderr.contains("stopped at step"), "{}", output.stderr);
+    assert!(output.stderr.contains("; wrote chk/stopped/step-"), "{}", output.stderr);
     succeed(&folder, "nn", LONG, "--run-id stopped --resume auto --workers 5");
     assert!(bytes(&folder, "stopped") == reference);
 }

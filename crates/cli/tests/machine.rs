@@ -5,12 +5,9 @@ mod common;
 #[cfg(feature = "cuda")]
 use common::check;
 use common::fake_cuda::FakeCuda;
+use common::run::parsed;
 use common::{Folder, Output};
 use serde_json::Value;
-
-fn json(output: &Output) -> Value {
-    serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output}"))
-}
 
 /// The checks of one name.
 fn named<'a>(report: &'a Value, name: &str) -> Vec<&'a Value> {
@@ -27,7 +24,7 @@ fn a_machine_without_a_gpu_is_well() {
         return;
     }
     let output = doctor(&[]);
-    let report = json(&output);
+    let report = parsed(&output);
     assert!(output.status.success() && report["ok"] == true, "{output}");
     for name in ["build", "cpu", "memory", "hub cache", "checkpoints"] {
         assert_eq!(named(&report, name)[0]["status"], "ok", "{name}: {output}");
@@ -46,7 +43,7 @@ fn a_machine_without_a_gpu_is_well() {
 fn gpus_and_nccl_are_listed() {
     let path = FakeCuda::get().path().display().to_string();
     let environment = [("LD_LIBRARY_PATH", path.as_str()), ("FAKE_CUDA_GPUS", "3"), ("CUDA_VISIBLE_DEVICES", "2,1")];
-    let report = json(&doctor(&environment));
+    let report = parsed(&doctor(&environment));
     let gpus = named(&report, "gpu");
     let details: Vec<&str> = gpus.iter().map(|gpu| gpu["detail"].as_str().unwrap()).collect();
     let uuid = "GPU-00000000-0000-0000-0000-000000000002";
@@ -64,7 +61,7 @@ fn a_driver_that_does_not_start_is_a_failure() {
     let path = FakeCuda::get().path().display().to_string();
     let broken = doctor(&[("LD_LIBRARY_PATH", path.as_str()), ("FAKE_CUDA_INIT", "999")]);
     assert_eq!(broken.status.code(), Some(1), "{broken}");
-    let report = json(&broken);
+    let report = parsed(&broken);
     assert_eq!((&report["ok"], &named(&report, "driver")[0]["status"]), (&Value::from(false), &Value::from("failure")));
     // What containers on CPU machines often have.
     let absent = doctor(&[("LD_LIBRARY_PATH", path.as_str()), ("FAKE_CUDA_INIT", "100")]);
@@ -76,7 +73,7 @@ fn a_folder_that_cannot_be_written_to_is_a_failure() {
     let folder = Folder::new();
     folder.write("chk", b"a file in its place");
     let output = folder.run(&["doctor", "--json"]);
-    let report = json(&output);
+    let report = parsed(&output);
     let check = named(&report, "checkpoints")[0];
     assert_eq!((output.status.code(), &check["status"]), (Some(1), &Value::from("failure")), "{output}");
     assert!(check["detail"].as_str().is_some_and(|detail| detail.contains("it is a file")), "{output}");
@@ -124,7 +121,7 @@ fn device_cuda_says_what_is_missing() {
 fn selftest_passes_on_the_cpu_and_says_what_it_cannot_show() {
     let folder = Folder::new();
     let output = folder.run(&["selftest", "--device", "cpu", "--quick", "--json"]);
-    let report = json(&output);
+    let report = parsed(&output);
     assert!(output.status.success() && report["ok"] == true, "{output}");
     let status = |name: &str| named(&report, name)[0]["status"].clone();
     for name in
@@ -144,7 +141,7 @@ fn selftest_reduces_over_the_nccl_there_is() {
     let temporary = folder.path().display().to_string();
     let environment = [("LD_LIBRARY_PATH", path.as_str()), ("TMPDIR", temporary.as_str()), ("FAKE_CUDA_GPUS", "2")];
     let output = folder.run_env(&["selftest", "--device", "cpu", "--quick", "--json"], &environment);
-    let report = json(&output);
+    let report = parsed(&output);
     assert!(output.status.success(), "{output}");
     for name in ["NCCL against the host's sum", "nn, two workers, nccl", "nn, a worker killed, nccl"] {
         assert_eq!(named(&report, name)[0]["status"], "passed", "{output}");

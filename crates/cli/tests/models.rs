@@ -3,18 +3,14 @@
 
 mod common;
 
-use common::{Folder, Output};
+use common::Folder;
+use common::run::{bytes, run_line, succeed_line};
 
 const SHORT: &str = "--num-epochs 2 --num-batches 5 --batch-size 8 --micro-batch-size 4 --checkpoint-every 100";
 
-fn run(folder: &Folder, line: &str) -> Output {
-    folder.run(&line.split_whitespace().collect::<Vec<_>>())
-}
-
 fn trained(folder: &Folder, id: &str, more: &str) -> Vec<u8> {
-    let output = run(folder, &format!("launch {SHORT} --no-eval --run-id {id} {more}"));
-    assert!(output.status.success(), "{more}: {}", output.stderr);
-    std::fs::read(folder.path().join(format!("chk/{id}.safetensors"))).unwrap()
+    succeed_line(folder, &format!("launch {SHORT} --no-eval --run-id {id} {more}"));
+    bytes(folder, id)
 }
 
 #[test]
@@ -51,7 +47,7 @@ fn the_type_of_the_weights_belongs_to_the_result() {
     assert!(wide != narrow);
     let text = String::from_utf8_lossy(&narrow);
     assert!(text.contains("dtype") && text.contains("bf16"), "the recipe names the type");
-    let output = run(&folder, "eval --checkpoint chk/narrow.safetensors --count 20 --json");
+    let output = run_line(&folder, "eval --checkpoint chk/narrow.safetensors --count 20 --json");
     assert!(output.status.success(), "{}", output.stderr);
 }
 
@@ -61,7 +57,7 @@ fn an_unknown_architecture_is_refused_with_the_known_ones() {
     folder.copy_fixture("llama-grouped", "other");
     let config = String::from_utf8(folder.read("other/config.json")).unwrap();
     folder.write("other/config.json", config.replace("\"llama\"", "\"gemma2\""));
-    let output = run(&folder, "hidden --model ./other --ids 1,2,3");
+    let output = run_line(&folder, "hidden --model ./other --ids 1,2,3");
     assert_eq!(output.status.code(), Some(1), "{}", output.stderr);
     assert!(output.stderr.contains("`gemma2`") && output.stderr.contains("qwen3"), "{}", output.stderr);
 }
@@ -69,7 +65,7 @@ fn an_unknown_architecture_is_refused_with_the_known_ones() {
 #[test]
 fn a_model_that_does_not_fit_is_refused_before_it_is_loaded() {
     let folder = Folder::new();
-    let output = run(&folder, "bench step --model synthetic:xl --positions 1000000 --device cpu");
+    let output = run_line(&folder, "bench step --model synthetic:xl --positions 1000000 --device cpu");
     assert_eq!(output.status.code(), Some(1), "{}", output.stderr);
     assert!(output.stderr.contains("GiB are free") && output.stderr.contains("hint:"), "{}", output.stderr);
 }

@@ -1,4 +1,4 @@
-//! Rows over NCCL, with a fake driver and a fake NCCL under real processes: the same bytes as over gRPC, whoever was killed
+//! Rows over NCCL, with a fake driver and a fake NCCL under real processes: the same bytes as over gRPC, whichever process was killed
 //! and whatever NCCL did. What this proves is numalign's protocol, not NVIDIA's code.
 
 mod common;

@@ -4,24 +4,13 @@ mod common;
 
 use std::path::Path;
 
-use common::{Folder, Output};
+use common::Folder;
+use common::run::{json, parsed, succeed};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const SHORT: &str = "--num-epochs 3 --num-batches 10 --batch-size 12 --micro-batch-size 4 --mixed-max-numbers 4 \
                      --checkpoint-every 7 --keep-checkpoints 100 --lr 0.01";
-
-fn train(folder: &Folder, stage: &str, run: &str, more: &[&str]) {
-    let mut list = vec!["launch", stage, "--no-eval", "--run-id", run];
-    list.extend(SHORT.split_whitespace());
-    list.extend(more);
-    let output = folder.run(&list);
-    assert!(output.status.success(), "{stage}: {output}");
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output}"))
-}
 
 fn state_digest(folder: &Folder, file: &str) -> Value {
     json(&folder.run(&["inspect", file, "--json"]))["state_digest"].clone()
@@ -31,7 +20,7 @@ fn state_digest(folder: &Folder, file: &str) -> Value {
 fn verify_proves_every_stage_and_names_what_it_compared() {
     let folder = Folder::new();
     for stage in ["nn", "text", "mixed"] {
-        train(&folder, stage, stage, &[]);
+        succeed(&folder, stage, SHORT, &format!("--run-id {stage}"));
         for (step, file) in
             [(30, format!("chk/{stage}.safetensors")), (14, format!("chk/{stage}/step-00000014.safetensors"))]
         {
@@ -53,15 +42,15 @@ fn verify_proves_every_stage_and_names_what_it_compared() {
 #[test]
 fn verify_refuses_a_run_that_took_other_samples() {
     let folder = Folder::new();
-    train(&folder, "nn", "nn", &[]);
+    succeed(&folder, "nn", SHORT, "--run-id nn");
     let path = folder.path().join("chk/nn.safetensors");
     let mut checkpoint = numalign_checkpoint::Checkpoint::read(&path).expect("a checkpoint");
     // A step was taken twice: the file is whole, and so is its state.
     let recipe = checkpoint.identity.recipe.clone();
     let stream = numalign_data::SampleStream::generated(&recipe, numalign_data::Domain::Train).expect("a stream");
-    let mut ledger = numalign_data::Ledger::start();
-    ledger.advance_over(&stream, &recipe, 0..29);
-    ledger.advance_over(&stream, &recipe, 28..29);
+    let mut ledger = numalign_data::SampleDigest::start();
+    ledger.extend(&stream, &recipe, 0..29);
+    ledger.extend(&stream, &recipe, 28..29);
     checkpoint.sample_digest = ledger.to_hex();
     folder.write("repeated.safetensors", checkpoint.to_bytes());
     let output = folder.run(&["verify", "repeated.safetensors"]);
@@ -69,7 +58,7 @@ fn verify_refuses_a_run_that_took_other_samples() {
     assert!(output.stderr.contains("samples 0 to 360") && output.stderr.contains("hint:"), "{output}");
     let output = folder.run(&["verify", "repeated.safetensors", "--json"]);
     assert_eq!(output.status.code(), Some(1), "{output}");
-    assert_eq!(json(&output)["ok"], false);
+    assert_eq!(parsed(&output)["ok"], false);
 
     // A flipped bit is found before anything is recomputed.
     let mut bytes = folder.read("chk/nn.safetensors");
@@ -98,7 +87,7 @@ fn a_run_from_a_file_is_proven_with_that_file() {
     let folder = Folder::new();
     let output = folder.run(&["generate", "mixed", "--count", "50", "--out", "data.jsonl"]);
     assert!(output.status.success(), "{output}");
-    train(&folder, "mixed", "filed", &["--dataset.file", "data.jsonl"]);
+    succeed(&folder, "mixed", SHORT, "--run-id filed --dataset.file data.jsonl");
     let file = "chk/filed.safetensors";
     let output = folder.run(&["verify", file, "--dataset", "data.jsonl"]);
     assert!(output.status.success(), "{output}");
@@ -123,7 +112,7 @@ fn a_run_from_a_file_is_proven_with_that_file() {
 fn replay_gives_the_states_of_the_distributed_run() {
     let folder = Folder::new();
     for stage in ["nn", "text", "mixed"] {
-        train(&folder, stage, stage, &["--workers", "3"]);
+        succeed(&folder, stage, SHORT, &format!("--run-id {stage} --workers 3"));
         let from = format!("chk/{stage}/step-00000007.safetensors");
         let output = folder.run(&["replay", "--checkpoint", &from, "--steps", "100", "--json"]);
         assert!(output.status.success(), "{output}");

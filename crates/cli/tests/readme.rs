@@ -1,7 +1,123 @@
-//! How the binary is started and read: the README's first command is `cargo run` without a package, so the workspace has
-//! to leave cargo no choice of binaries; and what it prints may go to a pipe that closes.
+//! The README and the pages keep their promises: every command, path, link and anchor in them exists. The first command is
+//! `cargo run` without a package, so the workspace has to leave cargo no choice of binaries; and what the program prints may
+//! go to a pipe that closes.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use common::Folder;
+use common::words::{Spoken, commands};
+
+mod common;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Path from the repository's root, and text, of every page that a reader is sent to.
+fn pages() -> Vec<(String, String)> {
+    let mut names = Vec::new();
+    for name in ["README.md", "CONTRIBUTING.md", "deploy/README.md", "testdata/README.md"] {
+        names.push(name.to_owned());
+    }
+    for entry in std::fs::read_dir(root().join("docs")).expect("docs/") {
+        let name = entry.expect("an entry").file_name().into_string().expect("a name");
+        if name.ends_with(".md") {
+            names.push(format!("docs/{name}"));
+        }
+    }
+    assert!(names.len() >= 10, "{names:?}");
+    names.sort();
+    let read = |name: String| {
+        let text = std::fs::read_to_string(root().join(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        (name, text)
+    };
+    names.into_iter().map(read).collect()
+}
+
+/// The anchor that a page's heading gets.
+fn anchor(heading: &str) -> String {
+    let mut slug = String::new();
+    for c in heading.trim().to_lowercase().chars() {
+        match c {
+            ' ' => slug.push('-'),
+            c if c.is_alphanumeric() || c == '-' || c == '_' => slug.push(c),
+            _ => {}
+        }
+    }
+    slug
+}
+
+#[test]
+fn the_readme_is_short() {
+    let (_, readme) = pages().into_iter().find(|(name, _)| name == "README.md").expect("the README");
+    assert!(readme.lines().count() <= 150, "{} lines", readme.lines().count());
+}
+
+#[test]
+fn every_command_of_the_pages_exists() {
+    let folder = Folder::new();
+    let mut tried = 0;
+    for (page, text) in pages() {
+        for arguments in commands(&text, Spoken::Markdown) {
+            // Flags and values before `--help` are checked; the command itself is spared.
+            let mut line: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            line.push("--help");
+            let output = folder.run(&line);
+            assert!(output.status.success(), "{page}: numalign {arguments:?}: {output}");
+            assert!(output.stdout.contains("Usage: numalign "), "{page}: numalign {arguments:?}: {output}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 50, "only {tried} commands were found");
+}
+
+#[test]
+fn every_path_of_the_pages_exists() {
+    const FOLDERS: &[&str] =
+        &["crates/", "config/", "deploy/", "docs/", "proto/", "testdata/", "tools/", "bench/", "fuzz/", ".ci/"];
+    let mut found = 0;
+    for (page, text) in pages() {
+        let separators = |c: char| c.is_whitespace() || "`()[]{}\"'|,".contains(c);
+        for word in text.split(separators) {
+            let path = word.split('#').next().unwrap_or_default().trim_end_matches(['.', ':', ';', '?']);
+            // What stands for several files, or for a file of the reader's.
+            if !FOLDERS.iter().any(|folder| path.starts_with(folder)) || path.contains(['*', '<', '$', '@']) {
+                continue;
+            }
+            assert!(root().join(path).exists(), "{page}: there is no {path}");
+            found += 1;
+        }
+    }
+    assert!(found >= 100, "only {found} paths were found");
+}
+
+#[test]
+fn every_link_of_the_pages_leads_somewhere() {
+    let pages = pages();
+    let mut found = 0;
+    for (page, text) in &pages {
+        for link in text.split("](").skip(1) {
+            let target = link.split(')').next().unwrap_or_default();
+            if target.starts_with("http") {
+                continue;
+            }
+            let (path, wanted) = target.split_once('#').unwrap_or((target, ""));
+            let folder = root().join(page).parent().expect("a folder").to_owned();
+            let full = if path.is_empty() { root().join(page) } else { folder.join(path) };
+            assert!(full.exists(), "{page}: the link {target} leads nowhere");
+            found += 1;
+            if wanted.is_empty() {
+                continue;
+            }
+            let linked = std::fs::read_to_string(&full).expect("a page");
+            let headings = linked.lines().filter(|line| line.starts_with('#'));
+            let mut anchors = headings.map(|line| anchor(line.trim_start_matches('#')));
+            assert!(anchors.any(|anchor| anchor == wanted), "{page}: {target} is no heading");
+        }
+    }
+    assert!(found >= 50, "only {found} links were found");
+}
 
 #[test]
 fn cargo_run_finds_one_binary() {
@@ -39,6 +155,7 @@ fn a_reader_that_has_seen_enough_is_no_panic() {
         let output = child.wait_with_output().expect("it ends");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!said.contains("panicked"), "{args:?}: {said}");
+        assert!(args[0] != "generate" || (output.status.success() && said.is_empty()), "{args:?}: {output:?}");
     }
 }
 

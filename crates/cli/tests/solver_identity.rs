@@ -1,10 +1,10 @@
-//! The promise with a solver: the same bytes whatever the number of workers, whoever was killed in the middle of a pass,
+//! The promise with a solver: the same bytes whatever the number of workers, whichever process was killed in the middle of a pass,
 //! whenever the run was resumed. Real processes, real sockets, real `kill -9`.
 
 mod common;
 
-use common::run::{bytes, hit_at_steps};
-use common::{Folder, Output};
+use common::Folder;
+use common::run::{arguments, bytes, hit_at_steps, succeed};
 use rustix::process::Signal;
 
 const SHORT: &str = "--num-epochs 3 --num-batches 6 --batch-size 20 --micro-batch-size 4 --mixed-max-numbers 3 \
@@ -17,28 +17,14 @@ const ALTERNATE: &str = "--solver alternate --solve-every 7 --solve-samples 77";
 const PASS: &str = "--solver exact --num-epochs 1 --num-batches 300 --batch-size 20 --micro-batch-size 4 \
                     --checkpoint-every 10 --keep-checkpoints 100";
 
-fn launch(folder: &Folder, stage: &str, settings: &[&str]) -> Output {
-    let output = folder.run(&arguments(stage, settings));
-    assert!(output.status.success(), "{stage} {settings:?}: {}", output.stderr);
-    output
-}
-
-fn arguments<'a>(stage: &'a str, settings: &[&'a str]) -> Vec<&'a str> {
-    let mut list = vec!["launch", stage, "--no-eval"];
-    for setting in settings {
-        list.extend(setting.split_whitespace());
-    }
-    list
-}
-
 #[test]
-fn any_number_of_workers_gives_the_same_bytes() {
+fn any_number_of_workers_solves_to_the_same_bytes() {
     let folder = Folder::new();
     for (stage, solver) in [("text", "--solver exact"), ("nn", ALTERNATE), ("mixed", ALTERNATE)] {
         let mut first: Option<Vec<u8>> = None;
         for workers in [1, 2, 3, 5] {
             let run = format!("{stage}-{workers}");
-            launch(&folder, stage, &[SHORT, solver, &format!("--workers {workers} --run-id {run}")]);
+            succeed(&folder, stage, SHORT, &format!("{solver} --workers {workers} --run-id {run}"));
             let result = bytes(&folder, &run);
             assert!(first.get_or_insert_with(|| result.clone()) == &result, "stage {stage} with {workers} workers");
         }
@@ -48,7 +34,7 @@ fn any_number_of_workers_gives_the_same_bytes() {
 #[test]
 fn a_pass_resumes_in_its_middle_to_the_same_bytes() {
     let folder = Folder::new();
-    launch(&folder, "text", &[SHORT, "--solver exact --run-id whole"]);
+    succeed(&folder, "text", SHORT, "--solver exact --run-id whole");
     let whole = bytes(&folder, "whole");
     assert!(whole == folder.read("chk/whole/step-00000018.safetensors"), "the final file is the state after the pass");
     let middle = folder.read("chk/whole/step-00000010.safetensors");
@@ -57,17 +43,17 @@ fn a_pass_resumes_in_its_middle_to_the_same_bytes() {
     for step in [5, 10, 15] {
         let run = format!("from-{step}");
         let from = format!("--resume chk/whole/step-{step:08}.safetensors");
-        launch(&folder, "text", &[SHORT, "--solver exact --workers 3 --run-id", &run, &from]);
+        succeed(&folder, "text", SHORT, &format!("--solver exact --workers 3 --run-id {run} {from}"));
         assert!(bytes(&folder, &run) == whole, "resumed at chunk {step}");
     }
     // A pass that is solved has lost its sums; one that is not goes on as a longer one.
     let longer = SHORT.replace("epochs 3", "epochs 4");
-    let refused = folder.run(&arguments("text", &[&longer, "--solver exact --run-id whole --resume auto"]));
+    let refused = folder.run(&arguments("text", &longer, "--solver exact --run-id whole --resume auto"));
     assert_eq!(refused.status.code(), Some(1));
     assert!(refused.stderr.contains("the pass is solved and its sums are gone"), "{}", refused.stderr);
     let from = "--resume chk/whole/step-00000010.safetensors";
-    launch(&folder, "text", &[&longer, "--solver exact --run-id grown", from]);
-    launch(&folder, "text", &[&longer, "--solver exact --run-id longer"]);
+    succeed(&folder, "text", &longer, &format!("--solver exact --run-id grown {from}"));
+    succeed(&folder, "text", &longer, "--solver exact --run-id longer");
     assert!(bytes(&folder, "grown") == bytes(&folder, "longer"));
 }
 
@@ -75,28 +61,28 @@ fn a_pass_resumes_in_its_middle_to_the_same_bytes() {
 fn rounds_between_steps_resume_to_the_same_bytes() {
     let folder = Folder::new();
     let often = SHORT.replace("checkpoint-every 5", "checkpoint-every 1");
-    launch(&folder, "nn", &[&often, ALTERNATE, "--run-id whole"]);
+    succeed(&folder, "nn", &often, &format!("{ALTERNATE} --run-id whole"));
     let whole = bytes(&folder, "whole");
     for step in [3, 7, 13, 14, 18] {
         let run = format!("from-{step}");
         let from = format!("--resume chk/whole/step-{step:08}.safetensors");
-        launch(&folder, "nn", &[SHORT, ALTERNATE, "--workers 3 --run-id", &run, &from]);
+        succeed(&folder, "nn", SHORT, &format!("{ALTERNATE} --workers 3 --run-id {run} {from}"));
         assert!(bytes(&folder, &run) == whole, "resumed at step {step}");
     }
     let sooner = ALTERNATE.replace("solve-every 7", "solve-every 6");
     let from = "--run-id other --resume chk/whole/step-00000007.safetensors";
-    let other = folder.run(&arguments("nn", &[SHORT, &sooner, from]));
+    let other = folder.run(&arguments("nn", SHORT, &format!("{sooner} {from}")));
     assert!(other.stderr.contains("solve_every: the checkpoint has 7, the configuration 6"), "{}", other.stderr);
 }
 
 #[test]
 fn kills_in_the_pass_change_no_byte() {
     let folder = Folder::new();
-    launch(&folder, "text", &[PASS, "--run-id reference"]);
+    succeed(&folder, "text", PASS, "--run-id reference");
     let reference = bytes(&folder, "reference");
     for (victim, times) in [("worker --coordinator", 2), ("coordinator --listen", 1)] {
         let run = format!("killed-{}", &victim[..6]);
-        let mut launcher = folder.spawn(&arguments("text", &[PASS, "--run-id", &run]));
+        let mut launcher = folder.spawn(&arguments("text", PASS, &format!("--run-id {run}")));
         let chk = folder.path().join("chk").join(&run);
         let steps = (0..times).map(|time| 20 + 100 * time);
         hit_at_steps(launcher.id(), victim, Signal::KILL, &chk, steps);
@@ -109,7 +95,7 @@ fn kills_in_the_pass_change_no_byte() {
 #[test]
 fn exported_features_belong_to_the_solution() {
     let folder = Folder::new();
-    launch(&folder, "text", &[SHORT, "--solver exact --run-id pass"]);
+    succeed(&folder, "text", SHORT, "--solver exact --run-id pass");
     let output = folder.run(&["features", "--checkpoint", "chk/pass.safetensors", "--out", "features.safetensors"]);
     assert!(output.status.success(), "{output}");
     assert!(output.stderr.contains("hidden [360, 192], target [360]"), "{output}");
@@ -138,9 +124,9 @@ fn exported_features_belong_to_the_solution() {
 #[test]
 fn the_solver_serves_every_stage_of_launch_all() {
     let folder = Folder::new();
-    let output = launch(&folder, "all", &[SHORT, ALTERNATE, "--run-id chain"]);
+    let output = succeed(&folder, "all", SHORT, &format!("{ALTERNATE} --run-id chain"));
     assert_eq!(output.stderr.matches("output projector solved on").count(), 3 + 1 + 3, "{}", output.stderr);
-    let refused = folder.run(&arguments("nn", &[SHORT, "--solver exact"]));
+    let refused = folder.run(&arguments("nn", SHORT, "--solver exact"));
     assert_eq!(refused.status.code(), Some(2));
     assert!(refused.stderr.contains("use alternate, or set train_input_projection to false"), "{}", refused.stderr);
 }

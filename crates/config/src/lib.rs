@@ -38,3 +38,14 @@ pub use units::{Position, Unit, Units};
 pub fn duration(text: &str) -> Result<std::time::Duration, String> {
     parse::duration(&raw::Raw::Text(text.to_owned())).map_err(|fault| fault.message)
 }
+
+/// The folder of all runs: run `nn` keeps its checkpoints in `chk/nn/` and its result in `chk/nn.safetensors`.
+pub const RUNS_FOLDER: &str = "chk";
+
+/// A device as settings have it: `auto`, `cpu`, `cuda` or `cuda:N`.
+///
+/// # Errors
+/// Why the text is no device.
+pub fn device(text: &str) -> Result<DeviceChoice, String> {
+    parse::device(&raw::Raw::Text(text.to_owned())).map_err(|fault| fault.message)
+}

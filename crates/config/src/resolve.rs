@@ -159,7 +159,7 @@ fn read_run(reader: &mut Reader, stage: Option<Stage>, file: Option<FileStem>) -
     let model_path_load = reader.optional("model_path_load", parse::path);
     let load_projections = reader.value("load_projections", parse::choice);
     let run_id = read_run_id(reader, stage, file);
-    let final_path = run_id.as_ref().map(|id| format!("chk/{id}.safetensors"));
+    let final_path = run_id.as_ref().map(|id| format!("{}/{id}.safetensors", crate::RUNS_FOLDER));
     let model_path_save = reader.value_or("model_path_save", parse::file_to_write, final_path);
     let resume = reader.optional("resume", parse::resume);
     let checkpoint_every = reader.value("checkpoint_every", from_one);

@@ -1,40 +1,58 @@
-//! Why a run cannot start or go on.
+//! Why a run cannot start or continue.
 
 use std::path::PathBuf;
 
-use numalign_checkpoint::CheckpointError;
+use numalign_checkpoint::{CheckpointError, RunFolder};
 use numalign_data::DataError;
 
 /// Errors of the coordinator; the command line adds a hint.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each field is a value of its message")]
 pub enum CoordinatorError {
+    /// A checkpoint cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The data file is at fault.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Another coordinator runs here.
     #[error("the run folder {folder} is in use by another coordinator")]
     Locked { folder: PathBuf },
+    /// The lock file cannot be used.
     #[error("cannot lock the run folder {folder}: {source}")]
     Lock { folder: PathBuf, source: std::io::Error },
+    /// The folder holds a run that is not finished.
     #[error("{folder} holds an unfinished run at step {step} of {total}")]
     Unfinished { folder: PathBuf, step: u64, total: u64, run_id: String },
+    /// No checkpoint in the folder is valid.
     #[error("no checkpoint in {folder} can be read; the newest: {source}")]
     Unreadable { folder: PathBuf, source: CheckpointError },
+    /// The checkpoint was made with other settings.
     #[error("{path} cannot be continued with this configuration:\n{differences}")]
     Differs { path: PathBuf, differences: String },
-    #[error("{path} belongs to another frozen model: it says {stored:.16}, the workers have {found:.16}")]
-    OtherBase { path: PathBuf, stored: String, found: String },
+    /// The projectors to load have another shape.
     #[error("the projectors of {path} do not fit this run: {reason}")]
     NotLoadable { path: PathBuf, reason: String, hint: &'static str },
+    /// The server stopped.
     #[error("the server stopped: {0}")]
     Server(String),
+    /// The run failed.
     #[error("{reason}")]
     Failed { reason: String, hint: String },
-    #[error("stopped at step {step} of {total}")]
-    Stopped { step: u64, total: u64, run_id: String },
+    /// The run was told to stop.
+    #[error("stopped at step {step} of {total}{}", saved.as_ref().map_or_else(String::new, |path| format!("; wrote {}", path.display())))]
+    Stopped { step: u64, total: u64, run_id: String, saved: Option<PathBuf> },
 }
 
 impl CoordinatorError {
+    /// Names the checkpoint that a stopped run wrote last, if it lies in `folder`.
+    pub(crate) fn with_checkpoint_of(mut self, folder: &RunFolder) -> Self {
+        if let CoordinatorError::Stopped { step, saved, .. } = &mut self {
+            *saved = Some(folder.file_of(*step)).filter(|path| path.exists());
+        }
+        self
+    }
+
     /// What the person at the keyboard can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -52,9 +70,6 @@ impl CoordinatorError {
             }
             CoordinatorError::Differs { .. } => {
                 Some("undo the change, or start a new run with another --run-id; only num_epochs may grow".to_owned())
-            }
-            CoordinatorError::OtherBase { .. } => {
-                Some("give the run the model its checkpoint was made with".to_owned())
             }
             CoordinatorError::NotLoadable { hint, .. } => Some((*hint).to_owned()),
             CoordinatorError::Failed { hint, .. } => Some(hint.clone()),

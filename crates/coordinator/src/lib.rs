@@ -1,35 +1,24 @@
 //! The coordinator: membership, shards, commits, checkpoints, status.
 //!
-//! It never computes with a model: it starts in milliseconds on a box without a GPU, and moves bytes.
-//! Called by `numalign coordinator` and by tests, through [`run`].
+//! It never computes with a model: it starts in milliseconds on a machine without a GPU, and moves bytes.
 //!
-//! Reading order: [`events`] (the words) → [`machine`] (what is decided, with [`audit`] and [`shares`]) → [`shell`] (what is done about it) → [`service`]
-//! (how workers talk to it) → [`gate`] and [`guard`] (who may).
+//! Reading order: [`machine::events`] (what can happen and what follows) → [`machine`] (every decision, pure) → [`driver`]
+//! (applies them) → [`rpc`] (how workers talk to it, and who may) → [`report`] and [`background`].
 
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
-pub mod audit;
-pub mod collective;
-pub mod complaints;
+pub mod address;
+pub mod background;
+pub mod driver;
 pub mod error;
-pub mod events;
-pub mod failures;
-pub mod gate;
-pub mod guard;
-pub mod heard;
 pub mod machine;
-pub mod outbox;
-pub mod progress;
-pub mod reduce;
+pub mod report;
+pub mod rpc;
 pub mod run;
-pub mod service;
-pub mod shares;
-pub mod shell;
-pub mod solving;
 pub mod start;
-pub mod work;
-pub mod writer;
+pub mod stderr;
 
+pub use driver::Outcome;
 pub use error::CoordinatorError;
 pub use run::run;
-pub use shell::Outcome;

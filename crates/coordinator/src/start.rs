@@ -1,43 +1,50 @@
 //! What a run starts from: fresh projectors, loaded ones, or a checkpoint; and the lock on its folder.
-//! Called once, by [`crate::run`].
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder};
 use numalign_config::{Config, LoadedProjections, Recipe, Resume, Unit};
-use numalign_data::{Domain, Ledger, SampleStream};
+use numalign_data::{Domain, SampleDigest, SampleStream};
 use numalign_projector::{InputEncoder, Layout, NormTensor, State, Sums};
 
 use crate::error::CoordinatorError;
 
 /// Everything known before the first worker comes.
 pub struct Start {
+    /// Where the run's checkpoints are.
     pub folder: RunFolder,
     /// Held for the life of the run.
     pub lock: File,
+    /// The training samples.
     pub stream: SampleStream,
+    /// Of the data file, hex.
     pub dataset_digest: Option<String>,
+    /// Of the loaded projectors, hex.
     pub loaded_digest: Option<String>,
     /// State to continue from or to start with.
     pub state: Option<State>,
-    /// Sums of the solver's round that the state is in the middle of.
+    /// Sums of the solver's round in progress.
     pub sums: Option<Sums>,
     /// Fingerprint that the workers' model must have.
     pub fingerprint: Option<String>,
-    /// The base's layer norms, where `state` has them.
+    /// The base's layer norms, if `state` has them.
     pub layer_norms: Vec<NormTensor>,
-    pub ledger: Ledger,
+    /// Digest of the samples behind `state`.
+    pub sample_digest: SampleDigest,
     /// The folder holds a finished run, whose checkpoints go once this one is about to train.
     pub replaces: bool,
-    /// What to tell the user.
-    pub story: Vec<String>,
+    /// Lines for the user.
+    pub messages: Vec<String>,
 }
 
 /// Decides what the run starts from.
+///
+/// # Errors
+/// The run folder is in use or unreadable, or the checkpoint, the loaded projectors or the data file do not fit.
 pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
     let recipe = &config.recipe;
-    let folder = RunFolder::open(&Path::new("chk").join(&config.run.run_id))?;
+    let folder = RunFolder::open(&Path::new(numalign_config::RUNS_FOLDER).join(&config.run.run_id))?;
     let lock = lock(&folder)?;
     let stream = match &config.run.dataset_file {
         Some(path) => SampleStream::from_file(path, recipe)?,
@@ -58,12 +65,12 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         sums: None,
         fingerprint: None,
         layer_norms: Vec::new(),
-        ledger: Ledger::start(),
+        sample_digest: SampleDigest::start(),
         replaces: false,
-        story: Vec::new(),
+        messages: Vec::new(),
     };
     if let Some((path, checkpoint)) = &loaded {
-        start.story.push(format!(
+        start.messages.push(format!(
             "{} from {} (stage {}, step {})",
             match config.run.load_projections {
                 LoadedProjections::Both => "projectors",
@@ -121,24 +128,24 @@ fn lock(folder: &RunFolder) -> Result<File, CoordinatorError> {
     }
 }
 
-/// The checkpoint to continue from, where the configuration asks for one.
+/// The checkpoint to continue from, if the configuration asks for one.
 fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoint)>, CoordinatorError> {
     if let Some(Resume::File(path)) = &config.run.resume {
         return Ok(Some((path.clone(), Checkpoint::read(path)?)));
     }
     if start.folder.is_replaced() {
         // A coordinator of this run was killed before it trained: the checkpoints are the earlier run's.
-        start.story.push(format!("replacing the finished run in {}", start.folder.path().display()));
+        start.messages.push(format!("replacing the finished run in {}", start.folder.path().display()));
         start.replaces = true;
         return Ok(None);
     }
     let (newest, skipped) = start.folder.newest_valid()?;
     for error in &skipped {
-        start.story.push(format!("passed over: {error}"));
+        start.messages.push(format!("passed over: {error}"));
     }
     if config.run.resume.is_some() {
         if newest.is_none() {
-            start.story.push("nothing to resume in the run folder: starting fresh".to_owned());
+            start.messages.push("nothing to resume in the run folder: starting fresh".to_owned());
         }
         return Ok(newest);
     }
@@ -153,7 +160,7 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
                 run_id: config.run.run_id.clone(),
             });
         }
-        start.story.push(format!("replacing the finished run in {}", start.folder.path().display()));
+        start.messages.push(format!("replacing the finished run in {}", start.folder.path().display()));
         start.folder.mark_replaced()?;
     }
     if newest.is_none()
@@ -165,9 +172,9 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
     Ok(None)
 }
 
-/// Whether nothing is left to do. A last evaluation is left where the configuration asks for one after this state and the
-/// state's final file is not written, which comes after it. How often a run was evaluated is no part of its recipe, so a
-/// finished run does not become unfinished by a setting.
+/// Whether nothing is left to do. A last evaluation is left if the configuration asks for one after this state and the
+/// state's final file, which comes after it, is not written. How often a run was evaluated is no part of its recipe, so
+/// a setting does not make a finished run unfinished.
 fn is_finished(checkpoint: &Checkpoint, config: &Config) -> bool {
     let stored = &checkpoint.identity.recipe;
     let position = checkpoint.state.position();
@@ -192,14 +199,14 @@ fn continue_from(
     if !differences.is_empty() {
         return Err(CoordinatorError::Differs { path: path.to_owned(), differences: differences.join("\n") });
     }
-    let Ok(ledger) = Ledger::from_hex(&checkpoint.sample_digest) else {
+    let Ok(sample_digest) = SampleDigest::from_hex(&checkpoint.sample_digest) else {
         return Err(CoordinatorError::Checkpoint(numalign_checkpoint::CheckpointError::Damaged {
             path: path.to_owned(),
             reason: format!("its sample digest is `{}`", checkpoint.sample_digest),
         }));
     };
-    start.story.push(format!("continuing {} at step {}", path.display(), checkpoint.state.step()));
-    start.ledger = ledger;
+    start.messages.push(format!("continuing {} at step {}", path.display(), checkpoint.state.step()));
+    start.sample_digest = sample_digest;
     start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
     start.layer_norms = checkpoint.identity.layer_norms.clone();
     start.state = Some(checkpoint.state);
@@ -229,7 +236,7 @@ fn differences(stored: &Identity, config: &Config, start: &Start) -> Vec<String>
     list
 }
 
-/// Why the checkpoint's run cannot grow to `recipe`'s number of steps, where it cannot.
+/// Why the checkpoint's run cannot grow to `recipe`'s number of steps; `None` if it can.
 fn growth(checkpoint: &Checkpoint, recipe: &Recipe) -> Option<String> {
     let stored = &checkpoint.identity.recipe;
     let why = stored.units().refuses_to_grow(&recipe.units(), checkpoint.state.position())?;

@@ -1,10 +1,11 @@
-//! Which micro-batch of a step is computed by other ranks too, and by whom. Pure; called by the coordinator, which sends
-//! the extra work and compares the rows, and by the worker, which reports its rows' digests when an audit is due.
+//! Which micro-batch of a step is computed by other ranks too, and by which ones. Pure.
 //!
 //! Equal state digests prove that all ranks applied the same sum, not that its rows were right. An audit has one row of
 //! the step computed again elsewhere, from the same samples and the same state, and compared bit by bit.
 
 use std::ops::Range;
+
+use crate::random::splitmix64;
 
 /// Ranks beside the owner that compute the audited micro-batch: with two of them a majority names the odd one.
 const AUDITORS: usize = 2;
@@ -12,6 +13,7 @@ const AUDITORS: usize = 2;
 /// The audit of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
+    /// Its place in the step.
     pub micro_batch: usize,
     /// The rank whose micro-batch it is.
     pub owner: usize,
@@ -31,14 +33,15 @@ pub fn audit_due(step: u64, audit_every: u64) -> bool {
     audit_every > 0 && step % audit_every == audit_every - 1
 }
 
-/// The audit of update `step` among ranks with these micro-batches; none where it is not due, or where there is no other
-/// rank to compute anything.
+/// The audit of update `step` among ranks with these micro-batches; none if it is not due, or if there is no
+/// other rank.
 pub fn audit_of(step: u64, audit_every: u64, parts: &[Range<usize>]) -> Option<Audit> {
     let micro_batches = parts.iter().map(|part| part.end).max().unwrap_or(0);
     if !audit_due(step, audit_every) || parts.len() < 2 || micro_batches == 0 {
         return None;
     }
-    let draw = mix(step);
+    // Consecutive steps are spread over all micro-batches and ranks.
+    let draw = splitmix64(step);
     let micro_batch = (draw % micro_batches as u64) as usize;
     let owner = parts.iter().position(|part| part.contains(&micro_batch))?;
     let others = parts.len() - 1;
@@ -48,14 +51,6 @@ pub fn audit_of(step: u64, audit_every: u64, parts: &[Range<usize>]) -> Option<A
         auditors.push((owner + 1 + (first + turn) % others) % parts.len());
     }
     Some(Audit { micro_batch, owner, auditors })
-}
-
-/// Spreads consecutive steps over all micro-batches and ranks (the finaliser of SplitMix64: Steele, Lea, Flood, 2014).
-fn mix(step: u64) -> u64 {
-    let mut z = step.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

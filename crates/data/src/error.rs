@@ -8,6 +8,7 @@ use crate::grammar::GrammarError;
 
 /// Why there is no sample stream.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum DataError {
     #[error("the range from min_val {min_val} to max_val {max_val} is empty or not finite")]
     BadRange { min_val: f64, max_val: f64 },
@@ -37,6 +38,7 @@ pub enum DataError {
 
 /// What is wrong with one line of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum LineProblem {
     #[error("blank line")]
     Blank,
@@ -50,10 +52,8 @@ pub enum LineProblem {
     NotAnObject { found: &'static str },
     #[error("missing key {key:?}")]
     MissingKey { key: &'static str },
-    #[error("unknown key {key:?}, expected \"input\" and \"output\"")]
-    UnknownKey { key: String },
-    #[error("duplicate key {key:?}")]
-    DuplicateKey { key: &'static str },
+    #[error("{reason}")]
+    WrongKey { reason: String },
     #[error("{key:?} is {found}, expected {expected}")]
     WrongType { key: &'static str, found: &'static str, expected: &'static str },
     #[error("{key:?} is {text:?}, expected a decimal number, bare or as $$number&&")]
@@ -64,12 +64,4 @@ pub enum LineProblem {
     EmptyText,
     #[error("\"input\": {0}")]
     Grammar(GrammarError),
-}
-
-/// The first `most_chars` characters of `text`, with an ellipsis where more follow.
-pub(crate) fn excerpt(text: &str, most_chars: usize) -> String {
-    match text.char_indices().nth(most_chars) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_string(),
-    }
 }

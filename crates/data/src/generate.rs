@@ -1,17 +1,21 @@
 //! Generated samples: sample `i` is a pure function of (seed, domain, stage, i) and the recipe's data settings.
 //!
-//! Called by `stream`. Every draw comes from the [`SampleRng`] of the sample, in the order written here: changing
+//! Every draw comes from the [`SampleRng`] of the sample, in the order written here: changing
 //! that order, or the tables of `wording`, changes the samples of every run.
 
 use numalign_config::{Recipe, Stage, Task};
 
 use crate::error::DataError;
 use crate::grammar::marked;
-use crate::grid::{Grid, check_range};
 use crate::random::{Domain, SampleRng};
 use crate::sample::{Input, Sample};
-use crate::values::Values;
-use crate::wording;
+
+pub mod grid;
+mod values;
+pub mod wording;
+
+use grid::{Grid, check_range};
+use values::Values;
 
 /// What a stage draws from.
 #[derive(Debug, Clone)]
@@ -30,6 +34,8 @@ pub struct Generator {
 }
 
 impl Generator {
+    /// The generator of `recipe`'s samples in `domain`.
+    ///
     /// # Errors
     /// Settings that no sample can satisfy: see [`Grid::new`]; in stage `mixed` also no task, or no numbers.
     pub fn new(recipe: &Recipe, domain: Domain) -> Result<Generator, DataError> {

@@ -1,7 +1,6 @@
 //! Marked numbers: `$$12.34&&` inside a text.
 //!
-//! [`parse`] splits a text of stage `mixed` into plain pieces and numbers; the worker calls it before it tokenises,
-//! `jsonl` before it accepts a line. `generate` writes numbers with [`marked`].
+//! [`parse`] splits a text of stage `mixed` into plain pieces and numbers; [`marked`] writes a number.
 //!
 //! A text is read from left to right. `$$` opens a marked number and the next `&&` closes it; what lies between
 //! must be a decimal number: an optional sign, digits, optionally a point and digits, optionally an exponent
@@ -10,7 +9,7 @@
 
 use thiserror::Error;
 
-use crate::error::excerpt;
+use crate::text::excerpt;
 
 /// Opens a marked number.
 pub const OPEN: &str = "$$";
@@ -33,6 +32,7 @@ pub enum Segment<'a> {
 
 /// Why a text does not follow the grammar. `offset` is the byte at which the opening `$$` stands.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum GrammarError {
     #[error("the `$$` at byte {offset} does not open a number: {piece:?} is not a decimal number")]
     NotANumber { offset: usize, piece: String },
@@ -44,6 +44,7 @@ pub enum GrammarError {
 
 /// Why a string is not a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum NumberError {
     #[error("not a decimal number")]
     NotDecimal,

@@ -1,8 +1,6 @@
 //! JSONL files: one `{"input": …, "output": …}` per line, both a string or a number.
 //!
-//! `stream` reads a file with [`read_file`]; `numalign generate` writes one with [`write_line`].
-//!
-//! What a line may hold, `json_line` says. Lines end with LF or CRLF, the last one with or without; a byte order mark
+//! [`read_file`] reads a file, [`write_line`] writes one line of it. Lines end with LF or CRLF, the last one with or without; a byte order mark
 //! at the start is skipped; a blank line is refused.
 
 use std::fs::File;
@@ -11,9 +9,13 @@ use std::path::Path;
 
 use numalign_config::Stage;
 
-use crate::error::{DataError, excerpt};
-pub use crate::json_line::{MOST_LINE_BYTES, parse_line, write_line};
+use crate::error::DataError;
 use crate::sample::{Input, Sample};
+use crate::text::excerpt;
+
+mod line;
+
+pub use line::{MOST_LINE_BYTES, parse_line, write_line};
 
 /// Characters of a bad line that an error message shows.
 const SHOWN_CHARS: usize = 60;

@@ -1,4 +1,4 @@
-//! The shard plan: which samples form a micro-batch, and which rank computes it. Pure; called by the coordinator.
+//! The shard plan: which samples form a micro-batch, and which rank computes it. Pure.
 
 use std::ops::Range;
 
@@ -27,7 +27,7 @@ pub fn samples_of(step: u64, micro_batch: MicroBatchId, recipe: &Recipe) -> Rang
 /// The indices of a micro-batch of a chunk of the solver's `round` (both counted from 0), in the stream that the solver
 /// reads: with `exact` the training stream, with `alternate` that of [`crate::Domain::Solve`] or the file's lines.
 ///
-/// Rounds follow each other without a gap, so each has samples of its own.
+/// Rounds follow each other without a gap, so no two rounds share a sample.
 pub fn samples_of_chunk(round: u64, chunk: u64, micro_batch: MicroBatchId, recipe: &Recipe) -> Range<u64> {
     let chunks = recipe.units().chunks();
     samples_of(round.saturating_mul(chunks).saturating_add(chunk), micro_batch, recipe)

@@ -1,7 +1,9 @@
 //! Counter-based random numbers: a generator per (seed, domain, label, index), with no state between them.
 //!
-//! Called by `generate` for samples (label: the stage's name); other crates may draw from domains and labels of
-//! their own. Two generators never share a stream unless all four of their coordinates are equal.
+//! Two generators never share a stream unless all four of their coordinates are equal. The label of samples is the name of
+//! their stage.
+
+pub mod permutation;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -12,16 +14,14 @@ const KEY_CONTEXT: &str = "numalign random stream key v1";
 /// What the numbers are for. Streams of different domains are independent of each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Domain {
-    /// Samples that are trained on.
+    /// Samples that are trained on. The micro-batch that a worker computes before it is admitted is the first of them.
     Train,
     /// Held-out samples.
     Eval,
-    /// Samples of the exact solver.
+    /// Samples of the solver's rounds with `alternate`; `exact` solves for the training samples.
     Solve,
-    /// The micro-batch that a worker computes before it is admitted.
-    Probe,
-    /// Initial weights.
-    Init,
+    /// Faults that are injected into a run.
+    Chaos,
 }
 
 impl Domain {
@@ -31,8 +31,8 @@ impl Domain {
             Domain::Train => "train",
             Domain::Eval => "eval",
             Domain::Solve => "solve",
-            Domain::Probe => "probe",
-            Domain::Init => "init",
+            // The name that this domain had first; another would change the faults of every seed.
+            Domain::Chaos => "init",
         }
     }
 }
@@ -73,7 +73,7 @@ impl SampleRng {
         (self.bits() >> 11) as f64 * STEP
     }
 
-    /// An integer in `0..n`, each equally likely; 0 where `n` is 0.
+    /// An integer in `0..n`, each equally likely; 0 if `n` is 0.
     ///
     /// Lemire's multiplication method: the high half of a 128-bit product is the result, and the few low halves
     /// that would favour some results are drawn again.
@@ -91,6 +91,15 @@ impl SampleRng {
     }
 }
 
+/// Spreads `value` over all 64 bits: one step of SplitMix64, whose finaliser lets every input bit reach every output bit
+/// (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+pub(crate) fn splitmix64(value: u64) -> u64 {
+    let mut mixed = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,13 +111,13 @@ mod tests {
         let drawn = [rng.bits(), rng.bits(), rng.below(1000)];
         assert_eq!(drawn, [8_161_494_183_709_444_645, 12_499_129_732_279_740_245, 968]);
         assert_eq!(rng.uniform().to_bits(), 0x3fe2_b65a_5335_2fcd);
-        let mut other = SampleRng::new(u64::MAX, Domain::Init, "", u64::MAX);
+        let mut other = SampleRng::new(u64::MAX, Domain::Chaos, "", u64::MAX);
         assert_eq!(other.bits(), 12_870_162_606_248_177_399);
     }
 
     #[test]
     fn every_coordinate_names_another_stream() {
-        let domains = [Domain::Train, Domain::Eval, Domain::Solve, Domain::Probe, Domain::Init];
+        let domains = [Domain::Train, Domain::Eval, Domain::Solve, Domain::Chaos];
         let mut first_words = Vec::new();
         for domain in domains {
             for seed in [0, 1] {
@@ -127,7 +136,7 @@ mod tests {
 
     #[test]
     fn below_is_unbiased_over_a_small_range() {
-        let mut rng = SampleRng::new(0, Domain::Probe, "below", 0);
+        let mut rng = SampleRng::new(0, Domain::Eval, "below", 0);
         let mut counts = [0u32; 7];
         for _ in 0..70_000 {
             counts[rng.below(7) as usize] += 1;
@@ -139,7 +148,7 @@ mod tests {
 
     #[test]
     fn uniform_has_the_mean_and_spread_of_its_distribution() {
-        let mut rng = SampleRng::new(0, Domain::Probe, "uniform", 0);
+        let mut rng = SampleRng::new(0, Domain::Eval, "uniform", 0);
         let (mut sum, mut squares) = (0.0, 0.0);
         for _ in 0..100_000 {
             let value = rng.uniform();

@@ -1,4 +1,6 @@
-//! One sample, and the bytes that stand for it in digests. Made by `generate` and `jsonl`, read by everyone.
+//! One sample, and the bytes that stand for it in digests.
+
+use numalign_protocol as proto;
 
 /// What a model is given.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +16,7 @@ pub enum Input {
 pub struct Sample {
     /// Its place in the stream.
     pub index: u64,
+    /// What the model is given.
     pub input: Input,
     /// The number to predict, in value units.
     pub target: f64,
@@ -40,16 +43,61 @@ impl Sample {
         bytes
     }
 
-    /// Feeds `index (u64 LE) ‖ content` to `hasher`; the ledger is made of this.
+    /// Feeds `index (u64 LE) ‖ content` to `hasher`; [`crate::SampleDigest`] is made of this.
     pub fn digest_into(&self, hasher: &mut blake3::Hasher) {
         hasher.update(&self.index.to_le_bytes());
         hasher.update(&self.content_bytes());
     }
 }
 
+impl From<Sample> for proto::Sample {
+    fn from(sample: Sample) -> Self {
+        let input = match sample.input {
+            Input::Number(value) => proto::sample::Input::Number(value),
+            Input::Text(text) => proto::sample::Input::Text(text),
+        };
+        Self { index: sample.index, input: Some(input), target: sample.target }
+    }
+}
+
+/// A sample message without an input; the number is the sample's index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("sample {0} has no input")]
+pub struct NoInput(pub u64);
+
+impl TryFrom<proto::Sample> for Sample {
+    type Error = NoInput;
+
+    fn try_from(message: proto::Sample) -> Result<Self, NoInput> {
+        let input = match message.input {
+            Some(proto::sample::Input::Number(value)) => Input::Number(value),
+            Some(proto::sample::Input::Text(text)) => Input::Text(text),
+            None => return Err(NoInput(message.index)),
+        };
+        Ok(Self { index: message.index, input, target: message.target })
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn samples_survive_the_protocol(index in any::<u64>(), number in -1e9..1e9, text in prop::option::of(".{0,40}")) {
+            let input = text.map_or(Input::Number(number), Input::Text);
+            let sample = Sample { index, input, target: number };
+            prop_assert_eq!(Sample::try_from(proto::Sample::from(sample.clone())), Ok(sample));
+        }
+    }
+
+    #[test]
+    fn a_message_without_an_input_is_no_sample() {
+        let message = proto::Sample { index: 3, input: None, target: 0.0 };
+        assert_eq!(Sample::try_from(message), Err(NoInput(3)));
+    }
 
     fn digest(samples: &[Sample]) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();

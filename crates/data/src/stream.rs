@@ -1,18 +1,19 @@
 //! Sample streams: sample `i` for every `i`, generated or from a file, the same on every machine and for ever.
 //!
-//! The coordinator reads the stream of [`Domain::Train`] to hand out work; evaluation, the solver and the probe
-//! read those of their own domains.
+//! Training and the probe of a joining worker read the stream of [`Domain::Train`], evaluations that of [`Domain::Eval`],
+//! the rounds of `solver: alternate` that of [`Domain::Solve`].
 
 use std::path::Path;
 use std::sync::Arc;
 
-use numalign_config::Recipe;
+use numalign_config::{Recipe, Solver, Unit};
 
 use crate::error::DataError;
 use crate::generate::Generator;
 use crate::jsonl::{self, FileSamples};
-use crate::permutation::Permutation;
+use crate::plan::{MicroBatchId, samples_of, samples_of_chunk};
 use crate::random::Domain;
+use crate::random::permutation::Permutation;
 use crate::sample::Sample;
 
 /// An endless stream of samples. Cheap to clone.
@@ -26,7 +27,7 @@ enum Source {
     Generated(Generator),
     File {
         samples: Arc<FileSamples>,
-        /// The seed of the shuffle; file order where there is none.
+        /// The seed of the shuffle; file order if there is none.
         shuffle_seed: Option<u64>,
     },
 }
@@ -42,7 +43,7 @@ impl SampleStream {
     }
 
     /// The samples of a JSONL file, read into memory. The stream starts over at the end of the file; with
-    /// `dataset.shuffle` each pass has an order of its own, a function of (seed, pass).
+    /// `dataset.shuffle` each pass has another order, a function of (seed, pass).
     ///
     /// # Errors
     /// A file that cannot be read, holds nothing, or has a line that is no sample of `recipe`'s stage.
@@ -86,10 +87,47 @@ impl SampleStream {
     }
 }
 
+/// The samples that are trained on, and those of the solver's rounds.
+#[derive(Debug, Clone)]
+pub struct Streams {
+    /// The training samples.
+    pub train: SampleStream,
+    /// The generated stream of [`Domain::Solve`]; a file has no second stream, so its lines serve both.
+    pub solve: SampleStream,
+}
+
+impl Streams {
+    /// `train` with the solver's stream beside it.
+    ///
+    /// # Errors
+    /// As [`SampleStream::generated`].
+    pub fn new(train: SampleStream, recipe: &Recipe) -> Result<Self, DataError> {
+        let solve = match train.file_len() {
+            Some(_) => train.clone(),
+            None => SampleStream::generated(recipe, Domain::Solve)?,
+        };
+        Ok(Self { train, solve })
+    }
+
+    /// The samples of a micro-batch of `unit`; none if no worker computes it, or if it draws held-out
+    /// samples: their stream is a function of the recipe alone, so that they are drawn where they are needed.
+    pub fn samples(&self, recipe: &Recipe, unit: Unit, micro_batch: MicroBatchId) -> Vec<Sample> {
+        let (stream, indices) = match unit {
+            Unit::Step(step) => (&self.train, samples_of(step, micro_batch, recipe)),
+            Unit::Chunk { round, chunk } => {
+                let stream = if recipe.solver == Solver::Exact { &self.train } else { &self.solve };
+                (stream, samples_of_chunk(round, chunk, micro_batch, recipe))
+            }
+            Unit::Solve | Unit::Evaluate | Unit::End => return Vec::new(),
+        };
+        indices.map(|index| stream.sample(index)).collect()
+    }
+}
+
 /// The default recipe of a stage, for the tests of this crate.
 #[cfg(test)]
 pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
-    use numalign_config::{Loss, Readout, Solver, Stage, Task, ValueEncoding};
+    use numalign_config::{Loss, Readout, Stage, Task, ValueEncoding};
     Recipe {
         stage,
         model_name: "demo".to_string(),
@@ -149,7 +187,7 @@ mod tests {
             let draw = |recipe: &Recipe, domain| SampleStream::generated(recipe, domain).unwrap().sample(5);
             let train = draw(&recipe, Domain::Train);
             assert_eq!(train, draw(&recipe, Domain::Train));
-            for domain in [Domain::Eval, Domain::Solve, Domain::Probe, Domain::Init] {
+            for domain in [Domain::Eval, Domain::Solve, Domain::Chaos] {
                 assert_ne!(train, draw(&recipe, domain));
             }
             assert_ne!(train, draw(&Recipe { seed: 1, ..recipe.clone() }, Domain::Train));

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use numalign_checkpoint::{Checkpoint, Identity};
 use numalign_config::{Config, Layer, resolve};
-use numalign_data::{Domain, Ledger, SampleStream};
+use numalign_data::{Domain, SampleDigest, SampleStream};
 use numalign_fuzz::structure::join_safetensors;
 use numalign_projector::State;
 use numalign_protocol as proto;
@@ -46,8 +46,8 @@ fn config(stage: &str) -> anyhow::Result<Config> {
 fn checkpoint(stage: &str) -> anyhow::Result<Checkpoint> {
     let recipe = config(stage)?.recipe;
     let stream = SampleStream::generated(&recipe, Domain::Train)?;
-    let mut ledger = Ledger::start();
-    ledger.advance_over(&stream, &recipe, 0..2);
+    let mut ledger = SampleDigest::start();
+    ledger.extend(&stream, &recipe, 0..2);
     let mut state = State::initial(HIDDEN, recipe.seed);
     for _ in 0..2 {
         state.update(&vec![0.5; state.layout().row_len()], &recipe)?;

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{Layer, Stage, resolve, to_yaml};
-use numalign_data::{Domain, Ledger, SampleStream, Segment, grammar, jsonl};
-use numalign_model::architecture::{Architecture, numbers};
-use numalign_model::weights::{Safetensors, TensorSource};
+use numalign_data::{Domain, SampleDigest, SampleStream, Segment, grammar, jsonl};
+use numalign_model::arch::{Architecture, numbers};
+use numalign_model::load::weights::{Safetensors, TensorSource};
 use numalign_projector::State;
 use prost::Message;
 
@@ -250,7 +250,7 @@ fn checkpoint(input: &[u8]) -> Result<(), String> {
     let _ = (checkpoint.samples(), checkpoint.projector_digest(), recipe.total_steps(), recipe.micro_batches());
     let stream = SampleStream::generated(recipe, Domain::Train).map_err(|error| error.to_string())?;
     if recipe.batch_size <= 64 && recipe.mixed_max_numbers <= 100 {
-        Ledger::start().advance_over(&stream, recipe, 0..checkpoint.state.step().min(2));
+        SampleDigest::start().extend(&stream, recipe, 0..checkpoint.state.step().min(2));
     }
     let mut state = checkpoint.state.clone();
     let row = vec![0.25; state.layout().row_len()];

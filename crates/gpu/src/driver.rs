@@ -1,5 +1,4 @@
 //! The CUDA driver, `libcuda.so.1`: loaded once per process, asked about its GPUs.
-//! Used by the model, the worker and the command line; [`crate::memory`] builds on it.
 //!
 //! The functions' types are those of CUDA's `cuda.h` (the ABI of each symbol, with its `_v2` where there is one, has not
 //! changed since CUDA 4; `cuDeviceGetUuid` is of 9.2). Results are plain integers, since a later driver may know more of
@@ -86,6 +85,7 @@ pub struct Driver {
 pub struct Gpu {
     /// Number among the visible ones (`CUDA_VISIBLE_DEVICES` hides and renumbers), from 0.
     pub index: usize,
+    /// As the driver calls it, such as `NVIDIA H100 80GB HBM3`.
     pub name: String,
     /// In the driver's notation, `GPU-8a3f…`: the same for every process that sees the GPU.
     pub uuid: String,
@@ -97,6 +97,9 @@ pub struct Gpu {
 
 impl Driver {
     /// This process's driver; loaded at the first call, and the same answer ever after.
+    ///
+    /// # Errors
+    /// The library is missing, too old, or cannot be initialised.
     pub fn get() -> Result<&'static Driver, GpuError> {
         static DRIVER: OnceLock<Result<Driver, GpuError>> = OnceLock::new();
         DRIVER.get_or_init(Self::load).as_ref().map_err(Clone::clone)
@@ -128,13 +131,16 @@ impl Driver {
         let reason = unsafe {
             match (self.functions.error_string)(result, &mut text) {
                 SUCCESS if !text.is_null() => CStr::from_ptr(text).to_string_lossy().into_owned(),
-                _ => "the driver has no words for it".to_owned(),
+                _ => "the driver gives no reason".to_owned(),
             }
         };
         Err(GpuError::Call { call, code: result, reason })
     }
 
     /// The CUDA version that the driver can run, such as (12, 4).
+    ///
+    /// # Errors
+    /// The driver refuses the call.
     pub fn cuda_version(&self) -> Result<(u32, u32), GpuError> {
         let mut version = 0;
         // SAFETY: it writes one integer.
@@ -144,6 +150,9 @@ impl Driver {
     }
 
     /// How many GPUs are visible; none is no error.
+    ///
+    /// # Errors
+    /// The driver refuses the call.
     pub fn count(&self) -> Result<usize, GpuError> {
         let mut count = 0;
         // SAFETY: it writes one integer.
@@ -167,6 +176,9 @@ impl Driver {
     }
 
     /// What GPU `index` is.
+    ///
+    /// # Errors
+    /// There is no such GPU, or the driver refuses a call.
     pub fn gpu(&self, index: usize) -> Result<Gpu, GpuError> {
         let device = self.device(index)?;
         let mut name = [0 as c_char; 128];
@@ -198,11 +210,17 @@ impl Driver {
     }
 
     /// All visible GPUs.
+    ///
+    /// # Errors
+    /// The driver refuses a call.
     pub fn gpus(&self) -> Result<Vec<Gpu>, GpuError> {
         (0..self.count()?).map(|index| self.gpu(index)).collect()
     }
 
     /// Whether GPU `from` can read and write the memory of GPU `to` directly.
+    ///
+    /// # Errors
+    /// There is no such GPU, or the driver refuses the call.
     pub fn can_access_peer(&self, from: usize, to: usize) -> Result<bool, GpuError> {
         let (from, to) = (self.device(from)?, self.device(to)?);
         let mut can = 0;
@@ -212,7 +230,7 @@ impl Driver {
     }
 }
 
-/// Visible GPUs of this machine: none where there is no driver.
+/// Visible GPUs of this machine: 0 if there is no driver.
 pub fn visible_gpus() -> usize {
     Driver::get().and_then(Driver::count).unwrap_or(0)
 }

@@ -2,6 +2,7 @@
 
 /// Errors of this crate; each names the library, the call or the number concerned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum GpuError {
     #[error("{library} is not found (tried {})", tried.join(", "))]
     Missing {

@@ -1,15 +1,17 @@
 //! NVIDIA's libraries as this machine has them: the driver, the run-time compiler with its headers, and where NCCL lies.
-//! Everything is loaded at run time and by this crate's own hands, so a missing library is an error that names it, the
+//! Everything is loaded at run time and by this crate alone, so a missing library is an error that names it, the
 //! places tried and what to set. Nothing is linked, and the crate builds and runs where there is no GPU.
 //!
-//! Used by the collective (streams and buffers for NCCL), the model (which GPU, how much memory), the worker and the
-//! command line (`doctor`, `selftest`, `launch`). cudarc, which Burn's backend loads the same libraries with, panics where
+//! cudarc, which Burn's backend loads the same libraries with, panics where
 //! one is missing and never looks for `libnccl.so.2`: what is found here is loaded first, for every library of the process.
 //!
-//! Reading order: [`search`] (where to look) → [`library`] (load) → [`driver`] (what is asked) → [`memory`] (owned things).
+//! Reading order: [`search`] (where to look) → [`library`] (load) → [`driver`] (what is asked) → [`memory`] (owned things); [`assignment`] (which
+//! worker takes which GPU).
 
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod assignment;
 pub mod driver;
 pub mod error;
 pub mod library;

@@ -1,5 +1,4 @@
 //! Loads a shared library from the first place that has it, and looks up its functions.
-//! Used by [`crate::driver`], [`crate::toolkit`] and the collective's NCCL.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +6,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
 use crate::error::GpuError;
 
-/// A library that is loaded for the rest of the process's life: NVIDIA's do not like to be unloaded.
+/// A library that is loaded for the rest of the process's life: NVIDIA's libraries cannot be unloaded safely.
 #[derive(Debug)]
 pub struct Loaded {
     library: Library,
@@ -17,7 +16,10 @@ pub struct Loaded {
 
 impl Loaded {
     /// Loads the first of `candidates` that can be. Its symbols are visible to whatever is loaded later, so a library that
-    /// lies where nobody looks is found by name from then on.
+    /// lies outside every search path is found by name from then on.
+    ///
+    /// # Errors
+    /// None can be loaded.
     pub fn first(library: &'static str, candidates: &[PathBuf], advice: &'static str) -> Result<Self, GpuError> {
         let mut tried = Vec::with_capacity(candidates.len());
         for candidate in candidates {
@@ -31,6 +33,9 @@ impl Loaded {
     }
 
     /// The function `symbol` as `F`.
+    ///
+    /// # Errors
+    /// The library does not have it.
     ///
     /// # Safety
     /// `F` must be a function pointer of the type that the library gives `symbol`.

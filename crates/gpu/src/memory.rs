@@ -1,5 +1,4 @@
 //! A GPU's context on the present thread, and what lives in it: a stream, device memory, pinned host memory.
-//! Used by the collective's NCCL thread and by the command line's measurements.
 //!
 //! All of it belongs to the thread that made it (raw handles are not `Send`), and nothing here panics or blocks in a
 //! `Drop`: what cannot be given back is left to the end of the process.
@@ -19,6 +18,9 @@ pub struct Context {
 
 impl Context {
     /// Retains the primary context of GPU `index` and makes it this thread's.
+    ///
+    /// # Errors
+    /// There is no such GPU, or the driver refuses a call.
     pub fn enter(driver: &'static Driver, index: usize) -> Result<Rc<Self>, GpuError> {
         let device = driver.device(index)?;
         let mut handle: CuContext = std::ptr::null_mut();
@@ -31,6 +33,9 @@ impl Context {
     }
 
     /// Bytes of device memory that are free, and in all.
+    ///
+    /// # Errors
+    /// The driver refuses the call.
     pub fn memory(&self) -> Result<(u64, u64), GpuError> {
         let (mut free, mut total) = (0usize, 0usize);
         // SAFETY: it writes two integers; the context is current, since it cannot leave its thread.
@@ -48,17 +53,24 @@ impl Drop for Context {
 }
 
 /// Bytes of GPU `index` that are free.
+///
+/// # Errors
+/// There is no driver or no such GPU, or the driver refuses a call.
 pub fn free_bytes(index: usize) -> Result<u64, GpuError> {
     Ok(Context::enter(Driver::get()?, index)?.memory()?.0)
 }
 
-/// A stream of its own, which does not wait for the legacy default stream.
+/// A separate stream, which does not wait for the legacy default stream.
 pub struct Stream {
     context: Rc<Context>,
     handle: CuStream,
 }
 
 impl Stream {
+    /// A new stream.
+    ///
+    /// # Errors
+    /// The driver refuses the call.
     pub fn new(context: &Rc<Context>) -> Result<Self, GpuError> {
         const NON_BLOCKING: u32 = 1;
         let mut handle: CuStream = std::ptr::null_mut();
@@ -74,6 +86,9 @@ impl Stream {
     }
 
     /// Whether everything queued on the stream is done; never waits.
+    ///
+    /// # Errors
+    /// The driver reports that the work failed.
     pub fn is_idle(&self) -> Result<bool, GpuError> {
         // SAFETY: the stream lives.
         let result = unsafe { (self.context.driver.functions.stream_query)(self.handle) };
@@ -85,6 +100,9 @@ impl Stream {
     }
 
     /// Queues a copy of `bytes` bytes to the device.
+    ///
+    /// # Errors
+    /// The driver refuses the call.
     pub fn upload(&self, from: &PinnedBuffer, to: &DeviceBuffer, bytes: usize) -> Result<(), GpuError> {
         let bytes = bytes.min(from.bytes).min(to.bytes);
         // SAFETY: both hold that many bytes, and live until the owner of the stream has seen it idle.
@@ -95,6 +113,9 @@ impl Stream {
     }
 
     /// Queues a copy of `bytes` bytes to the host.
+    ///
+    /// # Errors
+    /// The driver refuses the call.
     pub fn download(&self, from: &DeviceBuffer, to: &mut PinnedBuffer, bytes: usize) -> Result<(), GpuError> {
         let bytes = bytes.min(from.bytes).min(to.bytes);
         // SAFETY: as in `upload`.
@@ -104,6 +125,9 @@ impl Stream {
     }
 
     /// Queues a copy within the device.
+    ///
+    /// # Errors
+    /// The driver refuses the call.
     pub fn copy(&self, from: &DeviceBuffer, to: &DeviceBuffer) -> Result<(), GpuError> {
         let bytes = from.bytes.min(to.bytes);
         // SAFETY: as in `upload`.
@@ -128,6 +152,10 @@ pub struct DeviceBuffer {
 }
 
 impl DeviceBuffer {
+    /// `bytes` bytes, not cleared.
+    ///
+    /// # Errors
+    /// The device has not enough memory.
     pub fn new(context: &Rc<Context>, bytes: usize) -> Result<Self, GpuError> {
         let mut pointer = 0;
         // SAFETY: it writes one pointer.
@@ -157,7 +185,10 @@ pub struct PinnedBuffer {
 }
 
 impl PinnedBuffer {
-    /// Zeroed.
+    /// `bytes` bytes, zeroed.
+    ///
+    /// # Errors
+    /// The driver cannot allocate that much.
     pub fn new(context: &Rc<Context>, bytes: usize) -> Result<Self, GpuError> {
         let mut pointer = std::ptr::null_mut();
         // SAFETY: it writes one pointer.

@@ -1,25 +1,26 @@
 //! Where NVIDIA's libraries may lie besides the loader's own paths: lists of names and paths, made from the environment
-//! alone. Used by [`crate::library`] and [`crate::toolkit`].
+//! alone.
 
 use std::path::{Path, PathBuf};
 
-/// What of the environment decides where to look.
+/// What the environment says about where to look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct SearchPaths {
     /// `CUDA_PATH`
     pub cuda_path: Option<PathBuf>,
     /// `CUDA_HOME`
     pub cuda_home: Option<PathBuf>,
     /// `VIRTUAL_ENV`, `CONDA_PREFIX`
     pub prefixes: Vec<PathBuf>,
+    /// `HOME`
     pub home: Option<PathBuf>,
     /// `PATH`
     pub path: Vec<PathBuf>,
 }
 
-impl Surroundings {
-    /// This process's.
-    pub fn present() -> Self {
+impl SearchPaths {
+    /// From this process's environment.
+    pub fn from_env() -> Self {
         let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         Self {
             cuda_path: folder("CUDA_PATH"),
@@ -30,7 +31,7 @@ impl Surroundings {
         }
     }
 
-    /// Folders in which a CUDA toolkit is usually installed; `CUDA_PATH` alone where it is set, as cubecl has it.
+    /// Folders in which a CUDA toolkit is usually installed; `CUDA_PATH` alone if it is set, as cubecl has it.
     pub fn toolkits(&self) -> Vec<PathBuf> {
         if let Some(path) = &self.cuda_path {
             return vec![path.clone()];
@@ -98,7 +99,7 @@ fn grandparent(path: &Path) -> Option<PathBuf> {
     Some(path.parent()?.parent()?.to_owned())
 }
 
-/// The entries of a folder, sorted; none where it cannot be read.
+/// The entries of a folder, sorted; none if it cannot be read.
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> =
         std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -116,8 +117,8 @@ mod tests {
         let lib = folder.path().join("lib/python3.12/site-packages/nvidia/nccl/lib");
         std::fs::create_dir_all(&lib).unwrap();
         std::fs::write(lib.join("libnccl.so.2"), b"").unwrap();
-        let surroundings = Surroundings { prefixes: vec![folder.path().to_owned()], ..Surroundings::default() };
-        let list = surroundings.candidates(&["libnccl.so.2", "libnccl.so"], "nccl");
+        let paths = SearchPaths { prefixes: vec![folder.path().to_owned()], ..SearchPaths::default() };
+        let list = paths.candidates(&["libnccl.so.2", "libnccl.so"], "nccl");
         assert_eq!(list[..2], [PathBuf::from("libnccl.so.2"), PathBuf::from("libnccl.so")]);
         assert!(list.contains(&lib.join("libnccl.so.2")), "{list:?}");
         assert!(!list.contains(&lib.join("libnccl.so")), "only what is there is tried by path");
@@ -131,16 +132,15 @@ mod tests {
         std::fs::create_dir_all(&bin).unwrap();
         std::fs::create_dir_all(&nvidia).unwrap();
         std::fs::write(bin.join("python3"), b"").unwrap();
-        let surroundings = Surroundings { path: vec![bin], ..Surroundings::default() };
-        assert_eq!(surroundings.python_packages().first(), Some(&nvidia));
+        let paths = SearchPaths { path: vec![bin], ..SearchPaths::default() };
+        assert_eq!(paths.python_packages().first(), Some(&nvidia));
     }
 
     #[test]
     fn cuda_path_is_the_only_toolkit_where_it_is_set() {
-        let set =
-            Surroundings { cuda_path: Some("/a".into()), cuda_home: Some("/b".into()), ..Surroundings::default() };
+        let set = SearchPaths { cuda_path: Some("/a".into()), cuda_home: Some("/b".into()), ..SearchPaths::default() };
         assert_eq!(set.toolkits(), [PathBuf::from("/a")]);
-        let home = Surroundings { cuda_path: None, ..set };
+        let home = SearchPaths { cuda_path: None, ..set };
         assert!(home.toolkits().contains(&PathBuf::from("/b")));
     }
 }

@@ -1,12 +1,11 @@
 //! What Burn's CUDA backend needs besides the driver: the run-time compiler and CUDA's headers.
-//! Used by the model before it touches a GPU, and by `doctor`.
 
 use std::ffi::c_int;
 use std::path::{Path, PathBuf};
 
 use crate::error::GpuError;
 use crate::library::Loaded;
-use crate::search::Surroundings;
+use crate::search::SearchPaths;
 
 /// Names that cudarc, which loads the compiler for Burn, tries too: what is loaded here, from wherever, it finds by name.
 const NVRTC: &[&str] = &["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"];
@@ -17,14 +16,18 @@ const NVRTC_ADVICE: &str = "install the CUDA toolkit's NVRTC (Debian: libnvrtc12
 /// The run-time compiler.
 #[derive(Debug)]
 pub struct Nvrtc {
+    /// The loaded library.
     pub library: Loaded,
     /// Such as (12, 4).
     pub version: (u32, u32),
 }
 
 /// Loads the run-time compiler.
-pub fn nvrtc(surroundings: &Surroundings) -> Result<Nvrtc, GpuError> {
-    let library = Loaded::first(NVRTC_LIBRARY, &surroundings.candidates(NVRTC, "cuda_nvrtc"), NVRTC_ADVICE)?;
+///
+/// # Errors
+/// It is not found, or does not tell its version.
+pub fn nvrtc(paths: &SearchPaths) -> Result<Nvrtc, GpuError> {
+    let library = Loaded::first(NVRTC_LIBRARY, &paths.candidates(NVRTC, "cuda_nvrtc"), NVRTC_ADVICE)?;
     let (mut major, mut minor) = (0, 0);
     // SAFETY: the type is that of nvrtc.h, and it writes two integers.
     let code = unsafe {
@@ -38,14 +41,17 @@ pub fn nvrtc(surroundings: &Surroundings) -> Result<Nvrtc, GpuError> {
 }
 
 /// What cubecl's kernels include, and what that includes in turn: matrix products need `mma.h`, whose other half comes in
-/// a package of its own for Python.
+/// a separate package for Python.
 const HEADERS: &[&str] = &["cuda_runtime.h", "mma.h", "crt/mma.h"];
 
 /// The folder whose `include/` holds CUDA's headers.
-pub fn headers(surroundings: &Surroundings) -> Result<PathBuf, GpuError> {
-    let mut folders = surroundings.toolkits();
-    if surroundings.cuda_path.is_none() {
-        for nvidia in surroundings.python_packages() {
+///
+/// # Errors
+/// No folder holds all of them.
+pub fn headers(paths: &SearchPaths) -> Result<PathBuf, GpuError> {
+    let mut folders = paths.toolkits();
+    if paths.cuda_path.is_none() {
+        for nvidia in paths.python_packages() {
             folders.extend(["cuda_runtime", "cu13"].map(|package| nvidia.join(package)));
         }
     }
@@ -62,11 +68,11 @@ pub fn headers(surroundings: &Surroundings) -> Result<PathBuf, GpuError> {
 
 /// `CUDA_PATH` as cubecl needs it, where it would not find the headers by itself: it looks at `CUDA_PATH`,
 /// `/usr/local/cuda`, `/opt/cuda`, and at `/usr` where `/usr/bin/nvcc` is.
-pub fn needed_cuda_path(surroundings: &Surroundings) -> Option<PathBuf> {
-    if surroundings.cuda_path.is_some() {
+pub fn needed_cuda_path(paths: &SearchPaths) -> Option<PathBuf> {
+    if paths.cuda_path.is_some() {
         return None;
     }
-    let found = headers(surroundings).ok()?;
+    let found = headers(paths).ok()?;
     let known = ["/usr/local/cuda", "/opt/cuda"].map(PathBuf::from);
     let cubecls = known.iter().find(|folder| folder.exists());
     match cubecls {
@@ -90,18 +96,18 @@ mod tests {
                 std::fs::write(root.join("include").join(header), b"").unwrap();
             }
         }
-        let set = Surroundings { cuda_path: Some(folder.path().join("toolkit")), ..Surroundings::default() };
+        let set = SearchPaths { cuda_path: Some(folder.path().join("toolkit")), ..SearchPaths::default() };
         assert_eq!(headers(&set).unwrap(), folder.path().join("toolkit"));
         assert_eq!(needed_cuda_path(&set), None, "what the user set stays");
         std::fs::remove_file(folder.path().join("toolkit/include/crt/mma.h")).unwrap();
         let said = headers(&set).unwrap_err().to_string();
         assert!(said.contains("toolkit/include/crt/mma.h"), "the runtime's wheel alone is not enough: {said}");
         let prefixes = vec![folder.path().to_owned()];
-        let wrong = Surroundings { cuda_path: Some("/nowhere".into()), prefixes, ..set };
+        let wrong = SearchPaths { cuda_path: Some("/nowhere".into()), prefixes, ..set };
         let said = headers(&wrong).unwrap_err().to_string();
         assert!(said.contains("/nowhere/include/cuda_runtime.h"), "{said}");
         if !PathBuf::from("/usr/local/cuda").exists() && !PathBuf::from("/opt/cuda").exists() {
-            let wheels = Surroundings { cuda_path: None, ..wrong };
+            let wheels = SearchPaths { cuda_path: None, ..wrong };
             if !PathBuf::from("/usr/include/cuda_runtime.h").exists() {
                 assert_eq!(headers(&wheels).unwrap(), wheel);
                 assert_eq!(needed_cuda_path(&wheels), Some(wheel));

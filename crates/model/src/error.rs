@@ -6,6 +6,7 @@ use numalign_gpu::GpuError;
 
 /// Errors of this crate; each names the file, tensor or value concerned.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum ModelError {
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: std::io::Error },

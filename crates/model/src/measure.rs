@@ -1,5 +1,4 @@
 //! How fast a device multiplies matrices with the operations that the model uses: what a step's speed is compared with.
-//! Called by `selftest`.
 
 use std::time::Instant;
 
@@ -8,21 +7,24 @@ use burn_flex::{Flex, FlexDevice};
 use numalign_config::{DeviceChoice, Dtype};
 
 use crate::error::ModelError;
-use crate::load::{Devices, Place};
-use crate::ops::{FrozenOps, HostLinear, Stored, to_host};
+use crate::load::{Devices, ModelDevice};
+use crate::ops::{FrozenOps, HostLinear, WeightOrder, to_host};
 
 /// Input and output features of the measured weight.
 const WIDTH: usize = 1024;
 const ROUNDS: usize = 8;
 
 /// Floating-point operations per second of `[rows, 1024] × [1024, 1024]` in `f32`, the best of a few rounds.
+///
+/// # Errors
+/// The device cannot be used.
 pub fn matrix_rate(choice: DeviceChoice) -> Result<f64, ModelError> {
     match Devices::resolve(choice, 1)?.place() {
-        Place::Cpu => rate::<Flex>(&FlexDevice, 256),
+        ModelDevice::Cpu => rate::<Flex>(&FlexDevice, 256),
         #[cfg(feature = "cuda")]
-        Place::Cuda { first } => rate::<crate::cuda::Cuda>(&crate::cuda::device(first), 8192),
+        ModelDevice::Cuda { first } => rate::<crate::ops::cuda::Cuda>(&crate::ops::cuda::device(first), 8192),
         #[cfg(not(feature = "cuda"))]
-        Place::Cuda { .. } => Ok(0.0),
+        ModelDevice::Cuda { .. } => Ok(0.0),
     }
 }
 
@@ -32,7 +34,7 @@ fn rate<B: FrozenOps>(device: &B::Device, rows: usize) -> Result<f64, ModelError
     let weight: Vec<f32> = (0..WIDTH * WIDTH).map(|i| if i % 3 == 0 { size } else { -size }).collect();
     let host = HostLinear {
         weight: &weight,
-        stored: Stored::InputOutput,
+        order: WeightOrder::InputOutput,
         input: WIDTH,
         output: WIDTH,
         outputs: (0, WIDTH),
@@ -46,7 +48,7 @@ fn rate<B: FrozenOps>(device: &B::Device, rows: usize) -> Result<f64, ModelError
     let mut best = 0.0f64;
     for _ in 0..ROUNDS {
         let started = Instant::now();
-        let y = B::project(x.clone(), &linear, None);
+        let y = B::frozen_linear(x.clone(), &linear, None);
         // Reading one number waits for all of them.
         to_host(y.narrow(0, rows - 1, 1).narrow(1, 0, 1))?;
         best = best.max(operations / started.elapsed().as_secs_f64());

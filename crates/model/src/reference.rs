@@ -1,5 +1,5 @@
 //! What `transformers` computes with the embedded demo model: hidden states, and the gradient of the embeddings.
-//! Written by `assets/demo-gpt2/make_reference.py`; compared with by `selftest`.
+//! `assets/demo-gpt2/make_reference.py` writes the file.
 
 use serde::Deserialize;
 

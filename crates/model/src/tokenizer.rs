@@ -1,5 +1,4 @@
 //! Text to token ids: a model folder's `tokenizer.json`, or GPT-2's own vocabulary where the folder has none.
-//! Called through [`crate::FrozenModel`].
 
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use numalign_model::architecture::{Architecture, LlamaConfig, RopeScaling};
+use numalign_model::arch::{Architecture, LlamaConfig, RopeScaling};
 use serde_json::{Value, json};
 
 fn parse(value: Value) -> Result<Architecture, String> {

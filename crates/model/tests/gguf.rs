@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use common_gguf::{File, f32, flag, testdata, text, texts, u32};
 use numalign_config::DeviceChoice;
-use numalign_model::gguf::{self, container::Container, dequantise::dequantise, kind::Kind, settings};
-use numalign_model::locate::ModelName;
-use numalign_model::weights::TensorSource;
+use numalign_model::load::gguf::{self, container::Container, dequantise::dequantise, kind::Kind, settings};
+use numalign_model::load::name::ModelName;
+use numalign_model::load::weights::TensorSource;
 use numalign_model::{FrozenModel, LmInput, Piece, load};
 use serde_json::Value;
 
@@ -64,7 +64,7 @@ fn blocks_are_dequantised_as_the_gguf_package_does_to_the_bit() {
 #[test]
 fn a_folder_s_numbers_in_a_gguf_file_give_the_folder_s_fingerprint() {
     for name in ["small-f32", "llama-3-scaled", "qwen2-biased", "qwen3-head-norms"] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name);
         let mut file = open(&testdata().join(format!("{name}.gguf")));
         assert_eq!(file.lm.fingerprint(), open(&folder).lm.fingerprint(), "{name}");
         let reference = json(&folder.join("reference.json"));

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use common_gguf::{File, Meta, Tensor, text, u32};
 use numalign_model::ModelError;
-use numalign_model::gguf::{self, container::Container, names::GgufArchitecture};
-use numalign_model::weights::TensorSource;
+use numalign_model::load::gguf::{self, container::Container, names::GgufArchitecture};
+use numalign_model::load::weights::TensorSource;
 
 /// Counts what this thread holds, and the most it held.
 struct Counting;

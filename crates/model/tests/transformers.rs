@@ -1,5 +1,5 @@
 //! Hidden states, gradients and token ids against `transformers`: the embedded demo model against its own
-//! `reference.json`, and every folder in `fixtures/` (written by `fixtures/make_fixtures.py`).
+//! `reference.json`, and every folder in `testdata/` (written by `tools/fixtures/make_fixtures.py`).
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 const TOLERANCE: f32 = 2e-5;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata")
 }
 
 fn floats(value: &Value) -> Vec<f32> {

@@ -1,4 +1,4 @@
-//! One Adam update on a stretch of the flat state. Called by [`crate::State::update`] only.
+//! One Adam update on a stretch of the flat state.
 //!
 //! Kingma and Ba, 2015, with PyTorch's order of operations (`torch.optim.Adam`, single-tensor path, β 0.9 and 0.999,
 //! ε 1e-8, bias-corrected), so that equal gradients give PyTorch's bits. Its CPU kernels fuse multiply and add in both

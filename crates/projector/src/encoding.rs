@@ -1,5 +1,5 @@
 //! Values to what the projectors see, and back: [`InputEncoder`] for the input projector, [`Encoding`] for targets and
-//! predictions. Used by the worker's engine, the checkpoint's metadata and the command line.
+//! predictions.
 //!
 //! Logarithms and sines come from `libm`, compiled in, so that every machine encodes to the same bits.
 

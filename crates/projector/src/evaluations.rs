@@ -1,9 +1,9 @@
-//! Evaluations made during training: the part of the state that `eval_every` adds. [`crate::State`] carries them, the
-//! worker's engine makes the rows they come from, and the checkpoint stores them.
+//! Evaluations made during training: the part of the state that `eval_every` adds.
 //!
 //! A row belongs to one micro-batch of held-out samples and is as long as a gradient row, so that every collective moves
 //! it as it moves gradients; only its first [`ErrorSums::LEN`] floats are used.
 
+use crate::bytes::{floats_from_le, le_bytes};
 use crate::layout::Layout;
 
 /// What one micro-batch's predictions add up to. Errors are in units of the value range, in which they do not overflow.
@@ -42,14 +42,17 @@ impl ErrorSums {
 /// The projectors after `step` updates, on held-out samples; errors in value units.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Evaluation {
+    /// Updates before it.
     pub step: u64,
+    /// Held-out samples.
     pub samples: u64,
     /// Mean squared error.
     pub mse: f64,
     /// Mean absolute error.
     pub mae: f64,
-    /// Stage mixed: questions whose answer is one of their numbers, and how many of them were answered nearest to it.
+    /// Stage mixed: questions whose answer is one of their numbers.
     pub questions: u64,
+    /// Those of them that were answered nearest to it.
     pub right: u64,
 }
 
@@ -69,7 +72,7 @@ impl Evaluation {
         (evaluation.mse.is_finite() && evaluation.mae.is_finite()).then_some(evaluation)
     }
 
-    /// Share of questions that were answered nearest to the right number, in percent; none where there are none.
+    /// Choice accuracy, in percent; `None` without such questions.
     pub fn right_percent(&self) -> Option<f64> {
         (self.questions > 0).then(|| 100.0 * self.right as f64 / self.questions as f64)
     }
@@ -105,6 +108,7 @@ impl Evaluations {
         (best.len() == wanted).then_some(Self { list, best })
     }
 
+    /// All of them, in the order of their steps.
     pub fn list(&self) -> &[Evaluation] {
         &self.list
     }
@@ -140,12 +144,10 @@ impl Evaluations {
             return bytes;
         }
         bytes.extend_from_slice(&(TAG | self.list.len() as u64).to_le_bytes());
-        for word in self.list.iter().flat_map(Evaluation::words) {
-            bytes.extend_from_slice(&word.to_le_bytes());
+        for evaluation in &self.list {
+            bytes.extend_from_slice(le_bytes(&evaluation.words()));
         }
-        for value in &self.best {
-            bytes.extend_from_slice(&value.to_le_bytes());
-        }
+        bytes.extend_from_slice(le_bytes(&self.best));
         bytes
     }
 
@@ -171,7 +173,7 @@ impl Evaluations {
             }
             evaluations.list.push(Evaluation::from_words(words));
         }
-        evaluations.best = best.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        evaluations.best = floats_from_le(best);
         Some(evaluations)
     }
 }

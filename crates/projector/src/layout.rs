@@ -1,4 +1,4 @@
-//! Where each trainable tensor lies in the flat vector of trainable numbers. Used by everything that touches one.
+//! Where each trainable tensor lies in the flat vector of trainable numbers.
 
 use std::ops::Range;
 
@@ -9,9 +9,28 @@ use crate::encoding::InputEncoder;
 /// Name, shape and place of one projector tensor, as in the checkpoint file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
+    /// `input_projection.weight` and the like.
     pub name: &'static str,
+    /// Row-major.
     pub shape: Vec<usize>,
+    /// Its floats in the flat vector.
     pub range: Range<usize>,
+}
+
+/// One tensor of a layer norm of the frozen model, where these train, in the model's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NormTensor {
+    /// The model's own name, such as `h.0.ln_1.weight`.
+    pub name: String,
+    /// Numbers in it.
+    pub len: usize,
+}
+
+impl NormTensor {
+    /// Numbers in all of `tensors`.
+    pub fn total_len(tensors: &[Self]) -> usize {
+        tensors.iter().map(|tensor| tensor.len).sum()
+    }
 }
 
 /// The flat vector `[input weight d·w | input bias d | output weight d | output bias 1 | layer norms n]` of hidden size
@@ -47,7 +66,8 @@ impl Layout {
     }
 
     /// The same with an input projector of `input_width` columns.
-    pub fn with_input_width(self, input_width: usize) -> Self {
+    #[cfg(test)]
+    pub(crate) fn with_input_width(self, input_width: usize) -> Self {
         Self { input_width, ..self }
     }
 
@@ -81,16 +101,19 @@ impl Layout {
         0..self.hidden * self.input_width
     }
 
+    /// `[d]`
     pub fn input_bias(&self) -> Range<usize> {
         let start = self.input_weight().end;
         start..start + self.hidden
     }
 
+    /// `[d]`
     pub fn output_weight(&self) -> Range<usize> {
         let start = self.input_bias().end;
         start..start + self.hidden
     }
 
+    /// The place of the one number.
     pub fn output_bias(&self) -> usize {
         self.output_weight().end
     }

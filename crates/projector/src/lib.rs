@@ -1,34 +1,38 @@
 //! The trainable state as plain `f32` on the host: layout, encoders, losses, canonical reduction, Adam, schedule, digest,
 //! and the least-squares solution of the output projector.
 //!
-//! Used by the coordinator (which commits states), the workers (which compute them) and the checkpoint
-//! (which stores them). No tensor library: the state is `3d+1` floats (more with `fourier` and trained layer norms), and every operation on it is a plain loop
-//! in a fixed order, so equal inputs give equal bytes on every machine.
+//! No tensor library: the state is `3d+1` floats (more with `fourier` and trained layer norms), and every operation on it
+//! is a plain loop in a fixed order, so equal inputs give equal bytes on every machine.
+//!
+//! Reading order: [`layout`] (where each number lies) → [`state`] → [`reduction`] (rows to one sum) → [`adam`] and
+//! [`schedule`] (the update) → [`solver`].
 
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod adam;
-pub mod double_double;
+pub mod bytes;
 pub mod encoding;
 pub mod evaluations;
-pub mod features;
-pub mod gram;
-pub mod layer_norms;
+pub mod gradients;
 pub mod layout;
-pub mod least_squares;
+pub mod linear;
 pub mod loss;
 pub mod reduction;
 pub mod schedule;
-pub mod solve;
+pub mod solver;
 pub mod state;
+pub mod trained;
 
+pub use bytes::digest_of;
 pub use encoding::{Encoding, InputEncoder};
 pub use evaluations::{ErrorSums, Evaluation, Evaluations};
-pub use features::{Features, FeaturesError};
-pub use layer_norms::NormTensor;
-pub use layout::{Layout, TensorSpec};
-pub use least_squares::{Fit, FitError, Sums};
+pub use gradients::{MicroBatchGradients, canonical_sum};
+pub use layout::{Layout, NormTensor, TensorSpec};
 pub use loss::LossFunction;
 pub use reduction::{RowError, Rows};
-pub use solve::{Round, SolveState, Solved};
-pub use state::{State, StateDigest, StateError, Trained};
+pub use solver::features::{Features, FeaturesError};
+pub use solver::least_squares::{Fit, FitError, Sums};
+pub use solver::progress::{Round, SolveState, Solved};
+pub use state::{State, StateDigest, StateError};
+pub use trained::Trained;

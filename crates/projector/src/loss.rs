@@ -1,4 +1,4 @@
-//! The training loss of one sample and its slope, in encoded units. Called by the worker's engine.
+//! The training loss of one sample and its slope, in encoded units.
 //!
 //! The loss of a step is the mean over its global batch. Plain products and one comparison: no platform function decides
 //! a bit.
@@ -16,9 +16,17 @@ pub enum LossFunction {
     /// `e²`
     SquaredError,
     /// `e²/2` where `|e| ≤ δ`, else `δ(|e| − δ/2)`: `torch.nn.HuberLoss`.
-    Huber { delta: f32 },
+    Huber {
+        /// `δ`, in encoded units.
+        delta: f32,
+    },
     /// `(w·e)²` with `w = scale / max(|target|, floor)`: the squared relative error of the decoded value.
-    Relative { scale: f64, floor: f64 },
+    Relative {
+        /// That of the encoding: value units per encoded unit.
+        scale: f64,
+        /// In value units.
+        floor: f64,
+    },
 }
 
 impl LossFunction {

@@ -1,8 +1,9 @@
 //! The canonical reduction: gradient rows added in micro-batch order, starting from +0.0.
-//! Used by the coordinator (gRPC collective) and by every rank (NCCL, one process); the sum never depends on the world.
+//! The sum never depends on how many ranks there are or which of them computed a row.
 
 /// Why a set of rows cannot be reduced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
 pub enum RowError {
     #[error("micro-batch {micro_batch} is not one of {count}")]
     NoSuchMicroBatch { micro_batch: usize, count: usize },
@@ -29,6 +30,9 @@ impl Rows {
     }
 
     /// Adds a row. The same row twice is fine (a repeated message); another row for the same micro-batch is not.
+    ///
+    /// # Errors
+    /// No such micro-batch, another length, or another row than the one that is there.
     pub fn insert(&mut self, micro_batch: usize, row: Vec<f32>) -> Result<(), RowError> {
         let count = self.rows.len();
         let Some(place) = self.rows.get_mut(micro_batch) else {
@@ -58,6 +62,9 @@ impl Rows {
     }
 
     /// The sum, `[row_len]`: for each float, `((+0.0 + row₀) + row₁) + …`.
+    ///
+    /// # Errors
+    /// A row is missing.
     pub fn sum(&self) -> Result<Vec<f32>, RowError> {
         let mut total = vec![0.0f32; self.row_len];
         for (micro_batch, row) in self.rows.iter().enumerate() {
@@ -72,6 +79,9 @@ impl Rows {
     }
 
     /// All rows, one after the other in micro-batch order.
+    ///
+    /// # Errors
+    /// A row is missing.
     pub fn concatenated(&self) -> Result<Vec<f32>, RowError> {
         let mut all = Vec::with_capacity(self.rows.len() * self.row_len);
         for (micro_batch, row) in self.rows.iter().enumerate() {

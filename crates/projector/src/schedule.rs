@@ -1,4 +1,4 @@
-//! The learning rate as a function of the step alone. Used by every rank's update.
+//! The learning rate as a function of the step alone.
 
 use numalign_config::Recipe;
 

@@ -1,4 +1,4 @@
-//! Forty updates against `torch.optim.Adam`, bit by bit (`fixtures/adam.json`, made by `fixtures/make_fixtures.py`).
+//! Forty updates against `torch.optim.Adam`, bit by bit (`testdata/adam.json`, made by `tools/fixtures/make_fixtures.py`).
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use numalign_projector::{Layout, State};
 use serde_json::Value;
 
 fn fixture() -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/adam.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/adam.json");
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 

@@ -1,10 +1,10 @@
-//! Solutions against NumPy's, from `fixtures/make_least_squares.py`.
+//! Solutions against NumPy's, from `tools/fixtures/make_least_squares.py`.
 
 use numalign_projector::{Features, Sums};
 use serde_json::Value;
 
 fn cases() -> Vec<Value> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/least_squares.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/least_squares.json");
     let text = std::fs::read_to_string(path).unwrap();
     let parsed: Value = serde_json::from_str(&text).unwrap();
     parsed["cases"].as_array().unwrap().clone()

@@ -1,4 +1,4 @@
-//! Losses and their gradients against PyTorch's autograd (`fixtures/losses.json`, made by `fixtures/make_losses.py`).
+//! Losses and their gradients against PyTorch's autograd (`testdata/losses.json`, made by `tools/fixtures/make_losses.py`).
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use numalign_projector::{Encoding, LossFunction};
 use serde_json::Value;
 
 fn fixture() -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/losses.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/losses.json");
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 

@@ -1,9 +1,25 @@
-//! The protocol's messages and service, generated from `proto/numalign.proto`.
-//! Spoken by the coordinator, the workers and `numalign status`.
+//! The protocol between coordinator and workers: messages and service, generated from `proto/numalign.proto`, and the one
+//! home of their codecs.
+//!
+//! The rule for conversions: [`codec`] turns bytes into plain values and back, [`convert`] turns messages into plain values
+//! and back. Both know only types of this crate and of the standard library. A crate with a type of its own for a message
+//! implements `From` and `TryFrom` beside that type.
 
-#![allow(clippy::all)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
-tonic::include_proto!("numalign.v1");
+pub mod codec;
+pub mod convert;
+
+/// The generated types; `proto/numalign.proto` documents them.
+mod messages {
+    #![allow(missing_docs, clippy::all, clippy::pedantic)]
+    tonic::include_proto!("numalign.v1");
+}
+
+pub use codec::CodecError;
+pub use convert::Timing;
+pub use messages::*;
 
 /// Raised whenever a message changes its meaning; coordinator and worker must agree.
 pub const PROTOCOL: u32 = 5;

@@ -1,22 +1,20 @@
-//! The one thread that owns the device: loads the model, then computes what it is sent. Used by the session and the
-//! step loop, which talk to it by channels.
+//! The one thread that owns the device: loads the model, then computes the jobs that come through a channel.
 
 use std::sync::Arc;
 
-use numalign_collective::OwnRows;
 use numalign_config::{Config, DeviceChoice};
 use numalign_data::Sample;
+use numalign_engine::Engine;
 use numalign_model::{Description, LoadOptions, NormParameter};
-use numalign_projector::State;
+use numalign_projector::{MicroBatchGradients, State};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::engine::Engine;
 use crate::error::WorkerError;
 use crate::nccl::{self, Ability};
 
 /// What the rows of micro-batches hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowKind {
+pub(crate) enum RowKind {
     /// Of a training step.
     Gradients,
     /// Of a chunk of the solver's round.
@@ -30,26 +28,29 @@ pub(crate) struct Job {
     pub kind: RowKind,
     pub state: Arc<State>,
     pub micro_batches: Vec<(usize, Vec<Sample>)>,
-    pub reply: oneshot::Sender<Result<OwnRows, WorkerError>>,
+    pub reply: oneshot::Sender<Result<MicroBatchGradients, WorkerError>>,
 }
 
 /// What is known once the model is loaded and the probe computed.
 #[derive(Debug, Clone)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     pub description: Description,
     /// What the rows could be reduced with over NCCL.
     pub nccl: Result<Ability, String>,
+    /// Of the model, in hex.
     pub fingerprint: String,
     pub hidden_size: usize,
+    /// Of the model.
     pub parameters: u64,
+    /// BLAKE3 over the flattened gradient of the probe's micro-batch: equal devices compute equal bits.
     pub probe_digest: Vec<u8>,
-    /// The model's layer norms, where they train.
+    /// The model's layer norms if they train.
     pub layer_norms: Vec<NormParameter>,
 }
 
-/// The way to the device thread.
+/// A handle of the device thread.
 #[derive(Clone)]
-pub struct Device {
+pub(crate) struct Device {
     pub(crate) jobs: mpsc::Sender<Job>,
 }
 
@@ -69,7 +70,7 @@ impl Device {
         let body = move || {
             let mut engine = match load(&config, choice, local_rank, &probe) {
                 Ok((engine, facts)) => {
-                    // A session that ended in the meantime wants no answer; neither does it send jobs.
+                    // A session that ended in the meantime sends no jobs either.
                     let _ = loaded.send(Ok(facts));
                     engine
                 }
@@ -83,12 +84,12 @@ impl Device {
                     continue;
                 }
                 let rows = match job.kind {
-                    RowKind::Gradients => engine.rows(&job.state, &job.micro_batches),
+                    RowKind::Gradients => engine.gradients(&job.state, &job.micro_batches),
                     RowKind::Features => engine.features(&job.state, &job.micro_batches),
                     RowKind::Errors => engine.errors(&job.state, &job.micro_batches),
                 };
-                // A generation that ended in the meantime has no use for the rows.
-                let _ = job.reply.send(rows);
+                // The generation may have ended in the meantime.
+                let _ = job.reply.send(rows.map_err(WorkerError::from));
             }
         };
         std::thread::Builder::new()
@@ -104,7 +105,7 @@ impl Device {
         kind: RowKind,
         state: Arc<State>,
         micro_batches: Vec<(usize, Vec<Sample>)>,
-    ) -> Result<OwnRows, WorkerError> {
+    ) -> Result<MicroBatchGradients, WorkerError> {
         let gone = || WorkerError::Device("it panicked; its message is above".to_owned());
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Job { kind, state, micro_batches, reply }).await.map_err(|_| gone())?;
@@ -139,7 +140,7 @@ fn load(
     let mut engine = Engine::new(model.lm, recipe.clone());
     let state = engine.initial_state(0)?;
     let mut hasher = blake3::Hasher::new();
-    for (_, row) in engine.rows(&state, &[(0, probe.to_vec())])? {
+    for (_, row) in engine.gradients(&state, &[(0, probe.to_vec())])? {
         for value in row {
             hasher.update(&value.to_le_bytes());
         }

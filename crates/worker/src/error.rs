@@ -1,63 +1,85 @@
 //! Why a worker ends without having been told that the run is done.
 
 use numalign_access::AccessError;
+use numalign_collective::CollectiveError;
+use numalign_data::DataError;
+use numalign_engine::EngineError;
 use numalign_model::ModelError;
 use numalign_projector::StateError;
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
+    /// Model, samples or state.
     #[error(transparent)]
-    Model(#[from] ModelError),
-    #[error("sample {index}: {source}")]
-    Sample { index: u64, source: ModelError },
-    #[error("sample {index}: {reason}")]
-    BadSample { index: u64, reason: String },
+    Engine(#[from] EngineError),
+    /// No access to the coordinator.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// The coordinator did not answer within the timeout.
     #[error("no coordinator at {url} for {seconds:.0} s: {reason}")]
-    Unreachable { url: String, seconds: f64, reason: String },
+    Unreachable {
+        /// Where it should be.
+        url: String,
+        /// How long it was tried, in seconds.
+        seconds: f64,
+        /// How the latest attempt ended.
+        reason: String,
+    },
+    /// The coordinator is of another build, or does not accept this worker.
     #[error("the coordinator does not take this worker: {reason}")]
-    Refused { reason: String },
+    Refused {
+        /// What the coordinator says.
+        reason: String,
+    },
+    /// The run failed.
     #[error("the coordinator ended the run: {reason}")]
-    Aborted { reason: String, hint: String },
+    Aborted {
+        /// What the coordinator says.
+        reason: String,
+        /// What the user can do about it.
+        hint: String,
+    },
+    /// A message that makes no sense.
     #[error("the coordinator broke the protocol: {0}")]
     Protocol(String),
+    /// The device thread panicked or could not be started.
     #[error("the device thread ended: {0}")]
     Device(String),
+    /// A unit without a sum.
     #[error(transparent)]
-    Data(#[from] numalign_data::DataError),
-    #[error(transparent)]
-    Features(#[from] numalign_projector::FeaturesError),
-    #[error("the output projector cannot be solved for: {0}")]
-    Unsolvable(String),
-    #[error("{0}")]
-    State(#[from] StateError),
-    #[error(transparent)]
-    Collective(#[from] numalign_collective::CollectiveError),
+    Collective(#[from] CollectiveError),
 }
 
-impl From<numalign_projector::FitError> for WorkerError {
-    fn from(error: numalign_projector::FitError) -> Self {
-        Self::Unsolvable(error.to_string())
+impl From<ModelError> for WorkerError {
+    fn from(error: ModelError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+impl From<DataError> for WorkerError {
+    fn from(error: DataError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+impl From<StateError> for WorkerError {
+    fn from(error: StateError) -> Self {
+        Self::Engine(error.into())
     }
 }
 
 impl WorkerError {
-    /// What the person at the keyboard can do about it.
+    /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            WorkerError::Model(error) | WorkerError::Sample { source: error, .. } => error.hint().map(str::to_owned),
+            WorkerError::Engine(error) => error.hint().map(str::to_owned),
             WorkerError::Access(error) => error.hint(),
             WorkerError::Unreachable { .. } => {
                 Some("start `numalign coordinator` first, and check host, port and firewall".to_owned())
             }
             WorkerError::Refused { .. } => Some("use the same build of numalign on every machine".to_owned()),
             WorkerError::Aborted { hint, .. } => Some(hint.clone()),
-            WorkerError::BadSample { .. } => Some("mend that sample; a marked number looks like $$12.5&&".to_owned()),
-            WorkerError::State(StateError::NotFinite { .. } | StateError::NotMeasurable { .. }) => {
-                Some("the training diverged: lower lr, or look for extreme values in the dataset".to_owned())
-            }
             _ => None,
         }
     }

@@ -1,25 +1,25 @@
-//! Faults on purpose, for `launch --chaos` and the tests: a worker that computes wrong numbers, or slowly.
-//! Read by the step loop from one environment variable that only the launcher sets; nothing else ever turns them on.
+//! Injected faults, for `launch --chaos` and the tests: a worker that computes wrong numbers, or slowly. They come from one
+//! environment variable that only the launcher sets.
 
 use std::time::Duration;
 
-use numalign_collective::OwnRows;
+use numalign_projector::MicroBatchGradients;
 
-/// Where a worker finds its faults: `wrong=STEP` and `slow=MILLISECONDS`, separated by commas.
+/// Where a worker finds its faults: `wrong=UNIT` and `slow=MILLISECONDS`, separated by commas.
 pub const VARIABLE: &str = "NUMALIGN_INTERNAL_FAULTS";
 
 /// The faults of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Faults {
-    /// From this step on, the lowest bit of every row's first number is turned over.
+pub(crate) struct Faults {
+    /// From this unit on, the lowest bit of every row's first number is flipped.
     wrong_from: Option<u64>,
     /// Extra time for every micro-batch.
     slow: Duration,
 }
 
 impl Faults {
-    /// What [`VARIABLE`] says; nothing where it is not set or says something else.
-    pub fn from_environment() -> Self {
+    /// What [`VARIABLE`] says; no faults if it is not set or says something else.
+    pub fn from_env() -> Self {
         std::env::var(VARIABLE).map_or_else(|_| Self::default(), |text| Self::parse(&text))
     }
 
@@ -27,7 +27,7 @@ impl Faults {
         let mut faults = Self::default();
         for part in text.split(',') {
             match part.split_once('=') {
-                Some(("wrong", step)) => faults.wrong_from = step.parse().ok(),
+                Some(("wrong", unit)) => faults.wrong_from = unit.parse().ok(),
                 Some(("slow", milliseconds)) => {
                     faults.slow = Duration::from_millis(milliseconds.parse().unwrap_or(0));
                 }
@@ -42,9 +42,9 @@ impl Faults {
         self.slow * micro_batches as u32
     }
 
-    /// Spoils the rows of `step`, where that is asked for.
-    pub fn spoil(&self, step: u64, rows: &mut OwnRows) {
-        if self.wrong_from.is_none_or(|from| step < from) {
+    /// Flips a bit of every row of `unit`, once the faults say so.
+    pub fn corrupt(&self, unit: u64, rows: &mut MicroBatchGradients) {
+        if self.wrong_from.is_none_or(|from| unit < from) {
             return;
         }
         for (_, row) in rows {
@@ -60,14 +60,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_bit_is_turned_over_from_the_step_on() {
+    fn one_bit_is_flipped_from_the_unit_on() {
         let faults = Faults::parse("wrong=3,slow=20");
         assert_eq!(faults.delay(4), Duration::from_millis(80));
         let right = vec![(0, vec![1.5f32, 2.0]), (4, vec![])];
         let mut rows = right.clone();
-        faults.spoil(2, &mut rows);
+        faults.corrupt(2, &mut rows);
         assert_eq!(rows, right);
-        faults.spoil(3, &mut rows);
+        faults.corrupt(3, &mut rows);
         assert_eq!(rows[0].1[0].to_bits(), 1.5f32.to_bits() ^ 1);
         assert_eq!(rows[0].1[1], 2.0);
         assert_eq!(Faults::parse("anything"), Faults::default());

@@ -1,27 +1,23 @@
 //! A worker: joins a coordinator, computes micro-batches with a frozen model, reduces, updates, reports.
 //!
-//! Called by `numalign worker` through [`run`]. [`Engine`], which knows how a sample becomes a gradient row or a
-//! prediction, also serves `eval`, `predict`, `hidden`, `replay` and `bench`.
-//!
-//! Reading order: [`engine`] (one micro-batch) → [`steps`] (one generation) → [`session`] (a life).
+//! Reading order: `steps` (the units of one generation) → `device` (the thread that computes) → `session` (connections,
+//! one after the other) → `handshake`, `control_loop`, `generation` (one connection).
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 
-pub mod ablation;
-pub mod breakdown;
-pub mod device;
-pub mod engine;
+mod connection;
+mod control_loop;
+mod device;
 pub mod error;
-pub mod evaluation;
 pub mod fault;
-pub mod local;
-pub mod memory;
+mod generation;
+mod handshake;
 pub mod nccl;
 pub mod session;
 pub mod simulated;
-pub mod steps;
+mod steps;
+mod uncommitted;
 
-pub use engine::Engine;
 pub use error::WorkerError;
-pub use local::LocalRun;
 pub use session::{Options, run};

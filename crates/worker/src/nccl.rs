@@ -1,12 +1,11 @@
 //! What this worker could reduce with over NCCL, and its communicators, one generation after the other.
-//! Asked and driven by the session; `launch` and `doctor` ask [`ability`] before anything is started.
 
 use std::time::Duration;
 
 use numalign_collective::nccl::{Formation, Formations, MadeId, Nccl, NcclError, NcclRows, UniqueId, Wanted};
 use numalign_config::{CollectiveChoice, Config};
 use numalign_gpu::{Driver, GpuError};
-use numalign_model::load::Place;
+use numalign_model::load::ModelDevice;
 use numalign_protocol as proto;
 use tokio::sync::oneshot;
 
@@ -20,11 +19,13 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct Ability {
     /// Number of the GPU among the visible ones.
     pub gpu: usize,
+    /// Of the GPU.
     pub uuid: String,
     /// NCCL's version code.
     pub version: u32,
     /// The model lies on that GPU.
     pub replica: bool,
+    /// Several ranks may share the GPU.
     pub shares_gpu: bool,
 }
 
@@ -38,15 +39,18 @@ pub fn ability_on(gpu: usize, replica: bool) -> Result<Ability, GpuError> {
     Ok(Ability { gpu, uuid: found.uuid, version: nccl.version.0, replica, shares_gpu: nccl.allows_shared_gpu() })
 }
 
-/// What a worker of this run could reduce with, or why it could not, in words: a model on the CPU reduces over NCCL only
-/// where that is asked for by name, on the GPU that the local rank gives it.
-pub fn ability(wanted: CollectiveChoice, place: Place, local_rank: Option<usize>) -> Result<Ability, String> {
+/// What a worker of this run could reduce with: a model on the CPU reduces over NCCL only if `collective: nccl` asks for
+/// it, on the GPU that the local rank gives it.
+///
+/// # Errors
+/// Why it could not, as the coordinator shows it.
+pub fn ability(wanted: CollectiveChoice, place: ModelDevice, local_rank: Option<usize>) -> Result<Ability, String> {
     let said = |error: GpuError| format!("{error}; {}", error.hint());
     match (wanted, place) {
         (CollectiveChoice::Grpc, _) => Err("collective: grpc".to_owned()),
-        (_, Place::Cuda { first }) => ability_on(first, true).map_err(said),
-        (CollectiveChoice::Auto, Place::Cpu) => Err("its replica is not on a GPU".to_owned()),
-        (CollectiveChoice::Nccl, Place::Cpu) => {
+        (_, ModelDevice::Cuda { first }) => ability_on(first, true).map_err(said),
+        (CollectiveChoice::Auto, ModelDevice::Cpu) => Err("its replica is not on a GPU".to_owned()),
+        (CollectiveChoice::Nccl, ModelDevice::Cpu) => {
             let count = numalign_gpu::driver::visible_gpus();
             let gpu = local_rank.unwrap_or(0) % count.max(1);
             ability_on(gpu, false).map_err(said)
@@ -54,22 +58,22 @@ pub fn ability(wanted: CollectiveChoice, place: Place, local_rank: Option<usize>
     }
 }
 
-/// How [`ability`] travels.
+/// [`ability`] as a message.
 pub(crate) fn to_proto(ability: &Result<Ability, String>) -> (Option<proto::NcclAbility>, String) {
-    match ability {
-        Ok(its) => {
-            let (version, gpu) = (its.version, its.uuid.clone());
-            (Some(proto::NcclAbility { version, gpu, replica: its.replica, shares_gpu: its.shares_gpu }), String::new())
-        }
-        Err(why) => (None, why.clone()),
-    }
+    let ability = ability.clone().map(|its| proto::NcclAbility {
+        version: its.version,
+        gpu: its.uuid,
+        replica: its.replica,
+        shares_gpu: its.shares_gpu,
+    });
+    proto::NcclAbility::to_fields(ability)
 }
 
 /// The communicators of this process.
 #[derive(Default)]
 pub(crate) struct Communicators {
     formations: Formations,
-    /// Of the present generation, where it reduces over NCCL.
+    /// Of the present generation, if it reduces over NCCL.
     present: Option<Present>,
 }
 
@@ -123,7 +127,7 @@ impl Communicators {
         self.formations.finish(FAREWELL).await;
     }
 
-    /// The coordinator handed out an id; one of another generation is a late one.
+    /// The coordinator broadcast an id; one of another generation is late and ignored.
     pub(crate) fn form(&self, message: &proto::NcclId) -> Result<(), WorkerError> {
         let Some(present) = self.present.as_ref().filter(|present| message.generation == Some(present.generation))
         else {
@@ -158,7 +162,7 @@ async fn wait_for(made: &mut Option<MadeId>) -> Result<Result<UniqueId, NcclErro
     }
 }
 
-/// NCCL's failure as the coordinator hears it.
+/// NCCL's failure as a message.
 pub(crate) fn failed(generation: proto::Generation, error: &NcclError) -> proto::NcclFailed {
     proto::NcclFailed { generation: Some(generation), reason: error.to_string() }
 }
@@ -168,9 +172,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_looks_for_nccl_where_it_is_not_wanted() {
+    fn nccl_is_not_looked_for_unless_it_is_wanted() {
         let why = |wanted, place| ability(wanted, place, None).unwrap_err();
-        assert_eq!(why(CollectiveChoice::Grpc, Place::Cuda { first: 0 }), "collective: grpc");
-        assert_eq!(why(CollectiveChoice::Auto, Place::Cpu), "its replica is not on a GPU");
+        assert_eq!(why(CollectiveChoice::Grpc, ModelDevice::Cuda { first: 0 }), "collective: grpc");
+        assert_eq!(why(CollectiveChoice::Auto, ModelDevice::Cpu), "its replica is not on a GPU");
     }
 }

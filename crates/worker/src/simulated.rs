@@ -1,6 +1,5 @@
 //! A device without a model, whose rows are made up: for measuring and testing the coordinator with many workers. All
 //! else — session, work, reduction, update, digest, reports — is the real worker's code.
-//! Used by `numalign bench coordinator` and by tests, through [`crate::Options`].
 
 use std::sync::Arc;
 
@@ -27,16 +26,16 @@ impl std::fmt::Debug for Simulated {
 }
 
 impl Simulated {
-    /// A device of the given hidden size that nobody watches.
+    /// A device of the given hidden size, without an observer.
     pub fn new(hidden: usize) -> Self {
         Self { hidden, observer: Arc::new(|_| {}) }
     }
 
-    /// Starts the device, a task of the present runtime; it is ready at once.
+    /// Starts the device, a task of the current runtime; it is ready at once.
     pub(crate) fn start(&self) -> (Device, Loading) {
         let (jobs, mut inbox) = mpsc::channel::<Job>(2);
         let (loaded, receiver) = oneshot::channel();
-        // The receiver is in this function's hands.
+        // The receiver is still here.
         let _ = loaded.send(Ok(self.facts()));
         let observer = self.observer.clone();
         tokio::spawn(async move {
@@ -48,7 +47,7 @@ impl Simulated {
                     RowKind::Errors => (*micro_batch, ErrorSums::default().to_row(layout)),
                     RowKind::Features => (*micro_batch, features(layout.hidden(), samples)),
                 });
-                // A generation that ended in the meantime has no use for the rows.
+                // The generation may have ended in the meantime.
                 let _ = job.reply.send(Ok(rows.collect()));
             }
         });

@@ -1,17 +1,18 @@
 //! The units of one generation — training steps, chunks of the solver's rounds, evaluations: work in, rows, sum, update,
-//! report.
-//! One task per generation, started and aborted by the session.
+//! report. One task per generation.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use numalign_access::Client;
-use numalign_collective::{Collective, OwnRows};
-use numalign_config::{Config, Unit, Units};
-use numalign_data::{Domain, Input, MicroBatchId, Sample, SampleStream, audit_due, held_out_of};
-use numalign_projector::State;
+use numalign_collective::{Chosen, Collective, CollectiveError};
+use numalign_config::{Config, Unit};
+use numalign_data::sample::NoInput;
+use numalign_data::{Domain, MicroBatchId, Sample, SampleStream, audit_due, held_out_of};
+use numalign_engine::memory::peak_rss_mib;
+use numalign_projector::digest_of;
+use numalign_projector::{MicroBatchGradients, State};
 use numalign_protocol as proto;
 use numalign_protocol::worker_message::Message;
 use tokio::sync::mpsc;
@@ -21,64 +22,20 @@ use tonic::Streaming;
 use crate::device::{Device, RowKind};
 use crate::error::WorkerError;
 use crate::fault::Faults;
-use crate::memory::peak_rss_mib;
-
-/// States after recent units, by the units behind them. The newest that is known to be committed outlives the
-/// coordinator.
-#[derive(Clone)]
-pub struct Watermark {
-    units: Units,
-    recent: Arc<Mutex<BTreeMap<u64, Arc<State>>>>,
-}
-
-impl Watermark {
-    /// No state of a run with these units yet.
-    pub fn new(units: Units) -> Self {
-        Self { units, recent: Arc::default() }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<State>>> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A generation begins with this committed state.
-    pub fn restart(&self, state: Arc<State>) {
-        let mut recent = self.lock();
-        recent.clear();
-        recent.insert(self.units.index(state.position()), state);
-    }
-
-    /// This rank computed a state that is not committed yet.
-    fn computed(&self, state: Arc<State>) {
-        self.lock().insert(self.units.index(state.position()), state);
-    }
-
-    /// Everything up to `unit` is committed: older states are of no use any more.
-    pub fn committed(&self, unit: u64) {
-        let mut recent = self.lock();
-        if recent.contains_key(&unit) {
-            *recent = recent.split_off(&unit);
-        }
-    }
-
-    /// The newest state that is certainly committed.
-    pub fn state(&self) -> Option<Arc<State>> {
-        self.lock().values().next().cloned()
-    }
-}
+use crate::uncommitted::UncommittedStates;
 
 /// What a generation's task needs.
-pub struct Steps<C> {
+pub(crate) struct Steps {
     pub config: Arc<Config>,
     pub client: Client,
     pub device: Device,
-    pub collective: C,
+    pub collective: Chosen,
     pub generation: proto::Generation,
     pub member: u64,
     pub rank: u32,
     pub part: Range<usize>,
     pub state: Arc<State>,
-    pub watermark: Watermark,
+    pub uncommitted: UncommittedStates,
     pub reports: mpsc::Sender<proto::WorkerMessage>,
 }
 
@@ -87,17 +44,17 @@ struct Made {
     state: State,
     /// NaN after a chunk or an evaluation, which have none.
     loss: f32,
-    /// Gathered rows as bytes, where rank 0 has to report them.
+    /// Gathered rows as bytes, for rank 0 to report.
     features: Vec<u8>,
 }
 
-impl<C: Collective> Steps<C> {
+impl Steps {
     /// Runs units until the end of a round or of the run, or until the task is aborted or fails. After a round the
     /// solution comes with the next generation.
     pub async fn run(mut self) -> Result<(), WorkerError> {
         let units = self.config.units();
         let held_out = SampleStream::generated(&self.config.recipe, Domain::Eval)?;
-        let faults = Faults::from_environment();
+        let faults = Faults::from_env();
         let (credits, mut work) = self.open_work().await?;
         loop {
             let unit = units.index(self.state.position());
@@ -122,7 +79,7 @@ impl<C: Collective> Steps<C> {
                 tokio::time::sleep(delay).await;
             }
             let mut rows = self.device.rows(kind, self.state.clone(), micro_batches).await?;
-            faults.spoil(unit, &mut rows);
+            faults.corrupt(unit, &mut rows);
             let compute = started.elapsed();
             let digests = match audit_due(unit, self.config.run.audit_every) {
                 true => digests_of(&rows),
@@ -139,7 +96,7 @@ impl<C: Collective> Steps<C> {
             let reduce = started.elapsed();
 
             let next = Arc::new(made.state);
-            self.watermark.computed(next.clone());
+            self.uncommitted.computed(next.clone());
             self.state = next;
             let done = proto::UnitDone {
                 generation: Some(self.generation),
@@ -147,13 +104,12 @@ impl<C: Collective> Steps<C> {
                 loss: made.loss,
                 digest: self.state.digest().0.to_vec(),
                 state: if self.rank == 0 { self.state.to_bytes() } else { Vec::new() },
-                compute_us: compute.as_micros() as u64,
-                data_wait_us: data_wait.as_micros() as u64,
-                reduce_us: reduce.as_micros() as u64,
-                peak_rss_mib: peak_rss_mib(),
                 rows: digests,
                 features: made.features,
+                ..proto::UnitDone::default()
             };
+            let timing = proto::Timing { compute, data_wait, reduce, peak_rss_mib: peak_rss_mib() };
+            let done = done.with_timing(timing);
             let message = proto::WorkerMessage { message: Some(Message::UnitDone(done)) };
             if self.reports.send(message).await.is_err() {
                 return Ok(());
@@ -162,7 +118,7 @@ impl<C: Collective> Steps<C> {
     }
 
     /// The state after a training step, from its gradient rows.
-    async fn updated(&mut self, unit: u64, rows: OwnRows) -> Result<Made, WorkerError> {
+    async fn updated(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Made, WorkerError> {
         let sum = self.collective.all_reduce(unit, rows).await?;
         let mut state = self.state.as_ref().clone();
         state.update(&sum, &self.config.recipe)?;
@@ -170,16 +126,16 @@ impl<C: Collective> Steps<C> {
     }
 
     /// The state after a chunk of the solver's round, from its features.
-    async fn gathered(&mut self, unit: u64, rows: OwnRows) -> Result<Made, WorkerError> {
+    async fn gathered(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Made, WorkerError> {
         let gathered = self.collective.gather(unit, rows).await?;
         let state = self.state.gathered(&self.config.recipe, gathered.digest)?;
         let rows = gathered.rows.filter(|_| self.rank == 0).unwrap_or_default();
-        let features = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let features = proto::codec::floats_to_bytes(&rows);
         Ok(Made { state, loss: f32::NAN, features })
     }
 
     /// The state after an evaluation, from the sums of its errors.
-    async fn evaluated(&mut self, unit: u64, rows: OwnRows) -> Result<Made, WorkerError> {
+    async fn evaluated(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Made, WorkerError> {
         let sum = self.collective.all_reduce(unit, rows).await?;
         let state = self.state.evaluated(&self.config.recipe, &sum, self.config.run.eval_samples)?;
         Ok(Made { state, loss: f32::NAN, features: Vec::new() })
@@ -220,7 +176,7 @@ impl<C: Collective> Steps<C> {
         while own < self.part.len() {
             let message = work.message().await.map_err(|status| connection(&status))?;
             let Some(message) = message else {
-                return Err(WorkerError::Collective(numalign_collective::CollectiveError::GenerationOver));
+                return Err(WorkerError::Collective(CollectiveError::GenerationOver));
             };
             let micro_batch = message.micro_batch as usize;
             if message.audit && message.unit == unit && own == 0 && micro_batches.is_empty() {
@@ -242,36 +198,16 @@ impl<C: Collective> Steps<C> {
 }
 
 /// BLAKE3 of each row's bytes, for the coordinator's comparison.
-fn digests_of(rows: &OwnRows) -> Vec<proto::RowDigest> {
-    let mut digests = Vec::with_capacity(rows.len());
-    for (micro_batch, row) in rows {
-        let mut hasher = blake3::Hasher::new();
-        for value in row {
-            hasher.update(&value.to_le_bytes());
-        }
-        digests
-            .push(proto::RowDigest { micro_batch: *micro_batch as u32, digest: hasher.finalize().as_bytes().to_vec() });
-    }
-    digests
+fn digests_of(rows: &MicroBatchGradients) -> Vec<proto::RowDigest> {
+    rows.iter().map(|(micro_batch, row)| proto::RowDigest::new(*micro_batch, digest_of(row))).collect()
 }
 
 fn connection(status: &tonic::Status) -> WorkerError {
-    WorkerError::Collective(numalign_collective::CollectiveError::Connection {
-        unit: 0,
-        reason: status.message().to_owned(),
-    })
+    WorkerError::Collective(CollectiveError::Connection { unit: 0, reason: status.message().to_owned() })
 }
 
 /// Samples of a message.
-pub fn samples_of(messages: Vec<proto::Sample>) -> Result<Vec<Sample>, WorkerError> {
-    let mut samples = Vec::with_capacity(messages.len());
-    for message in messages {
-        let input = match message.input {
-            Some(proto::sample::Input::Number(value)) => Input::Number(value),
-            Some(proto::sample::Input::Text(text)) => Input::Text(text),
-            None => return Err(WorkerError::Protocol(format!("sample {} has no input", message.index))),
-        };
-        samples.push(Sample { index: message.index, input, target: message.target });
-    }
-    Ok(samples)
+pub(crate) fn samples_of(messages: Vec<proto::Sample>) -> Result<Vec<Sample>, WorkerError> {
+    let samples: Result<_, _> = messages.into_iter().map(Sample::try_from).collect();
+    samples.map_err(|error: NoInput| WorkerError::Protocol(error.to_string()))
 }

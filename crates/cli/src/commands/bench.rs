@@ -6,28 +6,28 @@ use std::time::Instant;
 use clap::ArgMatches;
 use numalign_config::{DeviceChoice, Layer, resolve};
 use numalign_data::{Domain, SampleStream};
+use numalign_engine::memory::peak_rss_mib;
+use numalign_engine::{Engine, LocalRun};
 use numalign_model::LoadOptions;
 use numalign_model::measure::matrix_rate;
-use numalign_worker::memory::peak_rss_mib;
-use numalign_worker::{Engine, LocalRun};
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::settings;
 
 /// Steps before the measured ones, unless one takes longer than this many seconds.
 const WARM_UP: u64 = 3;
 const LONG_STEP: f64 = 3.0;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     match matches.subcommand() {
         Some(("step", matches)) => step(matches),
         Some(("coordinator", matches)) => super::bench_coordinator::run(matches),
-        _ => Err(Failure::usage("bench what?")),
+        _ => Err(CliError::usage("bench measures `step` or `coordinator`: name one")),
     }
 }
 
-fn step(matches: &ArgMatches) -> Result<(), Failure> {
+fn step(matches: &ArgMatches) -> Result<(), CliError> {
     let count = |name: &str| *matches.get_one::<u64>(name).unwrap_or(&1);
     let model = text(matches, "model").unwrap_or("synthetic:small");
     let steps = count("steps");
@@ -43,7 +43,7 @@ fn step(matches: &ArgMatches) -> Result<(), Failure> {
         Layer::from_env(Vec::new()),
         Layer::from_flags(flags.map(|(key, value)| (key.to_owned(), value))),
     )
-    .map_err(Failure::usage)?;
+    .map_err(CliError::usage)?;
     let recipe = config.recipe;
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
     let device = numalign_model::load::choose_device(device, None, count("devices") as usize);
@@ -62,7 +62,7 @@ fn step(matches: &ArgMatches) -> Result<(), Failure> {
     let stream = SampleStream::generated(&recipe, Domain::Train)?;
     let mut run = LocalRun::new(engine, stream, state)?;
 
-    let mut one_step = || -> Result<f64, Failure> {
+    let mut one_step = || -> Result<f64, CliError> {
         let started = Instant::now();
         run.step()?;
         Ok(started.elapsed().as_secs_f64())
@@ -110,7 +110,7 @@ fn step(matches: &ArgMatches) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Free bytes of the GPU that is measured; none on the CPU.
+/// Free bytes of the GPU that is measured; `None` on the CPU.
 fn device_memory(device: DeviceChoice) -> Option<u64> {
     match device {
         DeviceChoice::Cuda(index) => numalign_gpu::memory::free_bytes(index.unwrap_or(0)).ok(),

@@ -3,7 +3,6 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Child;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,9 +12,11 @@ use numalign_config::{Config, Layer, resolve};
 use numalign_worker::Options;
 use numalign_worker::simulated::Simulated;
 
-use crate::access::TOKEN_VARIABLE;
-use crate::failure::Failure;
-use crate::{limits, supervisor};
+use crate::credentials::TOKEN_VARIABLE;
+use crate::error::CliError;
+use crate::launcher::spawn::spawn_coordinator;
+use crate::limits;
+use crate::process::{ChildGuard, last_lines};
 
 /// Steps before the measured ones.
 const WARM_UP: u64 = 10;
@@ -35,29 +36,33 @@ struct Figures {
     cpu_ms_per_step: f64,
 }
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let count = |name: &str| *matches.get_one::<u64>(name).unwrap_or(&1);
     let (workers, steps, hidden) = (count("workers"), count("steps"), count("hidden"));
     limits::open_files(workers)?;
     let config = configuration(workers, steps + WARM_UP)?;
     let folder = tempfile::tempdir()?;
     let listener = TcpListener::bind("127.0.0.1:0")
-        .map_err(|error| Failure::new(format!("cannot listen on loopback: {error}")))?;
+        .map_err(|error| CliError::new(format!("cannot listen on loopback: {error}")))?;
     let address = listener.local_addr()?;
     let log = folder.path().join("coordinator.log");
     let stderr = std::fs::File::create(&log)?;
-    let child = supervisor::spawn_coordinator(&config, &listener, |command| {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let context = runtime.enter();
+    let mut coordinator = spawn_coordinator(&config, &listener, |command| {
         command.current_dir(folder.path()).stderr(stderr).env("NUMALIGN_LOG", "warn").env_remove(TOKEN_VARIABLE);
     })?;
-    let mut coordinator = Coordinator(child);
-    let figures = measure(&mut coordinator, &format!("http://{address}"), workers, steps, hidden as usize)
+    drop(context);
+    let url = format!("http://{address}");
+    let figures = runtime
+        .block_on(measure(&mut coordinator, &url, workers, steps, hidden as usize))
         .map_err(|failure| with_log(failure, &log))?;
     print(&figures, matches.get_flag("json"));
     Ok(())
 }
 
 /// One micro-batch of one sample for each worker. Workers that wait for a core are not dead: the time limits are wide.
-fn configuration(workers: u64, steps: u64) -> Result<Config, Failure> {
+fn configuration(workers: u64, steps: u64) -> Result<Config, CliError> {
     let mut flags = Vec::new();
     for (key, value) in [
         ("model_name", "simulated".to_owned()),
@@ -74,44 +79,30 @@ fn configuration(workers: u64, steps: u64) -> Result<Config, Failure> {
     ] {
         flags.push((key.to_owned(), value));
     }
-    resolve(None, Layer::from_env(Vec::new()), Layer::from_flags(flags)).map_err(Failure::usage)
+    resolve(None, Layer::from_env(Vec::new()), Layer::from_flags(flags)).map_err(CliError::usage)
 }
 
-/// A child that does not outlive this command.
-struct Coordinator(Child);
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        // It has usually ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn measure(
-    coordinator: &mut Coordinator,
+async fn measure(
+    coordinator: &mut ChildGuard,
     url: &str,
     workers: u64,
     steps: u64,
     hidden: usize,
-) -> Result<Figures, Failure> {
-    let pid = coordinator.0.id();
+) -> Result<Figures, CliError> {
+    let pid = coordinator.id();
     let moments: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let seen = moments.clone();
     let watched = Simulated { hidden, observer: Arc::new(move |_| lock(&seen).push(Instant::now())) };
-    let runtime = tokio::runtime::Runtime::new()?;
-    let idle_kib = runtime.block_on(async {
-        // It answers once it is up.
-        let started = Instant::now();
-        while let Err(failure) = crate::connect::status(&ClientAccess::default(), url, Duration::from_secs(5)).await {
-            if started.elapsed() > Duration::from_secs(30) {
-                return Err(failure);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    // It answers once it is up.
+    let started = Instant::now();
+    while let Err(failure) = crate::connect::status(&ClientAccess::default(), url, Duration::from_secs(5)).await {
+        if started.elapsed() > Duration::from_secs(30) {
+            return Err(failure);
         }
-        resident_kib(pid, "VmRSS:")
-    })?;
-    let (peak_kib, cpu_seconds) = runtime.block_on(async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let idle_kib = resident_kib(pid, "VmRSS:")?;
+    let (peak_kib, cpu_seconds) = async {
         let mut tasks = tokio::task::JoinSet::new();
         for worker in 0..workers {
             let simulated = if worker == 0 { watched.clone() } else { Simulated::new(hidden) };
@@ -131,9 +122,9 @@ fn measure(
         loop {
             tokio::select! {
                 ended = tasks.join_next() => match ended {
-                    None => return Ok::<(u64, f64), Failure>((peak, cpu)),
+                    None => return Ok::<(u64, f64), CliError>((peak, cpu)),
                     Some(Ok(result)) => result?,
-                    Some(Err(error)) => return Err(Failure::new(format!("a simulated worker panicked: {error}"))),
+                    Some(Err(error)) => return Err(CliError::new(format!("a simulated worker panicked: {error}"))),
                 },
                 // Its process may have ended a moment before its workers.
                 _ = look.tick() => {
@@ -142,10 +133,11 @@ fn measure(
                 }
             }
         }
-    })?;
-    let status = coordinator.0.wait()?;
+    }
+    .await?;
+    let status = coordinator.wait().await?;
     if !status.success() {
-        return Err(Failure::new(format!("the coordinator ended with {status}")));
+        return Err(CliError::new(format!("the coordinator ended with {status}")));
     }
     let mut milliseconds = Vec::new();
     let moments = lock(&moments);
@@ -172,11 +164,11 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
 }
 
 /// A line of `/proc/<pid>/status`, in KiB.
-fn resident_kib(pid: u32, name: &str) -> Result<u64, Failure> {
+fn resident_kib(pid: u32, name: &str) -> Result<u64, CliError> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse().ok());
-    number.ok_or_else(|| Failure::new(format!("/proc/{pid}/status has no {name}")))
+    number.ok_or_else(|| CliError::new(format!("/proc/{pid}/status has no {name}")))
 }
 
 /// Processor time of a process so far, from `/proc/<pid>/stat`.
@@ -188,15 +180,12 @@ fn cpu_seconds_of(pid: u32) -> Option<f64> {
     Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// The coordinator's last words say more than the workers' errors.
-fn with_log(failure: Failure, log: &Path) -> Failure {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().rev().take(5).collect();
-    let words: Vec<&str> = lines.into_iter().rev().collect();
-    if words.is_empty() {
-        return failure;
+/// The coordinator's log says more than the workers' errors.
+fn with_log(error: CliError, log: &Path) -> CliError {
+    match last_lines(log, 5) {
+        lines if lines.is_empty() => error,
+        lines => error.with_hint(format!("the coordinator's log ends with: {lines}")),
     }
-    failure.with_hint(format!("the coordinator's last words: {}", words.join(" | ")))
 }
 
 fn print(figures: &Figures, json: bool) {

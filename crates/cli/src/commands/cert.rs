@@ -14,7 +14,8 @@ use rcgen::{
 };
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::console::note;
+use crate::error::CliError;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -25,21 +26,21 @@ struct Piece {
     secret: bool,
 }
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let folder = PathBuf::from(text(matches, "out").unwrap_or_default());
     let days = *matches.get_one::<u64>("days").unwrap_or(&365);
     let mut hosts = Vec::new();
     for host in matches.get_many::<String>("host").unwrap_or_default() {
         hosts.push(checked(host)?);
     }
-    let pieces = make(&hosts, days).map_err(|error| Failure::new(format!("cannot make the certificates: {error}")))?;
+    let pieces = make(&hosts, days).map_err(|error| CliError::new(format!("cannot make the certificates: {error}")))?;
     write(&folder, &pieces)?;
     let at = |name: &str| folder.join(name).display().to_string();
-    eprintln!(
+    note!(
         "wrote a CA, a coordinator's certificate for {} and a worker's, valid for {days} days\n  \
          coordinator: --tls-cert {} --tls-key {} (and --tls-ca {} to demand the workers' certificate)\n  \
          worker:      --tls-ca {} (and --tls-cert {} --tls-key {} where it is demanded)\n  \
-         keep {} to yourself: whoever has it can make certificates that this run trusts",
+         keep {} secret: anybody who has it can make certificates that this run trusts",
         hosts.join(", "),
         at("coordinator.pem"),
         at("coordinator-key.pem"),
@@ -53,12 +54,12 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 /// A host name or an IP address, without scheme or port.
-fn checked(host: &str) -> Result<String, Failure> {
+fn checked(host: &str) -> Result<String, CliError> {
     let name = host.chars().all(|c| c.is_ascii_alphanumeric() || ".-*".contains(c)) && !host.is_empty();
     if name || host.parse::<IpAddr>().is_ok() {
         return Ok(host.to_owned());
     }
-    Err(Failure::usage(format!("`{host}` is neither a host name nor an IP address"))
+    Err(CliError::usage(format!("`{host}` is neither a host name nor an IP address"))
         .with_hint("give what stands between https:// and the port in the workers' --coordinator"))
 }
 
@@ -108,17 +109,17 @@ fn make(hosts: &[String], days: u64) -> Result<Vec<Piece>, rcgen::Error> {
     ])
 }
 
-/// Writes all of them, or none where one is there already.
-fn write(folder: &Path, pieces: &[Piece]) -> Result<(), Failure> {
+/// Writes all of them, or none if one is there already.
+fn write(folder: &Path, pieces: &[Piece]) -> Result<(), CliError> {
     let failed = |path: &Path, error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
-            Failure::new(format!("{} is there already; nothing was written", path.display()))
+            CliError::new(format!("{} is there already; nothing was written", path.display()))
                 .with_hint("choose another --out, or remove the old files yourself: what uses them would stop working")
         }
-        _ => Failure::new(format!("cannot write {}: {error}", path.display())),
+        _ => CliError::new(format!("cannot write {}: {error}", path.display())),
     };
     std::fs::create_dir_all(folder).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Failure::new(format!("{} is not a folder", folder.display())),
+        std::io::ErrorKind::AlreadyExists => CliError::new(format!("{} is not a folder", folder.display())),
         _ => failed(folder, error),
     })?;
     for piece in pieces {
@@ -142,7 +143,7 @@ fn write(folder: &Path, pieces: &[Piece]) -> Result<(), Failure> {
         }
         if let Err(error) = result {
             for path in &written {
-                // Half a set is of no use; the error that counts is the one above.
+                // Half a set is useless; the error that counts is the one above.
                 let _ = std::fs::remove_file(path);
             }
             return Err(failed(&path, error));

@@ -3,17 +3,18 @@
 use clap::ArgMatches;
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::console::note;
+use crate::error::CliError;
 use crate::settings;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    let (name, matches) = matches.subcommand().ok_or_else(|| Failure::usage("check or show?"))?;
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
+    let (name, matches) = matches.subcommand().ok_or_else(|| CliError::usage("check or show?"))?;
     let file = text(matches, "file");
     let config = settings::load_for_launch(matches, file, None, &[])?;
     if name == "show" {
         print!("{}", numalign_config::to_yaml(&config));
     } else {
-        eprintln!("{} is valid", file.unwrap_or_default());
+        note!("{} is valid", file.unwrap_or_default());
     }
     Ok(())
 }

@@ -7,19 +7,24 @@ use numalign_access::ServerAccess;
 use numalign_config::Config;
 
 use crate::args::text;
-use crate::failure::Failure;
-use crate::supervisor::CONFIG_VARIABLE;
-use crate::{access, limits, logging, settings, supervisor};
+use crate::console::note;
+use crate::error::CliError;
+use crate::launcher::child;
+use crate::launcher::signals::Signals;
+use crate::launcher::spawn::CONFIG_VARIABLE;
+use crate::{credentials, limits, logging, settings};
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    supervisor::child::die_with_parent()?;
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
+    child::die_with_parent()?;
     logging::start("info", false);
     let config = match std::env::var(CONFIG_VARIABLE) {
-        Ok(text) => serde_json::from_str(&text).map_err(|error| Failure::new(format!("{CONFIG_VARIABLE}: {error}")))?,
+        Ok(text) => {
+            serde_json::from_str(&text).map_err(|error| CliError::new(format!("{CONFIG_VARIABLE}: {error}")))?
+        }
         Err(_) => settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?,
     };
     limits::open_files(0)?;
-    let access = access::server(matches)?;
+    let access = credentials::server(matches)?;
     let insecure = matches.get_flag("insecure");
     let listen = text(matches, "listen").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -28,19 +33,19 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     result
 }
 
-async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: bool) -> Result<(), Failure> {
+async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: bool) -> Result<(), CliError> {
     let listener = match listen.strip_prefix("fd:") {
         Some(number) => inherited(number)?,
         None => std::net::TcpListener::bind(listen).map_err(|error| {
             let message = format!("cannot listen on {listen}: {error}");
             match error.kind() {
                 std::io::ErrorKind::InvalidInput => {
-                    Failure::usage(message).with_hint("an address is HOST:PORT, such as 127.0.0.1:7400")
+                    CliError::usage(message).with_hint("an address is HOST:PORT, such as 127.0.0.1:7400")
                 }
                 std::io::ErrorKind::AddrInUse => {
-                    Failure::new(message).with_hint("another program uses the port: end it, or choose another port")
+                    CliError::new(message).with_hint("another program uses the port: end it, or choose another port")
                 }
-                _ => Failure::new(message).with_hint("use an address of this machine, such as 0.0.0.0:7400"),
+                _ => CliError::new(message).with_hint("use an address of this machine, such as 0.0.0.0:7400"),
             }
         })?,
     };
@@ -49,24 +54,24 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
     access.check_exposure(address.ip(), insecure)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     if !listen.starts_with("fd:") {
-        eprintln!(
+        note!(
             "listening on {address}; start workers with: numalign worker --coordinator {}://HOST:{}{}",
             if access.tls.is_some() { "https" } else { "http" },
             address.port(),
             if access.token.is_some() { " and the same join token" } else { "" }
         );
     }
-    let shutdown = supervisor::child::shutdown_signal()?;
-    let checkpoint_wanted = supervisor::child::checkpoint_signal()?;
-    numalign_coordinator::run(config, listener, access, shutdown, checkpoint_wanted).await?;
+    let signals = Signals::listen(child::interrupt())?;
+    let checkpoint_wanted = signals.checkpoint();
+    numalign_coordinator::run(config, listener, access, signals.stop(), checkpoint_wanted).await?;
     Ok(())
 }
 
 /// A listening socket that `launch` opened, so that it outlives a coordinator.
-fn inherited(number: &str) -> Result<std::net::TcpListener, Failure> {
-    let wrong = || Failure::usage(format!("fd:{number} is not a listening socket of this process"));
+fn inherited(number: &str) -> Result<std::net::TcpListener, CliError> {
+    let wrong = || CliError::usage(format!("fd:{number} is not a listening socket of this process"));
     let number: RawFd = number.parse().map_err(|_| wrong())?;
-    if number <= 2 || !supervisor::child::is_launched() {
+    if number <= 2 || !child::is_launched() {
         return Err(wrong());
     }
     // SAFETY: borrowed for this call only, which finds out whether the descriptor is open.

@@ -8,11 +8,12 @@ use clap::ArgMatches;
 use numalign_checkpoint::{Checkpoint, write_atomically};
 use numalign_config::{DeviceChoice, Recipe, Solver};
 use numalign_data::{Domain, SampleStream};
+use numalign_engine::{Purpose, load_engine};
 use safetensors::{Dtype, tensor::TensorView};
 
-use super::eval::engine_of;
 use crate::args::text;
-use crate::failure::Failure;
+use crate::console::note;
+use crate::error::CliError;
 use crate::settings;
 
 /// Samples exported of a checkpoint that was not solved for.
@@ -21,7 +22,7 @@ const UNSOLVED: u64 = 1000;
 /// Samples that pass through the model at once.
 const AT_ONCE: u64 = 1024;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
     let out = Path::new(text(matches, "out").unwrap_or_default());
     let checkpoint = Checkpoint::read(path)?;
@@ -32,7 +33,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     }
     let stream = stream_of(&checkpoint, text(matches, "dataset"), domain)?;
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
-    let mut engine = engine_of(&checkpoint, path, text(matches, "model"), device)?;
+    let mut engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
     let (mut hidden, mut targets) = (Vec::new(), Vec::new());
     let mut from = range.start;
     while from < range.end {
@@ -44,7 +45,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     }
     write(out, &checkpoint, &hidden, &targets, domain, &range)?;
     let (count, d) = (targets.len(), checkpoint.state.layout().hidden());
-    eprintln!("wrote {}: hidden [{count}, {d}], target [{count}] of stage {}", out.display(), recipe.stage);
+    note!("wrote {}: hidden [{count}, {d}], target [{count}] of stage {}", out.display(), recipe.stage);
     Ok(())
 }
 
@@ -62,7 +63,7 @@ fn solved_on(checkpoint: &Checkpoint) -> (Domain, Range<u64>) {
 }
 
 /// The run's own samples: generated, or the lines of the file it was trained on.
-fn stream_of(checkpoint: &Checkpoint, dataset: Option<&str>, domain: Domain) -> Result<SampleStream, Failure> {
+fn stream_of(checkpoint: &Checkpoint, dataset: Option<&str>, domain: Domain) -> Result<SampleStream, CliError> {
     let recipe: &Recipe = &checkpoint.identity.recipe;
     let stream = match dataset {
         Some(file) => SampleStream::from_file(Path::new(file), recipe)?,
@@ -70,8 +71,8 @@ fn stream_of(checkpoint: &Checkpoint, dataset: Option<&str>, domain: Domain) -> 
     };
     let digest = stream.content_digest().map(|digest| digest.to_hex().to_string());
     if digest != checkpoint.identity.dataset_digest {
-        return Err(Failure::usage("the checkpoint was trained on other samples")
-            .with_hint("give the file of the run with --dataset, and none where its samples were generated"));
+        return Err(CliError::usage("the checkpoint was trained on other samples")
+            .with_hint("give the file of the run with --dataset, or leave it out if its samples were generated"));
     }
     Ok(stream)
 }
@@ -83,11 +84,11 @@ fn write(
     targets: &[f32],
     domain: Domain,
     range: &Range<u64>,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let (hidden_bytes, target_bytes) = (bytes(hidden), bytes(targets));
     let shape = vec![targets.len(), checkpoint.state.layout().hidden()];
-    let failed = |error: safetensors::SafeTensorError| Failure::new(format!("the features cannot be stored: {error}"));
+    let failed = |error: safetensors::SafeTensorError| CliError::new(format!("the features cannot be stored: {error}"));
     let tensors = [
         ("hidden", TensorView::new(Dtype::F32, shape, &hidden_bytes).map_err(failed)?),
         ("target", TensorView::new(Dtype::F32, vec![targets.len()], &target_bytes).map_err(failed)?),

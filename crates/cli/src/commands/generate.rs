@@ -6,22 +6,30 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_data::{Domain, SampleStream, jsonl};
 
-use crate::args::text;
-use crate::failure::Failure;
+use crate::args::{key_flags, text};
+use crate::console::note;
+use crate::error::CliError;
 use crate::settings;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
+    if !names_a_stage(matches) {
+        return Err(CliError::usage("no stage is given: neither <STAGE> nor a configuration names one")
+            .with_hint("name nn, text or mixed, or give --config FILE"));
+    }
     let config = settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?;
     let count = *matches.get_one::<u64>("count").unwrap_or(&0);
     let out = text(matches, "out").unwrap_or("-");
     let stream = SampleStream::generated(&config.recipe, Domain::Train)?;
     if out == "-" {
-        return write(&stream, count, &mut std::io::stdout().lock())
-            .map_err(|error| Failure::new(format!("standard output: {error}")));
+        return match write(&stream, count, &mut BufWriter::new(std::io::stdout().lock())) {
+            // The reader has seen enough, like `head`.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.map_err(|error| CliError::new(format!("standard output: {error}"))),
+        };
     }
     let path = Path::new(out);
     let failed = |error: std::io::Error| {
-        Failure::new(format!("cannot write {out}: {error}"))
+        CliError::new(format!("cannot write {out}: {error}"))
             .with_hint("check the folder, its permissions and free space")
     };
     // The file appears whole or not at all.
@@ -35,8 +43,16 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         .map_err(failed)?;
     write(&stream, count, &mut BufWriter::new(file.as_file_mut())).map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
-    eprintln!("wrote {count} samples of stage {} to {out}", config.recipe.stage);
+    note!("wrote {count} samples of stage {} to {out}", config.recipe.stage);
     Ok(())
+}
+
+/// Whether somebody chose a stage: the default alone would be a surprise.
+fn names_a_stage(matches: &ArgMatches) -> bool {
+    text(matches, "stage-name").is_some()
+        || text(matches, "config").is_some()
+        || key_flags(matches).iter().any(|(key, _)| key == "stage")
+        || std::env::var_os("NUMALIGN_STAGE").is_some()
 }
 
 fn write(stream: &SampleStream, count: u64, out: &mut dyn Write) -> std::io::Result<()> {

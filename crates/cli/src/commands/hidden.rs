@@ -6,15 +6,14 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Stage};
 use numalign_data::{Input, Sample};
+use numalign_engine::{Purpose, load_engine};
 use numalign_model::{LmInput, Piece};
-use numalign_worker::Engine;
 
-use super::eval::engine_of;
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::settings;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
     let value = matches.get_one::<f64>("value").copied();
     let given = [
@@ -24,7 +23,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         text(matches, "mixed").is_some(),
     ];
     if given.iter().filter(|given| **given).count() != 1 {
-        return Err(Failure::usage("give exactly one of --text, --ids, --value and --mixed"));
+        return Err(CliError::usage("give exactly one of --text, --ids, --value and --mixed"));
     }
     let projected = match (value, text(matches, "mixed")) {
         (Some(value), _) => Some((Stage::Nn, Input::Number(value))),
@@ -46,9 +45,9 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     Ok(())
 }
 
-fn of_tokens(matches: &ArgMatches, device: DeviceChoice) -> Result<(Vec<u32>, Vec<f32>), Failure> {
+fn of_tokens(matches: &ArgMatches, device: DeviceChoice) -> Result<(Vec<u32>, Vec<f32>), CliError> {
     let Some(name) = text(matches, "model") else {
-        return Err(Failure::usage("--model is missing").with_hint("for example --model demo"));
+        return Err(CliError::usage("--model is missing").with_hint("for example --model demo"));
     };
     let mut lm = numalign_model::load(name, device, false)?.lm;
     let ids = match text(matches, "ids") {
@@ -56,7 +55,7 @@ fn of_tokens(matches: &ArgMatches, device: DeviceChoice) -> Result<(Vec<u32>, Ve
         None => lm.tokenize(text(matches, "text").unwrap_or_default())?,
     };
     if ids.is_empty() {
-        return Err(Failure::usage("the text has no tokens"));
+        return Err(CliError::usage("the text has no tokens"));
     }
     let input =
         LmInput { sequences: vec![vec![Piece::Tokens(ids.clone())]], embeddings: Vec::new(), ..LmInput::default() };
@@ -64,10 +63,10 @@ fn of_tokens(matches: &ArgMatches, device: DeviceChoice) -> Result<(Vec<u32>, Ve
     Ok((ids, hidden))
 }
 
-fn parse_ids(list: &str) -> Result<Vec<u32>, Failure> {
+fn parse_ids(list: &str) -> Result<Vec<u32>, CliError> {
     let mut ids = Vec::new();
     for part in list.split(',') {
-        ids.push(part.trim().parse().map_err(|_| Failure::usage(format!("`{part}` is not a token id")))?);
+        ids.push(part.trim().parse().map_err(|_| CliError::usage(format!("`{part}` is not a token id")))?);
     }
     Ok(ids)
 }
@@ -77,14 +76,14 @@ fn of_projected(
     device: DeviceChoice,
     stage: Stage,
     input: Input,
-) -> Result<(Vec<u32>, Vec<f32>), Failure> {
+) -> Result<(Vec<u32>, Vec<f32>), CliError> {
     let Some(path) = text(matches, "checkpoint").map(Path::new) else {
-        return Err(Failure::usage("--value and --mixed need --checkpoint").with_hint("the projectors come from it"));
+        return Err(CliError::usage("--value and --mixed need --checkpoint").with_hint("the projectors come from it"));
     };
     let mut checkpoint = Checkpoint::read(path)?;
     // The question decides how its text is read, whatever stage the projectors were trained in.
     checkpoint.identity.recipe.stage = stage;
-    let mut engine: Engine = engine_of(&checkpoint, path, text(matches, "model"), device)?;
+    let mut engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
     let sample = Sample { index: 0, input, target: 0.0 };
     let ids = engine.token_ids(&sample)?;
     let hidden = engine.hidden(&checkpoint.state, &[sample])?;

@@ -7,9 +7,9 @@ use numalign_checkpoint::Checkpoint;
 use serde_json::{Map, Value};
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let path = Path::new(text(matches, "file").unwrap_or_default());
     let checkpoint = Checkpoint::read(path)?;
     let mut all = Map::new();

@@ -1,46 +1,55 @@
 //! `numalign launch`: coordinator and workers on this machine, then the evaluation of the result.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{CollectiveChoice, Config};
 use numalign_data::{Domain, SampleStream};
-use numalign_model::locate::ModelName;
+use numalign_engine::{Purpose, load_engine};
+use numalign_model::load::name::ModelName;
 
-use super::eval::{engine_of, evaluate};
-use super::eval_report::Report;
 use crate::args::text;
-use crate::failure::Failure;
-use crate::supervisor::chaos::Chaos;
-use crate::supervisor::child::die_with_parent;
-use crate::supervisor::{Signals, Supervisor, count_signals};
-use crate::{access, logging, settings};
+use crate::console::note;
+use crate::error::CliError;
+use crate::evaluation::evaluate_with_progress;
+use crate::evaluation::report::Report;
+use crate::launcher::Launcher;
+use crate::launcher::chaos::Chaos;
+use crate::launcher::child::die_with_parent;
+use crate::launcher::signals::{Interrupt, Signals};
+use crate::{credentials, logging, process, settings};
 
 /// Held-out samples of the evaluation at the end.
 const SAMPLES: u64 = 1000;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     logging::start("info", false);
     die_with_parent()?;
     let file = text(matches, "config");
     let stage = text(matches, "stage-name");
     let chaos = text(matches, "chaos").map(Chaos::parse).transpose()?;
-    let signals = count_signals()?;
-    if stage == Some("all") {
-        return all(matches, file, &signals, chaos.as_ref());
-    }
-    let config = settings::load_for_launch(matches, file, stage, &[])?;
-    train(matches, &config, &signals, chaos.as_ref())?;
-    match finish(matches, &config)? {
-        Some(report) => report.print(matches.get_flag("json")),
-        None => Ok(()),
-    }
+    process::runtime()?.block_on(async {
+        let signals = Signals::listen(Interrupt::Stop)?;
+        if stage == Some("all") {
+            return all(matches, file, &signals, chaos.as_ref()).await;
+        }
+        let config = settings::load_for_launch(matches, file, stage, &[])?;
+        train(matches, &config, &signals, chaos.as_ref()).await?;
+        match finish(matches, &config).await? {
+            Some(report) => report.print(matches.get_flag("json")),
+            None => Ok(()),
+        }
+    })
 }
 
 /// nn, then text, then mixed, each from the last one's projectors.
-fn all(matches: &ArgMatches, file: Option<&str>, signals: &Arc<Signals>, chaos: Option<&Chaos>) -> Result<(), Failure> {
+async fn all(
+    matches: &ArgMatches,
+    file: Option<&str>,
+    signals: &Signals,
+    chaos: Option<&Chaos>,
+) -> Result<(), CliError> {
     let mut whole = settings::load_for_launch(matches, file, None, &[])?;
     if file.is_none() && whole.run.run_id == whole.recipe.stage.to_string() {
         // Nobody named the run: it is not one stage's.
@@ -62,9 +71,9 @@ fn all(matches: &ArgMatches, file: Option<&str>, signals: &Arc<Signals>, chaos: 
     let json = matches.get_flag("json");
     let mut results = serde_json::Map::new();
     for config in &configs {
-        eprintln!("stage {}", config.recipe.stage);
-        train(matches, config, signals, chaos)?;
-        match finish(matches, config)? {
+        note!("stage {}", config.recipe.stage);
+        train(matches, config, signals, chaos).await?;
+        match finish(matches, config).await? {
             Some(report) if json => {
                 results.insert(config.recipe.stage.to_string(), serde_json::json!(report));
             }
@@ -78,7 +87,7 @@ fn all(matches: &ArgMatches, file: Option<&str>, signals: &Arc<Signals>, chaos: 
     if let Some(last) = configs.last() {
         let bytes = std::fs::read(&last.run.model_path_save)?;
         numalign_checkpoint::write_atomically(&save, &bytes)?;
-        eprintln!("wrote {}", save.display());
+        note!("wrote {}", save.display());
     }
     Ok(())
 }
@@ -90,34 +99,46 @@ fn beside(path: &Path, stage: &str) -> PathBuf {
     path.with_file_name(format!("{stem}-{stage}{extension}"))
 }
 
-fn train(matches: &ArgMatches, config: &Config, signals: &Arc<Signals>, chaos: Option<&Chaos>) -> Result<(), Failure> {
-    let token = access::token(matches)?;
+async fn train(
+    matches: &ArgMatches,
+    config: &Config,
+    signals: &Signals,
+    chaos: Option<&Chaos>,
+) -> Result<(), CliError> {
+    let token = credentials::token(matches)?;
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
     check_nccl(config)?;
-    Supervisor::start(config.clone(), token, signals.clone(), chaos.cloned())?.wait()
+    Launcher::start(config.clone(), token, signals.clone(), chaos.cloned())?.wait().await
 }
 
 /// All workers are here: what they will miss is known before the first one starts.
-fn check_nccl(config: &Config) -> Result<(), Failure> {
+fn check_nccl(config: &Config) -> Result<(), CliError> {
     if config.run.collective != CollectiveChoice::Nccl {
         return Ok(());
     }
     let ability = numalign_worker::nccl::ability_on(0, false);
     ability.map(|_| ()).map_err(|error| {
-        Failure::new(format!("collective: nccl cannot be used: {error}"))
+        CliError::new(format!("collective: nccl cannot be used: {error}"))
             .with_hint(format!("{}; or use collective: auto or grpc", error.hint()))
     })
 }
 
-fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, Failure> {
+/// The closing evaluation, on another thread: this one listens to signals.
+async fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, CliError> {
     if matches.get_flag("no-eval") {
         return Ok(None);
     }
+    let config = config.clone();
+    let evaluation = tokio::task::spawn_blocking(move || evaluated(&config));
+    evaluation.await.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?.map(Some)
+}
+
+fn evaluated(config: &Config) -> Result<Report, CliError> {
     let path = &config.run.model_path_save;
     let checkpoint = Checkpoint::read(path)?;
-    let mut engine = engine_of(&checkpoint, path, None, config.run.device)?;
+    let mut engine = load_engine(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
     let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
-    let evaluation = evaluate(&mut engine, &checkpoint.state, &stream, SAMPLES)?;
-    Ok(Some(Report::of(engine.recipe(), &evaluation, &stream)))
+    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, SAMPLES)?;
+    Ok(Report::of(engine.recipe(), &evaluation, &stream))
 }

@@ -1,20 +1,20 @@
-//! One file per command. Called by `main` only.
+//! One file per command.
 
 use clap::ArgMatches;
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 mod bench;
 mod bench_coordinator;
 mod cert;
+mod completions;
 mod config;
 mod coordinator;
 mod doctor;
 mod eval;
-mod eval_plot;
-mod eval_report;
 mod features;
 mod generate;
+mod generate_text;
 mod hidden;
 mod inspect;
 mod launch;
@@ -24,24 +24,24 @@ mod report;
 mod report_page;
 mod selftest;
 mod status;
-mod verbal;
 mod verify;
 mod worker;
 
 /// Runs the command that `matches` names.
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     match matches.subcommand() {
         Some(("launch", matches)) => launch::run(matches),
         Some(("coordinator", matches)) => coordinator::run(matches),
         Some(("worker", matches)) => worker::run(matches),
         Some(("cert", matches)) => cert::run(matches),
+        Some(("completions", matches)) => completions::run(matches),
         Some(("generate", matches)) => generate::run(matches),
         Some(("eval", matches)) => eval::run(matches),
         Some(("predict", matches)) => predict::run(matches),
         Some(("features", matches)) => features::run(matches),
         Some(("inspect", matches)) => inspect::run(matches),
         Some(("hidden", matches)) => hidden::run(matches),
-        Some(("complete", matches)) => verbal::complete(matches),
+        Some(("generate-text", matches)) => generate_text::run(matches),
         Some(("verify", matches)) => verify::run(matches),
         Some(("replay", matches)) => replay::run(matches),
         Some(("report", matches)) => report::run(matches),
@@ -50,6 +50,6 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("selftest", matches)) => selftest::run(matches),
         Some(("config", matches)) => config::run(matches),
-        _ => Err(Failure::usage("no such command")),
+        _ => Err(CliError::usage("no such command")),
     }
 }

@@ -6,13 +6,14 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Stage};
 use numalign_data::{Input, Sample, grammar};
+use numalign_engine::{Purpose, load_engine};
 
-use super::eval::{engine_of, take_best};
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
+use crate::evaluation::take_best;
 use crate::settings;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
     let mut checkpoint = Checkpoint::read(path)?;
     if matches.get_flag("best") {
@@ -25,7 +26,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
         samples.push(Sample { index: index as u64, input: input_of(stage, given)?, target: 0.0 });
     }
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
-    let mut engine = engine_of(&checkpoint, path, text(matches, "model"), device)?;
+    let mut engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
     let encoded = engine.predict(&checkpoint.state, &samples)?;
     let predictions: Vec<f64> = encoded.iter().map(|value| engine.encoding().decode(*value)).collect();
     if matches.get_flag("json") {
@@ -43,16 +44,16 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     Ok(())
 }
 
-fn input_of(stage: Stage, given: &str) -> Result<Input, Failure> {
+fn input_of(stage: Stage, given: &str) -> Result<Input, CliError> {
     let bare = grammar::parse_value(given);
     match stage {
         Stage::Nn => bare.map(Input::Number).map_err(|error| {
-            Failure::usage(format!("`{given}` is not a number: {error}"))
+            CliError::usage(format!("`{given}` is not a number: {error}"))
                 .with_hint("this checkpoint is of stage nn, which reads numbers")
         }),
         Stage::Text | Stage::Mixed => {
             if given.is_empty() {
-                return Err(Failure::usage("an input is empty"));
+                return Err(CliError::usage("an input is empty"));
             }
             // A bare number looks as it did in training.
             let marked = match grammar::parse_number(given) {
@@ -60,7 +61,7 @@ fn input_of(stage: Stage, given: &str) -> Result<Input, Failure> {
                 Err(_) => given.to_owned(),
             };
             if stage == Stage::Mixed {
-                grammar::parse(&marked).map_err(|error| Failure::usage(format!("`{given}`: {error}")))?;
+                grammar::parse(&marked).map_err(|error| CliError::usage(format!("`{given}`: {error}")))?;
             }
             Ok(Input::Text(marked))
         }

@@ -6,15 +6,14 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Solver, Unit};
-use numalign_worker::LocalRun;
+use numalign_engine::{LocalRun, Purpose, load_engine, training_stream};
 
-use super::eval::load_engine;
-use super::verify::stream_of;
 use crate::args::text;
-use crate::failure::Failure;
+use crate::console::note;
+use crate::error::CliError;
 use crate::settings;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let path = Path::new(text(matches, "checkpoint").unwrap_or_default());
     let checkpoint = Checkpoint::read(path)?;
     let from = checkpoint.state.step();
@@ -25,7 +24,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
             Some(_) => "is in a round of the solver, which makes no steps".to_owned(),
             None => format!("holds the last of {} steps", checkpoint.identity.recipe.total_steps()),
         };
-        return Err(Failure::new(format!("{} {reason}", path.display()))
+        return Err(CliError::new(format!("{} {reason}", path.display()))
             .with_hint("give another checkpoint of the run, chk/<run-id>/step-*.safetensors"));
     }
     if steps < asked {
@@ -33,12 +32,12 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
             Solver::Adam => "the run ends",
             Solver::Exact | Solver::Alternate => "the run ends or its projector is solved for",
         };
-        eprintln!("{what} after {steps} more steps");
+        note!("{what} after {steps} more steps");
     }
-    let stream = stream_of(&checkpoint, path, text(matches, "dataset"))?;
+    let stream = training_stream(&checkpoint, path, text(matches, "dataset").map(Path::new))?;
     let evaluations = Evaluations::of(matches, &checkpoint);
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
-    let engine = load_engine(&checkpoint, path, text(matches, "model"), device, true)?;
+    let engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Train)?;
     let json = matches.get_flag("json");
     let mut run = LocalRun::new(engine, stream, checkpoint.state)?;
     let mut lines = Vec::new();

@@ -2,32 +2,35 @@
 //! figures and pictures.
 //!
 //! Each configuration is a `numalign launch` and a `numalign eval` of this binary, as a user would run them, with what
-//! they say in a log of its own. What is finished and unchanged is not done again.
+//! they say in a log beside the page. What is finished and unchanged is not done again.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Instant;
 
 use clap::ArgMatches;
 use numalign_checkpoint::write_atomically;
-use numalign_config::Config;
+use numalign_config::{Config, RUNS_FOLDER};
+use rustix::process::Signal;
 
 use super::report_page::{Figures, Outcome, Row, page};
 use crate::args::{key_flags, text};
-use crate::failure::Failure;
+use crate::console::note;
+use crate::error::CliError;
+use crate::launcher::signals::{Interrupt, Signals};
+use crate::process::{self, ChildGuard, this_program};
 use crate::settings;
-use crate::supervisor::{PARENT_VARIABLE, Signals, count_signals, executable};
 
 /// Where the configurations of the README's results lie.
-const DEFAULT_FOLDER: &str = "config/results";
+const DEFAULT_FOLDER: &str = "config/experiments";
 
-/// How often a child is looked at.
-const POLL: Duration = Duration::from_millis(50);
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
+    process::runtime()?.block_on(report(matches))
+}
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+async fn report(matches: &ArgMatches) -> Result<(), CliError> {
     let given: Vec<&String> = matches.get_many::<String>("config").into_iter().flatten().collect();
     let out = Path::new(text(matches, "out").unwrap_or("report"));
     let mut entries = Vec::new();
@@ -36,36 +39,36 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     }
     check_names(&entries)?;
     std::fs::create_dir_all(out)
-        .map_err(|error| Failure::new(format!("cannot make the folder {}: {error}", out.display())))?;
+        .map_err(|error| CliError::new(format!("cannot make the folder {}: {error}", out.display())))?;
     let runner = Runner {
         out,
         flags: key_flags(matches),
         count: *matches.get_one("count").unwrap_or(&1000),
         picture: text(matches, "pictures").unwrap_or("png"),
         fresh: matches.get_flag("fresh"),
-        signals: count_signals()?,
+        signals: Signals::listen(Interrupt::Stop)?,
     };
     let mut rows: Vec<Row> = Vec::new();
     for (place, entry) in entries.iter().enumerate() {
-        let row = runner.row(entry)?;
-        eprintln!("{:>3}/{} {}", place + 1, entries.len(), row.line());
+        let row = runner.row(entry).await?;
+        note!("{:>3}/{} {}", place + 1, entries.len(), row.line());
         rows.push(row);
         // After each one, so that an interrupted report is one too.
         write_atomically(&out.join("report.md"), page(&rows).as_bytes())?;
     }
-    eprintln!("wrote {}", out.join("report.md").display());
+    note!("wrote {}", out.join("report.md").display());
     if matches.get_flag("json") {
         println!("{}", serde_json::json!({ "rows": rows }));
     }
     match rows.iter().filter(|row| row.has_failed()).count() {
         0 => Ok(()),
-        failed => Err(Failure::new(format!("{failed} of {} configurations failed; their rows say why", rows.len()))
+        failed => Err(CliError::new(format!("{failed} of {} configurations failed; their rows say why", rows.len()))
             .with_hint(format!("the logs are in {}; the others are not run again", out.display()))),
     }
 }
 
 /// The configuration files that were named: files as they are, the YAML files of folders in the order of their names.
-fn files(given: &[&String]) -> Result<Vec<PathBuf>, Failure> {
+fn files(given: &[&String]) -> Result<Vec<PathBuf>, CliError> {
     let default = DEFAULT_FOLDER.to_owned();
     let given = if given.is_empty() { vec![&default] } else { given.to_vec() };
     let mut found = Vec::new();
@@ -75,7 +78,7 @@ fn files(given: &[&String]) -> Result<Vec<PathBuf>, Failure> {
             found.push(path);
             continue;
         }
-        let cannot_read = |error: std::io::Error| Failure::usage(format!("cannot read the folder {name}: {error}"));
+        let cannot_read = |error: std::io::Error| CliError::usage(format!("cannot read the folder {name}: {error}"));
         let mut inside = Vec::new();
         for entry in std::fs::read_dir(&path).map_err(cannot_read)? {
             let path = entry.map_err(cannot_read)?.path();
@@ -84,7 +87,7 @@ fn files(given: &[&String]) -> Result<Vec<PathBuf>, Failure> {
             }
         }
         if inside.is_empty() {
-            return Err(Failure::usage(format!("the folder {name} holds no .yaml file"))
+            return Err(CliError::usage(format!("the folder {name} holds no .yaml file"))
                 .with_hint("name configuration files, or a folder of them"));
         }
         inside.sort();
@@ -94,11 +97,11 @@ fn files(given: &[&String]) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// Names of runs, pictures and logs come from the files' names.
-fn check_names(entries: &[Entry]) -> Result<(), Failure> {
+fn check_names(entries: &[Entry]) -> Result<(), CliError> {
     let mut names = BTreeSet::new();
     for entry in entries {
         if !names.insert(&entry.name) {
-            return Err(Failure::usage(format!("two configurations have the name {}", entry.name))
+            return Err(CliError::usage(format!("two configurations have the name {}", entry.name))
                 .with_hint("rename one of the files, or report on them apart"));
         }
     }
@@ -117,7 +120,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn of(matches: &ArgMatches, file: PathBuf) -> Result<Self, Failure> {
+    fn of(matches: &ArgMatches, file: PathBuf) -> Result<Self, CliError> {
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let content = std::fs::read_to_string(&file).unwrap_or_default();
         let comment = content.lines().find_map(|line| line.strip_prefix('#'));
@@ -134,7 +137,7 @@ fn run_id(name: &str) -> String {
 }
 
 fn checkpoint(name: &str) -> PathBuf {
-    Path::new("chk").join(format!("{}.safetensors", run_id(name)))
+    Path::new(RUNS_FOLDER).join(format!("{}.safetensors", run_id(name)))
 }
 
 /// What all configurations of a report have in common.
@@ -147,12 +150,12 @@ struct Runner<'a> {
     /// Extension of the pictures.
     picture: &'a str,
     fresh: bool,
-    signals: Arc<Signals>,
+    signals: Signals,
 }
 
 impl Runner<'_> {
     /// The row of one configuration: as it was stored, or trained and evaluated now. Only a stop ends the report.
-    fn row(&self, entry: &Entry) -> Result<Row, Failure> {
+    async fn row(&self, entry: &Entry) -> Result<Row, CliError> {
         let config = match &entry.config {
             Ok(config) => config,
             Err(why) => return Ok(self.row_of(entry, Outcome::Failed(why.clone()))),
@@ -163,10 +166,10 @@ impl Runner<'_> {
         {
             return Ok(self.row_of(entry, Outcome::Done { figures: Box::new(figures), again: false }));
         }
-        eprintln!("        {} …", entry.name);
-        match self.measured(entry, &digest) {
+        note!("        {} …", entry.name);
+        match self.measured(entry, &digest).await {
             Ok(figures) => Ok(self.row_of(entry, Outcome::Done { figures: Box::new(figures), again: true })),
-            Err(_) if self.signals.stopped() => Err(Failure::new("the report was stopped")
+            Err(_) if self.signals.stopped() => Err(CliError::new("the report was stopped")
                 .with_hint("repeat the command: what is finished is not run again")),
             Err(failure) => Ok(self.row_of(entry, Outcome::Failed(failure.to_string()))),
         }
@@ -203,12 +206,12 @@ impl Runner<'_> {
     }
 
     /// Trains and evaluates.
-    fn measured(&self, entry: &Entry, digest: &str) -> Result<Figures, Failure> {
+    async fn measured(&self, entry: &Entry, digest: &str) -> Result<Figures, CliError> {
         let log_path = self.out.join(format!("{}.log", entry.name));
         let log = File::create(&log_path)
-            .map_err(|error| Failure::new(format!("cannot write {}: {error}", log_path.display())))?;
+            .map_err(|error| CliError::new(format!("cannot write {}: {error}", log_path.display())))?;
         // An earlier attempt of this name, whatever it was trained on.
-        let folder = Path::new("chk").join(run_id(&entry.name));
+        let folder = Path::new(RUNS_FOLDER).join(run_id(&entry.name));
         if folder.exists() {
             std::fs::remove_dir_all(&folder)?;
         }
@@ -223,7 +226,7 @@ impl Runner<'_> {
             }
         }
         launch.extend(own.map(|(key, value)| format!("--{key}={value}")));
-        self.child(&launch, &log, Stdio::null(), &log_path)?;
+        self.child(&launch, &log, Stdio::null(), &log_path).await?;
         let train_seconds = started.elapsed().as_secs_f64();
 
         let picture = format!("{}.{}", entry.name, self.picture);
@@ -235,60 +238,40 @@ impl Runner<'_> {
         if entry.config.as_ref().is_ok_and(|config| config.run.dataset_file.is_none()) {
             eval.push("--ablation".to_owned());
         }
-        let outcome = self.child(&eval, &log, metrics_file.into(), &log_path);
+        let outcome = self.child(&eval, &log, metrics_file.into(), &log_path).await;
         let metrics = std::fs::read_to_string(&metrics_path);
         // It is part of the figures from here on.
         let _ = std::fs::remove_file(&metrics_path);
         outcome?;
         let metrics = serde_json::from_str(&metrics?)
-            .map_err(|error| Failure::new(format!("its evaluation cannot be read: {error}")))?;
+            .map_err(|error| CliError::new(format!("its evaluation cannot be read: {error}")))?;
         let eval_seconds = started.elapsed().as_secs_f64() - train_seconds;
         let figures = Figures { digest: digest.to_owned(), metrics, picture, train_seconds, eval_seconds };
-        let stored = serde_json::to_string_pretty(&figures).map_err(|error| Failure::new(error.to_string()))?;
+        let stored = serde_json::to_string_pretty(&figures).map_err(|error| CliError::new(error.to_string()))?;
         write_atomically(&self.figures_file(&entry.name), stored.as_bytes())?;
         Ok(figures)
     }
 
-    /// Runs this program with `arguments` to its end; its words go to `log`.
-    fn child(&self, arguments: &[String], log: &File, stdout: Stdio, log_path: &Path) -> Result<(), Failure> {
-        let mut command = Command::new(executable()?);
-        command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(log.try_clone()?);
-        command.env(PARENT_VARIABLE, std::process::id().to_string());
-        let mut child =
-            Running(command.spawn().map_err(|error| Failure::new(format!("cannot start a process: {error}")))?);
-        let mut told = false;
-        loop {
-            if let Some(status) = child.0.try_wait()? {
-                if status.success() {
-                    return Ok(());
-                }
-                return Err(Failure::new(
-                    last_error(log_path).unwrap_or_else(|| format!("{} ended: {status}", arguments[0])),
-                ));
+    /// Runs this program with `arguments` to its end; its stderr goes to `log`.
+    async fn child(&self, arguments: &[String], log: &File, stdout: Stdio, log_path: &Path) -> Result<(), CliError> {
+        let mut command = this_program()?;
+        command.args(arguments).stdout(stdout).stderr(log.try_clone()?);
+        let mut child = ChildGuard::spawn(command)?;
+        let early = tokio::select! {
+            status = child.wait() => Some(status?),
+            () = self.signals.clone().stop() => None,
+        };
+        let status = match early {
+            Some(status) => status,
+            None => {
+                child.signal(Signal::TERM);
+                child.wait().await?
             }
-            if self.signals.stopped() && !told {
-                told = true;
-                crate::supervisor::signal(&child.0, rustix::process::Signal::TERM);
-            }
-            std::thread::sleep(POLL);
+        };
+        if status.success() {
+            return Ok(());
         }
+        let why = process::last_error(log_path).unwrap_or_else(|| format!("{} ended: {status}", arguments[0]));
+        Err(CliError::new(why))
     }
-}
-
-/// A child that does not outlive its turn.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // One that has ended is no error worth telling.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// What a log says last of an error, without the word.
-fn last_error(log: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(log).ok()?;
-    let line = text.lines().rev().find_map(|line| line.strip_prefix("error: "))?;
-    Some(line.to_owned())
 }

@@ -1,4 +1,4 @@
-//! The page that `report` writes: one table of figures, then the pictures. Called by [`super::report`].
+//! The page that `report` writes: one table of figures, then the pictures.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ pub struct Row {
     pub name: String,
     /// What the configuration says about itself.
     pub about: String,
-    /// None where the configuration is not valid.
+    /// `None` if the configuration is not valid.
     pub recipe: Option<Recipe>,
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -72,7 +72,7 @@ impl Row {
 }
 
 const HEAD: &str = "\
-| configuration | stage | model | recipe | samples | error | median relative | constant | no language model | right number, strictly, chance | time |
+| configuration | stage | model | recipe | samples | error | median relative | constant | no language model | choice accuracy, strict, chance | time |
 |---|---|---|---|---|---|---|---|---|---|---|
 ";
 
@@ -132,7 +132,7 @@ fn table_row(row: &Row) -> String {
                 number(&metrics["median_relative_error_percent"]),
                 number(&metrics["baseline_mae_percent_of_range"]),
                 number(&metrics["ablation"]["mae_percent_of_range"]),
-                right_numbers(&metrics["right_numbers"]),
+                choice_accuracy(&metrics["right_numbers"]),
                 figures.train_seconds + figures.eval_seconds,
             )
         }
@@ -167,7 +167,7 @@ fn in_short(recipe: &Recipe) -> String {
     parts.join(", ")
 }
 
-fn right_numbers(shares: &Value) -> String {
+fn choice_accuracy(shares: &Value) -> String {
     if shares.is_null() {
         return String::new();
     }

@@ -5,11 +5,13 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use numalign_protocol::{EvaluationStatus, StatusReply, WorkerStatus};
+use numalign_protocol::{StatusReply, WorkerStatus};
 
 use crate::args::text;
-use crate::failure::Failure;
-use crate::{access, connect};
+use crate::console::note;
+use crate::error::CliError;
+use crate::table::table;
+use crate::{connect, credentials};
 
 const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7400";
 
@@ -20,11 +22,11 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Failures shown in the table; `--json` has all that the coordinator remembers.
 const MOST_SHOWN: usize = 10;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    let access = access::client(matches)?;
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
+    let access = credentials::client(matches)?;
     let url = match text(matches, "coordinator") {
         Some(url) => url.to_owned(),
-        None => connect::from_environment(&access)?.unwrap_or_else(|| DEFAULT_COORDINATOR.to_owned()),
+        None => connect::from_environment(&access)?.unwrap_or_else(found_here),
     };
     let json = matches.get_flag("json");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -38,12 +40,23 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
             match connect::status(&access, &url, TIMEOUT).await {
                 Ok(status) => print(&status, json, true),
                 Err(_) => {
-                    eprintln!("the coordinator at {url} is gone");
+                    note!("the coordinator at {url} is gone");
                     return Ok(());
                 }
             }
         }
     })
+}
+
+/// The address of this folder's run, else the usual one.
+fn found_here() -> String {
+    match connect::run_of_this_folder() {
+        Some((file, url)) => {
+            note!("coordinator at {url}, found in {}", file.display());
+            url
+        }
+        None => DEFAULT_COORDINATOR.to_owned(),
+    }
 }
 
 /// One JSON object on a line, or a page; `again` replaces the page before on a terminal.
@@ -59,47 +72,15 @@ fn print(status: &StatusReply, json: bool, again: bool) {
 }
 
 fn as_json(status: &StatusReply) -> serde_json::Value {
-    let mut workers = Vec::new();
-    for worker in &status.workers {
-        let training = worker.state == "training";
-        workers.push(serde_json::json!({
-            "member": worker.member, "host": worker.host, "pid": worker.pid, "device": worker.device,
-            "state": worker.state, "rank": training.then_some(worker.rank), "micro_batches": worker.micro_batches,
-            "ms_per_step": worker.ms_per_step, "last_heartbeat_s": worker.last_heartbeat_seconds,
-            "restarts": worker.restarts,
-        }));
-    }
-    let mut failures = Vec::new();
-    for failure in &status.failures {
-        failures.push(serde_json::json!({
-            "text": failure.text, "step": failure.step, "recovered": failure.recovered,
-            "recovery_ms": failure.recovered.then_some(failure.recovery_ms),
-        }));
-    }
-    serde_json::json!({
-        "run_id": status.run_id, "phase": status.phase, "reason": status.reason, "generation": status.generation,
-        "collective": status.collective, "collective_reason": status.collective_reason, "step": status.step, "total_steps": status.total_steps,
-        "steps_per_s": status.steps_per_second, "loss": status.loss, "workers": workers,
-        "failures": failures, "failures_total": status.failures_total, "recoveries_total": status.recoveries_total,
-        "median_recovery_ms": status.median_recovery_ms, "worst_recovery_ms": status.worst_recovery_ms,
-        "failed_checkpoints": status.failed_checkpoints,
-        "latest_evaluation": status.latest_evaluation.as_ref().map(evaluation_json),
-        "best_evaluation": status.best_evaluation.as_ref().map(evaluation_json),
-    })
-}
-
-fn evaluation_json(made: &EvaluationStatus) -> serde_json::Value {
-    serde_json::json!({
-        "step": made.step, "samples": made.samples, "mae": made.mae,
-        "mae_percent_of_range": made.mae_percent_of_range, "right_percent": made.right_percent,
-    })
+    // It holds nothing that JSON cannot say.
+    serde_json::to_value(status).unwrap_or_default()
 }
 
 fn evaluation_line(status: &StatusReply, page: &mut String) {
     let (Some(latest), Some(best)) = (&status.latest_evaluation, &status.best_evaluation) else {
         return;
     };
-    let right = latest.right_percent.map_or_else(String::new, |right| format!(", right number {right:.1} %"));
+    let right = latest.right_percent.map_or_else(String::new, |right| format!(", choice accuracy {right:.1} %"));
     let _ = writeln!(
         page,
         "  evaluated   step {}: error {:.4} % of the range{right}; best {:.4} % at step {}",
@@ -143,39 +124,18 @@ fn page(status: &StatusReply) -> String {
 }
 
 fn row(worker: &WorkerStatus) -> [String; 10] {
-    let training = worker.state == "training";
     [
         worker.member.to_string(),
         worker.host.clone(),
         worker.pid.to_string(),
         if worker.device.is_empty() { "-".to_owned() } else { worker.device.clone() },
         worker.state.clone(),
-        if training { worker.rank.to_string() } else { "-".to_owned() },
+        worker.rank.map_or_else(|| "-".to_owned(), |rank| rank.to_string()),
         worker.micro_batches.to_string(),
         format!("{:.2}", worker.ms_per_step),
         format!("{:.1} s ago", worker.last_heartbeat_seconds),
         worker.restarts.to_string(),
     ]
-}
-
-/// Rows with columns as wide as they need.
-fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
-    let mut widths = [0; COLUMNS];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for row in rows {
-        let mut line = " ".to_owned();
-        for (width, cell) in widths.iter().zip(row) {
-            let _ = write!(line, " {cell:width$} ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 fn failures(status: &StatusReply, page: &mut String) {
@@ -193,9 +153,9 @@ fn failures(status: &StatusReply, page: &mut String) {
     );
     let hidden = status.failures.len().saturating_sub(MOST_SHOWN);
     for failure in status.failures.iter().skip(hidden) {
-        let outcome = match failure.recovered {
-            true => format!("recovered in {:.2} s", failure.recovery_ms / 1e3),
-            false => "not recovered yet".to_owned(),
+        let outcome = match failure.recovery_ms {
+            Some(milliseconds) => format!("recovered in {:.2} s", milliseconds / 1e3),
+            None => "not recovered yet".to_owned(),
         };
         let _ = writeln!(page, "    step {:>6}: {}; {outcome}", failure.step, failure.text);
     }
@@ -203,7 +163,7 @@ fn failures(status: &StatusReply, page: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use numalign_protocol::FailureStatus;
+    use numalign_protocol::{EvaluationStatus, FailureStatus};
 
     use super::*;
 
@@ -214,13 +174,13 @@ mod tests {
             pid: 4711,
             device: "cpu (avx2, 1 thread)".to_owned(),
             state: "training".to_owned(),
-            rank: 0,
+            rank: Some(0),
             micro_batches: 5,
             ms_per_step: 1.25,
             last_heartbeat_seconds: 0.21,
             restarts: 2,
         };
-        let failure = FailureStatus { text: "worker 3 left".to_owned(), step: 11, recovered: true, recovery_ms: 240.0 };
+        let failure = FailureStatus { text: "worker 3 left".to_owned(), step: 11, recovered: true, recovery_ms: Some(240.0) };
         StatusReply {
             run_id: "nn".to_owned(),
             phase: "training".to_owned(),
@@ -229,7 +189,7 @@ mod tests {
             step: 30,
             total_steps: 600,
             loss: f32::NAN,
-            workers: vec![worker.clone(), WorkerStatus { member: 8, state: "loading".to_owned(), ..worker }],
+            workers: vec![worker.clone(), WorkerStatus { member: 8, state: "loading".to_owned(), rank: None, ..worker }],
             failures: vec![failure; 12],
             failures_total: 1200,
             recoveries_total: 1200,

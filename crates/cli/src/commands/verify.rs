@@ -6,13 +6,14 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::DeviceChoice;
-use numalign_data::{Domain, Ledger, SampleStream};
-use numalign_model::locate::ModelName;
+use numalign_data::SampleDigest;
+use numalign_engine::{Purpose, load_engine, training_stream};
+use numalign_model::load::name::ModelName;
 
 use crate::args::text;
-use crate::failure::Failure;
+use crate::error::CliError;
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let path = Path::new(text(matches, "file").unwrap_or_default());
     let json = matches.get_flag("json");
     match verify(matches, path) {
@@ -46,17 +47,17 @@ struct Proof {
     base: Base,
 }
 
-fn verify(matches: &ArgMatches, path: &Path) -> Result<Proof, Failure> {
+fn verify(matches: &ArgMatches, path: &Path) -> Result<Proof, CliError> {
     // Reading compares the digest over the whole file and the state's own.
     let checkpoint = Checkpoint::read(path)?;
     let recipe = &checkpoint.identity.recipe;
-    let stream = stream_of(&checkpoint, path, text(matches, "dataset"))?;
+    let stream = training_stream(&checkpoint, path, text(matches, "dataset").map(Path::new))?;
     let (step, samples) = (checkpoint.state.step(), checkpoint.samples());
-    let mut ledger = Ledger::start();
-    ledger.advance_over(&stream, recipe, 0..step);
+    let mut ledger = SampleDigest::start();
+    ledger.extend(&stream, recipe, 0..step);
     let ledger = ledger.to_hex();
     if ledger != checkpoint.sample_digest {
-        return Err(Failure::new(format!(
+        return Err(CliError::new(format!(
             "{}: samples 0 to {samples} (exclusive), once each and in order, give the digest {ledger:.16}; the run's is {:.16}",
             path.display(),
             checkpoint.sample_digest
@@ -70,35 +71,8 @@ fn verify(matches: &ArgMatches, path: &Path) -> Result<Proof, Failure> {
     Ok(Proof { step, samples, ledger, state_digest: checkpoint.state.digest().to_hex(), base })
 }
 
-/// The stream that a checkpoint's run was trained on: generated, or from `dataset`, whose content must be the run's.
-pub fn stream_of(checkpoint: &Checkpoint, path: &Path, dataset: Option<&str>) -> Result<SampleStream, Failure> {
-    let recipe = &checkpoint.identity.recipe;
-    let (stored, file) = match (&checkpoint.identity.dataset_digest, dataset) {
-        (None, None) => return Ok(SampleStream::generated(recipe, Domain::Train)?),
-        (Some(stored), Some(file)) => (stored, file),
-        (Some(stored), None) => {
-            return Err(Failure::new(format!("{} was trained from a file (digest {stored:.16})", path.display()))
-                .with_hint("give that file with --dataset"));
-        }
-        (None, Some(_)) => {
-            return Err(Failure::new(format!("{} was not trained from a file", path.display()))
-                .with_hint("leave --dataset out: its samples are regenerated from its seed"));
-        }
-    };
-    let stream = SampleStream::from_file(Path::new(file), recipe)?;
-    let found = stream.content_digest().map_or_else(String::new, |digest| digest.to_hex().to_string());
-    if found != *stored {
-        return Err(Failure::new(format!(
-            "{file} is not the file that {} was trained from: its content has digest {found:.16}, the run's {stored:.16}",
-            path.display()
-        ))
-        .with_hint("give the file of the run, with the same lines in the same order"));
-    }
-    Ok(stream)
-}
-
 /// Compares fingerprints where the model can be loaded without the network; a model named with --model must be there.
-fn base_of(checkpoint: &Checkpoint, path: &Path, model: Option<&str>) -> Result<Base, Failure> {
+fn base_of(checkpoint: &Checkpoint, path: &Path, model: Option<&str>) -> Result<Base, CliError> {
     let name = model.unwrap_or(&checkpoint.identity.recipe.model_name);
     let at_hand = match (ModelName::parse(name), model) {
         (Ok(parsed), None) => parsed.is_at_hand(),
@@ -109,7 +83,7 @@ fn base_of(checkpoint: &Checkpoint, path: &Path, model: Option<&str>) -> Result<
     if !at_hand {
         return Ok(Base::NotAtHand(name.to_owned()));
     }
-    super::eval::load_engine(checkpoint, path, model, DeviceChoice::Cpu, false)?;
+    load_engine(checkpoint, path, model, DeviceChoice::Cpu, Purpose::Predict)?;
     Ok(Base::Matches(name.to_owned()))
 }
 

@@ -1,21 +1,24 @@
 //! `numalign worker`: one worker process.
 
 use clap::ArgMatches;
+use numalign_engine::EngineError;
 use numalign_worker::{Options, WorkerError};
 
 use crate::args::text;
-use crate::failure::Failure;
-use crate::supervisor::LOCAL_RANK_VARIABLE;
-use crate::{access, connect, logging, settings, supervisor};
+use crate::error::CliError;
+use crate::launcher::child;
+use crate::launcher::signals::Signals;
+use crate::launcher::spawn::LOCAL_RANK_VARIABLE;
+use crate::{connect, credentials, logging, settings};
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    supervisor::child::die_with_parent()?;
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
+    child::die_with_parent()?;
     logging::start("info", true);
-    let access = access::client(matches)?;
+    let access = credentials::client(matches)?;
     let coordinator = match text(matches, "coordinator") {
         Some(url) => url.to_owned(),
         None => connect::from_environment(&access)?.ok_or_else(|| {
-            Failure::usage("no coordinator is given")
+            CliError::usage("no coordinator is given")
                 .with_hint("use --coordinator http://HOST:PORT, or set MASTER_ADDR and MASTER_PORT")
         })?,
     };
@@ -23,11 +26,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let first_contact = settings::coordinator_wait()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
-        let shutdown = supervisor::child::shutdown_signal()?;
-        let _passes = supervisor::child::checkpoint_signal()?;
-        let restarts = supervisor::child::restarts();
+        // A worker has no checkpoint to write; the signal that asks for one would kill it without a handler.
+        let signals = Signals::listen(child::interrupt())?;
+        let restarts = child::restarts();
         let options = Options { coordinator, access, device, local_rank, first_contact, restarts, simulated: None };
-        numalign_worker::run(options, shutdown).await.map_err(failure_of)
+        numalign_worker::run(options, signals.stop()).await.map_err(failure_of)
     });
     // The device thread may be in the middle of a step; the process does not wait for it.
     runtime.shutdown_background();
@@ -35,28 +38,26 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 /// Under `launch` the coordinator's words are on the same terminal: what it knows is not said twice.
-fn failure_of(error: WorkerError) -> Failure {
+fn failure_of(error: WorkerError) -> CliError {
     let known = matches!(
         error,
-        WorkerError::Model(_)
-            | WorkerError::Sample { .. }
-            | WorkerError::BadSample { .. }
+        WorkerError::Engine(EngineError::Model(_) | EngineError::Sample { .. } | EngineError::BadSample { .. })
             | WorkerError::Aborted { .. }
     );
-    if known && supervisor::child::is_launched() {
+    if known && child::is_launched() {
         tracing::debug!("{error}");
-        return Failure::silent(1);
+        return CliError::already_reported(1);
     }
     error.into()
 }
 
 /// This worker's number among those of its machine, as `launch`, torchrun or SLURM tell it.
-fn local_rank() -> Result<Option<usize>, Failure> {
+fn local_rank() -> Result<Option<usize>, CliError> {
     for name in [LOCAL_RANK_VARIABLE, "SLURM_LOCALID"] {
         if let Ok(text) = std::env::var(name) {
             return match text.parse() {
                 Ok(rank) => Ok(Some(rank)),
-                Err(_) => Err(Failure::usage(format!("{name} is `{text}`, not a number"))),
+                Err(_) => Err(CliError::usage(format!("{name} is `{text}`, not a number"))),
             };
         }
     }

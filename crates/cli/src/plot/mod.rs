@@ -12,7 +12,7 @@ mod svg;
 
 use std::path::{Path, PathBuf};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// A point of a picture, in pixels from its upper left corner.
 pub type Point = (f64, f64);
@@ -74,14 +74,14 @@ impl Destination {
     ///
     /// # Errors
     /// A name that ends neither in .svg nor in .png.
-    pub fn of(name: &str) -> Result<Self, Failure> {
+    pub fn of(name: &str) -> Result<Self, CliError> {
         let path = PathBuf::from(name);
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
         let format = match extension.as_deref() {
             Some("svg") => Format::Svg,
             Some("png") => Format::Png,
             _ => {
-                return Err(Failure::usage(format!("--plot {name} ends neither in .svg nor in .png"))
+                return Err(CliError::usage(format!("--plot {name} ends neither in .svg nor in .png"))
                     .with_hint("for example --plot run.png"));
             }
         };
@@ -93,7 +93,7 @@ impl Destination {
     }
 
     /// Writes the picture.
-    pub fn write(&self, picture: &Picture) -> Result<(), Failure> {
+    pub fn write(&self, picture: &Picture) -> Result<(), CliError> {
         let bytes = match self.format {
             Format::Svg => svg::write(picture).into_bytes(),
             Format::Png => png::write(picture)?,

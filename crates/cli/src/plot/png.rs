@@ -4,7 +4,7 @@ use tiny_skia::{Color, FillRule, Paint, Path, PathBuilder, Pixmap, Stroke, Trans
 use ttf_parser::{Face, OutlineBuilder};
 
 use super::{Anchor, Mark, Picture, Point};
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// Letters of every label: printable ASCII of DejaVu Sans (`assets/README.md`).
 const FONT: &[u8] = include_bytes!("../../assets/dejavu-sans-ascii.ttf");
@@ -13,8 +13,8 @@ const FONT: &[u8] = include_bytes!("../../assets/dejavu-sans-ascii.ttf");
 const SCALE: f32 = 2.0;
 
 /// The whole file.
-pub fn write(picture: &Picture) -> Result<Vec<u8>, Failure> {
-    let failed = |why: &str| Failure::new(format!("the picture cannot be drawn: {why}"));
+pub fn write(picture: &Picture) -> Result<Vec<u8>, CliError> {
+    let failed = |why: &str| CliError::new(format!("the picture cannot be drawn: {why}"));
     let font = Face::parse(FONT, 0).map_err(|error| failed(&error.to_string()))?;
     let (width, height) = ((picture.width as f32 * SCALE).ceil(), (picture.height as f32 * SCALE).ceil());
     let mut sheet = Pixmap::new(width as u32, height as u32).ok_or_else(|| failed("it has no area"))?;

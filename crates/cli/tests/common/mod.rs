@@ -1,5 +1,4 @@
-//! Runs the real binary in a folder of its own, with a clean environment, and never waits for ever.
-//! Used by every integration test of the command line.
+//! Runs the real binary in a temporary folder, with a clean environment, and never waits for ever.
 
 // Each test file uses its own part of this.
 #![allow(dead_code)]
@@ -77,7 +76,7 @@ impl Folder {
         std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    /// Copies the files of the repository's `fixtures/<fixture>` to `<to>` in this folder.
+    /// Copies the files of the repository's `testdata/<fixture>` to `<to>` in this folder.
     pub fn copy_fixture(&self, fixture: &str, to: &str) -> PathBuf {
         let target = self.path().join(to);
         std::fs::create_dir_all(&target).unwrap_or_else(|error| panic!("{}: {error}", target.display()));
@@ -165,9 +164,9 @@ pub fn check(what: &str, output: &Output, code: i32, said: &[&str]) {
     }
 }
 
-/// The repository's `fixtures/`.
+/// The repository's `testdata/`.
 pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata")
 }
 
 /// A running process; killed when dropped.
@@ -214,7 +213,7 @@ impl Child {
     pub fn wait_for_stderr(&mut self, text: &str) {
         while !self.stderr.text().contains(text) {
             if self.child.try_wait().expect("a process of ours").is_some() {
-                // Its last words may still be on their way.
+                // What it said last may still be on its way.
                 let output = self.wait();
                 assert!(output.stderr.contains(text), "`{}` ended before it said `{text}`: {output}", self.name);
                 return;

@@ -1,13 +1,15 @@
 //! Training runs of the real binary: starting them, finding and hitting their processes, reading their results.
-//! Used by the tests of the promise.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Folder, Output};
+use serde_json::Value;
 
+use super::{Child, Folder, Output};
+
+/// The command line of a launch without evaluation; settings are separated by blanks.
 pub fn arguments<'a>(stage: &'a str, settings: &'a str, more: &'a str) -> Vec<&'a str> {
     let mut list = vec!["launch", stage, "--no-eval"];
     list.extend(settings.split_whitespace());
@@ -15,12 +17,45 @@ pub fn arguments<'a>(stage: &'a str, settings: &'a str, more: &'a str) -> Vec<&'
     list
 }
 
+/// A launch that has to succeed.
 pub fn succeed(folder: &Folder, stage: &str, settings: &str, more: &str) -> Output {
     let output = folder.run(&arguments(stage, settings, more));
     assert!(output.status.success(), "{stage} {more}: {}", output.stderr);
     output
 }
 
+/// Runs a command line, its arguments separated by blanks.
+pub fn run_line(folder: &Folder, line: &str) -> Output {
+    folder.run(&line.split_whitespace().collect::<Vec<_>>())
+}
+
+/// As [`run_line`]; it has to succeed.
+pub fn succeed_line(folder: &Folder, line: &str) -> Output {
+    let output = run_line(folder, line);
+    assert!(output.status.success(), "{line}: {output}");
+    output
+}
+
+/// What a successful process printed with `--json`.
+pub fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{output}");
+    parsed(output)
+}
+
+/// What a process printed with `--json`, however it ended.
+pub fn parsed(output: &Output) -> Value {
+    serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output}"))
+}
+
+/// Where a coordinator that listens on a port of the system's choice can be reached.
+pub fn listening_address(coordinator: &mut Child) -> String {
+    coordinator.wait_for_stderr("start workers with");
+    let stderr = coordinator.stderr();
+    let after = stderr.split("listening on ").nth(1).expect("the address");
+    after.split(';').next().expect("the address").to_owned()
+}
+
+/// The final checkpoint of a run.
 pub fn bytes(folder: &Folder, run: &str) -> Vec<u8> {
     let path = folder.path().join(format!("chk/{run}.safetensors"));
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -59,6 +94,7 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// The step of the newest checkpoint in a run's folder; 0 without one.
 pub fn newest_step(folder: &Path) -> u64 {
     let mut newest = 0;
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {

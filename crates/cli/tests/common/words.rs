@@ -1,4 +1,4 @@
-//! Finds the `numalign …` commands in shell scripts, units and Markdown. Used by the test of deploy/.
+//! Finds the `numalign …` commands in shell scripts, units and Markdown.
 
 /// How a text holds its commands.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 //! One communicator on one thread: formed and used by polling, so that no sum is ever waited for inside NCCL or CUDA. Two
 //! calls cannot be polled, `cuInit` and `ncclCommAbort`: they take as long as they take.
-//! Owned by [`super::thread`].
 //!
 //! NCCL's rules for communicators that do not block: after a call that answers "in progress" the state is asked until it
 //! says success, and before that neither NCCL nor the stream is given anything else; on an error, and when a rank is gone,
@@ -25,19 +24,45 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Why there is no communicator, or no sum.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum NcclError {
+    /// No GPU, driver or library.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// A call of NCCL failed.
     #[error("NCCL's {call} failed: {words}")]
-    Call { call: &'static str, words: String },
+    Call {
+        /// Name of the function.
+        call: &'static str,
+        /// NCCL's description of the error.
+        words: String,
+    },
+    /// The ranks did not find each other in time.
     #[error("NCCL formed no communicator of {world} ranks within {seconds:.0} s; rank {rank} is still waiting")]
-    NotFormed { rank: usize, world: usize, seconds: f64 },
+    NotFormed {
+        /// This rank.
+        rank: usize,
+        /// Number of ranks.
+        world: usize,
+        /// Timeout, in seconds.
+        seconds: f64,
+    },
+    /// A micro-batch came from no rank, from several ranks, or from another unit.
     #[error("the rows that NCCL brought together are not whole: micro-batch {micro_batch} {how}")]
-    NotWhole { micro_batch: usize, how: &'static str },
+    NotWhole {
+        /// Index of the micro-batch in the unit.
+        micro_batch: usize,
+        /// What is wrong with it.
+        how: &'static str,
+    },
+    /// Only the end of the process frees the GPU.
     #[error("an aborted communicator did not let go of the GPU within {seconds:.0} s")]
-    Stuck { seconds: f64 },
-    #[error("the thread that holds the communicator ended; its last words are above")]
+    Stuck {
+        /// Timeout, in seconds.
+        seconds: f64,
+    },
+    /// The communicator's thread panicked.
+    #[error("the thread that holds the communicator ended; its message is above")]
     Ended,
-    /// The generation ended; nobody waits for an answer.
+    /// The generation ended; no answer is expected.
     #[error("the communicator was told to end")]
     Cancelled,
 }

@@ -1,5 +1,4 @@
-//! The NCCL library, `libnccl.so.2`: found, loaded, asked for its version. Used by [`super::communicator`], by the worker,
-//! which reports what it has, and by `doctor`.
+//! The NCCL library, `libnccl.so.2`: found, loaded, asked for its version.
 //!
 //! The functions' types are those of NCCL 2.19's `nccl.h`; all of them are in every later version. cudarc has bindings
 //! too, but looks for `libnccl.so` alone, which neither Debian's `libnccl2` nor Python's wheel contains, and panics where it
@@ -12,7 +11,7 @@ use std::sync::OnceLock;
 use numalign_gpu::GpuError;
 use numalign_gpu::driver::CuStream;
 use numalign_gpu::library::Loaded;
-use numalign_gpu::search::Surroundings;
+use numalign_gpu::search::SearchPaths;
 
 const NAMES: &[&str] = &["libnccl.so.2", "libnccl.so"];
 const LIBRARY: &str = "NCCL (libnccl.so.2)";
@@ -40,20 +39,21 @@ pub struct UniqueId {
 }
 
 impl UniqueId {
+    /// Length of an id in bytes.
     pub const BYTES: usize = 128;
 
-    /// As it travels.
+    /// As it is sent.
     pub fn as_bytes(&self) -> &[u8] {
         &self.internal
     }
 
-    /// What another rank sent; none where it has another length.
+    /// What another rank sent; `None` if it has another length.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(Self { internal: bytes.try_into().ok()? })
     }
 }
 
-/// An id lets whoever has it into the communicator: it is not for logs.
+/// An id admits its holder to the communicator: it is not for logs.
 impl std::fmt::Debug for UniqueId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("UniqueId(…)")
@@ -121,19 +121,23 @@ pub struct Nccl {
     all_reduce: AllReduce,
     error_string: GetErrorString,
     last_error: GetLastError,
+    /// As the library says.
     pub version: Version,
     library: Loaded,
 }
 
 impl Nccl {
     /// This process's NCCL; loaded at the first call, and the same answer ever after.
+    ///
+    /// # Errors
+    /// No library, or one that is too old.
     pub fn get() -> Result<&'static Nccl, GpuError> {
         static NCCL: OnceLock<Result<Nccl, GpuError>> = OnceLock::new();
         NCCL.get_or_init(Self::load).as_ref().map_err(Clone::clone)
     }
 
     fn load() -> Result<Self, GpuError> {
-        let candidates = Surroundings::present().candidates(NAMES, "nccl");
+        let candidates = SearchPaths::from_env().candidates(NAMES, "nccl");
         let library = Loaded::first(LIBRARY, &candidates, ADVICE)?;
         let mut code: c_int = 0;
         // SAFETY: the types above are those of nccl.h; ncclGetVersion writes one integer.
@@ -173,7 +177,7 @@ impl Nccl {
         self.version >= SHARED_GPU && std::env::var("NCCL_MULTI_RANK_GPU_ENABLE").is_ok_and(|value| value == "1")
     }
 
-    /// A result in NCCL's own words.
+    /// NCCL's description of a result.
     pub(super) fn words(&self, result: c_int, comm: Option<Comm>) -> String {
         // SAFETY: both functions answer with texts that NCCL owns, for any result and any communicator that lives.
         let (short, long) = unsafe {
@@ -193,7 +197,7 @@ impl Nccl {
         if result == SUCCESS { Ok(id) } else { Err(result) }
     }
 
-    /// Begins to form a communicator on the GPU of the current context; the handle is of use once the library has given one.
+    /// Begins to form a communicator on the GPU of the current context; the handle is valid once the library has written one.
     pub(super) fn begin_init(&self, comm: &mut Comm, rank: usize, world: usize, id: UniqueId) -> c_int {
         let mut config = Config::nonblocking();
         // SAFETY: it writes the handle, which the caller keeps where it is, and reads the configuration during the call.

@@ -1,12 +1,12 @@
 //! Rows over NCCL: one all-reduce per unit over a buffer with a place for every row, on a stream and a thread of their
 //! own; then every rank adds the rows in micro-batch order on the host, with the code of all other collectives.
 //!
-//! Called by the worker: the session begins a [`Formation`] with each generation and passes on the id that the coordinator
-//! hands out; the unit loop reduces through [`NcclRows`]. [`library`] tells what is installed.
+//! A [`Formation`] is begun with each generation and given the id that the coordinator broadcasts; [`NcclRows`] reduces.
+//! [`library`] tells what is installed.
 //!
 //! Reading order: [`rows`] (what is moved) → [`communicator`] (how) → [`thread`] (where) → here.
 
-use numalign_projector::features::digest_of;
+use numalign_projector::{MicroBatchGradients, digest_of};
 use tokio::sync::{mpsc, oneshot};
 
 mod communicator;
@@ -18,7 +18,7 @@ pub use communicator::NcclError;
 pub use library::{Nccl, UniqueId};
 pub use thread::Wanted;
 
-use crate::{Collective, CollectiveError, Gathered, OwnRows};
+use crate::{Collective, CollectiveError, Gathered};
 use thread::{Order, Orders, Started};
 
 /// One process's communicators, one after the other: the next is formed when the thread of the one before has left NCCL.
@@ -36,7 +36,7 @@ pub struct Formation {
 pub type MadeId = oneshot::Receiver<Result<UniqueId, NcclError>>;
 
 impl Formations {
-    /// Begins to form a communicator. `units` says what is reduced in it.
+    /// Begins to form a communicator for units of `micro_batches` gradients of `row_len` floats.
     ///
     /// # Errors
     /// No thread can be started.
@@ -66,7 +66,7 @@ impl Formations {
 impl Formation {
     /// The id that the coordinator handed out: the ranks find each other with it.
     pub fn form(&self, id: UniqueId) {
-        // A thread that ended has told why to whoever asked it for a sum.
+        // A thread that ended answers the next sum with its reason.
         let _ = self.orders.orders.send(Order::Form(id));
     }
 }
@@ -93,17 +93,17 @@ impl NcclRows {
         &self,
         unit: u64,
         row_len: usize,
-        rows: &OwnRows,
+        rows: &MicroBatchGradients,
     ) -> Result<numalign_projector::Rows, CollectiveError> {
         let words = rows::pack(unit, self.micro_batches, row_len, rows)?;
         let (reply, answer) = oneshot::channel();
-        // Where nobody is there to take it, the answer's sender is gone with it.
+        // If the thread is gone, the reply's sender is dropped with the order.
         let _ = self.orders.orders.send(Order::Sum(words, reply));
         let words = match answer.await {
             Ok(Ok(words)) => words,
             Ok(Err(NcclError::Cancelled)) => return Err(CollectiveError::GenerationOver),
             Ok(Err(error)) => return Err(error.into()),
-            // A thread that was told to end answers nobody; one that panicked does not either.
+            // A thread that was told to end drops the reply; so does one that panicked.
             Err(_) if self.orders.cancelled.is_set() => return Err(CollectiveError::GenerationOver),
             Err(_) => return Err(NcclError::Ended.into()),
         };
@@ -112,11 +112,11 @@ impl NcclRows {
 }
 
 impl Collective for NcclRows {
-    async fn all_reduce(&mut self, unit: u64, rows: OwnRows) -> Result<Vec<f32>, CollectiveError> {
+    async fn all_reduce(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Vec<f32>, CollectiveError> {
         Ok(self.exchange(unit, self.row_len, &rows).await?.sum()?)
     }
 
-    async fn gather(&mut self, unit: u64, rows: OwnRows) -> Result<Gathered, CollectiveError> {
+    async fn gather(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Gathered, CollectiveError> {
         // Every rank has a micro-batch, and all rows of a chunk have one length.
         let row_len = rows.first().map_or(0, |(_, row)| row.len());
         let rows = self.exchange(unit, row_len, &rows).await?.concatenated()?;

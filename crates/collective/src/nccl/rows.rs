@@ -1,13 +1,13 @@
 //! Rows as one buffer of words for an all-reduce that adds unsigned integers: a rank's own rows as they are, zero
-//! elsewhere, so that the sum moves every bit. Pure; used by [`super`].
+//! elsewhere, so that the sum moves every bit.
 //!
 //! In front of each row stands a mark, the number of the unit, from its owner alone: after the sum it tells that the row
 //! came from exactly one rank, and from this unit.
 
-use numalign_projector::Rows;
+use numalign_projector::{MicroBatchGradients, Rows};
 
 use super::communicator::NcclError;
-use crate::{CollectiveError, OwnRows};
+use crate::CollectiveError;
 
 /// The mark of `unit`: never zero.
 fn mark(unit: u64) -> u32 {
@@ -19,7 +19,7 @@ pub(super) fn pack(
     unit: u64,
     micro_batches: usize,
     row_len: usize,
-    rows: &OwnRows,
+    rows: &MicroBatchGradients,
 ) -> Result<Vec<u32>, CollectiveError> {
     // The canonical container checks number and length of each row.
     let mut check = Rows::new(micro_batches, row_len);
@@ -40,7 +40,7 @@ pub(super) fn unpack(unit: u64, micro_batches: usize, row_len: usize, words: &[u
     let mut rows = Rows::new(micro_batches, row_len);
     for (micro_batch, part) in words.chunks_exact(1 + row_len).enumerate() {
         if part[0] != mark(unit) {
-            let how = if part[0] == 0 { "came from no rank" } else { "came from several ranks, or of another step" };
+            let how = if part[0] == 0 { "came from no rank" } else { "came from several ranks, or of another unit" };
             return Err(NcclError::NotWhole { micro_batch, how }.into());
         }
         rows.insert(micro_batch, part[1..].iter().map(|word| f32::from_bits(*word)).collect())?;
@@ -64,9 +64,10 @@ mod tests {
     }
 
     #[test]
-    fn every_bit_arrives_whoever_had_the_row() {
+    fn every_bit_arrives_from_every_owner() {
         let odd = [-0.0, f32::MIN_POSITIVE / 2.0, f32::NAN, f32::NEG_INFINITY, 1e-45];
-        let all: OwnRows = (0..5).map(|i| (i, odd.iter().map(|v| v * (i as f32 + 1.0)).collect())).collect();
+        let all: MicroBatchGradients =
+            (0..5).map(|i| (i, odd.iter().map(|v| v * (i as f32 + 1.0)).collect())).collect();
         let bits = |rows: &Rows| rows.concatenated().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         let alone = unpack(9, 5, 5, &pack(9, 5, 5, &all).unwrap()).unwrap();
         for split in 0..=5 {
@@ -87,7 +88,7 @@ mod tests {
         let twice = summed(&[missing.clone(), pack(3, 2, 1, &row(0)).unwrap(), pack(3, 2, 1, &row(1)).unwrap()]);
         assert!(refused(&twice).contains("micro-batch 0 came from several"));
         let late = summed(&[missing, pack(2, 2, 1, &row(1)).unwrap()]);
-        assert!(refused(&late).contains("micro-batch 1 came from several ranks, or of another step"));
+        assert!(refused(&late).contains("micro-batch 1 came from several ranks, or of another unit"));
         assert!(pack(0, 2, 1, &vec![(2, vec![1.0])]).is_err());
         assert_eq!(mark(0), 1);
         assert_ne!(mark(u64::from(u32::MAX)), 0);

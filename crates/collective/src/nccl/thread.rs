@@ -1,5 +1,5 @@
 //! The thread that holds a communicator: of one generation, started with it, gone before the next one's begins.
-//! The async side ([`super`]) talks to it by channels and never waits for NCCL.
+//! The async side talks to it by channels and never waits for NCCL.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,9 @@ use super::library::UniqueId;
 pub struct Wanted {
     /// Number of the GPU among the visible ones.
     pub gpu: usize,
+    /// This rank.
     pub rank: usize,
+    /// Number of ranks.
     pub world: usize,
     /// How long the ranks may take to hear of the id, and then to find each other.
     pub deadline: Duration,
@@ -66,7 +68,7 @@ pub(super) fn start(wanted: Wanted, before: Option<Gone>) -> std::io::Result<Sta
     let cancelled = Arc::new(Cancel(AtomicBool::new(false)));
     let cancel = cancelled.clone();
     let body = move || {
-        // Its sender is dropped only where the thread ended, or panicked and took its communicator with it.
+        // The sender is dropped only when the thread ended, or panicked and took its communicator with it.
         let before = before.map_or(Ok(()), |gone| gone.blocking_recv().unwrap_or(Ok(())));
         let end = match before {
             Ok(()) => serve(wanted, &inbox, made, &cancel),
@@ -76,15 +78,15 @@ pub(super) fn start(wanted: Wanted, before: Option<Gone>) -> std::io::Result<Sta
                 Err(stuck)
             }
         };
-        // Nobody may be left to hear it.
+        // The process may be ending.
         let _ = left.send(end);
     };
     std::thread::Builder::new().name("nccl".to_owned()).spawn(body)?;
     Ok(Started { orders: Orders { orders, cancelled }, gone, id })
 }
 
-/// From the preparation to the abort. Only a communicator that does not let go of the GPU is an error here; all others go
-/// to who asked.
+/// From the preparation to the abort. Only a communicator that does not let go of the GPU is an error here; all others are
+/// answers to orders.
 fn serve(
     wanted: Wanted,
     inbox: &mpsc::Receiver<Order>,
@@ -176,7 +178,7 @@ enum Phase {
     Broken(NcclError),
 }
 
-/// Answers every question with the same error, until nobody asks.
+/// Answers every order with the same error, until the sender is dropped.
 fn refuse_all(inbox: &mpsc::Receiver<Order>, error: &NcclError) {
     while let Ok(order) = inbox.recv() {
         if let Order::Sum(_, reply) = order {

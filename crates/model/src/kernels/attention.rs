@@ -1,5 +1,5 @@
 //! Causal multi-head attention over sequences laid one after another, forward and backward, with as many heads of keys
-//! and values as of queries or fewer (grouped-query attention: Ainslie et al., 2023). Called by the flex operations.
+//! and values as of queries or fewer (grouped-query attention: Ainslie et al., 2023).
 //!
 //! Shapes: `q, out: [rows, heads·head_size]`, `k, v: [rows, kv_heads·head_size]`, head `h` in columns `h·head_size..`.
 //! A sequence's rows are a [`Span`]; nothing is padded, so nothing needs a mask. Each (sequence, head) pair is one task
@@ -178,7 +178,7 @@ pub fn backward(
 }
 
 /// Values for each query head, `[rows, heads·head_size]`: what attention returns where every sequence has one position.
-pub fn spread_values(v: &[f32], heads: Heads, out: &mut [f32]) {
+pub fn repeat_kv(v: &[f32], heads: Heads, out: &mut [f32]) {
     for (out, value) in out.chunks_exact_mut(heads.group() * heads.head_size).zip(v.chunks_exact(heads.head_size)) {
         for head in out.chunks_exact_mut(heads.head_size) {
             head.copy_from_slice(value);
@@ -186,8 +186,8 @@ pub fn spread_values(v: &[f32], heads: Heads, out: &mut [f32]) {
     }
 }
 
-/// The gradient of [`spread_values`]: the sum over each group of heads, in order.
-pub fn gather_values(grad: &[f32], heads: Heads, out: &mut [f32]) {
+/// The gradient of [`repeat_kv`]: the sum over each group of heads, in order.
+pub fn repeat_kv_backward(grad: &[f32], heads: Heads, out: &mut [f32]) {
     for (out, grad) in out.chunks_exact_mut(heads.head_size).zip(grad.chunks_exact(heads.group() * heads.head_size)) {
         for (i, head) in grad.chunks_exact(heads.head_size).enumerate() {
             add_or_copy(i == 0, out, head);

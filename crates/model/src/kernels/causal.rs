@@ -1,5 +1,4 @@
 //! One block of queries of one head and the keys that they see: its products and its softmax, forward and backward.
-//! Called by [`super::attention`].
 //!
 //! The products leave out what nobody sees, a few rows at a time. What they leave out is zero: with it a finite result would be
 //! the same, but for the sign of a zero.

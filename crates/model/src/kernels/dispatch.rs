@@ -1,5 +1,5 @@
 //! Which instruction set the kernels use, found once at run time, and the macro that compiles a row
-//! loop for each of them. Called by every kernel in this folder.
+//! loop for each of them.
 
 use std::sync::OnceLock;
 

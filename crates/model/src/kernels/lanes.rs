@@ -1,5 +1,5 @@
 //! Sums and dot products over a row in one fixed order: 16 partial sums, element `i` in sum `i mod 16`,
-//! folded as a binary tree. Called by the norm, attention and softmax kernels.
+//! folded as a binary tree.
 
 /// Partial sums per row. A row's sum has the same bits on every machine because this is a constant.
 pub const LANES: usize = 16;

@@ -1,5 +1,5 @@
 //! Elementary functions made of multiply-adds only, so that they vectorise and have the same bits on
-//! every machine. Called by the activation and softmax kernels.
+//! every machine.
 
 /// Adding and taking away 1.5·2²³ rounds to the nearest integer.
 const ROUND: f32 = 12_582_912.0;

@@ -1,5 +1,4 @@
 //! Matrix products with a right-hand side that is packed once: the frozen weights, and attention's keys and values.
-//! Called by the flex operations and by the attention kernel.
 //!
 //! The right-hand side lies in [`super::panels`]. With AVX2 [`super::avx2`] multiplies rows with a panel; otherwise the
 //! left-hand side is copied into blocks of a few rows, stored by column, and [`super::tile`] multiplies one block with one

@@ -1,6 +1,5 @@
 //! The arithmetic of a frozen language model on the CPU, as plain functions over `f32` slices.
 //!
-//! Called by [`crate::ops`]'s implementation for Burn's `flex` backend, and by nothing else.
 //!
 //! Every function here keeps one rule: **the bits of a row depend on that row alone** — not on how many
 //! rows stand beside it, not on the number of threads, and not on the instruction set. That holds because

@@ -1,5 +1,4 @@
 //! Layer and RMS normalisation over rows, forward, with respect to the input, and with respect to scale and shift.
-//! Called by the flex operations and by the norms' gradients.
 //!
 //! Formulas as in `torch.nn.LayerNorm`: biased variance, `x̂ = (x − mean)·rstd`, `y = γ·x̂ + β`; and, where there is no
 //! `β`, as in `torch.nn.RMSNorm`: `x̂ = x·rstd` with `rstd = 1/√(mean(x²)+eps)`, `y = γ·x̂`.

@@ -1,5 +1,4 @@
 //! Frozen weights packed once for products: panels of columns, in `f32` or in 16 bits.
-//! Made by the flex operations; read by the products.
 //!
 //! The right-hand side `b [k, n]` is cut into panels of [`PANEL`] columns; a panel holds its `k` rows of `PANEL` numbers
 //! one after another, so a product with few rows reads memory strictly forwards, at the speed of memory. Numbers of 16

@@ -1,5 +1,4 @@
 //! Rotary positions: each pair of a head's numbers is turned by an angle that grows with the position.
-//! Called by the flex operations.
 //!
 //! As in `transformers`' `rotate_half`: the pairs of a head of size `s` are elements `i` and `i + s/2`.
 

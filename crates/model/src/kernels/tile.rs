@@ -1,5 +1,5 @@
 //! One block of a few packed rows times one panel, with AVX-512 or in portable code: the inner loop of all products there;
-//! [`super::avx2`] is its counterpart. Called by [`super::matmul`].
+//! [`super::avx2`] is its counterpart.
 //!
 //! A tile keeps its sums in registers over the whole of `k`; there is no blocking of `k`. Each output element is therefore
 //! `fma(a[k−1], b[k−1], … fma(a[0], b[0], 0))`, whatever the tile, the thread count or the instruction set.
@@ -108,7 +108,7 @@ impl Element for f16 {
 pub struct Tile<E> {
     pub rows: usize,
     pub k: usize,
-    /// Stored by column.
+    /// WeightOrder by column.
     pub a: *const f32,
     pub b: *const E,
     pub to: Target,

@@ -1,4 +1,4 @@
-//! Scores of every token: hidden states times the token table. Called by the table when it is asked for logits.
+//! Scores of every token: hidden states times the token table.
 
 use rayon::prelude::*;
 

@@ -1,5 +1,4 @@
 //! [`FrozenOps`] for Burn's CPU backend `flex`, by this crate's kernels on the tensors' own memory.
-//! Called by the model when a worker runs on the CPU.
 
 use std::mem::MaybeUninit;
 
@@ -7,14 +6,15 @@ use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
 use burn_flex::{Flex, FlexDevice, FlexTensor};
 use rayon::prelude::*;
 
-use super::{AttentionGradient, FrozenOps, HostLinear, NormWeights, Normed, RotaryTable, Stored};
+use super::norms::{NormWeights, Normed};
+use super::sequences::Sequences;
+use super::{AttentionGradient, FrozenOps, HostLinear, RotaryTable, WeightOrder};
 use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{self, Heads};
 use crate::kernels::dispatch::isa;
 use crate::kernels::matmul::{Epilogue, matmul, matmul_new};
 use crate::kernels::panels::Packed;
 use crate::kernels::{norm, rotary};
-use crate::sequences::Sequences;
 
 /// A frozen weight in panels, in the direction of the forward pass and in that of the backward pass.
 pub struct PackedLinear {
@@ -31,9 +31,9 @@ impl FrozenOps for Flex {
     fn prepare(host: HostLinear<'_>, backward: bool, _device: &FlexDevice) -> PackedLinear {
         let (from, to) = host.outputs;
         let (k, n) = (host.input, to - from);
-        let (part, rows, columns) = match host.stored {
-            Stored::InputOutput => (&host.weight[from..], host.output, 1),
-            Stored::OutputInput => (&host.weight[from * k..], 1, k),
+        let (part, rows, columns) = match host.order {
+            WeightOrder::InputOutput => (&host.weight[from..], host.output, 1),
+            WeightOrder::OutputInput => (&host.weight[from * k..], 1, k),
         };
         PackedLinear {
             forward: Packed::new(part, k, n, rows, columns, host.dtype),
@@ -42,11 +42,15 @@ impl FrozenOps for Flex {
         }
     }
 
-    fn project(x: Tensor<Self, 2>, linear: &PackedLinear, residual: Option<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+    fn frozen_linear(x: Tensor<Self, 2>, linear: &PackedLinear, residual: Option<Tensor<Self, 2>>) -> Tensor<Self, 2> {
         product(x, &linear.forward, linear.bias.as_deref(), residual)
     }
 
-    fn project_backward(g: Tensor<Self, 2>, linear: &PackedLinear, to: Option<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+    fn frozen_linear_backward(
+        g: Tensor<Self, 2>,
+        linear: &PackedLinear,
+        to: Option<Tensor<Self, 2>>,
+    ) -> Tensor<Self, 2> {
         let Some(backward) = &linear.backward else {
             unreachable!("a weight prepared without its transpose was asked for a gradient");
         };
@@ -110,27 +114,27 @@ impl FrozenOps for Flex {
         tensor(x, shape)
     }
 
-    fn spread_values(v_rd: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2> {
+    fn repeat_kv(v_rd: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2> {
         if heads.group() == 1 {
             return v_rd;
         }
         let [rows, _] = v_rd.dims();
         let mut out = zeros(rows * heads.width());
-        attention::spread_values(Host::of(v_rd).slice(), heads, &mut out);
+        attention::repeat_kv(Host::of(v_rd).slice(), heads, &mut out);
         tensor(out, [rows, heads.width()])
     }
 
-    fn gather_values(grad_rd: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2> {
+    fn repeat_kv_backward(grad_rd: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2> {
         if heads.group() == 1 {
             return grad_rd;
         }
         let [rows, _] = grad_rd.dims();
         let mut out = zeros(rows * heads.kv_width());
-        attention::gather_values(Host::of(grad_rd).slice(), heads, &mut out);
+        attention::repeat_kv_backward(Host::of(grad_rd).slice(), heads, &mut out);
         tensor(out, [rows, heads.kv_width()])
     }
 
-    fn attend(
+    fn causal_attention(
         q_rd: Tensor<Self, 2>,
         k_rd: Tensor<Self, 2>,
         v_rd: Tensor<Self, 2>,
@@ -144,7 +148,7 @@ impl FrozenOps for Flex {
         tensor(out, shape)
     }
 
-    fn attend_backward(
+    fn causal_attention_backward(
         grad_rd: Tensor<Self, 2>,
         q_rd: Tensor<Self, 2>,
         k_rd: Tensor<Self, 2>,

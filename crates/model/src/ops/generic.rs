@@ -1,16 +1,18 @@
 //! The operations of [`super::FrozenOps`] in plain Burn tensors, for backends without kernels of our own.
-//! Called by the CUDA implementation, and by tests as an independent second opinion on `flex`'s.
+//! In tests they are an independent second opinion on `flex`'s.
 //!
-//! Attention here wants sequences of one length: callers pad, or batch by length.
+//! Attention here wants sequences of one length: callers pad, or batch by length. Shape suffixes and letters: `r` rows
+//! (all positions of all sequences, one after another), `d` hidden size, `h` query heads, `k` key heads, `s` head size.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData, activation as act};
 use numalign_config::Dtype;
 
-use super::{AttentionGradient, HostLinear, NormWeights, Normed, RotaryTable, Stored};
+use super::norms::{NormWeights, Normed};
+use super::sequences::Sequences;
+use super::{AttentionGradient, HostLinear, RotaryTable, WeightOrder};
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Heads;
-use crate::sequences::Sequences;
 
 /// A weight `[input, output]` and its bias on the device; the transpose is a view.
 pub struct DenseLinear<B: Backend> {
@@ -32,15 +34,15 @@ impl<B: Backend> DenseLinear<B> {
 pub fn prepare<B: Backend>(host: HostLinear<'_>, device: &B::Device) -> DenseLinear<B> {
     let (from, to) = host.outputs;
     let width = to - from;
-    let weight: Tensor<B, 2> = match host.stored {
-        Stored::InputOutput => {
+    let weight: Tensor<B, 2> = match host.order {
+        WeightOrder::InputOutput => {
             let mut part = Vec::with_capacity(host.input * width);
             for row in host.weight.chunks_exact(host.output) {
                 part.extend_from_slice(&row[from..to]);
             }
             Tensor::from_data(TensorData::new(part, [host.input, width]), device)
         }
-        Stored::OutputInput => {
+        WeightOrder::OutputInput => {
             let part = host.weight[from * host.input..to * host.input].to_vec();
             Tensor::<B, 2>::from_data(TensorData::new(part, [width, host.input]), device).transpose()
         }
@@ -56,6 +58,7 @@ pub fn prepare<B: Backend>(host: HostLinear<'_>, device: &B::Device) -> DenseLin
     }
 }
 
+/// `x·W + b`, plus `residual` if given: `x [r, inputs]`, the result `[r, outputs]`.
 pub fn linear<B: Backend>(x: Tensor<B, 2>, linear: &DenseLinear<B>, residual: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
     let mut y = x.matmul(linear.wide());
     if let Some(bias) = &linear.bias {
@@ -67,6 +70,7 @@ pub fn linear<B: Backend>(x: Tensor<B, 2>, linear: &DenseLinear<B>, residual: Op
     }
 }
 
+/// `g·Wᵀ`, plus `to` if given: `g [r, outputs]`, the result `[r, inputs]`.
 pub fn linear_backward<B: Backend>(g: Tensor<B, 2>, linear: &DenseLinear<B>, to: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
     let product = g.matmul(linear.wide().transpose());
     match to {
@@ -75,6 +79,8 @@ pub fn linear_backward<B: Backend>(g: Tensor<B, 2>, linear: &DenseLinear<B>, to:
     }
 }
 
+/// Layer norm of `x [r, d]`, or RMS norm without a shift (formulas: [`crate::kernels::norm`]); and what the backward pass
+/// needs.
 pub fn normalize<B: Backend>(x_rd: Tensor<B, 2>, weights: &NormWeights<B>) -> (Tensor<B, 2>, Normed<B>) {
     let centred = match weights.beta_d {
         Some(_) => x_rd.clone() - x_rd.mean_dim(1),
@@ -91,6 +97,7 @@ pub fn normalize<B: Backend>(x_rd: Tensor<B, 2>, weights: &NormWeights<B>) -> (T
     (y, Normed { normed_rd, rstd_r1 })
 }
 
+/// `to` plus the gradient of the norm's input, `[r, d]`, from that of its output.
 pub fn normalize_backward<B: Backend>(
     grad_rd: Tensor<B, 2>,
     saved: &Normed<B>,
@@ -113,6 +120,7 @@ pub fn normalize_backward<B: Backend>(
 const GELU_SCALE: f32 = 0.797_884_6;
 const GELU_CUBIC: f32 = 0.044_715;
 
+/// `f(u)`, element by element; `[r, f]`.
 pub fn activation<B: Backend>(function: Activation, u: Tensor<B, 2>) -> Tensor<B, 2> {
     match function {
         Activation::GeluErf => act::gelu(u),
@@ -127,6 +135,7 @@ pub fn activation<B: Backend>(function: Activation, u: Tensor<B, 2>) -> Tensor<B
     }
 }
 
+/// `grad · f′(u)`, element by element; `[r, f]`.
 pub fn activation_backward<B: Backend>(function: Activation, u: Tensor<B, 2>, grad: Tensor<B, 2>) -> Tensor<B, 2> {
     let gated = |u: Tensor<B, 2>, sharpness: f32| {
         let gate = act::sigmoid(u.clone().mul_scalar(sharpness));
@@ -179,18 +188,21 @@ fn merge_kv<B: Backend>(x: Tensor<B, 4>, heads: Heads) -> Tensor<B, 2> {
     merge_heads(groups.sum_dim(2).reshape([batch, heads.kv_heads, positions, size]))
 }
 
-pub fn spread_values<B: Backend>(v: Tensor<B, 2>, heads: Heads) -> Tensor<B, 2> {
+/// Values `[r, k·s]` for each query head, `[r, h·s]`.
+pub fn repeat_kv<B: Backend>(v: Tensor<B, 2>, heads: Heads) -> Tensor<B, 2> {
     let [rows, _] = v.dims();
     let each = v.reshape([rows, heads.kv_heads, 1, heads.head_size]).repeat_dim(2, heads.group());
     each.reshape([rows, heads.width()])
 }
 
-pub fn gather_values<B: Backend>(grad: Tensor<B, 2>, heads: Heads) -> Tensor<B, 2> {
+/// The gradient of [`repeat_kv`]: `[r, h·s]`, summed over the heads that share a value, `[r, k·s]`.
+pub fn repeat_kv_backward<B: Backend>(grad: Tensor<B, 2>, heads: Heads) -> Tensor<B, 2> {
     let [rows, _] = grad.dims();
     let groups = grad.reshape([rows, heads.kv_heads, heads.group(), heads.head_size]);
     groups.sum_dim(2).reshape([rows, heads.kv_width()])
 }
 
+/// Each head of `x [r, heads·s]` turned by the angles of its row's position, or back by them with `inverse`.
 pub fn rotate<B: Backend>(
     x: Tensor<B, 2>,
     table: &RotaryTable<B>,
@@ -233,6 +245,7 @@ fn batch_of(sequences: &Sequences) -> usize {
     sequences.count()
 }
 
+/// Causal attention `softmax(q·kᵀ·scale)·v` in each sequence: `q [queries, h·s]`, `k` and `v [r, k·s]`, the result as `q`.
 pub fn attention<B: Backend>(
     q: Tensor<B, 2>,
     k: Tensor<B, 2>,
@@ -241,13 +254,14 @@ pub fn attention<B: Backend>(
     heads: Heads,
 ) -> Tensor<B, 2> {
     if sequences.single_positions() {
-        return spread_values(v, heads);
+        return repeat_kv(v, heads);
     }
     let batch = batch_of(sequences);
     let (q, k, v) = (split_heads(q, batch, heads.heads), split_kv(k, batch, heads), split_kv(v, batch, heads));
     merge_heads(probabilities(q, k, heads.scale).matmul(v))
 }
 
+/// Gradients of [`attention`]'s inputs, from that of its result, `[queries, h·s]`.
 pub fn attention_backward<B: Backend>(
     grad: Tensor<B, 2>,
     q: Tensor<B, 2>,
@@ -260,7 +274,7 @@ pub fn attention_backward<B: Backend>(
         return AttentionGradient {
             query_rd: q.zeros_like(),
             key_rd: k.zeros_like(),
-            value_rd: gather_values(grad, heads),
+            value_rd: repeat_kv_backward(grad, heads),
         };
     }
     let batch = batch_of(sequences);
@@ -284,136 +298,16 @@ fn index<B: Backend>(indices: &[usize], device: &B::Device) -> Tensor<B, 1, Int>
     Tensor::from_data(TensorData::new(indices, [count]), device)
 }
 
+/// The rows `indices` of `x [r, d]`, `[indices, d]`.
 pub fn gather_rows<B: Backend>(x: Tensor<B, 2>, indices: &[usize]) -> Tensor<B, 2> {
     let indices = index::<B>(indices, &x.device());
     x.select(0, indices)
 }
 
+/// A `[rows, d]` tensor of zeros, except for the rows of `x [indices, d]`, which go to `indices`.
 pub fn scatter_rows<B: Backend>(x: Tensor<B, 2>, indices: &[usize], rows: usize) -> Tensor<B, 2> {
     let [_, d] = x.dims();
     let device = x.device();
     let target = index::<B>(indices, &device);
     Tensor::zeros([rows, d], &device).select_assign(0, target, x, burn::tensor::IndexingUpdateOp::Add)
 }
-
-/// Implements [`super::FrozenOps`] for a backend by the functions of this module.
-#[cfg(any(test, feature = "cuda"))]
-macro_rules! frozen_ops {
-    ($backend:ty) => {
-        impl $crate::ops::FrozenOps for $backend {
-            type Linear = $crate::ops::generic::DenseLinear<Self>;
-
-            const RAGGED: bool = false;
-
-            fn prepare(host: $crate::ops::HostLinear<'_>, _backward: bool, device: &Self::Device) -> Self::Linear {
-                $crate::ops::generic::prepare(host, device)
-            }
-
-            fn project(
-                x: burn::tensor::Tensor<Self, 2>,
-                linear: &Self::Linear,
-                residual: Option<burn::tensor::Tensor<Self, 2>>,
-            ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::linear(x, linear, residual)
-            }
-
-            fn project_backward(
-                g: burn::tensor::Tensor<Self, 2>,
-                linear: &Self::Linear,
-                to: Option<burn::tensor::Tensor<Self, 2>>,
-            ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::linear_backward(g, linear, to)
-            }
-
-            fn normalize(
-                x_rd: burn::tensor::Tensor<Self, 2>,
-                weights: &$crate::ops::NormWeights<Self>,
-            ) -> (burn::tensor::Tensor<Self, 2>, $crate::ops::Normed<Self>) {
-                $crate::ops::generic::normalize(x_rd, weights)
-            }
-
-            fn normalize_backward(
-                grad_rd: burn::tensor::Tensor<Self, 2>,
-                saved: &$crate::ops::Normed<Self>,
-                weights: &$crate::ops::NormWeights<Self>,
-                to: Option<burn::tensor::Tensor<Self, 2>>,
-            ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::normalize_backward(grad_rd, saved, weights, to)
-            }
-
-            fn activate(
-                function: $crate::kernels::activation::Activation,
-                u_rf: burn::tensor::Tensor<Self, 2>,
-            ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::activation(function, u_rf)
-            }
-
-            fn activate_backward(
-                function: $crate::kernels::activation::Activation,
-                u_rf: burn::tensor::Tensor<Self, 2>,
-                grad_rf: burn::tensor::Tensor<Self, 2>,
-            ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::activation_backward(function, u_rf, grad_rf)
-            }
-
-            fn rotate(
-                x_rd: burn::tensor::Tensor<Self, 2>,
-                table: &$crate::ops::RotaryTable<Self>,
-                positions: &[usize],
-                head_size: usize,
-                inverse: bool,
-            ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::rotate(x_rd, table, positions, head_size, inverse)
-            }
-
-            fn spread_values(
-                v_rd: burn::tensor::Tensor<Self, 2>,
-                heads: $crate::kernels::attention::Heads,
-            ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::spread_values(v_rd, heads)
-            }
-
-            fn gather_values(
-                grad_rd: burn::tensor::Tensor<Self, 2>,
-                heads: $crate::kernels::attention::Heads,
-            ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::gather_values(grad_rd, heads)
-            }
-
-            fn attend(
-                q_rd: burn::tensor::Tensor<Self, 2>,
-                k_rd: burn::tensor::Tensor<Self, 2>,
-                v_rd: burn::tensor::Tensor<Self, 2>,
-                sequences: &$crate::sequences::Sequences,
-                heads: $crate::kernels::attention::Heads,
-            ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::attention(q_rd, k_rd, v_rd, sequences, heads)
-            }
-
-            fn attend_backward(
-                grad_rd: burn::tensor::Tensor<Self, 2>,
-                q_rd: burn::tensor::Tensor<Self, 2>,
-                k_rd: burn::tensor::Tensor<Self, 2>,
-                v_rd: burn::tensor::Tensor<Self, 2>,
-                sequences: &$crate::sequences::Sequences,
-                heads: $crate::kernels::attention::Heads,
-            ) -> $crate::ops::AttentionGradient<Self> {
-                $crate::ops::generic::attention_backward(grad_rd, q_rd, k_rd, v_rd, sequences, heads)
-            }
-
-            fn gather_rows(x_rd: burn::tensor::Tensor<Self, 2>, indices: &[usize]) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::gather_rows(x_rd, indices)
-            }
-
-            fn scatter_rows(
-                x_rd: burn::tensor::Tensor<Self, 2>,
-                indices: &[usize],
-                rows: usize,
-            ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::scatter_rows(x_rd, indices, rows)
-            }
-        }
-    };
-}
-#[cfg(any(test, feature = "cuda"))]
-pub(crate) use frozen_ops;

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use numalign_model::hub;
+use numalign_model::load::hub;
 
 use super::{Check, Status};
 
 pub fn checks() -> Vec<Check> {
-    vec![cache(), checkpoints(Path::new("chk"))]
+    vec![cache(), checkpoints(Path::new(numalign_config::RUNS_FOLDER))]
 }
 
 fn cache() -> Check {

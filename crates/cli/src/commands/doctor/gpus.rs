@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use numalign_collective::nccl::Nccl;
-use numalign_gpu::search::Surroundings;
+use numalign_gpu::search::SearchPaths;
 use numalign_gpu::{Driver, Gpu, GpuError, memory, toolkit};
 
 use super::{Check, Status};
@@ -21,9 +21,9 @@ pub fn checks() -> Vec<Check> {
         checks.push(peers(&gpus));
     }
     let needed = BUILT && !gpus.is_empty();
-    let surroundings = Surroundings::present();
-    checks.push(compiler(&surroundings, needed));
-    checks.push(headers(&surroundings, needed));
+    let paths = SearchPaths::from_env();
+    checks.push(compiler(&paths, needed));
+    checks.push(headers(&paths, needed));
     checks.push(nccl(gpus.len()));
     checks
 }
@@ -118,8 +118,8 @@ fn severity(needed: bool) -> Status {
     if needed { Status::Failure } else { Status::Warning }
 }
 
-fn compiler(surroundings: &Surroundings, needed: bool) -> Check {
-    match toolkit::nvrtc(surroundings) {
+fn compiler(paths: &SearchPaths, needed: bool) -> Check {
+    match toolkit::nvrtc(paths) {
         Ok(nvrtc) => {
             let (major, minor) = nvrtc.version;
             Check::ok("compiler", format!("NVRTC {major}.{minor} ({})", nvrtc.library.path.display()))
@@ -128,8 +128,8 @@ fn compiler(surroundings: &Surroundings, needed: bool) -> Check {
     }
 }
 
-fn headers(surroundings: &Surroundings, needed: bool) -> Check {
-    match toolkit::headers(surroundings) {
+fn headers(paths: &SearchPaths, needed: bool) -> Check {
+    match toolkit::headers(paths) {
         Ok(folder) => Check::ok("headers", format!("{}", folder.join("include").display())),
         Err(error) => of_error("headers", severity(needed), &error),
     }

@@ -1,7 +1,7 @@
 //! The build, the processor and the memory.
 
-use numalign_model::budget;
 use numalign_model::kernels::dispatch::{Isa, isa};
+use numalign_model::load::budget;
 
 use super::{Check, Status};
 

@@ -4,7 +4,8 @@
 use clap::ArgMatches;
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::error::CliError;
+use crate::table::row;
 
 mod folders;
 mod gpus;
@@ -27,7 +28,7 @@ struct Check {
     name: &'static str,
     status: Status,
     detail: String,
-    /// What to do; empty where nothing is to be done.
+    /// What to do; empty when there is nothing to do.
     hint: String,
 }
 
@@ -41,7 +42,7 @@ impl Check {
     }
 }
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let mut checks = machine::checks();
     checks.extend(gpus::checks());
     checks.extend(folders::checks());
@@ -53,7 +54,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
             println!("{}", line(check));
         }
     }
-    if ok { Ok(()) } else { Err(Failure::silent(1)) }
+    if ok { Ok(()) } else { Err(CliError::already_reported(1)) }
 }
 
 fn line(check: &Check) -> String {
@@ -62,7 +63,7 @@ fn line(check: &Check) -> String {
         Status::Warning => "warning",
         Status::Failure => "failure",
     };
-    let mut line = format!("{status:<8} {:<12} {}", check.name, check.detail);
+    let mut line = row(1, &[(8, status), (12, check.name), (0, &check.detail)]);
     if !check.hint.is_empty() {
         line.push_str(&format!("\n{:>22}{}", "→ ", check.hint));
     }

@@ -1,5 +1,5 @@
 //! `numalign selftest`: from one binary on a bare machine, whether it computes the right numbers, keeps the promise in real
-//! runs of its own, and how fast it is. A table at the end, exit code 1 where anything fails.
+//! runs, and how fast it is. A table at the end, exit code 1 where anything fails.
 
 use std::time::Instant;
 
@@ -7,7 +7,8 @@ use clap::ArgMatches;
 use numalign_config::DeviceChoice;
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::error::CliError;
+use crate::table::row;
 use crate::{logging, settings};
 
 mod numbers;
@@ -65,7 +66,7 @@ impl Table {
     }
 }
 
-pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     logging::start("warn", false);
     let wanted = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
     let device = numalign_model::load::choose_device(wanted, None, 1);
@@ -88,7 +89,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     } else {
         println!("{passed} passed, {failed} failed, {skipped} skipped");
     }
-    if failed == 0 { Ok(()) } else { Err(Failure::silent(1)) }
+    if failed == 0 { Ok(()) } else { Err(CliError::already_reported(1)) }
 }
 
 fn line(outcome: &Outcome) -> String {
@@ -97,7 +98,8 @@ fn line(outcome: &Outcome) -> String {
         Status::Failed => "FAILED",
         Status::Skipped => "skipped",
     };
-    format!("{status:<8} {:<34} {:>6.1} s  {}", outcome.name, outcome.seconds, outcome.detail)
+    let seconds = format!("{:>6.1} s ", outcome.seconds);
+    row(1, &[(8, status), (34, &outcome.name), (0, &seconds), (0, &outcome.detail)])
 }
 
 #[cfg(test)]

@@ -2,16 +2,17 @@
 //! after a kill.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
 use numalign_collective::nccl::Nccl;
-use numalign_config::DeviceChoice;
+use numalign_config::{DeviceChoice, RUNS_FOLDER};
 use numalign_gpu::driver::visible_gpus;
+use tokio::runtime::Runtime;
 
 use super::Table;
-use crate::failure::Failure;
-use crate::supervisor::PARENT_VARIABLE;
+use crate::error::CliError;
+use crate::process::{self, ChildGuard, last_lines, this_program};
 
 const SETTINGS: &str = "--num-epochs 3 --num-batches 20 --batch-size 16 --micro-batch-size 4 --mixed-max-numbers 4 --lr 0.01 \
                         --seed 5 --no-eval";
@@ -25,9 +26,9 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 /// From here on several ranks may share a GPU.
 const SHARED_GPU: u32 = 23_000;
 
-pub fn check(table: &mut Table, device: DeviceChoice) -> Result<(), Failure> {
+pub fn check(table: &mut Table, device: DeviceChoice) -> Result<(), CliError> {
     let folder = tempfile::Builder::new().prefix("numalign-selftest").tempdir()?;
-    let runner = Runner { folder: folder.path(), device };
+    let runner = Runner { folder: folder.path(), device, runtime: process::runtime()? };
     for stage in ["nn", "mixed"] {
         let mut first: Option<Vec<u8>> = None;
         table.run(format!("{stage}, one worker"), || {
@@ -97,14 +98,14 @@ fn nccl_obstacle(workers: usize) -> Option<String> {
 struct Runner<'a> {
     folder: &'a Path,
     device: DeviceChoice,
+    runtime: Runtime,
 }
 
 impl Runner<'_> {
     /// The final checkpoint of a run, and what it said on stderr.
     fn launch(&self, stage: &str, run: &str, more: &str) -> Result<(Vec<u8>, String), String> {
         let run = format!("{stage}-{run}");
-        let program = std::env::current_exe().map_err(|error| error.to_string())?;
-        let mut command = Command::new(program);
+        let mut command = this_program().map_err(|error| error.to_string())?;
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("NUMALIGN_") || text == "MASTER_ADDR" {
@@ -119,43 +120,28 @@ impl Runner<'_> {
         let log = self.folder.join(format!("{run}.log"));
         let file = std::fs::File::create(&log).map_err(|error| error.to_string())?;
         command
-            // It ends when this process does.
-            .env(PARENT_VARIABLE, std::process::id().to_string())
             .current_dir(self.folder)
             .env("NCCL_MULTI_RANK_GPU_ENABLE", "1")
             .args(["launch", stage, "--run-id", &run, "--device", &device])
             .args(SETTINGS.split_whitespace())
             .args(more.split_whitespace())
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file);
-        let mut child = command.spawn().map_err(|error| format!("cannot start a run: {error}"))?;
-        let since = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
-                break status;
-            }
-            if since.elapsed() > TIMEOUT {
-                // Its children die with it.
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("it did not end within {} s; its last words: {}", TIMEOUT.as_secs(), tail(&log)));
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        let status = self.runtime.block_on(async {
+            // Its children die with it.
+            let mut child = ChildGuard::spawn(command).map_err(|error| error.to_string())?;
+            child.wait_at_most(TIMEOUT).await.map_err(|error| error.to_string())
+        })?;
+        let Some(status) = status else {
+            let seconds = TIMEOUT.as_secs();
+            return Err(format!("it did not end within {seconds} s; its log ends with: {}", last_lines(&log, 4)));
         };
         let said = std::fs::read_to_string(&log).unwrap_or_default();
         if !status.success() {
-            return Err(format!("it ended with {status}: {}", tail(&log)));
+            return Err(format!("it ended with {status}: {}", last_lines(&log, 4)));
         }
-        let path = self.folder.join(format!("chk/{run}.safetensors"));
+        let path = self.folder.join(RUNS_FOLDER).join(format!("{run}.safetensors"));
         let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok((bytes, said))
     }
-}
-
-/// The last lines of a log, on one line.
-fn tail(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(4)..].join(" | ")
 }

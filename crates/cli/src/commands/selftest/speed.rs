@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use numalign_config::{DeviceChoice, Layer, resolve};
 use numalign_data::{Domain, SampleStream};
+use numalign_engine::{Engine, LocalRun};
 use numalign_gpu::Driver;
 use numalign_gpu::memory::{Context, DeviceBuffer, Stream};
 use numalign_model::measure::matrix_rate;
 use numalign_model::{LoadOptions, load_with};
-use numalign_worker::{Engine, LocalRun};
 
 use super::{Seen, Table};
 

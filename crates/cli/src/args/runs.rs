@@ -1,0 +1,161 @@
+//! Commands that train, and those around a run: its configuration, its dataset, its state.
+
+use clap::{Arg, Command, value_parser};
+
+use super::keys::{OTHER_KEYS, Shown, with_keys};
+use super::parts::{
+    client_arguments, config_argument, count_option, file_argument, flag, help_with_examples, json_flag, option,
+    server_arguments, stage_argument, token_argument,
+};
+use crate::launcher::chaos;
+
+pub fn commands() -> Vec<Command> {
+    vec![launch(), coordinator(), worker(), status(), report(), generate(), config()]
+}
+
+fn launch() -> Command {
+    let command = Command::new("launch")
+        .about("Runs a coordinator and its workers on this machine, then evaluates the result")
+        .after_help(help_with_examples(
+            "`all` chains nn, text and mixed, each starting from the last one's projectors; every stage is a run of its \
+             own, <run-id>-<stage>, saved beside model_path_save.",
+            &[
+                ("numalign launch --config config/quickstart.yaml", "trains stage nn on the built-in model in seconds"),
+                (
+                    "numalign launch mixed --model-name /models/gpt2 --workers 2 --run-id first",
+                    "trains stage mixed on a model in a folder, with two workers",
+                ),
+                ("numalign launch --run-id first --resume auto", "continues a run that was stopped"),
+            ],
+        ))
+        .arg(stage_argument(&["nn", "text", "mixed", "all"]))
+        .arg(config_argument())
+        .arg(flag("no-eval", "Do not evaluate the result at the end"))
+        .arg(token_argument())
+        .arg(
+            option("chaos", "SPEC", "Faults on purpose, from a seed: the result has the same bytes")
+                .long_help(chaos::SYNTAX),
+        )
+        .arg(json_flag());
+    with_keys(command, Shown::All)
+}
+
+fn coordinator() -> Command {
+    let command = Command::new("coordinator")
+        .about("Runs the coordinator alone: for workers on several machines")
+        .after_help(help_with_examples(
+            "",
+            &[
+                (
+                    "numalign coordinator nn --listen 0.0.0.0:7400 --workers 4 --token-file token",
+                    "waits for four workers that have the same token",
+                ),
+                ("numalign coordinator nn --listen 127.0.0.1:7400", "takes workers of this machine, without a token"),
+            ],
+        ))
+        .arg(stage_argument(&["nn", "text", "mixed"]))
+        .arg(config_argument())
+        .arg(option("listen", "ADDR", "Address to listen on, such as 0.0.0.0:7400").required(true));
+    with_keys(server_arguments(command), Shown::All)
+}
+
+fn worker() -> Command {
+    let command = Command::new("worker")
+        .about("Runs one worker; it gets its whole configuration from the coordinator")
+        .after_help(help_with_examples(
+            "Without --coordinator, MASTER_ADDR and MASTER_PORT name it. With device cuda or auto, LOCAL_RANK (or \
+             SLURM_LOCALID) chooses the GPU among the visible ones; a single visible GPU is shared by all. \
+             NUMALIGN_COORDINATOR_WAIT is the timeout for a coordinator that was never reached (30s).",
+            &[
+                ("numalign worker --coordinator http://10.0.0.1:7400 --token-file token", "joins a run"),
+                ("numalign worker --coordinator http://10.0.0.1:7400 --device cuda:1", "joins with the second GPU"),
+            ],
+        ))
+        .arg(option("coordinator", "URL", "The coordinator, such as http://10.0.0.1:7400"))
+        .arg(option("device", "DEVICE", "auto, cpu, cuda or cuda:N; the run's own setting by default"));
+    client_arguments(command)
+}
+
+fn status() -> Command {
+    let command = Command::new("status")
+        .about("Shows what a run is doing, and why")
+        .after_help(help_with_examples(
+            "Without --coordinator, MASTER_ADDR and MASTER_PORT name it, else the newest run in this folder's chk/ that \
+             answers, else http://127.0.0.1:7400. With --watch and --json, one JSON object per line.",
+            &[
+                ("numalign status", "shows the run that was started in this folder"),
+                ("numalign status --coordinator http://10.0.0.1:7400 --watch", "follows a run on another machine"),
+            ],
+        ))
+        .arg(option("coordinator", "URL", "The coordinator, such as http://10.0.0.1:7400"))
+        .arg(flag("watch", "Show it again every second, until the coordinator is gone"))
+        .arg(json_flag());
+    client_arguments(command)
+}
+
+fn report() -> Command {
+    let about = "Each configuration is trained as by `launch` and evaluated as by `eval --ablation`, one after another; its \
+                 log and figures lie beside the page. A configuration that is finished and unchanged is not run again, so \
+                 an interrupted report goes on where it was. One that fails has a row that says why, and the exit code is \
+                 1. Configuration keys given here hold for all of them.";
+    let command = Command::new("report")
+        .about("Trains and evaluates a list of configurations and writes one page with figures and pictures")
+        .after_help(help_with_examples(
+            &format!("{about}\n\n{OTHER_KEYS}"),
+            &[
+                ("numalign report", "the configurations of the README's results"),
+                ("numalign report mine.yaml other.yaml --out compared", "compares two configurations"),
+            ],
+        ))
+        .arg(
+            Arg::new("config")
+                .value_name("FILE|FOLDER")
+                .help("Configurations, or folders whose .yaml files are meant [default: config/experiments]")
+                .num_args(0..),
+        )
+        .arg(option("out", "DIR", "Folder of the page, report.md").default_value("report"))
+        .arg(flag("fresh", "Run everything again, finished or not"))
+        .arg(count_option("count", "Held-out samples of each evaluation", "1000"))
+        .arg(option("pictures", "png|svg", "Format of the pictures").default_value("png").value_parser(["png", "svg"]))
+        .arg(json_flag());
+    with_keys(command, Shown::None)
+}
+
+fn generate() -> Command {
+    let command = Command::new("generate")
+        .about("Writes a stage's dataset as JSONL")
+        .after_help(help_with_examples(
+            OTHER_KEYS,
+            &[
+                ("numalign generate text --count 500 --out train.jsonl", "500 samples of stage text"),
+                ("numalign generate --config config/mixed.yaml --count 3 --out -", "the first three samples of a run"),
+            ],
+        ))
+        .arg(stage_argument(&["nn", "text", "mixed"]))
+        .arg(config_argument())
+        .arg(option("count", "N", "Samples to write").required(true).value_parser(value_parser!(u64)))
+        .arg(option("out", "FILE", "File to write; - for standard output").required(true));
+    with_keys(command, Shown::Samples)
+}
+
+fn config() -> Command {
+    let check = Command::new("check")
+        .about("Validates a configuration file")
+        .after_help(help_with_examples(
+            OTHER_KEYS,
+            &[("numalign config check config/mixed.yaml", "every problem at once, or that there is none")],
+        ))
+        .arg(file_argument());
+    let show = Command::new("show")
+        .about("Prints the resolved configuration as YAML")
+        .after_help(help_with_examples(
+            OTHER_KEYS,
+            &[("numalign config show config/mixed.yaml --lr 0.01", "the file with one key changed")],
+        ))
+        .arg(file_argument());
+    Command::new("config")
+        .about("Checks or shows a configuration")
+        .subcommand_required(true)
+        .subcommand(with_keys(check, Shown::None))
+        .subcommand(with_keys(show, Shown::None))
+}

@@ -1,0 +1,96 @@
+//! Signals from the terminal or the scheduler: stop, and write a checkpoint.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+use crate::error::CliError;
+
+/// What SIGINT, the terminal's Ctrl-C, does. It reaches every process of the terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interrupt {
+    Stop,
+    /// For a child whose parent ends it.
+    Ignore,
+}
+
+/// What arrived so far.
+#[derive(Debug, Clone)]
+pub struct Signals {
+    stop: watch::Receiver<bool>,
+    checkpoint: Arc<Notify>,
+}
+
+impl Signals {
+    /// Begins to listen, in the context of a runtime. The second request to stop ends the process at once; children follow
+    /// their parent.
+    pub fn listen(interrupt: Interrupt) -> Result<Self, CliError> {
+        let mut terminate_signal = signal(SignalKind::terminate())?;
+        let mut interrupt_signal = signal(SignalKind::interrupt())?;
+        // SLURM's warning, for example. Without a handler it would kill the process.
+        let mut warning_signal = signal(SignalKind::user_defined1())?;
+        let (stop, stopped) = watch::channel(false);
+        let checkpoint = Arc::new(Notify::new());
+        let wanted = checkpoint.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = terminate_signal.recv() => {}
+                    _ = interrupt_signal.recv() => {
+                        if interrupt == Interrupt::Ignore {
+                            continue;
+                        }
+                    }
+                    _ = warning_signal.recv() => {
+                        wanted.notify_one();
+                        continue;
+                    }
+                }
+                if stop.send_replace(true) {
+                    std::process::exit(1);
+                }
+            }
+        });
+        Ok(Self { stop: stopped, checkpoint })
+    }
+
+    /// Whether the run is to end.
+    pub fn stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Resolves once the run is to end.
+    pub async fn stop(mut self) {
+        if self.stop.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Notified when a checkpoint is wanted.
+    pub fn checkpoint(&self) -> Arc<Notify> {
+        self.checkpoint.clone()
+    }
+
+    /// Forgets a checkpoint that was wanted before.
+    pub fn forget_checkpoint(&self) {
+        std::pin::pin!(self.checkpoint.notified()).as_mut().enable();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wanted_checkpoint_waits_until_it_is_asked_for_or_forgotten() {
+        let (_stop, stopped) = watch::channel(false);
+        let signals = Signals { stop: stopped, checkpoint: Arc::new(Notify::new()) };
+        signals.checkpoint.notify_one();
+        signals.checkpoint().notified().await;
+        signals.checkpoint.notify_one();
+        signals.forget_checkpoint();
+        assert!(!std::pin::pin!(signals.checkpoint.notified()).as_mut().enable());
+        assert!(!signals.stopped());
+    }
+}

@@ -1,0 +1,104 @@
+//! The commands of a run's processes: arguments, environment, the inherited socket.
+
+use std::io::IsTerminal;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+
+use numalign_access::Token;
+use numalign_config::{Config, DeviceChoice};
+use numalign_gpu::assignment::{Sharing, first_gpu};
+use numalign_gpu::driver::visible_gpus;
+use tokio::process::Command;
+
+use crate::console;
+use crate::credentials::TOKEN_VARIABLE;
+use crate::error::CliError;
+use crate::process::{ChildGuard, this_program};
+
+/// Where a launched coordinator finds its configuration, as JSON.
+pub const CONFIG_VARIABLE: &str = "NUMALIGN_INTERNAL_CONFIG";
+/// Where a launched worker finds how often it was started before.
+pub const RESTARTS_VARIABLE: &str = "NUMALIGN_INTERNAL_RESTARTS";
+/// Where a worker finds its number among those of its machine; torchrun sets it too.
+pub const LOCAL_RANK_VARIABLE: &str = "LOCAL_RANK";
+
+/// Starts a coordinator on `listener`, which stays open here; `adjust` is applied to the command last.
+pub fn spawn_coordinator(
+    config: &Config,
+    listener: &TcpListener,
+    adjust: impl FnOnce(&mut Command),
+) -> Result<ChildGuard, CliError> {
+    let text = serde_json::to_string(config).map_err(|error| CliError::new(error.to_string()))?;
+    let mut command = this_program()?;
+    command.arg("coordinator").arg("--listen").arg(format!("fd:{}", listener.as_raw_fd())).env(CONFIG_VARIABLE, text);
+    // The coordinator inherits the socket; workers do not.
+    rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty()).map_err(std::io::Error::from)?;
+    let child = spawn(command, adjust);
+    rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    child
+}
+
+/// What distinguishes a worker from the others of its run.
+pub struct WorkerPlace<'a> {
+    /// Its number among the workers of this machine.
+    pub index: usize,
+    /// How often it was started before.
+    pub restarts: u32,
+    /// Faults on purpose, as [`numalign_worker::fault::VARIABLE`] has them.
+    pub faults: Option<&'a str>,
+}
+
+/// Starts a worker of the coordinator at `address`.
+pub fn spawn_worker(
+    config: &Config,
+    address: SocketAddr,
+    token: Option<&Token>,
+    place: WorkerPlace,
+) -> Result<ChildGuard, CliError> {
+    let mut command = this_program()?;
+    command.env(RESTARTS_VARIABLE, place.restarts.to_string());
+    if let Some(faults) = place.faults {
+        command.env(numalign_worker::fault::VARIABLE, faults);
+    }
+    command.arg("worker").arg("--coordinator").arg(format!("http://{address}"));
+    command.env(LOCAL_RANK_VARIABLE, place.index.to_string());
+    match config.run.device {
+        DeviceChoice::Auto => {}
+        DeviceChoice::Cuda(None) => {
+            let first = first_gpu(place.index, config.run.devices_per_worker, visible_gpus(), Sharing::Shared);
+            command.arg("--device").arg(DeviceChoice::Cuda(Some(first)).to_string());
+        }
+        device => {
+            command.arg("--device").arg(device.to_string());
+        }
+    }
+    if std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        // Workers on one machine share its cores.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        command.env("RAYON_NUM_THREADS", (cores / config.run.workers).max(1).to_string());
+    }
+    spawn(command, |command| give_token(command, token))
+}
+
+/// The environment is where other users cannot read it.
+pub fn give_token(command: &mut Command, token: Option<&Token>) {
+    match token {
+        Some(token) => command.env(TOKEN_VARIABLE, token.reveal()),
+        None => command.env_remove(TOKEN_VARIABLE),
+    };
+}
+
+fn spawn(mut command: Command, adjust: impl FnOnce(&mut Command)) -> Result<ChildGuard, CliError> {
+    if std::env::var_os("NUMALIGN_LOG").is_none() {
+        // Log lines would tear a progress bar.
+        let usual = if std::io::stderr().is_terminal() { "warn" } else { "info" };
+        command.env("NUMALIGN_LOG", console::log_filter(usual));
+    }
+    if console::is_quiet() {
+        command.arg("--quiet");
+    }
+    // Standard output is for results alone.
+    command.stdout(std::io::stderr());
+    adjust(&mut command);
+    ChildGuard::spawn(command)
+}

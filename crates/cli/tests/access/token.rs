@@ -1,0 +1,199 @@
+//! The join token, and whose member a connection may speak for.
+
+use numalign_protocol::coordinator_message::Message as FromCoordinator;
+use tonic::Code;
+use tonic::codegen::tokio_stream;
+
+use super::*;
+
+#[test]
+fn a_worker_without_the_token_is_refused_and_the_run_goes_on() {
+    let folder = Folder::new();
+    folder.write("token", format!("{SECRET}\n"));
+    folder.write("other", "close-sesame");
+    let mut coordinator = Listening::start(&folder, &["--token-file", "token"], &[]);
+    let url = coordinator.plain();
+    let none = worker(&folder, &url, &[], &[]);
+    check("no token", &none, FAILED, &["error:", "no join token", "hint:", "NUMALIGN_TOKEN", "--token-file"]);
+    let wrong = worker(&folder, &url, &["--token-file", "other"], &[]);
+    check("a wrong token", &wrong, FAILED, &["error:", "join token is not this run's", "hint:", "--token-file"]);
+    // The file counts more than the environment.
+    let wrong = worker(&folder, &url, &["--token-file", "other"], &[("NUMALIGN_TOKEN", SECRET)]);
+    check("a wrong token beside a right one", &wrong, FAILED, &["not this run's"]);
+    let right = worker(&folder, &url, &[], &[("NUMALIGN_TOKEN", SECRET)]);
+    succeed("the right token", &right);
+    let output = coordinator.ends_unharmed(&folder);
+    for said in ["no join token came", "join token is not this run's", "refused 127.0.0.1"] {
+        assert!(output.stderr.contains(said), "{said}: {output}");
+    }
+    for text in [none.stderr, wrong.stderr, right.stderr, output.stderr] {
+        assert!(!text.contains("sesame"), "a token is in the log: {text}");
+    }
+    for (path, bytes) in folder.contents() {
+        let holds = bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
+        assert!(!holds || path.ends_with("token"), "the token is in {}", path.display());
+    }
+}
+
+#[test]
+fn what_is_no_token_is_refused_before_anything_starts() {
+    let folder = Folder::new();
+    folder.write("empty", "\n");
+    folder.write("two-words", "open sesame");
+    folder.write("long", "x".repeat(5000));
+    let listen = ["coordinator", "nn", "--listen", ANY_PORT];
+    for command in [&listen[..], &["worker", "--coordinator", "http://127.0.0.1:9"], &["launch", "nn"]] {
+        for (file, said) in [
+            ("empty", "empty"),
+            ("two-words", "visible ASCII"),
+            ("long", "more than 1024"),
+            ("none", "none"),
+            ("/dev/zero", "visible ASCII"),
+        ] {
+            let output = folder.run(&words(&[command, &["--token-file", file]]));
+            let said = if file == "/dev/zero" { "/dev/zero" } else { said };
+            check(file, &output, USAGE, &["error:", said, "hint:"]);
+            assert!(!output.stderr.contains("open sesame"), "{output}");
+        }
+        let output = folder.run_env(command, &[("NUMALIGN_TOKEN", "open sesame")]);
+        check("the environment", &output, USAGE, &["error:", "NUMALIGN_TOKEN", "hint:"]);
+    }
+    assert!(!folder.path().join("chk").exists(), "nothing started");
+}
+
+#[test]
+fn beyond_loopback_a_token_or_the_users_word_is_needed() {
+    let folder = Folder::new();
+    let listen = |address| words(&[&["coordinator", "nn", "--listen", address], TINY]);
+    for address in ["0.0.0.0:0", "[::]:0"] {
+        let output = folder.run(&listen(address));
+        if output.stderr.contains("cannot listen on [::]") {
+            // A machine without IPv6.
+            continue;
+        }
+        let said = ["error:", "without a join token", "hint:", "NUMALIGN_TOKEN", "--token-file", "--insecure"];
+        check(address, &output, USAGE, &said);
+    }
+    assert!(!folder.path().join("chk").exists(), "nothing started");
+    drop(Listening::of(folder.spawn(&words(&[&listen("0.0.0.0:0"), &["--insecure"]]))));
+    let mut coordinator = Listening::of(folder.spawn_env(&listen("0.0.0.0:0"), &[("NUMALIGN_TOKEN", SECRET)]));
+    succeed("the worker", &worker(&folder, &coordinator.plain(), &[], &[("NUMALIGN_TOKEN", SECRET)]));
+    coordinator.ends_unharmed(&folder);
+}
+
+#[test]
+fn every_call_but_the_health_services_needs_the_token() {
+    let folder = Folder::new();
+    let mut coordinator = Listening::start(&folder, &[], &[("NUMALIGN_TOKEN", SECRET)]);
+    let url = coordinator.plain();
+    runtime().block_on(async {
+        let mut client = connect(&url).await;
+        let generation = Some(proto::Generation { incarnation: 1, number: 1 });
+        let refused = client.status(proto::StatusRequest {}).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+        let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 8] }];
+        let request = proto::ReduceRequest { generation, member: 1, unit: 0, rows, more: false };
+        assert_eq!(client.reduce(request).await.unwrap_err().code(), Code::Unauthenticated);
+        let credit = tokio_stream::iter([proto::WorkCredit { generation, member: 1, units: 1 }]);
+        assert_eq!(client.work(credit).await.unwrap_err().code(), Code::Unauthenticated);
+        let greeting = tokio_stream::iter([hello("elsewhere")]);
+        assert_eq!(client.control(greeting).await.unwrap_err().code(), Code::Unauthenticated);
+
+        use tonic_health::pb::health_client::HealthClient;
+        use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+        let mut health = HealthClient::new(Channel::from_shared(url.clone()).unwrap().connect().await.unwrap());
+        let service = "numalign.v1.Coordinator".to_owned();
+        let reply = health.check(HealthCheckRequest { service }).await.unwrap().into_inner();
+        assert_eq!(reply.status(), ServingStatus::Serving);
+    });
+    let status = ["status", "--json", "--coordinator", &url];
+    check("status without", &folder.run(&status), FAILED, &["error:", "no join token", "hint:", "--token-file"]);
+    let told = folder.run_env(&status, &[("NUMALIGN_TOKEN", SECRET)]);
+    succeed("status", &told);
+    assert!(told.stdout.contains("\"phase\":\"waiting\""), "{told}");
+    succeed("the worker", &worker(&folder, &url, &[], &[("NUMALIGN_TOKEN", SECRET)]));
+    coordinator.ends_unharmed(&folder);
+}
+
+#[test]
+fn nobody_speaks_for_a_member_of_another_connection() {
+    let folder = Folder::new();
+    let mut coordinator = Listening::start(&folder, &[], &[]);
+    let url = coordinator.plain();
+    runtime().block_on(async {
+        let mut member = connect(&url).await;
+        let greeting = tokio_stream::StreamExt::chain(tokio_stream::iter([hello("here")]), tokio_stream::pending());
+        let mut inbound = member.control(greeting).await.unwrap().into_inner();
+        let Some(FromCoordinator::Welcome(welcome)) = inbound.message().await.unwrap().unwrap().message else {
+            panic!("not welcome");
+        };
+        // Another connection knows everything that there is to know, and guesses the rest.
+        let mut stranger = connect(&url).await;
+        let generation = Some(proto::Generation { incarnation: welcome.incarnation, number: 1 });
+        let request =
+            proto::ReduceRequest { generation, member: welcome.member, unit: 0, rows: Vec::new(), more: false };
+        let refused = stranger.reduce(request.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert!(refused.message().contains("did not join on this connection"), "{refused}");
+        let credit = tokio_stream::iter([proto::WorkCredit { generation, member: welcome.member, units: 1 }]);
+        let refused = stranger.work(credit).await.unwrap_err();
+        assert!(refused.message().contains("did not join on this connection"), "{refused}");
+        // The member itself is heard: its generation has not begun, that is all.
+        assert!(!member.reduce(request).await.unwrap().into_inner().complete);
+    });
+    succeed("the worker", &worker(&folder, &url, &[], &[]));
+    coordinator.ends_unharmed(&folder);
+}
+
+#[test]
+fn launch_hands_the_token_to_its_processes_out_of_sight() {
+    let folder = Folder::new();
+    folder.write("token", SECRET);
+    let settings = ["--workers", "2", "--num-epochs", "150", "--micro-batch-size", "4"];
+    let plain = words(&[&["launch", "nn", "--no-eval"], &settings]);
+    let mut launch = folder.spawn(&words(&[&plain, &["--token-file", "token"]]));
+    launch.wait_for_stderr("rank 1");
+    let mut seen = 0;
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let read = |name: &str| std::fs::read(entry.path().join(name)).unwrap_or_default();
+        let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        if parent == Some(launch.id()) {
+            seen += 1;
+            assert!(!String::from_utf8_lossy(&read("cmdline")).contains(SECRET), "a command line holds the token");
+            assert!(String::from_utf8_lossy(&read("environ")).contains(SECRET), "a child has no token");
+        }
+    }
+    assert_eq!(seen, 3, "a coordinator and two workers");
+    let output = launch.wait();
+    succeed("launch", &output);
+    assert!(!output.stderr.contains(SECRET), "{output}");
+    // A token changes no byte.
+    succeed("launch without", &folder.run(&words(&[&plain, &["--run-id", "without"]])));
+    assert!(folder.read("chk/nn.safetensors") == folder.read("chk/without.safetensors"));
+}
+
+#[test]
+fn a_worker_with_another_base_model_is_refused_and_the_run_goes_on() {
+    let (folder, elsewhere) = (Folder::new(), Folder::new());
+    folder.copy_fixture("small-f32", "model");
+    elsewhere.copy_fixture("one-layer", "model");
+    let model = ["--model-name", "model"];
+    succeed("alone", &folder.run(&words(&[&["launch", "nn", "--no-eval", "--run-id", "alone"], TINY, &model])));
+    // Two are waited for, so that the run cannot be over before the second came.
+    let two =
+        ["--workers", "2", "--num-epochs", "1", "--num-batches", "2", "--batch-size", "8", "--micro-batch-size", "8"];
+    let args = words(&[&["coordinator", "nn", "--listen", ANY_PORT], &two, &model]);
+    let mut coordinator = Listening::of(folder.spawn(&args));
+    let url = coordinator.plain();
+    let mut first = folder.spawn(&["worker", "--coordinator", &url]);
+    coordinator.child.wait_for_stderr("fingerprint");
+    let other = worker(&elsewhere, &url, &[], &[]);
+    check("another model", &other, FAILED, &["error:", "frozen model has fingerprint", "this run's has", "hint:"]);
+    let mut second = folder.spawn(&["worker", "--coordinator", &url]);
+    succeed("the coordinator", &coordinator.child.wait());
+    succeed("the first", &first.wait());
+    succeed("the second", &second.wait());
+    assert!(coordinator.child.stderr().contains("frozen model has fingerprint"), "{}", coordinator.child.stderr());
+    assert!(folder.read("chk/nn.safetensors") == folder.read("chk/alone.safetensors"), "the same bytes");
+}

@@ -1,0 +1,4 @@
+//! Threads beside the driver: whatever takes long never holds back a heartbeat.
+
+pub mod checkpoint_writer;
+pub mod solver;

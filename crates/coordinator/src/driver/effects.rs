@@ -1,0 +1,167 @@
+//! What each effect of the machine does to outboxes, console, reducer, dispatcher and files.
+
+use std::time::Instant;
+
+use numalign_projector::State;
+use numalign_protocol as proto;
+use numalign_protocol::coordinator_message::Message;
+
+use super::shutdown::STOP_TIMEOUT;
+use super::{Driver, Outcome};
+use crate::error::CoordinatorError;
+use crate::machine::collective::CollectiveBackend;
+use crate::machine::{Commit, Effect, GenerationStart};
+
+impl Driver {
+    /// Applies effects; answers with the outcome once the run is over.
+    pub(super) async fn apply_effects(&mut self, effects: Vec<Effect>) -> Option<Result<Outcome, CoordinatorError>> {
+        for effect in effects {
+            match effect {
+                Effect::BaseKnown(base) => {
+                    self.fingerprint = base.base_fingerprint.clone();
+                    self.layer_norms = base.layer_norms.clone();
+                    if let Some(folder) = self.replaced.take()
+                        && let Err(error) = folder.clear()
+                    {
+                        self.abort_all(&error.to_string(), error.hint());
+                        return Some(Err(error.into()));
+                    }
+                    self.console.banner(&base);
+                    self.update_sample_digest();
+                }
+                Effect::Begin(start) => self.begin(&start),
+                Effect::BroadcastNcclId(members, generation, id) => {
+                    for member in members {
+                        let message = proto::NcclId { generation: Some(generation), id: id.clone() };
+                        self.send(member, Message::NcclId(message));
+                    }
+                }
+                Effect::Pause(members, reason) => {
+                    self.dispatcher.end();
+                    self.reducer.end();
+                    self.boundary = None;
+                    self.console.print(&format!("{reason}; going on from the last committed step"));
+                    self.failures.record(Instant::now(), self.committed_step(), reason.clone());
+                    for member in members {
+                        self.send(member, Message::Pause(proto::Pause { reason: reason.clone() }));
+                    }
+                }
+                Effect::Quiesce(generation) => {
+                    if let Some(limit) = self.dispatcher.quiesce(generation) {
+                        self.boundary = Some((generation, limit));
+                    }
+                }
+                Effect::Committed(commit) => self.committed(&commit),
+                Effect::Solve(unit) => {
+                    self.dispatcher.end();
+                    self.reducer.end();
+                    self.boundary = None;
+                    self.console.print("solving for the output projector");
+                    self.solver.solve(unit);
+                }
+                Effect::Solved(state) => self.solved(&state),
+                Effect::Evict(member, permanent, reason) => {
+                    self.console.print(&format!("worker {} is dismissed: {reason}", member.0));
+                    let hint = if permanent { "give the worker what the message asks for" } else { "it may come back" };
+                    self.send(member, Message::Abort(proto::Abort { permanent, reason, hint: hint.to_owned() }));
+                    self.outboxes.remove(&member);
+                    self.pending_acks.forget(member);
+                }
+                Effect::Finished => return Some(self.finish().await),
+                Effect::Failed(reason, hint) => {
+                    self.abort_all(&reason, hint);
+                    self.flush(STOP_TIMEOUT);
+                    return Some(Err(CoordinatorError::Failed { reason, hint: hint.to_owned() }));
+                }
+            }
+        }
+        // Boxed, because resting may begin a generation that is at its boundary too.
+        let rest = match (self.boundary, self.machine.committed()) {
+            (Some((generation, limit)), Some(state)) if self.unit_after(state) >= limit => {
+                self.boundary = None;
+                self.machine.at_rest(Instant::now(), generation)
+            }
+            _ => return None,
+        };
+        self.log_reason();
+        Box::pin(self.apply_effects(rest)).await
+    }
+
+    /// A generation begins: every rank gets the state and its micro-batches.
+    fn begin(&mut self, start: &GenerationStart) {
+        self.boundary = None;
+        self.update_sample_digest();
+        self.reducer.begin(start, &self.config);
+        self.dispatcher.begin(start, self.config.units());
+        if start.first {
+            let workers = self.rank_descriptions(start);
+            self.console.start(start.state.step(), &workers);
+        }
+        self.console.collective(&start.collective);
+        let state = start.state.to_bytes();
+        let world = start.ranks.len() as u32;
+        for (rank, (member, part)) in start.ranks.iter().enumerate() {
+            let begin = proto::Begin {
+                generation: Some(start.generation),
+                rank: rank as u32,
+                world,
+                state: state.clone(),
+                first_micro_batch: part.start as u32,
+                end_micro_batch: part.end as u32,
+                nccl: start.collective.backend == CollectiveBackend::Nccl,
+            };
+            self.pending_acks.sent(*member, start.generation.number, Instant::now());
+            self.send(*member, Message::Begin(begin));
+        }
+        let (number, step) = (start.generation.number, start.state.step());
+        tracing::info!("generation {number} begins at step {step} with {world} ranks");
+    }
+
+    /// Device and host of each rank, and its number of micro-batches.
+    fn rank_descriptions(&self, start: &GenerationStart) -> Vec<(String, usize)> {
+        let mut list = Vec::with_capacity(start.ranks.len());
+        for (id, part) in &start.ranks {
+            let member = self.machine.members().get(id);
+            let host = member.map_or("?", |member| member.join_request.host.as_str());
+            let device =
+                member.and_then(|member| member.worker_ready.as_ref()).map_or("?", |ready| ready.device.as_str());
+            list.push((format!("{device} on {host}"), part.len()));
+        }
+        list
+    }
+
+    fn committed(&mut self, commit: &Commit) {
+        self.console.committed(commit);
+        self.update_sample_digest();
+        let position = commit.state.position();
+        if let (Some(features), Some(gathered)) = (&commit.features, position.gathered) {
+            self.solver.add(gathered - 1, features.clone());
+        }
+        // In a round, chunks count as steps do.
+        let count = position.gathered.filter(|gathered| *gathered > 0).unwrap_or(position.step);
+        if count.is_multiple_of(self.config.run.checkpoint_every) {
+            self.queue_checkpoint();
+        }
+        self.announce_commit(&commit.state);
+        for failure in self.failures.committed(Instant::now()) {
+            self.console.recovered(&failure);
+        }
+    }
+
+    /// The solution of a round is part of the state now.
+    fn solved(&mut self, state: &State) {
+        self.console.solved(state);
+        if state.step().is_multiple_of(self.config.run.checkpoint_every) {
+            self.queue_checkpoint();
+        }
+        self.announce_commit(state);
+    }
+
+    /// Tells every worker which unit is committed.
+    fn announce_commit(&self, state: &State) {
+        let unit = self.unit_after(state);
+        for outbox in self.outboxes.values() {
+            outbox.committed(unit);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Who becomes a member: workers that connect, the state they may bring along, and the model they loaded.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use numalign_config::CollectiveChoice;
+use numalign_projector::{Layout, NormTensor, State};
+
+use super::collective::{self, Candidate, NcclFailures};
+use super::events::{Activity, Effect, JoinRequest, Member, MemberId, Timing, WorkerReady};
+use super::load_balancing::StepTimeEma;
+use super::{Base, Machine};
+
+/// Larger hidden sizes are nonsense, and their state would fill the memory.
+const MAX_HIDDEN: usize = 1 << 20;
+
+impl Machine {
+    pub(super) fn joined(&mut self, now: Instant, id: MemberId, join_request: JoinRequest, effects: &mut Vec<Effect>) {
+        if self.members.len() >= self.config.run.max_workers {
+            let reason = format!("max_workers is {} and as many are connected", self.config.run.max_workers);
+            self.refuse(id, join_request.pid, reason, effects);
+            return;
+        }
+        if let (Some(state), Some(committed)) = (&join_request.rejoin_state, &self.committed)
+            && state.layout().with_layer_norms(0) != committed.layout().with_layer_norms(0)
+        {
+            let (its, ours) = (state.layout().hidden(), committed.layout().hidden());
+            let reason = format!("its hidden size is {its}, this run's is {ours}");
+            self.refuse(id, join_request.pid, reason, effects);
+            return;
+        }
+        if let Some(state) = &join_request.rejoin_state
+            && let Err(reason) = self.accept_rejoin_state(state)
+        {
+            self.fail(reason, "compare the machines; one of them computed or stored other numbers", effects);
+            return;
+        }
+        self.resuming |= join_request.rejoin_state.is_some();
+        let member = Member {
+            join_request,
+            worker_ready: None,
+            activity: Activity::Loading,
+            last_seen: now,
+            last_timing: Timing::default(),
+            step_time: StepTimeEma::default(),
+        };
+        self.members.insert(id, member);
+    }
+
+    /// A rejoin state is accepted if it is further than what this coordinator knows, before the first generation.
+    /// The sums of a round in progress were lost with the coordinator that kept them, so that round starts over.
+    fn accept_rejoin_state(&mut self, state: &State) -> Result<(), String> {
+        let known = self.unit();
+        let rewound = state.rewound(&self.config.recipe);
+        for state in [state, &rewound] {
+            if let Some(committed) = &self.committed
+                && self.unit_after(state) == known
+                && committed.layout() == state.layout()
+                && **committed != *state
+            {
+                return Err(format!(
+                    "two states for step {} differ: {} here, {} from a returning worker",
+                    state.step(),
+                    committed.digest(),
+                    state.digest()
+                ));
+            }
+        }
+        if self.unit_after(&rewound) > known && self.generations == 0 {
+            self.committed = Some(Arc::new(rewound));
+        }
+        Ok(())
+    }
+
+    pub(super) fn ready(&mut self, now: Instant, id: MemberId, worker_ready: WorkerReady, effects: &mut Vec<Effect>) {
+        self.mark_alive(now, id);
+        // A repeated message changes nothing: a rank keeps its rank.
+        let Some(member) = self.members.get(&id).filter(|member| member.worker_ready.is_none()) else {
+            return;
+        };
+        let join_request = member.join_request.clone();
+        let admissible = match self.check_admission(&join_request.host, &worker_ready) {
+            Err(reason) => Err((reason, "give every worker the model of this run")),
+            Ok(()) => self.check_nccl(id, &join_request.host, &worker_ready).map_err(|reason| {
+                (reason, "`numalign doctor` says what its machine lacks; or set collective: auto or grpc")
+            }),
+        };
+        if let Err((reason, hint)) = admissible {
+            self.refuse(id, join_request.pid, reason.clone(), effects);
+            let name = self.name(id);
+            self.members.remove(&id);
+            self.reason = format!("{name} was refused: {reason}");
+            if self.members.is_empty() && self.generations == 0 {
+                self.fail(format!("{name} was refused: {reason}"), hint, effects);
+            }
+            return;
+        }
+        if self.base.as_ref().is_none_or(|base| base.probe.is_none()) {
+            effects.push(Effect::BaseKnown(worker_ready.clone()));
+            self.base = Some(Base {
+                fingerprint: worker_ready.base_fingerprint.clone(),
+                probe: Some(worker_ready.probe_digest.clone()),
+            });
+        }
+        self.complete_initial_state(&worker_ready);
+        if let Some(member) = self.members.get_mut(&id) {
+            member.worker_ready = Some(worker_ready);
+            member.activity = Activity::Waiting(now);
+        }
+        self.first_ready.get_or_insert(now);
+    }
+
+    /// The state before the first step, once a model is known: fresh projectors unless some are loaded, and the model's
+    /// own layer norms if they train and none are loaded.
+    fn complete_initial_state(&mut self, worker_ready: &WorkerReady) {
+        let recipe = &self.config.recipe;
+        let mut state = match &self.committed {
+            Some(state) if state.layout().layer_norms().is_empty() == worker_ready.layer_norms.is_empty() => return,
+            Some(state) => state.as_ref().clone(),
+            None => State::initial(Layout::of(recipe, worker_ready.hidden_size, 0), recipe.seed).prepared(recipe),
+        };
+        state.set_layer_norms(&worker_ready.layer_norm_values);
+        self.committed = Some(Arc::new(state));
+    }
+
+    /// Whether the worker has this run's model and computes the same bits.
+    fn check_admission(&self, host: &str, worker_ready: &WorkerReady) -> Result<(), String> {
+        if self.excluded.iter().any(|(bad, device)| bad == host && *device == worker_ready.device) {
+            return Err(format!("{} of host {host} computed wrong numbers earlier in this run", worker_ready.device));
+        }
+        if !(1..=MAX_HIDDEN).contains(&worker_ready.hidden_size) {
+            return Err(format!("a hidden size of {} is not from 1 to {MAX_HIDDEN}", worker_ready.hidden_size));
+        }
+        if let Some(base) = &self.base
+            && base.fingerprint != worker_ready.base_fingerprint
+        {
+            return Err(format!(
+                "its frozen model has fingerprint {:.16}, this run's has {:.16}",
+                worker_ready.base_fingerprint, base.fingerprint
+            ));
+        }
+        self.check_layer_norms(worker_ready)?;
+        if let Some(hidden) = self.committed.as_ref().map(|state| state.layout().hidden())
+            && hidden != worker_ready.hidden_size
+        {
+            return Err(format!("its hidden size is {}, this run's is {hidden}", worker_ready.hidden_size));
+        }
+        if let Some(probe) = self.base.as_ref().and_then(|base| base.probe.as_ref())
+            && *probe != worker_ready.probe_digest
+            && self.config.run.deterministic
+        {
+            return Err(format!(
+                "it computes other bits than this run's machines on the same probe (device {}); \
+                 deterministic: false would admit it",
+                worker_ready.device
+            ));
+        }
+        Ok(())
+    }
+
+    /// With `collective: nccl` a worker that cannot share a communicator with those that are ready stays out.
+    fn check_nccl(&self, id: MemberId, host: &str, worker_ready: &WorkerReady) -> Result<(), String> {
+        let wanted = self.config.run.collective;
+        if wanted != CollectiveChoice::Nccl {
+            return Ok(());
+        }
+        let others: Vec<MemberId> = self.members.keys().copied().collect();
+        let mut candidates = self.candidates(&others);
+        candidates.push(Candidate { name: self.name(id), host, nccl: &worker_ready.nccl });
+        match collective::choose(wanted, &candidates, &NcclFailures::default()) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(format!("collective: nccl cannot be used: {why}")),
+        }
+    }
+
+    /// Those of `members` that are ready, as candidates for a collective.
+    pub(super) fn candidates(&self, members: &[MemberId]) -> Vec<Candidate<'_>> {
+        let mut candidates = Vec::with_capacity(members.len());
+        for id in members {
+            if let Some(member) = self.members.get(id)
+                && let Some(worker_ready) = &member.worker_ready
+            {
+                let host = member.join_request.host.as_str();
+                candidates.push(Candidate { name: self.name(*id), host, nccl: &worker_ready.nccl });
+            }
+        }
+        candidates
+    }
+
+    /// A worker whose model has the right fingerprint has the right layer norms, unless it is of another build.
+    fn check_layer_norms(&self, worker_ready: &WorkerReady) -> Result<(), String> {
+        let (named, values) = (NormTensor::total_len(&worker_ready.layer_norms), worker_ready.layer_norm_values.len());
+        let wanted = self.config.recipe.train_layer_norms;
+        if named != values || wanted != (values > 0) {
+            return Err(format!("it sent {values} numbers for {named} of layer norms (train_layer_norms is {wanted})"));
+        }
+        let known = self.committed.as_ref().map_or(0, |state| state.layout().layer_norms().len());
+        if known > 0 && known != values {
+            return Err(format!("its model has {values} numbers of layer norms, this run's has {known}"));
+        }
+        Ok(())
+    }
+}

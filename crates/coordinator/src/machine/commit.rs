@@ -1,0 +1,231 @@
+//! What becomes certain: the ranks' reports of a unit, their comparison, the audit, and the commit.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use numalign_config::Unit;
+use numalign_data::{Audit, audit_of};
+use numalign_projector::{Features, Fit, State};
+
+use super::Machine;
+use super::audit::{Verdict, short_hex, verdict};
+use super::events::{Commit, Effect, MemberId, Report, Timing};
+
+/// Units that a report may be ahead of the committed one.
+const MAX_AHEAD: usize = 1 << 16;
+
+impl Machine {
+    pub(super) fn reported(&mut self, now: Instant, id: MemberId, report: Report, effects: &mut Vec<Effect>) {
+        self.mark_alive(now, id);
+        let (committed, units) = (self.unit(), self.units());
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        // A late message of a generation that is over, or of a unit already committed.
+        if report.generation != running.generation || report.unit < committed {
+            return;
+        }
+        let Some(rank) = running.ranks.iter().position(|(member, _)| *member == id) else {
+            return;
+        };
+        if let Some(member) = self.members.get_mut(&id) {
+            member.last_timing = report.timing;
+            // An audited step holds a micro-batch more than the rank's own, and an evaluation other samples.
+            if report.rows.is_empty() && units.unit(report.unit) != Unit::Evaluate {
+                member.step_time.observe(report.timing.compute, running.ranks[rank].1.len());
+            }
+        }
+        let offset = (report.unit - committed) as usize;
+        if offset >= MAX_AHEAD {
+            return;
+        }
+        while running.pending.len() <= offset {
+            running.pending.push_back(Vec::new());
+        }
+        if running.pending[offset].is_empty() {
+            running.pending[offset] = vec![None; running.ranks.len()];
+        }
+        running.pending[offset][rank] = Some(report);
+        self.commit_complete_units(effects);
+    }
+
+    fn commit_complete_units(&mut self, effects: &mut Vec<Effect>) {
+        while let Some(running) = &mut self.running {
+            let complete = running
+                .pending
+                .front()
+                .is_some_and(|reports| !reports.is_empty() && reports.iter().all(Option::is_some));
+            if !complete {
+                return;
+            }
+            let reports: Vec<Report> = running.pending.pop_front().into_iter().flatten().flatten().collect();
+            let parts = running.parts();
+            let unit = reports[0].unit;
+            if let Err((reason, hint)) = self.check_agreement(&reports) {
+                return self.fail(reason, hint, effects);
+            }
+            if let Some(audit) = self.audit(unit, &parts)
+                && !self.audit_passes(unit, &audit, &reports, effects)
+            {
+                return;
+            }
+            let state = match self.checked_state(&reports[0]) {
+                Ok(state) => Arc::new(state),
+                Err((reason, hint)) => return self.fail(reason, hint, effects),
+            };
+            self.committed = Some(state.clone());
+            self.nccl_failures.reset();
+            effects.push(Effect::Committed(Commit {
+                unit: self.units().unit(unit),
+                state,
+                loss: reports[0].loss,
+                timing: slowest(&reports),
+                world: reports.len(),
+                features: reports[0].features.clone(),
+            }));
+        }
+    }
+
+    /// Whether every rank has the same state after a unit; else a reason and a hint.
+    fn check_agreement(&self, reports: &[Report]) -> Result<(), (String, &'static str)> {
+        let (step, digest) = (reports[0].unit, reports[0].digest);
+        let odd = reports.iter().position(|report| report.digest != digest);
+        let (Some(odd), Some(running)) = (odd, &self.running) else {
+            return Ok(());
+        };
+        let reason = format!(
+            "the ranks disagree after step {step}: {} has {digest}, {} has {}; nothing of this step is committed",
+            self.name(running.ranks[0].0),
+            self.name(running.ranks[odd].0),
+            reports[odd].digest
+        );
+        Err((reason, "one of the two machines computes wrong numbers; resume without it"))
+    }
+
+    /// The state in rank 0's report, if it is what all ranks agreed on; else a reason and a hint.
+    fn checked_state(&self, report: &Report) -> Result<State, (String, &'static str)> {
+        const FAULTY: &str = "rank 0's machine has a faulty memory or network; resume without it";
+        let step = report.unit;
+        let Some(state) = report.state.clone() else {
+            let reason = format!("rank 0 reported step {step} without its state");
+            return Err((reason, "this is a defect of numalign; please report it"));
+        };
+        if state.digest() != report.digest || self.unit_after(&state) != step + 1 {
+            return Err((format!("rank 0's state after step {step} does not have the digest it reported"), FAULTY));
+        }
+        match self.check_features(step, report.features.as_deref(), &state) {
+            Ok(()) => Ok(state),
+            Err(reason) => Err((reason, FAULTY)),
+        }
+    }
+
+    /// A chunk comes with the features that its state's digest stands for; a training step comes without any.
+    fn check_features(&self, unit: u64, features: Option<&Features>, after: &State) -> Result<(), String> {
+        let is_chunk = matches!(self.units().unit(unit), Unit::Chunk { .. });
+        let Some(before) = self.committed.as_ref().filter(|_| is_chunk) else {
+            return Ok(());
+        };
+        let Some(features) = features else {
+            return Err(format!("rank 0 reported unit {unit}, a chunk of the solver's round, without its features"));
+        };
+        match before.gathered(&self.config.recipe, features.digest()) {
+            Ok(expected) if expected == *after => Ok(()),
+            Ok(_) => Err(format!("rank 0's features of unit {unit} do not have the digest that the ranks reported")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    pub(super) fn solved(&mut self, unit: u64, solution: Result<Fit, String>, effects: &mut Vec<Effect>) {
+        // A returning worker may have brought a later state meanwhile.
+        let awaited = self.solving == Some(unit) && self.unit() == unit;
+        let Some(state) = self.committed.clone().filter(|_| awaited) else {
+            return;
+        };
+        self.solving = None;
+        match solution {
+            Ok(fit) => {
+                let state = Arc::new(state.solved(&fit));
+                self.committed = Some(state.clone());
+                effects.push(Effect::Solved(state));
+            }
+            Err(reason) => self.fail(
+                format!("the output projector cannot be solved for: {reason}"),
+                "look for a dataset whose targets or inputs never vary, or use solver: adam",
+                effects,
+            ),
+        }
+    }
+
+    /// The audit of a unit, if it is due; machines that may compute other bits have no rows to compare.
+    fn audit(&self, step: u64, parts: &[Range<usize>]) -> Option<Audit> {
+        if !self.config.run.deterministic {
+            return None;
+        }
+        audit_of(step, self.config.run.audit_every, parts)
+    }
+
+    /// Compares the audited rows of a unit; if they differ, excludes the odd rank or stops the run.
+    fn audit_passes(&mut self, step: u64, audit: &Audit, reports: &[Report], effects: &mut Vec<Effect>) -> bool {
+        let Some(running) = &self.running else {
+            return true;
+        };
+        let member = |rank: usize| running.ranks[rank].0;
+        let found = verdict(audit, |rank| reports[rank].rows.as_slice());
+        let micro_batch = audit.micro_batch;
+        match found {
+            Verdict::Agreed => true,
+            Verdict::Odd { rank, its, others } => {
+                let id = member(rank);
+                let why = format!(
+                    "the audit of step {step} found another gradient row for micro-batch {micro_batch}: {}, where two \
+                     others have {}",
+                    short_hex(its),
+                    short_hex(others)
+                );
+                self.exclude(id, &why, effects);
+                false
+            }
+            Verdict::Split { first, second, digests } => {
+                let reason = format!(
+                    "the audit of step {step} found two gradient rows for micro-batch {micro_batch}: {} has {}, {} has \
+                     {}; nothing of this step is committed",
+                    self.name(member(first)),
+                    short_hex(digests[0]),
+                    self.name(member(second)),
+                    short_hex(digests[1])
+                );
+                self.fail(
+                    reason,
+                    "one of the two machines computes wrong numbers: resume with --resume auto on other machines, one at a \
+                     time; three or more workers can tell by themselves",
+                    effects,
+                );
+                false
+            }
+        }
+    }
+
+    /// Evicts a worker that computes wrong numbers; its device is not admitted again in this run.
+    fn exclude(&mut self, id: MemberId, why: &str, effects: &mut Vec<Effect>) {
+        if let Some(member) = self.members.get(&id) {
+            let (host, pid) = (member.join_request.host.clone(), member.join_request.pid);
+            let device = member.worker_ready.as_ref().map_or_else(String::new, |ready| ready.device.clone());
+            self.excluded.push((host, device));
+            self.refuse(id, pid, format!("excluded: {why}"), effects);
+        }
+        self.left(id, &format!("excluded: {why}"), effects);
+    }
+}
+
+/// The largest of each figure.
+fn slowest(reports: &[Report]) -> Timing {
+    let mut timing = Timing::default();
+    for report in reports {
+        timing.compute = timing.compute.max(report.timing.compute);
+        timing.data_wait = timing.data_wait.max(report.timing.data_wait);
+        timing.reduce = timing.reduce.max(report.timing.reduce);
+        timing.peak_rss_mib = timing.peak_rss_mib.max(report.timing.peak_rss_mib);
+    }
+    timing
+}

@@ -1,0 +1,188 @@
+//! Input and output of the machine: what happened (events), what has to be done (effects), and what a member is.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use numalign_config::Unit;
+use numalign_projector::{Features, Fit, NormTensor, State, StateDigest};
+
+pub use numalign_protocol::{Generation, Timing};
+
+use super::audit::RowDigests;
+use super::collective::{CollectiveDecision, Nccl};
+use super::load_balancing::StepTimeEma;
+
+/// A worker's connection; a worker that comes back is another member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberId(pub u64);
+
+/// A worker's first message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JoinRequest {
+    /// Host name.
+    pub host: String,
+    /// Process id on that host.
+    pub pid: u32,
+    /// How often the launcher restarted this worker.
+    pub restarts: u32,
+    /// The last committed state it holds, if it outlived another coordinator of this run.
+    pub rejoin_state: Option<State>,
+}
+
+/// A worker's message that its model is loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerReady {
+    /// BLAKE3 of the frozen model, hex.
+    pub base_fingerprint: String,
+    /// The model's hidden size `d`.
+    pub hidden_size: usize,
+    /// Parameters of the frozen model.
+    pub model_parameters: u64,
+    /// `trained` or `random`.
+    pub weights: String,
+    /// Device and instruction set.
+    pub device: String,
+    /// BLAKE3 of the probe's gradient row.
+    pub probe_digest: Vec<u8>,
+    /// The model's layer norms if they train; else empty.
+    pub layer_norms: Vec<NormTensor>,
+    /// All their numbers, in the same order.
+    pub layer_norm_values: Vec<f32>,
+    /// What it could reduce with over NCCL, or why it could not.
+    pub nccl: Nccl,
+}
+
+/// One rank's report of one unit: a training step, a chunk of the solver's round, or an evaluation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// The generation it was made in.
+    pub generation: Generation,
+    /// Number of the unit, from 0; with `adam` the number of the update.
+    pub unit: u64,
+    /// Mean loss of the unit; NaN after a chunk or an evaluation.
+    pub loss: f32,
+    /// Digest of the state after the unit.
+    pub digest: StateDigest,
+    /// The state after the unit; from rank 0 only.
+    pub state: Option<State>,
+    /// What a chunk gathered; with rank 0's report only.
+    pub features: Option<Arc<Features>>,
+    /// In an audited unit: every row this rank computed.
+    pub rows: RowDigests,
+    /// Where the time went.
+    pub timing: Timing,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A worker connected.
+    Joined(MemberId, JoinRequest),
+    /// Its model is loaded.
+    Ready(MemberId, WorkerReady),
+    /// It finished a unit.
+    Reported(MemberId, Report),
+    /// It is alive.
+    Heartbeat(MemberId),
+    /// The stream ended, or the member said that it cannot go on.
+    Left(MemberId, String),
+    /// A failure that another worker of the same kind would meet too.
+    PermanentFailure(MemberId, String),
+    /// Rank 0 made the id of its generation's communicator.
+    NcclId(MemberId, Generation, Vec<u8>),
+    /// NCCL gave a rank of this generation no communicator or no sum; the text says why.
+    NcclFailed(MemberId, Generation, String),
+    /// The round that ends at this unit was solved, or cannot be; the text says why.
+    Solved(u64, Result<Fit, String>),
+    /// Time passed.
+    Tick,
+}
+
+/// What the driver has to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// The frozen model is known: announce it.
+    BaseKnown(WorkerReady),
+    /// A generation begins.
+    Begin(GenerationStart),
+    /// Send every rank of the present generation the id of its communicator.
+    BroadcastNcclId(Vec<MemberId>, Generation, Vec<u8>),
+    /// The generation ended and none replaces it yet.
+    Pause(Vec<MemberId>, String),
+    /// Send no work past this step (exclusive), so that the generation comes to rest at a boundary.
+    Quiesce(Generation),
+    /// Every rank agreed on a unit.
+    Committed(Commit),
+    /// Every chunk of the round is committed and its generation has come to rest: solve, and answer with
+    /// [`Event::Solved`] of this unit.
+    Solve(u64),
+    /// The solution is committed.
+    Solved(Arc<State>),
+    /// Evict a member, with the reason; with `true` it must not come back.
+    Evict(MemberId, bool, String),
+    /// Every step is committed.
+    Finished,
+    /// The run cannot go on: why, and what to do.
+    Failed(String, &'static str),
+}
+
+/// A new generation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationStart {
+    /// Its incarnation and number.
+    pub generation: Generation,
+    /// Member and micro-batches of each rank.
+    pub ranks: Vec<(MemberId, Range<usize>)>,
+    /// The committed state that it starts from.
+    pub state: Arc<State>,
+    /// How it reduces, and why.
+    pub collective: CollectiveDecision,
+    /// First generation of this coordinator's life.
+    pub first: bool,
+}
+
+/// A state that every rank of a generation agreed on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commit {
+    /// The unit that made it.
+    pub unit: Unit,
+    /// The state after that unit.
+    pub state: Arc<State>,
+    /// Mean loss of the unit.
+    pub loss: f32,
+    /// The slowest rank's figures.
+    pub timing: Timing,
+    /// World size.
+    pub world: usize,
+    /// What a chunk gathered; `None` after a training step.
+    pub features: Option<Arc<Features>>,
+}
+
+/// What a member is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Activity {
+    /// Loading its model.
+    Loading,
+    /// Ready since then, without micro-batches.
+    Waiting(Instant),
+    /// Training with this rank.
+    Training(u32),
+}
+
+/// A connected worker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// Its first message.
+    pub join_request: JoinRequest,
+    /// What it said when its model was loaded.
+    pub worker_ready: Option<WorkerReady>,
+    /// What it is doing.
+    pub activity: Activity,
+    /// When its latest message came.
+    pub last_seen: Instant,
+    /// Where its time went in the latest unit.
+    pub last_timing: Timing,
+    /// Its time per micro-batch.
+    pub step_time: StepTimeEma,
+}

@@ -1,0 +1,288 @@
+//! The coordinator's decisions: a state machine without clocks, sockets or files.
+//!
+//! The driver feeds it [`Event`]s with the present time and applies the [`Effect`]s it answers with. Every decision on
+//! membership, generations and commits is made here, and every wait has a reason as text.
+
+mod admission;
+pub mod audit;
+pub mod collective;
+mod commit;
+mod decide;
+pub mod events;
+mod generation;
+pub mod load_balancing;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use numalign_config::{Config, Units};
+use numalign_projector::State;
+
+use collective::{CollectiveDecision, NcclFailures};
+use generation::Running;
+
+pub use decide::Decision;
+pub use events::{
+    Activity, Commit, Effect, Event, Generation, GenerationStart, JoinRequest, Member, MemberId, Report, Timing,
+    WorkerReady,
+};
+
+/// What identifies the frozen model of this run.
+#[derive(Debug, Clone, PartialEq)]
+struct Base {
+    fingerprint: String,
+    /// From the first worker that was ready.
+    probe: Option<Vec<u8>>,
+}
+
+/// The whole state of the coordinator's decisions.
+pub struct Machine {
+    config: Arc<Config>,
+    incarnation: u64,
+    members: BTreeMap<MemberId, Member>,
+    running: Option<Running>,
+    generations: u64,
+    committed: Option<Arc<State>>,
+    /// From the checkpoint or projectors that `committed` came from, else from the first worker that was ready.
+    base: Option<Base>,
+    first_ready: Option<Instant>,
+    /// The unit at the end of the round that the driver is solving for.
+    solving: Option<u64>,
+    /// A worker brought a rejoin state: the run continues after the loss of another coordinator.
+    resuming: bool,
+    rebalance: RebalancePolicy,
+    /// Host and device of workers that computed wrong numbers.
+    excluded: Vec<(String, String)>,
+    /// Processes that were told not to come back, the latest last.
+    refused_pids: VecDeque<u32>,
+    /// Of the present generation, or of the one before.
+    collective: Option<CollectiveDecision>,
+    nccl_failures: NcclFailures,
+    reason: String,
+    over: bool,
+}
+
+/// When another split of the micro-batches is considered: the present one must have lasted this long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RebalancePolicy {
+    /// Time since the generation began.
+    pub after: Duration,
+    /// Units committed since the generation began.
+    pub after_units: u64,
+}
+
+impl Default for RebalancePolicy {
+    fn default() -> Self {
+        Self { after: Duration::from_secs(5), after_units: 30 }
+    }
+}
+
+/// Refused processes that are remembered for the launcher.
+const MAX_REFUSED: usize = 1024;
+
+impl Machine {
+    /// `committed` is the state to continue from, if there is one; `fingerprint` that of the frozen model it belongs to.
+    pub fn new(config: Arc<Config>, incarnation: u64, committed: Option<State>, fingerprint: Option<String>) -> Self {
+        let base = fingerprint.map(|fingerprint| Base { fingerprint, probe: None });
+        Self {
+            config,
+            incarnation,
+            members: BTreeMap::new(),
+            running: None,
+            generations: 0,
+            committed: committed.map(Arc::new),
+            base,
+            first_ready: None,
+            solving: None,
+            resuming: false,
+            rebalance: RebalancePolicy::default(),
+            excluded: Vec::new(),
+            refused_pids: VecDeque::new(),
+            collective: None,
+            nccl_failures: NcclFailures::default(),
+            reason: "starting".to_owned(),
+            over: false,
+        }
+    }
+
+    /// The same machine with another policy on when a new split is considered.
+    #[must_use]
+    pub fn with_rebalance(mut self, policy: RebalancePolicy) -> Self {
+        self.rebalance = policy;
+        self
+    }
+
+    /// The random number of this coordinator process.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// All connected workers.
+    pub fn members(&self) -> &BTreeMap<MemberId, Member> {
+        &self.members
+    }
+
+    /// The last state that is certain.
+    pub fn committed(&self) -> Option<&Arc<State>> {
+        self.committed.as_ref()
+    }
+
+    /// Processes that were told not to come back.
+    pub fn refused_pids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.refused_pids.iter().copied()
+    }
+
+    /// How the present generation reduces, or the last one did; `None` before the first.
+    pub fn collective(&self) -> Option<&CollectiveDecision> {
+        self.collective.as_ref()
+    }
+
+    /// Why the run is in its phase.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The present generation.
+    pub fn generation(&self) -> Option<Generation> {
+        self.running.as_ref().map(|running| running.generation)
+    }
+
+    /// The micro-batches of `id` in the present generation.
+    pub fn part_of(&self, id: MemberId) -> Option<Range<usize>> {
+        let (_, part) = self.running.as_ref()?.ranks.iter().find(|(member, _)| *member == id)?;
+        Some(part.clone())
+    }
+
+    /// `waiting`, `training`, `solving` or `done`.
+    pub fn phase(&self) -> &'static str {
+        match (&self.running, self.over) {
+            (_, true) => "done",
+            (Some(_), false) => "training",
+            (None, false) if self.solving == Some(self.unit()) => "solving",
+            (None, false) => "waiting",
+        }
+    }
+
+    fn units(&self) -> Units {
+        self.config.units()
+    }
+
+    /// The number of the unit that comes after the last committed one.
+    fn unit(&self) -> u64 {
+        self.committed.as_ref().map_or(0, |state| self.unit_after(state))
+    }
+
+    fn unit_after(&self, state: &State) -> u64 {
+        self.units().index(state.position())
+    }
+
+    /// Takes in one event and says what to do about it.
+    pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.over {
+            return effects;
+        }
+        // Most messages decide nothing, and deciding looks at every member: with many workers that adds up.
+        let (before, is_routine) = (self.unit(), matches!(event, Event::Heartbeat(_) | Event::Reported(..)));
+        match event {
+            Event::Joined(id, join_request) => self.joined(now, id, join_request, &mut effects),
+            Event::Ready(id, worker_ready) => self.ready(now, id, worker_ready, &mut effects),
+            Event::Reported(id, report) => self.reported(now, id, report, &mut effects),
+            Event::Heartbeat(id) => self.mark_alive(now, id),
+            Event::NcclId(id, generation, bytes) => self.broadcast_nccl_id(id, generation, bytes, &mut effects),
+            Event::NcclFailed(id, generation, why) => self.nccl_failed(id, generation, &why, &mut effects),
+            Event::Left(id, why) => self.left(id, &why, &mut effects),
+            Event::PermanentFailure(id, why) if self.members.contains_key(&id) => {
+                let name = self.name(id);
+                self.fail(
+                    format!("{name}: {why}"),
+                    "another worker of the same kind would fail in the same way",
+                    &mut effects,
+                );
+            }
+            // From a worker that was refused or declared dead: the run continues without it.
+            Event::PermanentFailure(..) => {}
+            Event::Solved(unit, solution) => self.solved(unit, solution, &mut effects),
+            Event::Tick => self.evict_silent(now, &mut effects),
+        }
+        let nothing_new = is_routine && self.running.is_some() && self.unit() == before;
+        if !self.over && !nothing_new {
+            self.advance(now, &mut effects);
+        }
+        effects
+    }
+
+    fn name(&self, id: MemberId) -> String {
+        match self.members.get(&id) {
+            Some(member) => {
+                let rank = match member.activity {
+                    Activity::Training(rank) => format!("rank {rank}, "),
+                    _ => String::new(),
+                };
+                format!("worker {} ({rank}{}, pid {})", id.0, member.join_request.host, member.join_request.pid)
+            }
+            None => format!("worker {}", id.0),
+        }
+    }
+
+    fn fail(&mut self, reason: String, hint: &'static str, effects: &mut Vec<Effect>) {
+        self.over = true;
+        self.reason = reason.clone();
+        effects.push(Effect::Failed(reason, hint));
+    }
+
+    /// Evicts a member for good; the launcher does not start its process again.
+    fn refuse(&mut self, id: MemberId, pid: u32, reason: String, effects: &mut Vec<Effect>) {
+        self.refused_pids.push_back(pid);
+        if self.refused_pids.len() > MAX_REFUSED {
+            self.refused_pids.pop_front();
+        }
+        effects.push(Effect::Evict(id, true, reason));
+    }
+
+    fn mark_alive(&mut self, now: Instant, id: MemberId) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.last_seen = now;
+        }
+    }
+
+    fn left(&mut self, id: MemberId, why: &str, effects: &mut Vec<Effect>) {
+        let name = self.name(id);
+        if self.members.remove(&id).is_none() {
+            return;
+        }
+        let ranked = self.running.as_ref().is_some_and(|running| running.ranks.iter().any(|(member, _)| *member == id));
+        if ranked {
+            self.pause(&format!("{name} left ({why})"), effects);
+        }
+    }
+
+    fn advance(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let (decision, reason) = self.decide(now);
+        self.reason = reason;
+        match decision {
+            Decision::Wait => {}
+            Decision::Finish => {
+                self.over = true;
+                self.running = None;
+                effects.push(Effect::Finished);
+            }
+            Decision::Quiesce(why) => {
+                if let Some(running) = &mut self.running {
+                    running.quiescing = Some(why);
+                    effects.push(Effect::Quiesce(running.generation));
+                }
+            }
+            Decision::Solve => {
+                // Ranks come to rest at the end of a round by themselves.
+                self.release_ranks();
+                self.reason = "solving for the output projector".to_owned();
+                self.solving = Some(self.unit());
+                effects.push(Effect::Solve(self.unit()));
+            }
+            Decision::Begin(members) => self.begin(now, members, effects),
+        }
+    }
+}

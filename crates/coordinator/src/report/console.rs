@@ -1,0 +1,391 @@
+//! What the user sees of a run, on stderr: a bar with the time left on a terminal, elsewhere one plain line per epoch.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use numalign_config::{Config, Recipe, Solver, Unit};
+use numalign_projector::{Encoding, Layout, State, Trained};
+
+use super::failures::Failure;
+use super::metrics::{Epoch, EpochSummary, MetricsFile};
+use crate::machine::collective::{CollectiveBackend, CollectiveDecision};
+use crate::machine::{Commit, WorkerReady};
+use crate::stderr;
+
+/// Prints and records the course of a run.
+pub struct Console {
+    config: Arc<Config>,
+    bar: Option<ProgressBar>,
+    metrics: MetricsFile,
+    epoch: Epoch,
+    /// Steps per second of the last whole epoch; zero before its end.
+    last_rate: f64,
+    /// The backend that was printed last.
+    backend: Option<CollectiveBackend>,
+    loss: f32,
+}
+
+impl Console {
+    /// A console whose record goes to the run's folder.
+    pub fn new(config: Arc<Config>, folder: &Path) -> Self {
+        Self {
+            config,
+            bar: None,
+            metrics: MetricsFile::open(folder),
+            epoch: Epoch::starting(Instant::now()),
+            last_rate: 0.0,
+            backend: None,
+            loss: f32::NAN,
+        }
+    }
+
+    /// Prints a line for the user.
+    pub fn print(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| stderr::note(line)),
+            None => stderr::note(line),
+        }
+    }
+
+    /// Prints the banner, once the frozen model is known.
+    pub fn banner(&self, base: &WorkerReady) {
+        self.print(&banner(&self.config, base));
+    }
+
+    /// The first generation begins at `step` with these workers: device and host of each, and its number of micro-batches.
+    pub fn start(&mut self, step: u64, workers: &[(String, usize)]) {
+        let all = self.config.recipe.micro_batches();
+        for (rank, (device, micro_batches)) in workers.iter().enumerate() {
+            self.print(&format!("  rank {rank:<5} {device}, {micro_batches} of {all} micro-batches"));
+        }
+        self.epoch = Epoch::starting(Instant::now());
+        if stderr::is_quiet() || !std::io::stderr().is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::with_draw_target(Some(self.config.recipe.total_steps()), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} step {pos}/{len}  {msg}  {elapsed}  ETA {eta}") {
+            bar.set_style(style);
+        }
+        bar.set_position(step);
+        self.bar = Some(bar);
+    }
+
+    /// A generation begins; prints a line if its backend is another one than before.
+    pub fn collective(&mut self, decision: &CollectiveDecision) {
+        // The reason may name another worker each time; what matters is the backend.
+        if self.backend == Some(decision.backend) {
+            return;
+        }
+        self.print(&collective_line(decision));
+        self.backend = Some(decision.backend);
+    }
+
+    /// A step, a chunk of a round, or an evaluation was committed.
+    pub fn committed(&mut self, commit: &Commit) {
+        if commit.unit == Unit::Evaluate {
+            return self.evaluated(&commit.state);
+        }
+        let recipe = &self.config.recipe;
+        let step = commit.state.step();
+        let gathered = commit.state.position().gathered.filter(|_| commit.features.is_some());
+        if let (Some(gathered), Solver::Alternate) = (gathered, recipe.solver) {
+            if let Some(bar) = &self.bar {
+                bar.set_message(format!("gathering {gathered} of {} batches", recipe.units().chunks()));
+            }
+            return;
+        }
+        self.epoch.add(commit);
+        self.loss = commit.loss;
+        if let Some(bar) = &self.bar {
+            bar.set_position(step);
+            bar.set_message(match gathered {
+                Some(_) => "gathering".to_owned(),
+                None => format!("loss {:.6}", commit.loss),
+            });
+        }
+        if !step.is_multiple_of(recipe.num_batches) {
+            return;
+        }
+        let now = Instant::now();
+        let summary = self.epoch.summary(now, recipe, commit, gathered);
+        self.last_rate = summary.steps_per_second;
+        self.epoch = Epoch::starting(now);
+        self.print(&epoch_line(&summary, &self.config.recipe));
+        self.metrics.record(&summary.to_json());
+    }
+
+    /// A round was solved.
+    pub fn solved(&mut self, state: &State) {
+        let Some((line, record)) = solution(state, &self.config.recipe) else {
+            return;
+        };
+        self.print(&line);
+        self.metrics.record(&record);
+        self.epoch.since = Instant::now();
+    }
+
+    /// The projectors were evaluated on held-out samples.
+    fn evaluated(&mut self, state: &State) {
+        let Some((line, record)) = evaluation(state, &self.config.recipe) else {
+            return;
+        };
+        self.print(&line);
+        self.metrics.record(&record);
+        self.epoch.since = Instant::now();
+    }
+
+    /// Steps per second: of the last whole epoch, or of the first one so far.
+    pub fn steps_per_second(&self) -> f64 {
+        if self.last_rate > 0.0 {
+            return self.last_rate;
+        }
+        self.epoch.steps as f64 / self.epoch.since.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// The loss of the last step; NaN before the first.
+    pub fn loss(&self) -> f32 {
+        self.loss
+    }
+
+    /// The run continues after a failure.
+    pub fn recovered(&mut self, failure: &Failure) {
+        let seconds = failure.recovery.unwrap_or_default().as_secs_f64();
+        tracing::info!("recovered in {seconds:.3} s: {}", failure.text);
+        self.metrics.record(&serde_json::json!({
+            "kind": "failure", "step": failure.step, "text": failure.text, "recovery_ms": seconds * 1e3,
+        }));
+    }
+
+    /// Removes the bar: the run ended.
+    pub fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn banner(config: &Config, base: &WorkerReady) -> String {
+    let recipe = &config.recipe;
+    let layout = Layout::of(recipe, base.hidden_size, base.layer_norm_values.len());
+    let trained: usize = Trained::of(recipe).ranges(layout).iter().map(ExactSizeIterator::len).sum();
+    let millions = base.model_parameters as f64 / 1e6;
+    let evaluation = match config.run.eval_every {
+        0 => String::new(),
+        every => {
+            format!("\n  evaluates  every {every} epochs, on {} held-out samples", config.run.eval_samples)
+        }
+    };
+    format!(
+        "numalign {} · run {}\n  model      {} ({millions:.1} M frozen parameters, {} weights), fingerprint {:.16}\n  \
+         trains     {trained} floats of {}\n  stage      {}, {} encoding, range {} to {}\n  steps      {} ({} epochs of {}), \
+         {} samples each in micro-batches of {}{evaluation}",
+        env!("CARGO_PKG_VERSION"),
+        config.run.run_id,
+        recipe.model_name,
+        base.weights,
+        base.base_fingerprint,
+        layout.len(),
+        recipe.stage,
+        recipe.value_encoding,
+        recipe.min_val,
+        recipe.max_val,
+        recipe.total_steps(),
+        recipe.num_epochs,
+        recipe.num_batches,
+        recipe.batch_size,
+        recipe.micro_batch_size,
+    )
+}
+
+fn collective_line(decision: &CollectiveDecision) -> String {
+    match decision.backend {
+        CollectiveBackend::Nccl => format!("  collective {}", decision.reason),
+        CollectiveBackend::Grpc => format!("  collective gRPC through the coordinator ({})", decision.reason),
+    }
+}
+
+fn epoch_line(summary: &EpochSummary, recipe: &Recipe) -> String {
+    let course = match summary.gathered_samples {
+        Some(samples) => format!("{samples} samples gathered"),
+        None => format!("loss {:.6} | lr {:.2e}", summary.loss, summary.learning_rate),
+    };
+    format!(
+        "epoch {:>4}/{} | step {:>6} | {course} | {:>8.1} samples/s | waiting for data {:.0} % | {:.2} ms/step | {} MiB | \
+         {} worker{}",
+        summary.epoch,
+        recipe.num_epochs,
+        summary.step,
+        summary.samples_per_second,
+        summary.data_wait_percent,
+        summary.ms_per_step,
+        summary.peak_rss_mib,
+        summary.world,
+        if summary.world == 1 { "" } else { "s" },
+    )
+}
+
+/// Line and record of a round's solution.
+fn solution(state: &State, recipe: &Recipe) -> Option<(String, serde_json::Value)> {
+    let solved = state.solve()?.solved?;
+    let samples = recipe.units().chunks() * recipe.batch_size as u64;
+    let held_out = solved.held_out_error * Encoding::of(recipe).scale;
+    let percent = 100.0 * held_out / recipe.range();
+    let step = state.step();
+    let line = format!(
+        "step {step:>6} | output projector solved on {samples} samples | ridge {:.1e} | held out: {percent:.4} % of the range",
+        solved.ridge,
+    );
+    let record = serde_json::json!({
+        "kind": "solution", "step": step, "samples": samples, "ridge": solved.ridge,
+        "held_out_percent_of_range": percent,
+    });
+    Some((line, record))
+}
+
+/// Line and record of the latest evaluation.
+fn evaluation(state: &State, recipe: &Recipe) -> Option<(String, serde_json::Value)> {
+    let evaluations = state.evaluations();
+    let (latest, best) = (evaluations.list().last()?, evaluations.best()?);
+    let percent = |error: f64| 100.0 * error / recipe.range();
+    let (step, samples, right) = (latest.step, latest.samples, latest.right_percent());
+    let right_text = right.map_or_else(String::new, |right| format!(" | choice accuracy {right:.1} %"));
+    let standing = match best.step == step {
+        true => "the best so far".to_owned(),
+        false => format!("best: {:.4} % at step {}", percent(best.mae), best.step),
+    };
+    let line = format!(
+        "step {step:>6} | {samples} held-out samples | error {:.4} % of the range{right_text} | {standing}",
+        percent(latest.mae),
+    );
+    let record = serde_json::json!({
+        "kind": "evaluation", "step": step, "epoch": step / recipe.num_batches, "samples": samples,
+        "mse": latest.mse, "mae": latest.mae, "mae_percent_of_range": percent(latest.mae), "right_percent": right,
+        "best_step": best.step,
+    });
+    Some((line, record))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use numalign_config::{Layer, resolve};
+
+    use super::*;
+    use crate::machine::Timing;
+
+    fn config(more: &[(&str, &str)]) -> Config {
+        let some = [
+            ("run_id", "mine"),
+            ("num_epochs", "3"),
+            ("num_batches", "2"),
+            ("batch_size", "8"),
+            ("micro_batch_size", "4"),
+        ];
+        let flags = some.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned()));
+        resolve(None, Layer::from_env([]), Layer::from_flags(flags)).unwrap()
+    }
+
+    fn base() -> WorkerReady {
+        WorkerReady {
+            base_fingerprint: "0123456789abcdef0123".to_owned(),
+            hidden_size: 2,
+            model_parameters: 1_500_000,
+            weights: "random".to_owned(),
+            device: "cpu".to_owned(),
+            probe_digest: Vec::new(),
+            layer_norms: Vec::new(),
+            layer_norm_values: Vec::new(),
+            nccl: Err("no GPU".to_owned()),
+        }
+    }
+
+    /// The commit that follows `state`, with a loss.
+    fn commit(state: &State, recipe: &Recipe, loss: f32) -> Commit {
+        let mut state = state.clone();
+        let mut row = vec![0.0; state.layout().row_len()];
+        *row.last_mut().unwrap() = loss;
+        state.update(&row, recipe).unwrap();
+        let timing = Timing { data_wait: Duration::from_millis(500), peak_rss_mib: 77, ..Timing::default() };
+        let unit = Unit::Step(state.step() - 1);
+        Commit { unit, state: Arc::new(state), loss, timing, world: 1, features: None }
+    }
+
+    #[test]
+    fn the_banner_names_model_stage_and_amount_of_work() {
+        let config = config(&[("eval_every", "2"), ("eval_samples", "16")]);
+        let text = banner(&config, &base());
+        for part in [
+            " · run mine\n",
+            "(1.5 M frozen parameters, random weights), fingerprint 0123456789abcdef\n",
+            "  steps      6 (3 epochs of 2), 8 samples each in micro-batches of 4\n",
+            "  evaluates  every 2 epochs, on 16 held-out samples",
+        ] {
+            assert!(text.contains(part), "`{part}` is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_summed_up_after_its_last_step() {
+        let config = config(&[]);
+        let (recipe, start) = (&config.recipe, Instant::now());
+        let first = commit(&State::initial(2, 0), recipe, 0.5);
+        let second = commit(&first.state, recipe, 0.25);
+        let mut epoch = Epoch::starting(start);
+        epoch.add(&first);
+        epoch.add(&second);
+        let summary = epoch.summary(start + Duration::from_secs(4), recipe, &second, None);
+        assert_eq!((summary.epoch, summary.step, summary.loss), (1, 2, 0.375));
+        assert_eq!((summary.steps_per_second, summary.samples_per_second), (0.5, 4.0));
+        assert_eq!((summary.data_wait_percent, summary.ms_per_step), (25.0, 2000.0));
+        let line = epoch_line(&summary, recipe);
+        assert!(line.starts_with("epoch    1/3 | step      2 | loss 0.375000 | lr "), "{line}");
+        assert!(
+            line.ends_with("|      4.0 samples/s | waiting for data 25 % | 2000.00 ms/step | 77 MiB | 1 worker"),
+            "{line}"
+        );
+        let gathering = EpochSummary { gathered_samples: Some(32), world: 2, ..summary };
+        let line = epoch_line(&gathering, recipe);
+        assert!(line.contains("| 32 samples gathered |") && line.ends_with("2 workers"), "{line}");
+    }
+
+    #[test]
+    fn a_console_records_each_epoch_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Arc::new(config(&[]));
+        let mut console = Console::new(config.clone(), folder.path());
+        assert!(console.loss().is_nan());
+        let mut state = Arc::new(State::initial(2, 0));
+        for step in 0..4 {
+            let commit = commit(&state, &config.recipe, step as f32);
+            console.committed(&commit);
+            state = commit.state;
+        }
+        assert_eq!(console.loss(), 3.0);
+        assert!(console.steps_per_second() > 0.0);
+        let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let found: Vec<_> = lines.iter().map(|line| (&line["kind"], &line["epoch"], &line["loss"])).collect();
+        assert_eq!(found, [(&"epoch".into(), &1.into(), &0.5.into()), (&"epoch".into(), &2.into(), &2.5.into())]);
+    }
+
+    #[test]
+    fn the_backend_is_told_with_its_reason() {
+        let decision = |backend, reason: &str| CollectiveDecision { backend, reason: reason.to_owned() };
+        let grpc = collective_line(&decision(CollectiveBackend::Grpc, "collective: grpc"));
+        assert_eq!(grpc, "  collective gRPC through the coordinator (collective: grpc)");
+        let nccl = collective_line(&decision(CollectiveBackend::Nccl, "NCCL 2.30.7 on one GPU"));
+        assert_eq!(nccl, "  collective NCCL 2.30.7 on one GPU");
+    }
+
+    #[test]
+    fn without_a_solution_or_an_evaluation_nothing_is_said() {
+        let config = config(&[]);
+        let state = State::initial(2, 0);
+        assert!(solution(&state, &config.recipe).is_none());
+        assert!(evaluation(&state, &config.recipe).is_none());
+    }
+}

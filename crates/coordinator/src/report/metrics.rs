@@ -1,0 +1,145 @@
+//! `metrics.jsonl`, the record of a run, and the figures of the epoch in progress.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use numalign_config::Recipe;
+use numalign_projector::schedule::learning_rate;
+
+use crate::machine::Commit;
+
+/// The file; once a line cannot be written, no more are.
+pub struct MetricsFile {
+    file: Option<File>,
+}
+
+impl MetricsFile {
+    /// Opens `metrics.jsonl` in the run's folder; a failure is a warning, since the record is not part of the promise.
+    pub fn open(folder: &Path) -> Self {
+        let path = folder.join("metrics.jsonl");
+        let file = match File::options().create(true).append(true).open(&path) {
+            Ok(file) => Some(file),
+            Err(error) => {
+                tracing::warn!("cannot write {}: {error}", path.display());
+                None
+            }
+        };
+        Self { file }
+    }
+
+    /// Appends one line.
+    pub fn record(&mut self, line: &serde_json::Value) {
+        if let Some(file) = &mut self.file
+            && let Err(error) = writeln!(file, "{line}")
+        {
+            tracing::warn!("metrics.jsonl: {error}; no more lines are written");
+            self.file = None;
+        }
+    }
+}
+
+/// Figures of the epoch in progress.
+pub struct Epoch {
+    /// When it began; evaluations and solutions do not count.
+    pub since: Instant,
+    /// Units so far.
+    pub steps: u64,
+    loss: f64,
+    data_wait: Duration,
+    peak_rss_mib: u64,
+}
+
+impl Epoch {
+    /// An epoch that begins at `now`.
+    pub fn starting(now: Instant) -> Self {
+        Self { since: now, steps: 0, loss: 0.0, data_wait: Duration::ZERO, peak_rss_mib: 0 }
+    }
+
+    /// Takes in one committed unit.
+    pub fn add(&mut self, commit: &Commit) {
+        self.steps += 1;
+        self.loss += f64::from(commit.loss);
+        self.data_wait += commit.timing.data_wait;
+        self.peak_rss_mib = self.peak_rss_mib.max(commit.timing.peak_rss_mib);
+    }
+
+    /// The figures after the last unit of the epoch, at `now`; `gathered` are the chunks of a round so far.
+    pub fn summary(&self, now: Instant, recipe: &Recipe, commit: &Commit, gathered: Option<u64>) -> EpochSummary {
+        let seconds = now.saturating_duration_since(self.since).as_secs_f64().max(1e-9);
+        let step = commit.state.step();
+        EpochSummary {
+            epoch: step / recipe.num_batches,
+            step,
+            loss: self.loss / self.steps as f64,
+            learning_rate: learning_rate(recipe, step - 1),
+            gathered_samples: gathered.map(|chunks| chunks * recipe.batch_size as u64),
+            steps_per_second: self.steps as f64 / seconds,
+            samples_per_second: self.steps as f64 * recipe.batch_size as f64 / seconds,
+            data_wait_percent: 100.0 * self.data_wait.as_secs_f64() / seconds,
+            ms_per_step: 1e3 * seconds / self.steps as f64,
+            peak_rss_mib: self.peak_rss_mib,
+            world: commit.world,
+        }
+    }
+}
+
+/// A finished epoch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EpochSummary {
+    /// Its number, from 1.
+    pub epoch: u64,
+    /// Committed updates after it.
+    pub step: u64,
+    /// Mean loss; NaN if samples were gathered.
+    pub loss: f64,
+    /// Learning rate of the last update.
+    pub learning_rate: f64,
+    /// Samples gathered for the solver, if the epoch gathers.
+    pub gathered_samples: Option<u64>,
+    /// Units per second.
+    pub steps_per_second: f64,
+    /// Samples per second.
+    pub samples_per_second: f64,
+    /// Share of the time that the slowest rank waited for samples.
+    pub data_wait_percent: f64,
+    /// Milliseconds per unit.
+    pub ms_per_step: f64,
+    /// Largest peak memory of a worker, in MiB.
+    pub peak_rss_mib: u64,
+    /// World size.
+    pub world: usize,
+}
+
+impl EpochSummary {
+    /// The line in `metrics.jsonl`.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "kind": "epoch", "epoch": self.epoch, "step": self.step, "loss": self.loss, "lr": self.learning_rate,
+            "samples_per_s": self.samples_per_second, "data_wait_percent": self.data_wait_percent,
+            "ms_per_step": self.ms_per_step, "peak_rss_mib": self.peak_rss_mib, "world": self.world,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_appended() {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..2 {
+            MetricsFile::open(folder.path()).record(&serde_json::json!({ "number": number }));
+        }
+        let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+        assert_eq!(text, "{\"number\":0}\n{\"number\":1}\n");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_survived() {
+        let folder = tempfile::tempdir().unwrap();
+        MetricsFile::open(&folder.path().join("missing")).record(&serde_json::json!({}));
+    }
+}

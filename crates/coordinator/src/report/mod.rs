@@ -1,0 +1,6 @@
+//! What people and tools learn of a run: console, `metrics.jsonl`, `numalign status`, and the failures so far.
+
+pub mod console;
+pub mod failures;
+pub mod metrics;
+pub mod status;

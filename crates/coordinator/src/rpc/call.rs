@@ -1,0 +1,19 @@
+//! What the service tells the driver.
+
+use numalign_protocol as proto;
+use tokio::sync::oneshot;
+
+use super::outbox::Outbox;
+use crate::machine::{Event, JoinRequest, MemberId};
+
+/// What the service sends to the driver.
+pub enum Call {
+    /// A worker connected; the outbox sends to it.
+    Connected(MemberId, JoinRequest, Outbox),
+    /// Anything else that the machine decides about.
+    Event(Event),
+    /// A heartbeat, with the number of the newest generation that the member knows.
+    Heartbeat(MemberId, u64),
+    /// Somebody asks for the status.
+    Status(oneshot::Sender<proto::StatusReply>),
+}

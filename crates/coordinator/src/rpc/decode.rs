@@ -1,0 +1,350 @@
+//! Messages of workers as calls for the driver: text is sanitised, every length is checked. Pure.
+
+use std::sync::Arc;
+
+use numalign_access::rate_limited_log::sanitize;
+use numalign_config::Config;
+use numalign_projector::{Features, NormTensor, State, StateDigest};
+use numalign_protocol as proto;
+use numalign_protocol::codec::floats_from_bytes;
+use tonic::Status;
+
+use super::call::Call;
+use crate::machine::collective::Nccl;
+use crate::machine::{Event, JoinRequest, MemberId, Report, WorkerReady};
+
+/// Characters that are kept of a host, a build or a GPU's name.
+const MAX_NAME: usize = 128;
+
+/// Characters that are kept of a worker's message.
+const MAX_MESSAGE: usize = 4096;
+
+/// Bytes of an `ncclUniqueId`.
+const NCCL_ID: usize = 128;
+
+/// A worker's Hello to the run of `config`. A rejoin state of another run is passed over.
+///
+/// # Errors
+/// Another protocol, or a rejoin state that cannot be of this run.
+pub fn join_request(hello: proto::Hello, config: &Config, config_digest: &str) -> Result<JoinRequest, Status> {
+    if hello.protocol != proto::PROTOCOL {
+        return Err(Status::failed_precondition(format!(
+            "protocol {} of build {} does not match this coordinator's {} of build {}",
+            hello.protocol,
+            sanitize(&hello.build, MAX_NAME),
+            proto::PROTOCOL,
+            env!("CARGO_PKG_VERSION")
+        )));
+    }
+    let mut rejoin_state = None;
+    if let Some(claimed) = hello.rejoin_state
+        && claimed.run_id == config.run.run_id
+        && claimed.config_digest == config_digest
+    {
+        let state = State::from_bytes(&claimed.state)
+            .map_err(|error| Status::invalid_argument(format!("the rejoin state: {error}")))?;
+        let total = config.recipe.total_steps();
+        if state.step() > total {
+            let reason = format!("its rejoin state is after {} of {total} steps", state.step());
+            return Err(Status::invalid_argument(reason));
+        }
+        rejoin_state = Some(state);
+    }
+    let host = sanitize(&hello.host, MAX_NAME);
+    Ok(JoinRequest { host, pid: hello.pid, restarts: hello.restarts, rejoin_state })
+}
+
+/// Rows of a `ReduceRequest`: micro-batch and floats of each.
+///
+/// # Errors
+/// A row that is not whole floats.
+pub fn rows(rows: &[proto::Row]) -> Result<Vec<(usize, Vec<f32>)>, Status> {
+    let decoded: Result<_, _> = rows.iter().map(proto::Row::decode).collect();
+    decoded.map_err(|_| Status::invalid_argument("a row is not whole floats"))
+}
+
+/// Gathered rows as features of the state's hidden size.
+///
+/// # Errors
+/// They do not fit; this ends the membership of their sender.
+pub fn features(state: &State, rows: Vec<f32>) -> Result<Arc<Features>, String> {
+    let features = Features::new(state.layout().hidden(), rows);
+    features.map(Arc::new).map_err(|error| format!("its features cannot be used: {error}"))
+}
+
+/// A member's message as a call; `None` if it says nothing.
+///
+/// # Errors
+/// The message makes no sense; this ends the membership.
+pub fn worker_message(member: MemberId, message: proto::WorkerMessage) -> Result<Option<Call>, String> {
+    use proto::worker_message::Message;
+    let Some(message) = message.message else {
+        return Ok(None);
+    };
+    Ok(Some(Call::Event(match message {
+        Message::Hello(_) => return Err("it said Hello twice".to_owned()),
+        Message::Heartbeat(heartbeat) => return Ok(Some(Call::Heartbeat(member, heartbeat.generation))),
+        Message::Failure(failure) if failure.permanent => {
+            Event::PermanentFailure(member, sanitize(&failure.message, MAX_MESSAGE))
+        }
+        Message::Failure(failure) => Event::Left(member, sanitize(&failure.message, MAX_MESSAGE)),
+        Message::NcclId(id) => {
+            let generation = id.generation.ok_or("it sent an NCCL id of no generation")?;
+            if id.id.len() != NCCL_ID {
+                return Err(format!("it sent an NCCL id of {} bytes instead of {NCCL_ID}", id.id.len()));
+            }
+            Event::NcclId(member, generation, id.id)
+        }
+        Message::NcclFailed(failed) => {
+            let generation = failed.generation.ok_or("it reported NCCL of no generation")?;
+            Event::NcclFailed(member, generation, sanitize(&failed.reason, MAX_MESSAGE))
+        }
+        Message::Ready(ready) => Event::Ready(member, worker_ready(ready)?),
+        Message::UnitDone(done) => Event::Reported(member, report(done)?),
+    })))
+}
+
+fn report(done: proto::UnitDone) -> Result<Report, String> {
+    let digest = StateDigest::from_slice(&done.digest).ok_or("it sent a digest that is not 32 bytes")?;
+    let rows: Result<_, _> = done.rows.iter().map(proto::RowDigest::decode).collect();
+    let rows = rows.map_err(|_| "it sent a row digest that is not 32 bytes")?;
+    let state = match done.state.is_empty() {
+        true => None,
+        false => Some(State::from_bytes(&done.state).map_err(|error| error.to_string())?),
+    };
+    let features = match &state {
+        Some(state) if !done.features.is_empty() => {
+            let gathered = floats_from_bytes(&done.features);
+            Some(features(state, gathered.map_err(|error| format!("its features cannot be used: {error}"))?)?)
+        }
+        _ => None,
+    };
+    Ok(Report {
+        generation: done.generation.ok_or("it reported a unit of no generation")?,
+        unit: done.unit,
+        loss: done.loss,
+        digest,
+        state,
+        features,
+        rows,
+        timing: done.timing(),
+    })
+}
+
+fn nccl(ability: Option<proto::NcclAbility>, reason: String) -> Nccl {
+    match proto::NcclAbility::from_fields(ability, reason) {
+        Ok(ability) => Ok(proto::NcclAbility { gpu: sanitize(&ability.gpu, MAX_NAME), ..ability }),
+        Err(reason) => Err(sanitize(&reason, MAX_MESSAGE)),
+    }
+}
+
+fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
+    let (mut layer_norms, mut layer_norm_values) = (Vec::new(), Vec::new());
+    for tensor in ready.layer_norms {
+        let values = tensor.floats().map_err(|_| format!("its layer norm {} is not whole floats", tensor.name))?;
+        layer_norms.push(NormTensor { name: tensor.name, len: values.len() });
+        layer_norm_values.extend(values);
+    }
+    Ok(WorkerReady {
+        base_fingerprint: ready.base_fingerprint,
+        hidden_size: ready.hidden_size as usize,
+        model_parameters: ready.model_parameters,
+        weights: ready.weights,
+        device: ready.device,
+        probe_digest: ready.probe_digest,
+        nccl: nccl(ready.nccl, ready.no_nccl),
+        layer_norms,
+        layer_norm_values,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use numalign_config::{Layer, resolve};
+    use numalign_protocol::worker_message::Message;
+    use tonic::Code;
+
+    use super::*;
+    use crate::machine::Generation;
+
+    const MEMBER: MemberId = MemberId(7);
+    const GENERATION: Generation = Generation { incarnation: 3, number: 2 };
+
+    fn config() -> Config {
+        let flags = [("run_id", "mine"), ("num_epochs", "1"), ("num_batches", "2")];
+        let flags = Layer::from_flags(flags.map(|(name, value)| (name, value.to_owned())));
+        resolve(None, Layer::from_env([]), flags).unwrap()
+    }
+
+    fn decoded(message: Message) -> Result<Event, String> {
+        match worker_message(MEMBER, proto::WorkerMessage { message: Some(message) })? {
+            Some(Call::Event(event)) => Ok(event),
+            _ => Err("no event".to_owned()),
+        }
+    }
+
+    fn refusal(message: Message) -> String {
+        decoded(message).expect_err("it is refused")
+    }
+
+    fn hello() -> proto::Hello {
+        let (host, pid) = ("host\x1b[31m".to_owned(), 9);
+        proto::Hello { protocol: proto::PROTOCOL, host, pid, restarts: 2, ..proto::Hello::default() }
+    }
+
+    fn with_state(run_id: &str, config_digest: &str, state: &[u8]) -> proto::Hello {
+        let rejoin_state = proto::RejoinState {
+            run_id: run_id.to_owned(),
+            config_digest: config_digest.to_owned(),
+            state: state.to_vec(),
+        };
+        proto::Hello { rejoin_state: Some(rejoin_state), ..hello() }
+    }
+
+    #[test]
+    fn another_protocol_is_refused_with_both_builds() {
+        let other = proto::Hello { protocol: proto::PROTOCOL + 1, build: "9.9\n".to_owned(), ..hello() };
+        let status = join_request(other, &config(), "digest").unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().contains("of build 9.9\u{fffd} does not match"), "{}", status.message());
+    }
+
+    #[test]
+    fn a_hello_becomes_a_join_request_without_control_characters() {
+        let request = join_request(hello(), &config(), "digest").unwrap();
+        assert_eq!((request.host.as_str(), request.pid, request.restarts), ("host\u{fffd}[31m", 9, 2));
+        assert_eq!(request.rejoin_state, None);
+    }
+
+    #[test]
+    fn only_a_rejoin_state_of_this_run_counts() {
+        let config = config();
+        let state = State::initial(2, 0);
+        let asked = |run_id: &str, digest: &str, bytes: &[u8]| {
+            join_request(with_state(run_id, digest, bytes), &config, "digest").map(|request| request.rejoin_state)
+        };
+        assert_eq!(asked("mine", "digest", &state.to_bytes()).unwrap(), Some(state.clone()));
+        for (run_id, digest) in [("another", "digest"), ("mine", "another")] {
+            assert_eq!(asked(run_id, digest, b"anything").unwrap(), None, "it is not even read");
+        }
+        let status = asked("mine", "digest", b"anything").unwrap_err();
+        assert!(status.message().starts_with("the rejoin state: "), "{}", status.message());
+        let mut ahead = state;
+        for _ in 0..3 {
+            let row = vec![0.0; ahead.layout().row_len()];
+            ahead.update(&row, &config.recipe).unwrap();
+        }
+        let status = asked("mine", "digest", &ahead.to_bytes()).unwrap_err();
+        assert_eq!(status.message(), "its rejoin state is after 3 of 2 steps");
+    }
+
+    #[test]
+    fn a_heartbeat_brings_the_generation_that_is_known() {
+        let heartbeat = Message::Heartbeat(proto::Heartbeat { generation: 4 });
+        let call = worker_message(MEMBER, proto::WorkerMessage { message: Some(heartbeat) });
+        assert!(matches!(call, Ok(Some(Call::Heartbeat(MEMBER, 4)))));
+        assert!(matches!(worker_message(MEMBER, proto::WorkerMessage::default()), Ok(None)));
+    }
+
+    #[test]
+    fn failures_are_permanent_or_not_and_their_text_is_bounded() {
+        let message = "x".repeat(2 * MAX_MESSAGE);
+        for permanent in [true, false] {
+            let event = decoded(Message::Failure(proto::Failure { permanent, message: message.clone() })).unwrap();
+            let text = match (permanent, event) {
+                (true, Event::PermanentFailure(MEMBER, text)) | (false, Event::Left(MEMBER, text)) => text,
+                (_, event) => panic!("{event:?}"),
+            };
+            assert_eq!(text.len(), MAX_MESSAGE);
+        }
+    }
+
+    #[test]
+    fn a_report_keeps_every_field() {
+        let state = State::initial(2, 0);
+        let done = proto::UnitDone {
+            generation: Some(GENERATION),
+            unit: 5,
+            loss: 0.25,
+            digest: state.digest().0.to_vec(),
+            state: state.to_bytes(),
+            compute_us: 1_000,
+            data_wait_us: 2_000,
+            reduce_us: u64::MAX,
+            peak_rss_mib: 6,
+            rows: vec![proto::RowDigest::new(3, [9; 32])],
+            features: proto::codec::floats_to_bytes(&[1.0, 2.0, 3.0]),
+        };
+        let Ok(Event::Reported(MEMBER, report)) = decoded(Message::UnitDone(done)) else { panic!("a report") };
+        assert_eq!((report.generation, report.unit, report.loss), (GENERATION, 5, 0.25));
+        assert_eq!((report.digest, report.rows.as_slice()), (state.digest(), &[(3, [9; 32])][..]));
+        assert_eq!(report.features.unwrap().hidden(), 2);
+        assert_eq!(report.state, Some(state));
+        assert_eq!(
+            (report.timing.compute, report.timing.data_wait),
+            (Duration::from_millis(1), Duration::from_millis(2))
+        );
+        assert!(report.timing.reduce <= Duration::from_secs(24 * 60 * 60), "an absurd time is bounded");
+    }
+
+    #[test]
+    fn malformed_reports_end_the_membership() {
+        let state = State::initial(2, 0);
+        let good = proto::UnitDone {
+            generation: Some(GENERATION),
+            digest: state.digest().0.to_vec(),
+            state: state.to_bytes(),
+            ..proto::UnitDone::default()
+        };
+        let rows = vec![proto::RowDigest { micro_batch: 0, digest: vec![1; 31] }];
+        let features = |count| proto::codec::floats_to_bytes(&vec![0.0; count]);
+        for (bad, words) in [
+            (proto::UnitDone { digest: vec![1; 31], ..good.clone() }, "a digest that is not 32 bytes"),
+            (proto::UnitDone { rows, ..good.clone() }, "a row digest that is not 32 bytes"),
+            (proto::UnitDone { generation: None, ..good.clone() }, "a unit of no generation"),
+            (proto::UnitDone { features: features(4), ..good.clone() }, "its features cannot be used"),
+            (proto::UnitDone { features: vec![0; 13], ..good.clone() }, "its features cannot be used"),
+        ] {
+            let why = refusal(Message::UnitDone(bad));
+            assert!(why.contains(words), "{why}");
+        }
+        assert!(decoded(Message::UnitDone(proto::UnitDone { state: vec![1; 9], ..good })).is_err());
+    }
+
+    #[test]
+    fn other_messages_that_make_no_sense_are_refused() {
+        let id = |generation, length| Message::NcclId(proto::NcclId { generation, id: vec![0; length] });
+        assert!(refusal(id(None, NCCL_ID)).contains("of no generation"));
+        assert_eq!(refusal(id(Some(GENERATION), 5)), "it sent an NCCL id of 5 bytes instead of 128");
+        let sent = vec![0; NCCL_ID];
+        assert_eq!(decoded(id(Some(GENERATION), NCCL_ID)), Ok(Event::NcclId(MEMBER, GENERATION, sent)));
+        assert_eq!(refusal(Message::Hello(hello())), "it said Hello twice");
+        let norm = proto::LayerNorm { name: "ln".to_owned(), values: vec![0; 6] };
+        let ready = proto::Ready { layer_norms: vec![norm], ..proto::Ready::default() };
+        assert_eq!(refusal(Message::Ready(ready)), "its layer norm ln is not whole floats");
+    }
+
+    #[test]
+    fn a_ready_worker_says_what_it_reduces_with() {
+        let norms =
+            vec![proto::LayerNorm::new("a".to_owned(), &[1.0]), proto::LayerNorm::new("b".to_owned(), &[2.0, 3.0])];
+        let ability = proto::NcclAbility { gpu: "GPU\n".to_owned(), version: 1, replica: true, shares_gpu: false };
+        let ready = proto::Ready { hidden_size: 3, layer_norms: norms, nccl: Some(ability), ..proto::Ready::default() };
+        let Ok(Event::Ready(MEMBER, ready)) = decoded(Message::Ready(ready)) else { panic!("ready") };
+        assert_eq!((ready.hidden_size, ready.layer_norm_values), (3, vec![1.0, 2.0, 3.0]));
+        let lengths: Vec<_> = ready.layer_norms.iter().map(|tensor| (tensor.name.as_str(), tensor.len)).collect();
+        assert_eq!(lengths, [("a", 1), ("b", 2)]);
+        assert_eq!(ready.nccl.unwrap().gpu, "GPU\u{fffd}");
+        let Ok(Event::Ready(_, silent)) = decoded(Message::Ready(proto::Ready::default())) else { panic!("ready") };
+        assert_eq!(silent.nccl, Err("it did not say whether it has NCCL".to_owned()));
+    }
+
+    #[test]
+    fn rows_are_whole_floats() {
+        assert_eq!(rows(&[proto::Row::new(4, &[1.0, -0.0])]).unwrap(), [(4, vec![1.0, -0.0])]);
+        let status = rows(&[proto::Row { micro_batch: 0, values: vec![0; 3] }]).unwrap_err();
+        assert_eq!(status.message(), "a row is not whole floats");
+    }
+}

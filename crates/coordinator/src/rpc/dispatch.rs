@@ -1,0 +1,263 @@
+//! Which micro-batches may be sent to whom, and how far: the driver sets the plan, the work streams follow it.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use numalign_config::{Config, Units};
+use numalign_data::{MicroBatchId, Streams, audit_due, audit_of};
+use numalign_protocol as proto;
+use tokio::sync::Notify;
+
+use crate::machine::{Generation, GenerationStart, MemberId};
+
+/// The present generation's plan. Work is counted in units: training steps, chunks of the solver's rounds, evaluations.
+struct Plan {
+    generation: Generation,
+    /// Micro-batches of each rank.
+    ranks: Vec<(MemberId, Range<usize>)>,
+    first_unit: u64,
+    /// Work of units below this may be sent.
+    limit: u64,
+    /// One past the furthest unit that was sent to anybody.
+    furthest: u64,
+}
+
+/// The plan, and a notification of its changes.
+#[derive(Default)]
+pub struct Dispatcher {
+    plan: Mutex<Option<Plan>>,
+    changed: Notify,
+}
+
+/// What a work stream may do about a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Yes.
+    Send,
+    /// Not now: the generation is coming to rest.
+    Wait,
+    /// The generation is over.
+    Over,
+}
+
+impl Dispatcher {
+    fn lock(&self) -> MutexGuard<'_, Option<Plan>> {
+        // A panic elsewhere leaves the plan as it was; it is only ever replaced whole.
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A generation begins at its state; it lasts to the end of the run or of a round at most.
+    pub fn begin(&self, start: &GenerationStart, units: Units) {
+        let position = start.state.position();
+        let first_unit = units.index(position);
+        *self.lock() = Some(Plan {
+            generation: start.generation,
+            ranks: start.ranks.clone(),
+            first_unit,
+            limit: units.rest_after(position),
+            furthest: first_unit,
+        });
+        self.changed.notify_waiters();
+    }
+
+    /// The generation is over.
+    pub fn end(&self) {
+        *self.lock() = None;
+        self.changed.notify_waiters();
+    }
+
+    /// Sends nothing beyond what some rank already has; answers with that boundary (a number of units).
+    pub fn quiesce(&self, generation: Generation) -> Option<u64> {
+        let mut plan = self.lock();
+        let plan = plan.as_mut().filter(|plan| plan.generation == generation)?;
+        plan.limit = plan.limit.min(plan.furthest);
+        Some(plan.limit)
+    }
+
+    /// First unit and micro-batches of `member` in `generation`, while that is the present one.
+    pub fn part_of(&self, generation: Generation, member: MemberId) -> Option<(u64, Range<usize>)> {
+        let plan = self.lock();
+        let plan = plan.as_ref().filter(|plan| plan.generation == generation)?;
+        let (_, part) = plan.ranks.iter().find(|(id, _)| *id == member)?;
+        Some((plan.first_unit, part.clone()))
+    }
+
+    /// The micro-batch of another rank that `member` computes in `unit` for comparison, if it is an auditor.
+    pub fn audited_by(&self, generation: Generation, member: MemberId, unit: u64, audit_every: u64) -> Option<usize> {
+        if !audit_due(unit, audit_every) {
+            return None;
+        }
+        let plan = self.lock();
+        let plan = plan.as_ref().filter(|plan| plan.generation == generation)?;
+        let rank = plan.ranks.iter().position(|(id, _)| *id == member)?;
+        let parts: Vec<Range<usize>> = plan.ranks.iter().map(|(_, part)| part.clone()).collect();
+        let audit = audit_of(unit, audit_every, &parts)?;
+        audit.auditors.contains(&rank).then_some(audit.micro_batch)
+    }
+
+    /// Asks to send the work of `unit`.
+    pub fn claim(&self, generation: Generation, unit: u64) -> Claim {
+        let mut plan = self.lock();
+        match plan.as_mut() {
+            Some(plan) if plan.generation == generation => {
+                if unit >= plan.limit {
+                    return Claim::Wait;
+                }
+                plan.furthest = plan.furthest.max(unit + 1);
+                Claim::Send
+            }
+            _ => Claim::Over,
+        }
+    }
+
+    /// Resolves at the next change of plan.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// One micro-batch as a message. Workers draw the held-out samples of an evaluation themselves.
+pub fn micro_batch(
+    streams: &Streams,
+    config: &Config,
+    generation: Generation,
+    unit: u64,
+    micro_batch: usize,
+) -> proto::MicroBatch {
+    let samples = streams.samples(&config.recipe, config.units().unit(unit), MicroBatchId(micro_batch));
+    proto::MicroBatch {
+        generation: Some(generation),
+        unit,
+        micro_batch: micro_batch as u32,
+        samples: samples.into_iter().map(proto::Sample::from).collect(),
+        audit: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use numalign_config::{Layer, resolve};
+    use numalign_data::{Domain, SampleStream};
+    use numalign_projector::State;
+
+    use crate::machine::collective::{CollectiveBackend, CollectiveDecision};
+
+    use super::*;
+
+    const OLD: Generation = Generation { incarnation: 4, number: 1 };
+    const NEW: Generation = Generation { incarnation: 4, number: 2 };
+
+    fn grpc() -> CollectiveDecision {
+        CollectiveDecision { backend: CollectiveBackend::Grpc, reason: "a test".to_owned() }
+    }
+
+    /// Two ranks, from the first step on.
+    fn start(generation: Generation) -> GenerationStart {
+        let ranks = vec![(MemberId(1), 0..2), (MemberId(2), 2..3)];
+        GenerationStart { generation, ranks, state: Arc::new(State::initial(2, 0)), collective: grpc(), first: false }
+    }
+
+    /// A run of `steps` training steps.
+    fn units(steps: u64) -> Units {
+        let flags = Layer::from_flags([("num_epochs", "1".to_owned()), ("num_batches", steps.to_string())]);
+        resolve(None, Layer::from_env([]), flags).unwrap().recipe.units()
+    }
+
+    #[test]
+    fn a_generation_does_not_go_past_the_end_of_a_round() {
+        let flags = [("solver", "alternate"), ("solve_every", "3"), ("solve_samples", "16"), ("num_batches", "1")];
+        let flags = Layer::from_flags(flags.map(|(name, value)| (name, value.to_owned())));
+        let config = resolve(None, Layer::from_env([]), flags).unwrap();
+        let recipe = &config.recipe;
+        let dispatcher = Dispatcher::default();
+        dispatcher.begin(&start(OLD), recipe.units());
+        assert_eq!(dispatcher.claim(OLD, 4), Claim::Send);
+        assert_eq!(dispatcher.claim(OLD, 5), Claim::Wait, "three steps and two chunks, then the solution");
+        let streams = Streams::new(SampleStream::generated(recipe, Domain::Train).unwrap(), recipe).unwrap();
+        let solve = SampleStream::generated(recipe, Domain::Solve).unwrap();
+        let of = |unit| micro_batch(&streams, &config, OLD, unit, 0).samples;
+        assert_eq!(of(2)[0], proto::Sample::from(streams.train.sample(16)));
+        assert_eq!(of(4)[0], proto::Sample::from(solve.sample(8)), "the second chunk of the first round");
+        assert_eq!(of(5), Vec::new());
+        assert_eq!(of(9)[0], proto::Sample::from(solve.sample(16)), "the first chunk of the second round");
+    }
+
+    #[test]
+    fn claims_stop_at_the_last_step() {
+        let dispatcher = Dispatcher::default();
+        assert_eq!(dispatcher.claim(OLD, 0), Claim::Over);
+        dispatcher.begin(&start(OLD), units(3));
+        for step in 0..3 {
+            assert_eq!(dispatcher.claim(OLD, step), Claim::Send);
+        }
+        assert_eq!(dispatcher.claim(OLD, 3), Claim::Wait);
+    }
+
+    #[test]
+    fn claims_stop_at_the_furthest_step_that_anybody_has() {
+        let dispatcher = Dispatcher::default();
+        dispatcher.begin(&start(OLD), units(100));
+        for step in [0, 1, 2, 3, 0] {
+            assert_eq!(dispatcher.claim(OLD, step), Claim::Send);
+        }
+        assert_eq!(dispatcher.quiesce(OLD), Some(4));
+        assert_eq!(dispatcher.claim(OLD, 4), Claim::Wait);
+        // The other rank still gets what the first one has.
+        for step in 1..4 {
+            assert_eq!(dispatcher.claim(OLD, step), Claim::Send);
+        }
+        assert_eq!(dispatcher.claim(OLD, 4), Claim::Wait);
+        assert_eq!(dispatcher.quiesce(OLD), Some(4));
+        dispatcher.begin(&start(NEW), units(100));
+        assert_eq!(dispatcher.claim(NEW, 4), Claim::Send);
+    }
+
+    #[test]
+    fn nothing_sent_is_a_boundary_where_the_generation_began() {
+        let dispatcher = Dispatcher::default();
+        dispatcher.begin(&start(OLD), units(100));
+        assert_eq!(dispatcher.quiesce(OLD), Some(0));
+        assert_eq!(dispatcher.claim(OLD, 0), Claim::Wait);
+    }
+
+    #[test]
+    fn other_generations_get_nothing() {
+        let dispatcher = Dispatcher::default();
+        dispatcher.begin(&start(OLD), units(100));
+        dispatcher.begin(&start(NEW), units(100));
+        let elsewhere = Generation { incarnation: 5, ..NEW };
+        for stale in [OLD, elsewhere] {
+            assert_eq!(dispatcher.claim(stale, 0), Claim::Over);
+            assert_eq!(dispatcher.quiesce(stale), None);
+            assert_eq!(dispatcher.part_of(stale, MemberId(1)), None);
+        }
+        assert_eq!(dispatcher.claim(NEW, 0), Claim::Send, "a stale quiesce changes nothing");
+        assert_eq!(dispatcher.part_of(NEW, MemberId(2)), Some((0, 2..3)));
+        assert_eq!(dispatcher.part_of(NEW, MemberId(3)), None);
+        dispatcher.end();
+        assert_eq!(dispatcher.claim(NEW, 1), Claim::Over);
+        assert_eq!(dispatcher.part_of(NEW, MemberId(2)), None);
+    }
+
+    #[tokio::test]
+    async fn waiters_learn_of_every_change() {
+        let dispatcher = Dispatcher::default();
+        for change in 0..2 {
+            let waiting = dispatcher.changed();
+            tokio::pin!(waiting);
+            // The first poll registers the waiter.
+            tokio::select! {
+                biased;
+                () = &mut waiting => panic!("nothing has changed"),
+                () = std::future::ready(()) => {}
+            }
+            match change {
+                0 => dispatcher.begin(&start(OLD), units(1)),
+                _ => dispatcher.end(),
+            }
+            waiting.await;
+        }
+    }
+}

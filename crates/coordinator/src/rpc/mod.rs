@@ -1,0 +1,11 @@
+//! The network side: the gRPC service, who may call it, and the messages that go out.
+
+pub mod auth;
+pub mod call;
+pub mod connections;
+pub mod decode;
+pub mod dispatch;
+pub mod message_limits;
+pub mod outbox;
+pub mod reduce;
+pub mod service;

@@ -1,0 +1,441 @@
+//! The coordinator's side of the gRPC collective: rows come in, the canonical sum goes out to every rank. Rows of the
+//! solver's chunks are kept instead, and only their digest goes out.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use numalign_config::{Config, Unit, Units};
+use numalign_projector::digest_of;
+use numalign_projector::{Features, RowError, Rows};
+use numalign_protocol::codec::floats_to_bytes;
+use prost::bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::machine::{Generation, GenerationStart, MemberId};
+
+/// No rank gets further ahead of the others than the unit after theirs, so only a handful of units are open. A member that
+/// names more is faulty or malicious, and its rows would fill the memory.
+const MAX_UNITS: usize = 8;
+
+/// What the rows of a unit come to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reduced {
+    /// The canonical sum of a training step's rows: little-endian floats, as they are sent; shared by all who ask.
+    Sum(Bytes),
+    /// BLAKE3 of a chunk's rows in micro-batch order.
+    Gathered([u8; 32]),
+}
+
+struct UnitRows {
+    rows: Rows,
+    /// One per member: a repeated call replaces the earlier one.
+    waiting: HashMap<MemberId, oneshot::Sender<Reduced>>,
+    asked: HashSet<MemberId>,
+    reduced: Option<Reduced>,
+}
+
+struct Current {
+    generation: Generation,
+    members: HashSet<MemberId>,
+    units: Units,
+    first_unit: u64,
+    open: BTreeMap<u64, UnitRows>,
+    /// Gathered rows of chunks that are not committed yet.
+    gathered: BTreeMap<u64, Vec<f32>>,
+    micro_batches: usize,
+    row_len: usize,
+    chunk_row_len: usize,
+}
+
+/// Largest request before the first generation sets the size of a row.
+const INITIAL_REQUEST_LIMIT: usize = 64 << 10;
+
+/// Rows of the present generation's units. Dropping a generation cancels everybody who waits in it.
+pub struct Reducer {
+    current: Mutex<Option<Current>>,
+    /// Bytes of a request with every row of a step, as the latest generation has them.
+    largest: AtomicUsize,
+}
+
+impl Default for Reducer {
+    fn default() -> Self {
+        Self { current: Mutex::default(), largest: AtomicUsize::new(INITIAL_REQUEST_LIMIT) }
+    }
+}
+
+/// What became of a contribution.
+pub enum Contribution {
+    /// The result.
+    Done(Reduced),
+    /// The result comes here, or the sender is dropped with the generation.
+    Later(oneshot::Receiver<Reduced>),
+    /// It belongs to no present generation.
+    Stale,
+}
+
+impl Current {
+    /// Whether `unit` is one of this generation, and not far ahead of the others.
+    fn accepts(&self, unit: u64) -> bool {
+        unit >= self.first_unit && (self.open.contains_key(&unit) || self.open.len() < MAX_UNITS)
+    }
+
+    fn is_chunk(&self, unit: u64) -> bool {
+        matches!(self.units.unit(unit), Unit::Chunk { .. })
+    }
+
+    fn add(&mut self, unit: u64, rows: Vec<(usize, Vec<f32>)>) -> Result<&mut UnitRows, RowError> {
+        let row_len = if self.is_chunk(unit) { self.chunk_row_len } else { self.row_len };
+        let micro_batches = self.micro_batches;
+        let entry = self.open.entry(unit).or_insert_with(|| UnitRows {
+            rows: Rows::new(micro_batches, row_len),
+            waiting: HashMap::new(),
+            asked: HashSet::new(),
+            reduced: None,
+        });
+        for (micro_batch, row) in rows {
+            entry.rows.insert(micro_batch, row)?;
+        }
+        Ok(entry)
+    }
+}
+
+impl Reducer {
+    fn lock(&self) -> MutexGuard<'_, Option<Current>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A generation begins; what an earlier one left is dropped.
+    pub fn begin(&self, start: &GenerationStart, config: &Config) {
+        let (recipe, units) = (&config.recipe, config.units());
+        let layout = start.state.layout();
+        let (row_len, chunk_row_len) = (layout.row_len(), recipe.micro_batch_size * Features::width(layout.hidden()));
+        let largest = request_bytes(recipe.micro_batches(), row_len.max(chunk_row_len));
+        self.largest.store(largest, Ordering::Relaxed);
+        *self.lock() = Some(Current {
+            generation: start.generation,
+            members: start.ranks.iter().map(|(id, _)| *id).collect(),
+            units,
+            first_unit: units.index(start.state.position()),
+            open: BTreeMap::new(),
+            gathered: BTreeMap::new(),
+            micro_batches: recipe.micro_batches(),
+            row_len,
+            chunk_row_len,
+        });
+    }
+
+    /// The largest request, in bytes, that can be legitimate: every row of a step from one worker.
+    pub fn max_request_bytes(&self) -> usize {
+        self.largest.load(Ordering::Relaxed)
+    }
+
+    /// The generation is over.
+    pub fn end(&self) {
+        *self.lock() = None;
+    }
+
+    /// Adds some of a member's rows of one unit; more will come. False if they belong to no present generation.
+    ///
+    /// # Errors
+    /// A row that does not fit.
+    pub fn deposit(
+        &self,
+        generation: Generation,
+        member: MemberId,
+        unit: u64,
+        rows: Vec<(usize, Vec<f32>)>,
+    ) -> Result<bool, RowError> {
+        match self.lock().as_mut() {
+            Some(current) if current.generation == generation && current.members.contains(&member) => {
+                let accepted = current.accepts(unit);
+                if accepted {
+                    current.add(unit, rows)?;
+                }
+                Ok(accepted)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Adds a member's rows of one unit, or the last of them.
+    ///
+    /// # Errors
+    /// A row that does not fit.
+    pub fn contribute(
+        &self,
+        generation: Generation,
+        member: MemberId,
+        unit: u64,
+        rows: Vec<(usize, Vec<f32>)>,
+    ) -> Result<Contribution, RowError> {
+        let mut current = self.lock();
+        let Some(current) =
+            current.as_mut().filter(|current| current.generation == generation && current.members.contains(&member))
+        else {
+            return Ok(Contribution::Stale);
+        };
+        if !current.accepts(unit) {
+            return Ok(Contribution::Stale);
+        }
+        let is_chunk = current.is_chunk(unit);
+        let entry = current.add(unit, rows)?;
+        entry.asked.insert(member);
+        let mut gathered = None;
+        if entry.reduced.is_none() && entry.rows.complete() {
+            entry.reduced = Some(match is_chunk {
+                true => {
+                    let rows = entry.rows.concatenated()?;
+                    let digest = digest_of(&rows);
+                    gathered = Some(rows);
+                    Reduced::Gathered(digest)
+                }
+                false => {
+                    let sum = entry.rows.sum()?;
+                    Reduced::Sum(floats_to_bytes(&sum).into())
+                }
+            });
+        }
+        let Some(reduced) = entry.reduced.clone() else {
+            let (sender, receiver) = oneshot::channel();
+            entry.waiting.insert(member, sender);
+            return Ok(Contribution::Later(receiver));
+        };
+        for (_, waiter) in entry.waiting.drain() {
+            // A waiter that went away has left its generation too.
+            let _ = waiter.send(reduced.clone());
+        }
+        if entry.asked.len() == current.members.len() {
+            current.open.remove(&unit);
+        }
+        if let Some(rows) = gathered {
+            current.gathered.insert(unit, rows);
+        }
+        Ok(Contribution::Done(reduced))
+    }
+
+    /// The gathered rows of a chunk, once.
+    pub fn take_gathered(&self, generation: Generation, unit: u64) -> Option<Vec<f32>> {
+        let mut current = self.lock();
+        current.as_mut().filter(|current| current.generation == generation)?.gathered.remove(&unit)
+    }
+
+    /// Micro-batches whose rows the oldest unfinished unit still lacks: the answer to "what does the reduction wait for?".
+    pub fn waiting_for(&self) -> Option<(u64, Vec<usize>)> {
+        let current = self.lock();
+        let (unit, entry) = current.as_ref()?.open.iter().find(|(_, entry)| entry.reduced.is_none())?;
+        Some((*unit, entry.rows.missing()))
+    }
+}
+
+/// Bytes of a `ReduceRequest` with `rows` rows of `row_len` floats: 32 for each row's tags and index, a page for the rest.
+fn request_bytes(rows: usize, row_len: usize) -> usize {
+    rows.saturating_mul(row_len.saturating_mul(4).saturating_add(32)).saturating_add(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use numalign_config::{Layer, resolve};
+    use numalign_projector::State;
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use crate::machine::collective::{CollectiveBackend, CollectiveDecision};
+
+    use super::*;
+
+    const OLD: Generation = Generation { incarnation: 4, number: 1 };
+    const NEW: Generation = Generation { incarnation: 4, number: 2 };
+    const A: MemberId = MemberId(1);
+    const B: MemberId = MemberId(2);
+
+    /// Three micro-batches of one sample, and settings.
+    fn config(more: &[(&str, &str)]) -> Config {
+        let three = [("batch_size", "3"), ("micro_batch_size", "1"), ("num_epochs", "10")];
+        let flags = three.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned()));
+        resolve(None, Layer::from_env([]), Layer::from_flags(flags)).unwrap()
+    }
+
+    /// Rank A has micro-batches 0 and 1, rank B has 2.
+    fn begin(reducer: &Reducer, generation: Generation) {
+        begin_with(reducer, generation, &config(&[]));
+    }
+
+    fn begin_with(reducer: &Reducer, generation: Generation, config: &Config) {
+        let ranks = vec![(A, 0..2), (B, 2..3)];
+        let state = Arc::new(State::initial(1, 0).prepared(&config.recipe));
+        let collective = CollectiveDecision { backend: CollectiveBackend::Grpc, reason: "a test".to_owned() };
+        reducer.begin(&GenerationStart { generation, ranks, state, collective, first: false }, config);
+    }
+
+    /// Floats whose sum depends on the order of adding.
+    fn row(micro_batch: usize) -> (usize, Vec<f32>) {
+        let values = [[1.0, 1e-8, 0.1, -0.0, 3.0], [1e8, 1.0, 0.2, -0.0, 4.0], [-1e8, -1.0, 0.3, -0.0, 5.0]];
+        (micro_batch, values[micro_batch].to_vec())
+    }
+
+    fn bits(sum: &[f32]) -> Bytes {
+        floats_to_bytes(sum).into()
+    }
+
+    fn later(contribution: Contribution) -> oneshot::Receiver<Reduced> {
+        match contribution {
+            Contribution::Later(receiver) => receiver,
+            Contribution::Done(_) => panic!("a sum without all rows"),
+            Contribution::Stale => panic!("stale"),
+        }
+    }
+
+    fn sum(contribution: Contribution) -> Bytes {
+        match contribution {
+            Contribution::Done(reduced) => sum_of(reduced),
+            Contribution::Later(_) => panic!("all rows are there"),
+            Contribution::Stale => panic!("stale"),
+        }
+    }
+
+    fn sum_of(reduced: Reduced) -> Bytes {
+        match reduced {
+            Reduced::Sum(sum) => sum,
+            Reduced::Gathered(_) => panic!("a training step has a sum"),
+        }
+    }
+
+    #[test]
+    fn rows_of_a_chunk_are_kept_in_order_and_answered_by_their_digest() {
+        let exact = config(&[("solver", "exact"), ("train_input_projection", "false")]);
+        let reducer = Reducer::default();
+        begin_with(&reducer, OLD, &exact);
+        // Hidden size 1: a hidden state and a target.
+        let chunk_row = |micro_batch: usize| (micro_batch, vec![micro_batch as f32, -0.0]);
+        let mut waiting = later(reducer.contribute(OLD, B, 2, vec![chunk_row(2)]).unwrap());
+        assert!(reducer.deposit(OLD, A, 2, vec![chunk_row(1)]).unwrap());
+        assert!(!reducer.deposit(NEW, A, 2, vec![chunk_row(0)]).unwrap());
+        assert_eq!(reducer.take_gathered(OLD, 2), None);
+        let Contribution::Done(reduced) = reducer.contribute(OLD, A, 2, vec![chunk_row(0)]).unwrap() else {
+            panic!("all rows are there");
+        };
+        let expected = [0.0, -0.0, 1.0, -0.0, 2.0, -0.0];
+        assert_eq!(reduced, Reduced::Gathered(digest_of(&expected)));
+        assert_eq!(waiting.try_recv(), Ok(reduced));
+        assert_eq!(reducer.take_gathered(NEW, 2), None);
+        assert_eq!(reducer.take_gathered(OLD, 2).map(|rows| bits(&rows)), Some(bits(&expected)));
+        assert_eq!(reducer.take_gathered(OLD, 2), None);
+        assert_eq!(
+            reducer.contribute(OLD, A, 3, vec![row(0)]).err(),
+            Some(RowError::WrongLength { micro_batch: 0, got: 5, want: 2 })
+        );
+    }
+
+    #[test]
+    fn all_ranks_get_the_canonical_sum_in_any_order_of_arrival() {
+        let mut canonical = Rows::new(3, 5);
+        for micro_batch in 0..3 {
+            canonical.insert(micro_batch, row(micro_batch).1).unwrap();
+        }
+        let canonical = bits(&canonical.sum().unwrap());
+        for a_first in [true, false] {
+            let reducer = Reducer::default();
+            begin(&reducer, OLD);
+            let parts = [(A, vec![row(1), row(0)]), (B, vec![row(2)])];
+            let [first, second] = if a_first { parts } else { [parts[1].clone(), parts[0].clone()] };
+            let mut waiting = later(reducer.contribute(OLD, first.0, 7, first.1).unwrap());
+            assert_eq!(waiting.try_recv(), Err(TryRecvError::Empty));
+            let answer = sum(reducer.contribute(OLD, second.0, 7, second.1).unwrap());
+            assert_eq!(answer, canonical);
+            assert_eq!(sum_of(waiting.try_recv().unwrap()), canonical);
+            assert_eq!(reducer.waiting_for(), None);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_steps_do_not_mix() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        let mut of_seven = later(reducer.contribute(OLD, B, 7, vec![row(2)]).unwrap());
+        let mut of_eight = later(reducer.contribute(OLD, B, 8, vec![row(2)]).unwrap());
+        assert_eq!(reducer.waiting_for(), Some((7, vec![0, 1])));
+        sum(reducer.contribute(OLD, A, 7, vec![row(0), row(1)]).unwrap());
+        assert!(of_seven.try_recv().is_ok());
+        assert_eq!(of_eight.try_recv(), Err(TryRecvError::Empty));
+        assert_eq!(reducer.waiting_for(), Some((8, vec![0, 1])));
+    }
+
+    #[test]
+    fn the_end_of_a_generation_cancels_who_waits_in_it() {
+        let reducer = Reducer::default();
+        for replace in [true, false] {
+            begin(&reducer, OLD);
+            let mut waiting = later(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
+            match replace {
+                true => begin(&reducer, NEW),
+                false => reducer.end(),
+            }
+            assert_eq!(waiting.try_recv(), Err(TryRecvError::Closed));
+            assert_eq!(reducer.waiting_for(), None);
+        }
+    }
+
+    #[test]
+    fn rows_of_other_generations_and_strangers_count_for_nothing() {
+        let reducer = Reducer::default();
+        let stale = |generation, member| {
+            let contribution = reducer.contribute(generation, member, 0, vec![row(2)]).unwrap();
+            matches!(contribution, Contribution::Stale)
+        };
+        assert!(stale(OLD, B));
+        begin(&reducer, OLD);
+        begin(&reducer, NEW);
+        assert!(stale(OLD, B));
+        assert!(stale(Generation { incarnation: 5, ..NEW }, B));
+        assert!(stale(NEW, MemberId(3)));
+        later(reducer.contribute(NEW, A, 0, vec![row(0), row(1)]).unwrap());
+        assert_eq!(reducer.waiting_for(), Some((0, vec![2])));
+    }
+
+    #[test]
+    fn far_ahead_units_are_rejected() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        let mut first = later(reducer.contribute(OLD, B, 0, vec![row(2)]).unwrap());
+        let mut again = later(reducer.contribute(OLD, B, 0, vec![row(2)]).unwrap());
+        assert_eq!(first.try_recv(), Err(TryRecvError::Closed), "it has one place to wait at");
+        assert_eq!(again.try_recv(), Err(TryRecvError::Empty));
+        for step in 1..10_000 {
+            let contribution = reducer.contribute(OLD, B, step, vec![row(2)]).unwrap();
+            assert_eq!(matches!(contribution, Contribution::Stale), step >= MAX_UNITS as u64, "step {step}");
+        }
+        sum(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
+        assert!(again.try_recv().is_ok(), "the step in work is not harmed");
+    }
+
+    #[test]
+    fn a_row_that_does_not_fit_is_refused() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        let refusal = |rows| reducer.contribute(OLD, A, 0, rows).err();
+        let no_such = RowError::NoSuchMicroBatch { micro_batch: 3, count: 3 };
+        assert_eq!(refusal(vec![(3, row(0).1)]), Some(no_such));
+        assert_eq!(refusal(vec![(0, vec![1.0])]), Some(RowError::WrongLength { micro_batch: 0, got: 1, want: 5 }));
+        later(reducer.contribute(OLD, A, 0, vec![row(0)]).unwrap());
+        assert_eq!(refusal(vec![(0, row(1).1)]), Some(RowError::Conflict { micro_batch: 0 }));
+    }
+
+    #[test]
+    fn the_largest_request_holds_every_row_of_a_step_and_little_more() {
+        use prost::Message;
+        let reducer = Reducer::default();
+        assert_eq!(reducer.max_request_bytes(), INITIAL_REQUEST_LIMIT);
+        begin(&reducer, OLD);
+        let row = |index| numalign_protocol::Row::new(index, &[0.0; 5]);
+        let generation = Some(OLD);
+        let rows = (0..3).map(row).collect();
+        let request =
+            numalign_protocol::ReduceRequest { generation, member: u64::MAX, unit: u64::MAX, rows, more: false };
+        assert!(request.encoded_len() <= reducer.max_request_bytes());
+        assert!(reducer.max_request_bytes() <= 2 * 4096);
+        reducer.end();
+        assert!(request.encoded_len() <= reducer.max_request_bytes(), "late requests are still read");
+    }
+}

@@ -1,0 +1,29 @@
+//! Lines for the user on stderr. The processes of a run share it, so a line is one write.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Whether [`note`] says nothing from here on, in the whole process.
+pub fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+/// Whether only errors are said.
+pub fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// A line about the course of things, unless this process is quiet.
+pub fn note(line: &str) {
+    if !is_quiet() {
+        write_line(line);
+    }
+}
+
+/// A line in any case.
+pub fn write_line(line: &str) {
+    // Without a reader there is nobody to tell.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}

@@ -1,0 +1,159 @@
+//! What is committed: agreement of the ranks, audits, and the solver's rounds.
+
+use std::sync::Arc;
+
+use numalign_config::Solver;
+use numalign_coordinator::machine::{Effect, Event, MemberId, Report};
+use numalign_projector::State;
+
+use crate::fixtures::{PAIR, Shape, config_of, features, fit, report};
+use crate::harness::{Run, evicted, failure, members_of, starts};
+
+#[test]
+fn the_last_commit_finishes_the_run() {
+    let mut run = Run::begun(PAIR, 2);
+    for _ in 0..5 {
+        assert_eq!(run.commit().len(), 1);
+    }
+    let effects = run.commit();
+    assert!(matches!(&effects[..], [Effect::Committed(commit), Effect::Finished] if commit.state.step() == 6));
+    assert_eq!(run.machine.phase(), "done");
+}
+
+#[test]
+fn a_rank_ahead_of_the_others_is_waited_with() {
+    let mut run = Run::begun(PAIR, 2);
+    let states = run.correct.clone();
+    for state in &states[1..4] {
+        assert_eq!(run.report(1, state), Vec::new());
+    }
+    for (step, state) in states.iter().enumerate().take(4).skip(1) {
+        let effects = run.report(0, state);
+        assert!(matches!(&effects[..], [Effect::Committed(commit)] if commit.state.step() == step as u64));
+    }
+}
+
+#[test]
+fn a_state_that_does_not_have_its_digest_stops_the_run() {
+    let mut run = Run::begun(PAIR, 2);
+    let (first, second) = (run.correct[1].clone(), run.correct[2].clone());
+    run.report(1, &first);
+    for (state, words) in [(Some(second), "does not have the digest"), (None, "without its state")] {
+        let mut run = Run::begun(PAIR, 2);
+        run.report(1, &first);
+        let bad = Report { state, ..report(&run.config, run.generation(), 0, &first) };
+        let effects = run.machine.handle(run.now, Event::Reported(MemberId(1), bad));
+        assert!(failure(&effects).is_some_and(|why| why.contains(words)), "{effects:?}");
+        assert_eq!(run.machine.committed().unwrap().step(), 0);
+    }
+}
+
+/// Every rank reports the next step; `wrong` has other rows.
+fn audited(run: &mut Run, wrong: usize) -> Vec<Effect> {
+    let after = run.correct[run.machine.committed().unwrap().step() as usize + 1].clone();
+    let (generation, ranks) = (run.generation(), run.ranks());
+    let mut effects = Vec::new();
+    for (rank, member) in ranks.into_iter().enumerate() {
+        let mut report = report(&run.config, generation, rank, &after);
+        if rank == wrong {
+            for (_, digest) in &mut report.rows {
+                digest[7] ^= 1;
+            }
+        }
+        effects.extend(run.machine.handle(run.now, Event::Reported(MemberId(member), report)));
+    }
+    effects
+}
+
+#[test]
+fn an_audit_excludes_the_odd_rank_and_the_others_redo_the_step() {
+    for wrong in 0..3 {
+        let shape = Shape { workers: 3, ..PAIR };
+        let mut run = Run::begun(shape, 3);
+        // Step 0 is not audited, whatever its rows say; step 1 is.
+        assert_eq!(audited(&mut run, wrong).len(), 1);
+        let effects = audited(&mut run, wrong);
+        let odd = wrong as u64 + 1;
+        let (who, permanent, why) = evicted(&effects).expect("somebody goes");
+        assert_eq!((who, permanent), (odd, true));
+        assert!(why.contains("step 1") && why.contains("micro-batch"), "{why}");
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Committed(_))), "the step is not committed");
+        let [start] = starts(&effects)[..] else { panic!("{effects:?}") };
+        assert_eq!(start.state.step(), 1);
+        assert!(!members_of(start).contains(&odd) && start.ranks.len() == 2);
+        // Its machine does not come back, and the launcher is told.
+        run.join(9);
+        let effects = run.ready(9);
+        assert!(evicted(&effects).is_some_and(|(who, good, why)| who == 9 && good && why.contains("wrong numbers")));
+        assert_eq!(run.machine.refused_pids().collect::<Vec<_>>(), [7, 7]);
+    }
+}
+
+#[test]
+fn an_audit_between_two_stops_the_run_and_names_both() {
+    let mut run = Run::begun(PAIR, 2);
+    run.commit();
+    let effects = audited(&mut run, 1);
+    let why = failure(&effects).expect("the run stops");
+    assert!(why.contains("rank 0") && why.contains("rank 1") && why.contains("step 1"), "{why}");
+    assert_eq!(run.machine.committed().unwrap().step(), 1, "nothing of the step is committed");
+}
+
+#[test]
+fn rows_are_not_compared_where_machines_may_differ_or_audits_are_off() {
+    for (deterministic, audit_every) in [(false, 2), (true, 0)] {
+        let mut config = config_of(PAIR);
+        (config.run.deterministic, config.run.audit_every) = (deterministic, audit_every);
+        let mut run = Run::of(config, None);
+        for member in [1, 2] {
+            run.join(member);
+            run.ready(member);
+        }
+        run.commit();
+        assert_eq!(audited(&mut run, 1).len(), 1, "a commit and nothing else");
+    }
+}
+
+/// A run whose only unit is a chunk, at the end of it.
+fn gathered_run() -> (Run, State) {
+    let shape = Shape { steps: 1, solver: Solver::Exact, ..PAIR };
+    let run = Run::begun(shape, 2);
+    let gathered = run.correct[1].clone();
+    (run, gathered)
+}
+
+#[test]
+fn a_gathered_round_is_solved_and_its_solution_committed() {
+    let (mut run, gathered) = gathered_run();
+    run.report(1, &gathered);
+    let effects = run.report(0, &gathered);
+    let [Effect::Committed(commit), Effect::Solve(1)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(commit.features, Some(features(0)));
+    assert_eq!((run.machine.phase(), run.machine.generation()), ("solving", None));
+    assert!(run.machine.reason().contains("solving for the output projector"));
+    assert_eq!(run.tick(100), Vec::new(), "nothing begins meanwhile");
+    let effects = run.machine.handle(run.now, Event::Solved(1, Ok(fit())));
+    assert_eq!(effects, vec![Effect::Solved(Arc::new(run.correct[2].clone())), Effect::Finished]);
+    assert_eq!(run.machine.committed().unwrap().solve().unwrap().solved.unwrap().rounds, 1);
+}
+
+#[test]
+fn a_round_without_a_solution_ends_the_run() {
+    let (mut run, gathered) = gathered_run();
+    run.report(1, &gathered);
+    run.report(0, &gathered);
+    let effects = run.machine.handle(run.now, Event::Solved(1, Err("nothing varies".to_owned())));
+    assert_eq!(failure(&effects), Some("the output projector cannot be solved for: nothing varies"));
+}
+
+#[test]
+fn features_that_are_not_those_of_the_digest_stop_the_run() {
+    for (features, words) in [(None, "without its features"), (Some(features(7)), "do not have the digest")] {
+        let (mut run, gathered) = gathered_run();
+        run.report(1, &gathered);
+        let bad = Report { features, ..report(&run.config, run.generation(), 0, &gathered) };
+        let effects = run.machine.handle(run.now, Event::Reported(MemberId(1), bad));
+        assert!(failure(&effects).is_some_and(|why| why.contains(words)), "{effects:?}");
+        assert_eq!(run.machine.committed().unwrap().position().gathered, Some(0));
+    }
+}

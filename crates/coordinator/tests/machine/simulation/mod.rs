@@ -1,0 +1,473 @@
+//! Simulated workers around the machine: they join, load, compute, fall silent, die and come back, and so does the
+//! coordinator. Every property of the protocol is checked on the way.
+
+mod workers;
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use numalign_config::{Config, Unit};
+use numalign_coordinator::machine::{Activity, Effect, Event, Generation, GenerationStart, Machine, MemberId};
+use numalign_coordinator::rpc::dispatch::Dispatcher;
+use numalign_projector::State;
+
+use crate::fixtures::{FINGERPRINT, Shape, config_of, correct_states, features, report, unit_of, worker_ready};
+
+/// A worker's part in a generation.
+struct Task {
+    generation: Generation,
+    rank: usize,
+    state: State,
+    /// Work of steps below this has arrived.
+    claimed: u64,
+}
+
+/// From the coordinator to a worker.
+enum News {
+    Begin(Generation, usize, Arc<State>),
+    Pause,
+    Committed(u64),
+    Abort(bool),
+    Done,
+}
+
+/// A connection; each direction keeps its order, and arrives when the simulation says so.
+struct Link {
+    to_coordinator: VecDeque<Event>,
+    to_worker: VecDeque<News>,
+}
+
+/// A worker process.
+struct Worker {
+    alive: bool,
+    /// Stopped: it neither reads nor computes nor sends, until it is woken.
+    silent: bool,
+    loaded: bool,
+    link: Option<MemberId>,
+    task: Option<Task>,
+    /// As in the worker crate: the first one is the newest state that is certainly committed.
+    recent: BTreeMap<u64, State>,
+}
+
+/// Workers around a machine whose effects are applied as the driver does, with every property checked on the way.
+pub struct Simulation {
+    config: Arc<Config>,
+    correct: Vec<State>,
+    machine: Machine,
+    incarnation: u64,
+    now: Instant,
+    dispatcher: Dispatcher,
+    boundary: Option<(Generation, u64)>,
+    links: BTreeMap<MemberId, Link>,
+    workers: Vec<Worker>,
+    next_member: u64,
+    checkpoint: Option<State>,
+    /// The present generation as it began.
+    present: Option<GenerationStart>,
+    /// Generations begun in this life of the coordinator.
+    generations: u64,
+    /// Where this life has to start from, by its checkpoint and the rejoin states that came.
+    start: u64,
+    /// Units committed in this life, or before it where it started.
+    committed: u64,
+    /// Units that were ever committed.
+    furthest: u64,
+    /// A solution is being worked on.
+    solving: Option<u64>,
+    delivered: HashSet<(Generation, MemberId, u64)>,
+    /// This life of the coordinator knows the frozen model.
+    base_known: bool,
+    finished: bool,
+    pub met: Met,
+}
+
+/// What a simulation went through.
+#[derive(Debug, Default)]
+pub struct Met {
+    pub generations: u64,
+    pub joins_at_rest: u64,
+    pub pauses: u64,
+    pub silent_deaths: u64,
+    pub late_reports: u64,
+    pub rejoin_states_ahead: u64,
+    pub repeated_endings: u64,
+    pub solutions: u64,
+    pub rewound: u64,
+}
+
+impl Simulation {
+    pub fn new(shape: Shape) -> Self {
+        let config = Arc::new(config_of(shape));
+        Self {
+            correct: correct_states(&config),
+            machine: Machine::new(config.clone(), 1, None, None),
+            config,
+            incarnation: 1,
+            now: Instant::now(),
+            dispatcher: Dispatcher::default(),
+            boundary: None,
+            links: BTreeMap::new(),
+            workers: Vec::new(),
+            next_member: 1,
+            checkpoint: None,
+            present: None,
+            generations: 0,
+            start: 0,
+            committed: 0,
+            furthest: 0,
+            solving: None,
+            delivered: HashSet::new(),
+            base_known: false,
+            finished: false,
+            met: Met::default(),
+        }
+    }
+
+    /// Ranks that a generation can have at most.
+    fn most(&self) -> usize {
+        self.config.run.max_workers.min(self.config.recipe.micro_batches())
+    }
+
+    fn feed(&mut self, event: Event) {
+        if self.finished {
+            return;
+        }
+        if let Event::Reported(member, report) = &event {
+            if self.machine.generation() != Some(report.generation) {
+                return self.feed_late(event);
+            }
+            self.delivered.insert((report.generation, *member, report.unit));
+        }
+        let joined = match &event {
+            Event::Joined(member, join_request) => Some((*member, join_request.rejoin_state.clone())),
+            _ => None,
+        };
+        let effects = self.machine.handle(self.now, event);
+        if let Some((member, Some(rejoin_state))) = joined
+            && self.machine.members().contains_key(&member)
+            && self.generations == 0
+        {
+            // The sums of a round died with their coordinator.
+            let rewound = rejoin_state.rewound(&self.config.recipe);
+            self.met.rewound += u64::from(rewound != rejoin_state);
+            self.start = self.start.max(unit_of(&rewound, &self.config));
+        }
+        self.apply_effects(effects);
+    }
+
+    /// The number of units of the run.
+    fn total(&self) -> u64 {
+        self.correct.len() as u64 - 1
+    }
+
+    fn announce_commit(&mut self, unit: u64) {
+        let members: Vec<MemberId> = self.links.keys().copied().collect();
+        for member in members {
+            self.tell(member, News::Committed(unit));
+        }
+    }
+
+    /// A report of another generation changes nothing.
+    fn feed_late(&mut self, event: Event) {
+        // So that nothing else is due at this moment.
+        self.feed(Event::Tick);
+        self.met.late_reports += 1;
+        let before = (self.machine.generation(), self.machine.committed().cloned(), self.machine.reason().to_owned());
+        let effects = self.machine.handle(self.now, event);
+        let after = (self.machine.generation(), self.machine.committed().cloned(), self.machine.reason().to_owned());
+        assert_eq!(effects, Vec::new(), "a late report had an effect");
+        assert_eq!(before, after);
+    }
+
+    fn apply_effects(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            assert!(!self.finished, "{effect:?} after the end");
+            match effect {
+                Effect::BaseKnown(base) => {
+                    assert_eq!(base, worker_ready());
+                    self.base_known = true;
+                }
+                Effect::Begin(start) => self.begin(start),
+                Effect::Pause(members, why) => {
+                    assert!(!why.is_empty());
+                    self.met.pauses += 1;
+                    self.dispatcher.end();
+                    self.boundary = None;
+                    self.present = None;
+                    for member in members {
+                        self.tell(member, News::Pause);
+                    }
+                }
+                Effect::BroadcastNcclId(..) => panic!("nobody reduces over NCCL"),
+                Effect::Quiesce(generation) => {
+                    assert_eq!(self.present.as_ref().map(|present| present.generation), Some(generation));
+                    assert_eq!(self.boundary, None, "quiesced twice");
+                    self.boundary = self.dispatcher.quiesce(generation).map(|limit| (generation, limit));
+                }
+                Effect::Committed(commit) => {
+                    let step = unit_of(&commit.state, &self.config);
+                    let is_chunk = matches!(self.config.units().unit(step - 1), Unit::Chunk { .. });
+                    assert_eq!(commit.features, is_chunk.then(|| features(step - 1)));
+                    assert_eq!(step, self.committed + 1, "a unit was skipped or committed twice");
+                    assert_eq!(*commit.state, self.correct[step as usize]);
+                    let present = self.present.as_ref().expect("a commit without a generation");
+                    assert_eq!(commit.world, present.ranks.len());
+                    for (member, _) in &present.ranks {
+                        let known = self.delivered.contains(&(present.generation, *member, step - 1));
+                        assert!(known, "step {step} was committed without a report of {member:?}");
+                    }
+                    self.committed = step;
+                    self.furthest = self.furthest.max(step);
+                    if step.is_multiple_of(4) {
+                        self.checkpoint = Some(commit.state.as_ref().clone());
+                    }
+                    self.announce_commit(step);
+                }
+                Effect::Solve(unit) => {
+                    assert_eq!(unit, self.committed.max(self.start));
+                    assert_ne!(self.solving, Some(unit), "solved twice at once");
+                    self.solving = Some(unit);
+                    self.dispatcher.end();
+                    self.boundary = None;
+                    self.present = None;
+                }
+                Effect::Solved(state) => {
+                    self.committed = self.committed.max(self.start) + 1;
+                    self.furthest = self.furthest.max(self.committed);
+                    assert_eq!(*state, self.correct[self.committed as usize]);
+                    self.met.solutions += 1;
+                    self.announce_commit(self.committed);
+                }
+                Effect::Evict(member, permanent, why) => {
+                    assert!(!why.is_empty());
+                    self.met.silent_deaths += u64::from(!permanent);
+                    self.tell(member, News::Abort(permanent));
+                }
+                Effect::Finished => {
+                    assert!(self.base_known, "the result cannot say which model it belongs to");
+                    assert_eq!(self.committed.max(self.start), self.total());
+                    self.finished = true;
+                    self.met.repeated_endings += u64::from(self.generations == 0);
+                    let members: Vec<MemberId> = self.links.keys().copied().collect();
+                    for member in members {
+                        self.tell(member, News::Done);
+                    }
+                }
+                Effect::Failed(why, _) => panic!("the run failed: {why}"),
+            }
+        }
+        if let Some((generation, limit)) = self.boundary
+            && self.committed >= limit
+        {
+            self.boundary = None;
+            self.check_rest(limit);
+            self.met.joins_at_rest += 1;
+            let rest = self.machine.at_rest(self.now, generation);
+            self.apply_effects(rest);
+        }
+        self.check_reason();
+    }
+
+    fn begin(&mut self, start: GenerationStart) {
+        self.generations += 1;
+        let generation = Generation { incarnation: self.incarnation, number: self.generations };
+        assert_eq!(start.generation, generation);
+        assert_eq!(start.first, self.generations == 1);
+        self.met.generations += 1;
+        if start.first {
+            let checkpoint = self.checkpoint.as_ref().map_or(0, |state| unit_of(state, &self.config));
+            self.met.rejoin_states_ahead += u64::from(self.start > checkpoint);
+            self.committed = self.committed.max(self.start);
+        }
+        let unit = unit_of(&start.state, &self.config);
+        assert_eq!(unit, self.committed, "a committed unit was lost, a rejoin state's or the checkpoint's");
+        assert_eq!(*start.state, self.correct[self.committed as usize]);
+
+        let mut end = 0;
+        let mut seen = HashSet::new();
+        for (rank, (member, part)) in start.ranks.iter().enumerate() {
+            assert!(seen.insert(*member));
+            assert_eq!(part.start, end);
+            assert!(!part.is_empty(), "rank {rank} has nothing to do");
+            end = part.end;
+            let known = &self.machine.members()[member];
+            assert!(known.worker_ready.is_some());
+            assert_eq!(known.activity, Activity::Training(rank as u32));
+        }
+        assert_eq!(end, self.config.recipe.micro_batches());
+        let world = start.ranks.len();
+        assert!(world >= self.config.run.min_workers.min(self.most()) && world <= self.most());
+        assert!(world == self.most() || self.ready() == 0, "a ready worker was left out");
+
+        self.boundary = None;
+        self.dispatcher.begin(&start, self.config.units());
+        for (rank, (member, _)) in start.ranks.iter().enumerate() {
+            self.tell(*member, News::Begin(generation, rank, start.state.clone()));
+        }
+        self.present = Some(start);
+    }
+
+    /// Nobody's step is thrown away when a generation comes to rest.
+    fn check_rest(&self, limit: u64) {
+        for worker in &self.workers {
+            if let (Some(task), Some(present)) = (&worker.task, &self.present)
+                && task.generation == present.generation
+            {
+                assert_eq!(unit_of(&task.state, &self.config), limit);
+            }
+        }
+    }
+
+    fn check_reason(&self) {
+        let reason = self.machine.reason();
+        assert!(!reason.is_empty());
+        if self.finished || self.machine.generation().is_some() {
+            return;
+        }
+        if self.machine.phase() == "solving" {
+            assert!(reason.contains("solving"), "{reason}");
+            return;
+        }
+        let needed = self.config.run.min_workers.min(self.most());
+        assert!(self.generations == 0 || self.ready() < needed, "nothing begins: {reason}");
+        let names = ["waiting for", "loading the model", "are ready"].iter().any(|words| reason.contains(words));
+        assert!(names && reason.contains("worker"), "`{reason}` does not name what is waited for");
+    }
+
+    /// Members that are ready and have no rank.
+    fn ready(&self) -> usize {
+        self.machine.members().values().filter(|member| matches!(member.activity, Activity::Waiting(_))).count()
+    }
+
+    fn tell(&mut self, member: MemberId, news: News) {
+        if let Some(link) = self.links.get_mut(&member) {
+            link.to_worker.push_back(news);
+        }
+    }
+
+    /// The coordinator dies; another one starts, with a checkpoint or without.
+    fn restart(&mut self, with_checkpoint: bool) {
+        let checkpoint = self.checkpoint.clone().filter(|_| with_checkpoint);
+        let fingerprint = checkpoint.as_ref().map(|_| FINGERPRINT.to_owned());
+        self.base_known = checkpoint.is_some();
+        self.incarnation += 1;
+        self.start = checkpoint.as_ref().map_or(0, |state| unit_of(state, &self.config));
+        self.committed = self.start;
+        self.solving = None;
+        self.machine = Machine::new(self.config.clone(), self.incarnation, checkpoint, fingerprint);
+        self.dispatcher = Dispatcher::default();
+        self.boundary = None;
+        self.present = None;
+        self.generations = 0;
+        self.finished = false;
+        self.links.clear();
+        self.delivered.clear();
+        for worker in &mut self.workers {
+            worker.link = None;
+            worker.task = None;
+        }
+    }
+
+    /// A report that belongs to no generation of this life, or to an earlier one.
+    fn send_foreign(&mut self, pick: usize) {
+        let Some(member) = self.machine.members().keys().nth(pick % 3).copied() else {
+            return;
+        };
+        let generation = match pick % 2 {
+            0 => Generation { incarnation: self.incarnation + 1, number: self.generations },
+            _ => Generation { incarnation: self.incarnation, number: self.generations + 1 },
+        };
+        let mut wrong = self.correct[self.committed as usize].clone();
+        let noise = vec![1.0; wrong.layout().row_len()];
+        wrong.update(&noise, &self.config.recipe).unwrap();
+        let report = report(&self.config, generation, 0, &wrong);
+        self.feed(Event::Reported(member, report));
+    }
+
+    /// Workers that can act.
+    fn awake(&self) -> Vec<usize> {
+        let able = |index: &usize| self.workers[*index].alive && !self.workers[*index].silent;
+        (0..self.workers.len()).filter(able).collect()
+    }
+
+    pub fn act(&mut self, kind: u8, pick: u16) {
+        let pick = usize::from(pick);
+        // What goes wrong is rarer than what goes on.
+        let kind = match kind {
+            100..160 => 4,
+            160..200 => 64,
+            200.. => 99,
+            rare => rare,
+        };
+        let living = self.workers.iter().filter(|worker| worker.alive).count();
+        if kind < 4 && living < 6 {
+            return self.spawn();
+        }
+        let awake = self.awake();
+        let links: Vec<MemberId> = self.links.keys().copied().collect();
+        if kind < 35 && !links.is_empty() {
+            return self.deliver(links[pick % links.len()]);
+        }
+        if kind < 43 {
+            return self.pass(Duration::from_millis(pick as u64 % 1000));
+        }
+        match kind {
+            43 => return self.restart(pick.is_multiple_of(2)),
+            44 | 45 => return self.send_foreign(pick),
+            46 => {
+                for worker in &mut self.workers {
+                    worker.silent = false;
+                }
+                return;
+            }
+            _ => {}
+        }
+        if awake.is_empty() {
+            return;
+        }
+        let index = awake[pick % awake.len()];
+        match kind {
+            47 => self.kill(index, pick / awake.len() % 4),
+            48 => self.hang_up(index),
+            49 => self.workers[index].silent = true,
+            50..57 => self.connect(index),
+            57..64 => self.load(index),
+            64..76 => self.read(index),
+            _ => self.work(index, pick.is_multiple_of(2)),
+        }
+    }
+
+    /// From here on nobody dies; those that are silent stay so.
+    pub fn finish(&mut self) {
+        for _ in 0..1000 {
+            if self.finished {
+                break;
+            }
+            if self.awake().len() < self.config.run.min_workers {
+                self.spawn();
+            }
+            for index in self.awake() {
+                self.connect(index);
+                self.load(index);
+                self.read(index);
+                self.work(index, false);
+                self.work(index, false);
+            }
+            let links: Vec<MemberId> = self.links.keys().copied().collect();
+            for member in links {
+                while self.links.get(&member).is_some_and(|link| !link.to_coordinator.is_empty()) {
+                    self.deliver(member);
+                }
+            }
+            self.pass(Duration::from_millis(250));
+        }
+        assert!(self.finished, "stuck at step {}: {}", self.committed, self.machine.reason());
+        let total = self.total();
+        let last = self.machine.committed().expect("a finished run has a state");
+        assert_eq!(**last, self.correct[total as usize]);
+        assert!(self.furthest == total && (self.committed == total || self.start == total));
+        assert_eq!(self.machine.phase(), "done");
+        assert_eq!(self.machine.handle(self.now, Event::Tick), Vec::new());
+    }
+}

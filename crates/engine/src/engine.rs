@@ -1,0 +1,256 @@
+//! A frozen model with a recipe: hidden states, predictions, features and error sums of samples.
+//!
+//! A row belongs to one micro-batch. Samples of several micro-batches may pass through the model together, where that
+//! changes no bit; sums over samples are always made here on the host, in sample order.
+
+use numalign_config::{Readout, Recipe, Stage};
+use numalign_data::Sample;
+use numalign_model::{FrozenLm, LmInput, Piece, PooledRead, ReadPositions, lm::positions};
+use numalign_projector::{Encoding, ErrorSums, InputEncoder, Layout, LossFunction, MicroBatchGradients, State};
+
+use crate::error::EngineError;
+use crate::error_analysis::is_right_choice;
+use crate::memory::keep_freed_memory;
+use crate::prepare::Prepared;
+
+/// Positions that pass through the model at once: enough for full speed, and a bound on the memory of activations.
+const MOST_POSITIONS: usize = 2048;
+
+/// A frozen model with a recipe.
+pub struct Engine {
+    pub(crate) lm: Box<dyn FrozenLm>,
+    pub(crate) recipe: Recipe,
+    pub(crate) inputs: InputEncoder,
+    /// Of targets and predictions.
+    pub(crate) encoding: Encoding,
+    pub(crate) loss: LossFunction,
+}
+
+impl Engine {
+    /// Positions of the largest pass that `recipe` leads to, for the estimate of memory. Texts longer than that are rare
+    /// and pass alone.
+    pub fn most_positions(recipe: &Recipe) -> usize {
+        match recipe.stage {
+            Stage::Nn => {
+                let whole_step = recipe.batch_size.saturating_mul(recipe.numeric_positions);
+                whole_step.min(MOST_POSITIONS.max(recipe.numeric_positions))
+            }
+            Stage::Text | Stage::Mixed => MOST_POSITIONS,
+        }
+    }
+
+    /// Puts `recipe` on top of `lm`.
+    pub fn new(lm: Box<dyn FrozenLm>, recipe: Recipe) -> Self {
+        keep_freed_memory();
+        let (inputs, encoding) = (InputEncoder::of(&recipe), Encoding::of(&recipe));
+        let loss = LossFunction::of(&recipe);
+        Self { lm, recipe, inputs, encoding, loss }
+    }
+
+    /// The model.
+    pub fn lm(&self) -> &dyn FrozenLm {
+        &*self.lm
+    }
+
+    /// The model, taken out.
+    pub fn into_lm(self) -> Box<dyn FrozenLm> {
+        self.lm
+    }
+
+    /// The model, for a forward pass.
+    pub fn lm_mut(&mut self) -> &mut dyn FrozenLm {
+        &mut *self.lm
+    }
+
+    /// The encoding of targets and predictions.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// What the samples mean and what trains.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Fresh state for this model and recipe: new projectors, the model's own layer norms where they train.
+    ///
+    /// # Errors
+    /// The model's layer norms cannot be read.
+    pub fn initial_state(&self, seed: u64) -> Result<State, EngineError> {
+        let mut state = State::initial(Layout::of(&self.recipe, self.lm.hidden_size(), 0), seed);
+        if self.recipe.train_layer_norms {
+            let norms = self.lm.norm_parameters()?;
+            let values: Vec<f32> = norms.into_iter().flat_map(|norm| norm.values).collect();
+            state.set_layer_norms(&values);
+        }
+        Ok(state)
+    }
+
+    /// Whether training needs gradients from inside the model.
+    pub fn needs_backward(recipe: &Recipe) -> bool {
+        recipe.train_input_projection || recipe.train_layer_norms
+    }
+
+    /// Puts the state's layer norms, where it has some, in the place of the model's own.
+    pub(crate) fn apply_layer_norms(&mut self, state: &State) -> Result<(), EngineError> {
+        if !state.layer_norms().is_empty() {
+            self.lm.set_norm_parameters(state.layer_norms())?;
+        }
+        Ok(())
+    }
+
+    fn read(&self) -> PooledRead {
+        let at = match self.recipe.readout {
+            Readout::Last => ReadPositions::Last,
+            Readout::Mean => ReadPositions::Mean,
+            Readout::Numbers => ReadPositions::Embeddings,
+        };
+        PooledRead { positions: at, layer: self.recipe.layer }
+    }
+
+    /// What each micro-batch contributes to a chunk of the solver's round: `[samples, d+1]`, hidden state and encoded
+    /// target of each sample ([`numalign_projector::Features`]).
+    ///
+    /// # Errors
+    /// A sample that the model cannot take, or whose hidden state is not finite.
+    pub fn features(
+        &mut self,
+        state: &State,
+        micro_batches: &[(usize, Vec<Sample>)],
+    ) -> Result<MicroBatchGradients, EngineError> {
+        let d = state.layout().hidden();
+        let mut all: Vec<&Sample> = Vec::new();
+        let mut hidden = Vec::new();
+        for (_, samples) in micro_batches {
+            all.extend(samples);
+            if !self.lm.batches_freely() {
+                hidden.extend(self.hidden_of(state, &std::mem::take(&mut all))?);
+            }
+        }
+        hidden.extend(self.hidden_of(state, &all)?);
+        let mut hidden = hidden.chunks_exact(d);
+        let mut rows = Vec::with_capacity(micro_batches.len());
+        for (micro_batch, samples) in micro_batches {
+            let mut row = Vec::with_capacity(samples.len() * (d + 1));
+            for (sample, hidden) in samples.iter().zip(hidden.by_ref()) {
+                if let Some(value) = hidden.iter().find(|value| !value.is_finite()) {
+                    let reason = format!("its hidden state is not finite ({value})");
+                    return Err(EngineError::BadSample { index: sample.index, reason });
+                }
+                row.extend_from_slice(hidden);
+                row.push(self.encoding.encode(sample.target));
+            }
+            rows.push((*micro_batch, row));
+        }
+        Ok(rows)
+    }
+
+    /// What each micro-batch contributes to an evaluation: sums of its errors, in a row as long as a gradient's
+    /// ([`ErrorSums`]).
+    ///
+    /// # Errors
+    /// A sample that the model cannot take.
+    pub fn errors(
+        &mut self,
+        state: &State,
+        micro_batches: &[(usize, Vec<Sample>)],
+    ) -> Result<MicroBatchGradients, EngineError> {
+        let mut predictions = Vec::new();
+        if self.lm.batches_freely() {
+            let all: Vec<&Sample> = micro_batches.iter().flat_map(|(_, samples)| samples).collect();
+            predictions.extend(self.predict_all(state, &all)?);
+        } else {
+            for (_, samples) in micro_batches {
+                predictions.extend(self.predict(state, samples)?);
+            }
+        }
+        let mut predictions = predictions.into_iter();
+        let mut rows = Vec::with_capacity(micro_batches.len());
+        for (micro_batch, samples) in micro_batches {
+            let mut sums = ErrorSums::default();
+            for (sample, prediction) in samples.iter().zip(predictions.by_ref()) {
+                let prediction = self.encoding.decode(prediction);
+                let error = (prediction - sample.target) / self.recipe.range();
+                sums.add(error, is_right_choice(sample, prediction).filter(|_| self.recipe.names_a_number()));
+            }
+            rows.push((*micro_batch, sums.to_row(state.layout())));
+        }
+        Ok(rows)
+    }
+
+    /// How many of the samples make one pass; at least one.
+    pub(crate) fn fits<'a>(&self, samples: impl Iterator<Item = &'a Prepared>) -> usize {
+        let (mut count, mut total, mut first) = (0, 0, 0);
+        for sample in samples {
+            let length = positions(&sample.pieces);
+            total += length;
+            if count == 0 {
+                first = length;
+            } else if total > MOST_POSITIONS || (length != first && !self.lm.batches_freely()) {
+                break;
+            }
+            count += 1;
+        }
+        count
+    }
+
+    /// Hidden states at the read position, `[samples, d]`; with `keep` the model remembers what its backward pass needs.
+    pub(crate) fn pass<'a>(
+        &mut self,
+        state: &State,
+        samples: impl Iterator<Item = &'a Prepared>,
+        keep: bool,
+    ) -> Result<Vec<f32>, EngineError> {
+        let mut input = LmInput { read: self.read(), ..LmInput::default() };
+        let mut rows = 0;
+        for sample in samples {
+            let shifted = sample.pieces.iter().map(|piece| match piece {
+                Piece::Tokens(ids) => Piece::Tokens(ids.clone()),
+                Piece::Embedding { row, repeat } => Piece::Embedding { row: rows + row, repeat: *repeat },
+            });
+            input.sequences.push(shifted.collect());
+            for value in &sample.inputs {
+                input.embeddings.extend(state.embed(value));
+            }
+            rows += sample.inputs.len();
+        }
+        Ok(self.lm.forward(&input, keep)?)
+    }
+
+    /// Encoded predictions of samples, in order.
+    ///
+    /// # Errors
+    /// A sample that the model cannot take.
+    pub fn predict(&mut self, state: &State, samples: &[Sample]) -> Result<Vec<f32>, EngineError> {
+        self.predict_all(state, &samples.iter().collect::<Vec<_>>())
+    }
+
+    fn predict_all(&mut self, state: &State, samples: &[&Sample]) -> Result<Vec<f32>, EngineError> {
+        let hidden = self.hidden_of(state, samples)?;
+        Ok(hidden.chunks_exact(state.layout().hidden()).map(|hidden| state.read_out(hidden)).collect())
+    }
+
+    /// Hidden states at the read position, `[samples, d]`.
+    ///
+    /// # Errors
+    /// A sample that the model cannot take.
+    pub fn hidden(&mut self, state: &State, samples: &[Sample]) -> Result<Vec<f32>, EngineError> {
+        self.hidden_of(state, &samples.iter().collect::<Vec<_>>())
+    }
+
+    fn hidden_of(&mut self, state: &State, samples: &[&Sample]) -> Result<Vec<f32>, EngineError> {
+        self.apply_layer_norms(state)?;
+        let mut prepared = Vec::with_capacity(samples.len());
+        for sample in samples {
+            prepared.push(self.prepare(sample)?);
+        }
+        let mut hidden = Vec::new();
+        let mut rest = prepared.as_slice();
+        while !rest.is_empty() {
+            let count = self.fits(rest.iter());
+            hidden.extend(self.pass(state, rest[..count].iter(), false)?);
+            rest = &rest[count..];
+        }
+        Ok(hidden)
+    }
+}

@@ -1,0 +1,397 @@
+//! A frozen decoder of any family over [`FrozenOps`]: embeddings, a stack of blocks, the final norm, and what is read.
+//! It implements [`FrozenLm`]; [`crate::load`] builds it.
+//!
+//! No head: only hidden states are wanted. Where the last positions alone are read, the last block computes queries and
+//! the feed-forward part for these only. The backward pass is written by hand and yields the gradients of the external
+//! embeddings and, where asked, of the norms.
+//!
+//! Shape suffixes: `r` rows (all positions of all sequences, one after another), `b` sequences, `d` hidden size.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+
+use crate::error::ModelError;
+use crate::lm::{FrozenLm, LmInput, Piece, positions};
+use crate::ops::norms::{NormGradients, NormParameter, NormSums, NormWeights, Normed};
+use crate::ops::sequences::Sequences;
+use crate::ops::{FrozenOps, RotaryTable, WeightStorage, to_host};
+use crate::tokenizer::Tokenizer;
+
+pub mod block;
+pub mod embedding_table;
+#[cfg(test)]
+mod llama_oracle;
+#[cfg(test)]
+mod oracle;
+pub mod placement;
+mod pooling;
+
+use block::{Block, Rows, SavedBlock};
+use embedding_table::EmbeddingTable;
+use placement::Placement;
+use pooling::PoolingPlan;
+
+/// What a family's loader returns.
+pub struct Parts<B: FrozenOps> {
+    /// Text to token ids.
+    pub tokenizer: Tokenizer,
+    /// `d`
+    pub hidden_size: usize,
+    /// Longest sequence.
+    pub max_positions: usize,
+    /// `[vocabulary, d]`
+    pub token_table: EmbeddingTable,
+    /// `[max_positions, d]`, where positions are learnt.
+    pub position_table: Option<EmbeddingTable>,
+    /// Radians per position of each pair of a head's numbers, where positions are rotary.
+    pub rotary_frequencies: Option<Vec<f32>>,
+    /// In the order in which they run.
+    pub blocks: Vec<Block<B>>,
+    /// The final norm.
+    pub norm_f: NormWeights<B>,
+    /// Whether the model's own head is its token table.
+    pub tied_head: bool,
+    /// Of every weight and the configuration.
+    pub fingerprint: blake3::Hash,
+    /// Numbers in the model.
+    pub parameters: u64,
+    /// How the weights are held.
+    pub storage: WeightStorage,
+}
+
+/// What a forward pass keeps for the backward pass.
+struct Saved<B: Backend> {
+    sequences: Sequences,
+    plan: PoolingPlan,
+    blocks: Vec<SavedBlock<B>>,
+    norm_f: Option<Normed<B>>,
+    /// For each external embedding, the rows it fills, ascending.
+    rows_of_embedding: Vec<Vec<usize>>,
+}
+
+/// The input of the first block.
+struct Embedded {
+    /// `[r, d]`
+    x: Vec<f32>,
+    sequences: Sequences,
+    /// For each external embedding, the rows it fills, ascending.
+    rows_of_embedding: Vec<Vec<usize>>,
+    /// Whether an external embedding fills the row.
+    external: Vec<bool>,
+}
+
+/// A frozen decoder on the devices of one worker.
+pub struct Decoder<B: FrozenOps> {
+    parts: Parts<B>,
+    placement: Placement<B>,
+    /// One for each place, with as many positions as the longest sequence so far needed; empty where nothing is rotary.
+    rotary: Vec<RotaryTable<B>>,
+    saved: Option<Saved<B>>,
+}
+
+impl<B: FrozenOps> Decoder<B> {
+    /// A decoder of `parts`, whose blocks lie on `placement`.
+    pub fn new(parts: Parts<B>, placement: Placement<B>) -> Self {
+        Self { parts, placement, rotary: Vec::new(), saved: None }
+    }
+
+    fn copy_token_row(&self, id: u32, out: &mut [f32]) -> Result<(), ModelError> {
+        let table = &self.parts.token_table;
+        if table.copy_row(id as usize, out) {
+            return Ok(());
+        }
+        Err(ModelError::UnknownToken { id, vocabulary: table.rows() })
+    }
+
+    /// Token and external embeddings, plus positions where they are learnt.
+    fn embed(&self, input: &LmInput) -> Result<Embedded, ModelError> {
+        let d = self.parts.hidden_size;
+        let rows_given = input.embeddings.len() / d;
+        let mut lengths = Vec::with_capacity(input.sequences.len());
+        let mut rows_of_embedding = vec![Vec::new(); rows_given];
+        let (mut x, mut external) = (Vec::new(), Vec::new());
+        let mut token = vec![0.0f32; d];
+        for sequence in &input.sequences {
+            let length = positions(sequence);
+            if length == 0 {
+                return Err(ModelError::Empty);
+            }
+            let most = self.parts.max_positions;
+            if length > most {
+                return Err(ModelError::TooLong { positions: length, most });
+            }
+            lengths.push(length);
+            let mut position = 0;
+            for piece in sequence {
+                match piece {
+                    Piece::Tokens(ids) => {
+                        for id in ids {
+                            self.copy_token_row(*id, &mut token)?;
+                            self.push_row(&mut x, &token, position);
+                            external.push(false);
+                            position += 1;
+                        }
+                    }
+                    Piece::Embedding { row, repeat } => {
+                        let Some(embedding) = input.embeddings.get(row * d..(row + 1) * d) else {
+                            return Err(ModelError::NoSuchEmbedding { row: *row, rows: rows_given });
+                        };
+                        for _ in 0..*repeat {
+                            rows_of_embedding[*row].push(external.len());
+                            self.push_row(&mut x, embedding, position);
+                            external.push(true);
+                            position += 1;
+                        }
+                    }
+                }
+            }
+        }
+        if lengths.is_empty() {
+            return Err(ModelError::Empty);
+        }
+        Ok(Embedded { x, sequences: Sequences::all(lengths), rows_of_embedding, external })
+    }
+
+    fn push_row(&self, x: &mut Vec<f32>, embedding: &[f32], position: usize) {
+        let d = self.parts.hidden_size;
+        let start = x.len();
+        x.resize(start + d, 0.0);
+        let row = &mut x[start..];
+        match &self.parts.position_table {
+            None => row.copy_from_slice(embedding),
+            Some(table) => {
+                table.copy_row(position, row);
+                for (place, e) in row.iter_mut().zip(embedding) {
+                    *place += e;
+                }
+            }
+        }
+    }
+
+    /// Makes the table of rotary angles long enough.
+    fn extend_rotary(&mut self, longest: usize) {
+        let Some(frequencies) = &self.parts.rotary_frequencies else {
+            return;
+        };
+        if self.rotary.first().is_none_or(|table| table.positions() < longest) {
+            let positions = longest.next_power_of_two().min(self.parts.max_positions);
+            let places = self.placement.places().iter();
+            self.rotary = places.map(|place| RotaryTable::new(frequencies, positions, &place.device)).collect();
+        }
+    }
+
+    /// The forward pass on the devices; `x_rd` are the embeddings.
+    #[allow(clippy::type_complexity)]
+    fn run(
+        &self,
+        x_rd: Tensor<B, 2>,
+        sequences: &Sequences,
+        plan: &PoolingPlan,
+        keep: bool,
+    ) -> (Tensor<B, 2>, Vec<SavedBlock<B>>, Option<Normed<B>>) {
+        let mut x_rd = x_rd;
+        let mut kept = Vec::with_capacity(if keep { plan.layers } else { 0 });
+        for (index, place) in self.placement.places().iter().enumerate() {
+            if place.blocks.start >= plan.layers {
+                break;
+            }
+            let (next, saved) = place.run(|| {
+                let mut x_rd = x_rd.to_device(&place.device);
+                let mut kept = Vec::new();
+                for layer in place.blocks.start..place.blocks.end.min(plan.layers) {
+                    let rows = self.rows(sequences, plan, layer, index);
+                    let (next, saved) = self.parts.blocks[layer].forward(x_rd, &rows, keep);
+                    x_rd = next;
+                    kept.extend(saved);
+                }
+                (x_rd, kept)
+            });
+            x_rd = next;
+            kept.extend(saved);
+        }
+        if !plan.final_norm {
+            return (x_rd, kept, None);
+        }
+        let (hidden, norm_f) = B::normalize(x_rd, &self.parts.norm_f);
+        (hidden, kept, Some(norm_f))
+    }
+
+    /// The backward pass through the blocks that ran: from the gradient of the last one's output to that of the first
+    /// one's input.
+    fn run_back(
+        &self,
+        grad_rd: Tensor<B, 2>,
+        saved: Vec<SavedBlock<B>>,
+        sequences: &Sequences,
+        plan: &PoolingPlan,
+        sums: &mut Option<NormSums<'_>>,
+    ) -> Result<Tensor<B, 2>, ModelError> {
+        let mut grad_rd = grad_rd;
+        let mut saved = saved;
+        let mut norms_at: usize = self.parts.blocks.iter().take(plan.layers).map(Block::norm_numbers).sum();
+        for (index, place) in self.placement.places().iter().enumerate().rev() {
+            if place.blocks.start >= plan.layers {
+                continue;
+            }
+            let of_place = saved.split_off(place.blocks.start);
+            grad_rd = place.run(|| {
+                let mut grad_rd = grad_rd.to_device(&place.device);
+                for (index_in_place, kept) in of_place.into_iter().enumerate().rev() {
+                    let layer = place.blocks.start + index_in_place;
+                    let block = &self.parts.blocks[layer];
+                    norms_at -= block.norm_numbers();
+                    let rows = self.rows(sequences, plan, layer, index);
+                    grad_rd = block.backward(kept, grad_rd, &rows, norms_at, sums)?;
+                }
+                Ok::<_, ModelError>(grad_rd)
+            })?;
+        }
+        Ok(grad_rd)
+    }
+
+    /// The rows that block `layer` of place `place` works on.
+    fn rows<'a>(&'a self, sequences: &'a Sequences, plan: &PoolingPlan, layer: usize, place: usize) -> Rows<'a, B> {
+        let last_only = plan.last_only() && layer + 1 == plan.layers;
+        Rows { sequences, last_only, rotary: self.rotary.get(place) }
+    }
+
+    /// Every norm in the order of the forward pass.
+    fn norms(&self) -> impl Iterator<Item = &NormWeights<B>> {
+        let blocks = self.parts.blocks.iter().flat_map(|block| [&block.norm_1, &block.norm_2]);
+        blocks.chain(std::iter::once(&self.parts.norm_f))
+    }
+}
+
+impl<B: FrozenOps> FrozenLm for Decoder<B> {
+    fn hidden_size(&self) -> usize {
+        self.parts.hidden_size
+    }
+
+    fn layers(&self) -> usize {
+        self.parts.blocks.len()
+    }
+
+    fn max_positions(&self) -> usize {
+        self.parts.max_positions
+    }
+
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        self.parts.tokenizer.encode(text)
+    }
+
+    fn detokenize(&self, ids: &[u32]) -> Result<String, ModelError> {
+        self.parts.tokenizer.decode(ids)
+    }
+
+    fn embed_tokens(&self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
+        let d = self.parts.hidden_size;
+        let mut rows = vec![0.0f32; ids.len() * d];
+        for (id, row) in ids.iter().zip(rows.chunks_exact_mut(d)) {
+            self.copy_token_row(*id, row)?;
+        }
+        Ok(rows)
+    }
+
+    fn forward(&mut self, input: &LmInput, keep: bool) -> Result<Vec<f32>, ModelError> {
+        self.saved = None;
+        let d = self.parts.hidden_size;
+        let Embedded { x, sequences, rows_of_embedding, external } = self.embed(input)?;
+        self.extend_rotary(sequences.lengths().iter().copied().max().unwrap_or(0));
+        let plan = PoolingPlan::new(input.read, self.layers(), sequences.lengths(), &external)?;
+        let rows = sequences.rows();
+        let x_rd = Tensor::from_data(TensorData::new(x, [rows, d]), self.placement.device(0));
+        let (hidden, blocks, norm_f) = self.run(x_rd, &sequences, &plan, keep);
+        let pooled = plan.pool(to_host(hidden)?, d);
+        if keep {
+            self.saved = Some(Saved { sequences, plan, blocks, norm_f, rows_of_embedding });
+        }
+        Ok(pooled)
+    }
+
+    fn backward(&mut self, grad_hidden: &[f32], norms: Option<NormGradients<'_>>) -> Result<Vec<f32>, ModelError> {
+        let d = self.parts.hidden_size;
+        let Some(saved) = self.saved.take().filter(|_| self.parts.storage.backward) else {
+            return Err(ModelError::Empty);
+        };
+        let Saved { sequences, plan, blocks, norm_f, rows_of_embedding } = saved;
+        let mut sums = None;
+        if let Some(target) = norms {
+            target.check(sequences.count(), self.norms().map(NormWeights::numbers).sum())?;
+            let group_of_row = sequences.of_each_row(target.group_of_sequence);
+            sums = Some(NormSums { target, group_of_row });
+        }
+        let grad = plan.spread(grad_hidden, d, sequences.rows());
+        let rows = grad.len() / d;
+        let device = self.placement.device(plan.layers - 1);
+        let mut grad_rd = Tensor::from_data(TensorData::new(grad, [rows, d]), device);
+        if let Some(normed) = &norm_f {
+            if let Some(sums) = &mut sums {
+                let norms_at = self.parts.blocks.iter().map(Block::norm_numbers).sum();
+                sums.add(norms_at, &self.parts.norm_f, &grad_rd, normed)?;
+            }
+            grad_rd = B::normalize_backward(grad_rd, normed, &self.parts.norm_f, None);
+        }
+        let grad = to_host(self.run_back(grad_rd, blocks, &sequences, &plan, &mut sums)?)?;
+        let mut totals = vec![0.0f32; rows_of_embedding.len() * d];
+        for (total, rows) in totals.chunks_exact_mut(d).zip(&rows_of_embedding) {
+            for row in rows {
+                for (t, g) in total.iter_mut().zip(&grad[row * d..(row + 1) * d]) {
+                    *t += g;
+                }
+            }
+        }
+        Ok(totals)
+    }
+
+    fn norm_parameters(&self) -> Result<Vec<NormParameter>, ModelError> {
+        let mut list = Vec::new();
+        for norm in self.norms() {
+            norm.parameters(&mut list)?;
+        }
+        Ok(list)
+    }
+
+    fn set_norm_parameters(&mut self, values: &[f32]) -> Result<(), ModelError> {
+        let wanted: usize = self.norms().map(NormWeights::numbers).sum();
+        if values.len() != wanted {
+            let reason = format!("{} numbers were given for {wanted}", values.len());
+            return Err(ModelError::NormParameters { reason });
+        }
+        self.saved = None;
+        let mut rest = values;
+        let parts = &mut self.parts;
+        for block in &mut parts.blocks {
+            rest = block.norm_1.set(rest);
+            rest = block.norm_2.set(rest);
+        }
+        parts.norm_f.set(rest);
+        Ok(())
+    }
+
+    fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>, ModelError> {
+        if !self.parts.tied_head {
+            return Err(ModelError::NoHead);
+        }
+        Ok(self.parts.token_table.scores(hidden))
+    }
+
+    fn batches_freely(&self) -> bool {
+        B::RAGGED
+    }
+
+    fn fingerprint(&self) -> blake3::Hash {
+        self.parts.fingerprint
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        let WeightStorage { backward, dtype } = self.parts.storage;
+        let tables =
+            self.parts.token_table.bytes() + self.parts.position_table.as_ref().map_or(0, EmbeddingTable::bytes);
+        let in_tables = tables / dtype.bytes();
+        tables + (self.parts.parameters - in_tables) * dtype.bytes() * if backward { 2 } else { 1 }
+    }
+
+    fn parameters(&self) -> u64 {
+        self.parts.parameters
+    }
+}

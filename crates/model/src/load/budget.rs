@@ -1,0 +1,281 @@
+//! Whether a model fits into memory, asked before it is loaded.
+//!
+//! The estimate counts weights as they will be held, and the larger of two things that come after each other: the tensor in
+//! transit while loading, and the activations of the largest pass. Allocator overhead and the process itself are not
+//! counted; free memory is what the kernel would give without swapping, or what the driver says of a GPU.
+
+use std::path::{Path, PathBuf};
+
+use numalign_config::Dtype;
+
+use crate::arch::Footprint;
+use crate::error::ModelError;
+use crate::ops::WeightStorage;
+
+/// Which memory a model is to fit into. Each holds it in another way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryKind {
+    /// Weights lie ready for both directions, tables among them; attention's scores never exist as a whole.
+    Host,
+    /// Weights lie once, tables stay on the host; attention's scores and, for narrow weights, one widened tensor exist as a
+    /// whole. Plain operations leave temporaries behind, which the backend's pool keeps.
+    Gpu,
+}
+
+/// Copies of attention's scores that plain operations have at once.
+const SCORES: u64 = 4;
+
+/// Bytes that a model needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Estimate {
+    /// Weights and tables.
+    pub weights: u64,
+    /// Activations of the largest pass, or the largest tensor while it is loaded.
+    pub working: u64,
+}
+
+impl Estimate {
+    /// For weights held as `storage` says, and passes of at most `positions` positions.
+    pub fn new(kind: MemoryKind, footprint: &Footprint, storage: WeightStorage, positions: usize) -> Self {
+        match kind {
+            MemoryKind::Host => Self::on_host(footprint, storage, positions),
+            MemoryKind::Gpu => Self::on_gpu(footprint, storage, positions),
+        }
+    }
+
+    fn on_gpu(footprint: &Footprint, storage: WeightStorage, positions: usize) -> Self {
+        let positions = positions as u64;
+        let per_position = 2 * footprint.passing + if storage.backward { footprint.kept } else { 0 };
+        // One position attends to itself alone: its scores are never computed.
+        let scores = match positions {
+            0 | 1 => 0,
+            _ => SCORES * footprint.heads * positions * positions.min(footprint.max_positions),
+        };
+        let widened = if storage.dtype == Dtype::F32 { 0 } else { footprint.largest_tensor };
+        let working = 4 * (per_position * positions + scores + widened);
+        Self { weights: footprint.in_blocks * storage.dtype.bytes(), working }
+    }
+
+    fn on_host(footprint: &Footprint, storage: WeightStorage, positions: usize) -> Self {
+        let directions = if storage.backward { 2 } else { 1 };
+        let numbers = footprint.in_tables + directions * footprint.in_blocks;
+        let per_position = footprint.passing + if storage.backward { footprint.kept } else { 0 };
+        let activations = 4 * per_position * positions as u64;
+        Self { weights: numbers * storage.dtype.bytes(), working: activations.max(4 * footprint.largest_tensor) }
+    }
+
+    /// Bytes in all.
+    pub fn total(&self) -> u64 {
+        self.weights + self.working
+    }
+}
+
+/// Memory that may be used, and where the number comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FreeMemory {
+    /// Bytes.
+    pub bytes: u64,
+    /// Who says so, such as `MemAvailable`.
+    pub source: String,
+    /// Whose memory it is.
+    pub kind: MemoryKind,
+}
+
+/// Refuses a model that does not fit into `free`, with the settings that would.
+///
+/// # Errors
+/// It does not fit.
+pub fn check(
+    name: &str,
+    footprint: &Footprint,
+    storage: WeightStorage,
+    positions: usize,
+    free: &FreeMemory,
+) -> Result<(), ModelError> {
+    let estimate = Estimate::new(free.kind, footprint, storage, positions);
+    if estimate.total() <= free.bytes {
+        return Ok(());
+    }
+    let sizes = format!(
+        "{} GiB of memory (weights {}, activations and loading {}), and {} GiB are free ({})",
+        gib(estimate.total()),
+        gib(estimate.weights),
+        gib(estimate.working),
+        gib(free.bytes),
+        free.source
+    );
+    let advice = advice(footprint, storage, positions, free);
+    Err(ModelError::TooLarge { name: name.to_owned(), sizes, advice })
+}
+
+/// The setting that would fit.
+fn advice(footprint: &Footprint, storage: WeightStorage, positions: usize, free: &FreeMemory) -> String {
+    let (kind, free) = (free.kind, free.bytes);
+    let estimate = |storage: WeightStorage, positions: usize| Estimate::new(kind, footprint, storage, positions);
+    let one = estimate(storage, 1);
+    if one.total() <= free && positions > 1 {
+        let per_position = (estimate(storage, positions).working / positions as u64).max(1);
+        let most = ((free - one.weights) / per_position).max(1);
+        return format!("lower batch_size or numeric_positions: passes of at most {most} positions fit");
+    }
+    let half = WeightStorage { dtype: Dtype::Bf16, ..storage };
+    let rounded = estimate(half, positions);
+    if storage.dtype == Dtype::F32 && rounded.total() <= free {
+        return format!("dtype: bf16 needs {} GiB", gib(rounded.total()));
+    }
+    let least = estimate(half, 1);
+    if storage.dtype == Dtype::F32 && least.total() <= free {
+        return format!(
+            "dtype: bf16 with a smaller batch_size or fewer numeric_positions needs {} GiB",
+            gib(least.total())
+        );
+    }
+    let forward = estimate(WeightStorage { backward: false, ..half }, 1);
+    if storage.backward && forward.total() <= free {
+        return format!(
+            "with dtype: bf16, training the output projector alone (train_input_projection: false) needs {} GiB",
+            gib(forward.total())
+        );
+    }
+    match kind {
+        MemoryKind::Host => "no setting makes it fit; take a smaller model or a machine with more memory".to_owned(),
+        MemoryKind::Gpu => {
+            "no setting makes it fit on one GPU; take a smaller model, or more GPUs for each worker (devices_per_worker)"
+                .to_owned()
+        }
+    }
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 30))
+}
+
+/// Free memory of this machine, or of the container if that is less; `None` if the kernel does not tell.
+pub fn free_memory() -> Option<FreeMemory> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
+    let machine = machine.map(|bytes| FreeMemory { bytes, source: "MemAvailable".to_owned(), kind: MemoryKind::Host });
+    let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut all: Vec<FreeMemory> = machine.into_iter().collect();
+    for group in group_folders(&cgroups) {
+        all.extend(free_in_group(&group));
+    }
+    all.into_iter().min_by_key(|free| free.bytes)
+}
+
+/// `MemAvailable` of `/proc/meminfo`, in bytes.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// The folders of this process's control groups and of those above them, from `/proc/self/cgroup`.
+fn group_folders(cgroup: &str) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for line in cgroup.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let root = match controllers {
+            "" => Path::new("/sys/fs/cgroup"),
+            list if list.split(',').any(|name| name == "memory") => Path::new("/sys/fs/cgroup/memory"),
+            _ => continue,
+        };
+        // Inside a container the path may name a folder that only the host sees; the root is then the container's.
+        for ancestor in Path::new(path.trim_start_matches('/')).ancestors() {
+            folders.push(root.join(ancestor));
+        }
+    }
+    folders
+}
+
+/// What is left of a control group's limit: version 2's files, or version 1's. Cached file pages can be taken back.
+fn free_in_group(folder: &Path) -> Option<FreeMemory> {
+    let number = |file: &str| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
+    let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    let (limit, used, cached) = match number("memory.max") {
+        Some(limit) => (limit, number("memory.current")?, "inactive_file"),
+        None => (number("memory.limit_in_bytes")?, number("memory.usage_in_bytes")?, "total_inactive_file"),
+    };
+    let cached = stat.lines().find_map(|line| line.strip_prefix(cached)?.trim().parse::<u64>().ok()).unwrap_or(0);
+    let bytes = limit.saturating_sub(used.saturating_sub(cached));
+    Some(FreeMemory { bytes, source: format!("the memory limit of {}", folder.display()), kind: MemoryKind::Host })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Footprint = Footprint {
+        in_tables: 100 << 20,
+        in_blocks: 1 << 30,
+        largest_tensor: 1 << 20,
+        kept: 1 << 10,
+        passing: 1 << 9,
+        heads: 8,
+        max_positions: 100,
+    };
+    const BOTH: WeightStorage = WeightStorage { backward: true, dtype: Dtype::F32 };
+
+    fn refusal(positions: usize, free: u64) -> Option<String> {
+        let free = FreeMemory { bytes: free, source: "a test".to_owned(), kind: MemoryKind::Host };
+        check("big", &SHAPE, BOTH, positions, &free).err().map(|error| format!("{error} | {}", error.hint().unwrap()))
+    }
+
+    #[test]
+    fn both_directions_and_activations_are_counted() {
+        let estimate = Estimate::new(MemoryKind::Host, &SHAPE, BOTH, 1000);
+        assert_eq!(estimate.weights, 4 * ((100 << 20) + 2 * (1 << 30)));
+        assert_eq!(estimate.working, 4 * 1000 * (1024 + 512));
+        let half = Estimate::new(MemoryKind::Host, &SHAPE, WeightStorage { backward: false, dtype: Dtype::Bf16 }, 1);
+        assert_eq!((half.weights, half.working), (2 * ((100 << 20) + (1 << 30)), 4 << 20));
+    }
+
+    #[test]
+    fn a_refusal_names_the_numbers_and_the_setting_that_fits() {
+        let needed = Estimate::new(MemoryKind::Host, &SHAPE, BOTH, 1000).total();
+        assert_eq!(refusal(1000, needed), None);
+        let text = refusal(1000, needed - 1).unwrap();
+        assert!(text.contains("`big` needs 8.4 GiB") && text.contains("at most 999 positions"), "{text}");
+        let text = refusal(1000, 5 << 30).unwrap();
+        assert!(text.contains("5.0 GiB are free (a test)") && text.contains("dtype: bf16 needs 4.2 GiB"), "{text}");
+        let text = refusal(1000, 3 << 30).unwrap();
+        assert!(text.contains("train_input_projection: false"), "{text}");
+        assert!(refusal(1000, 1 << 30).unwrap().contains("no setting"));
+    }
+
+    #[test]
+    fn a_gpu_holds_weights_once_and_scores_as_a_whole() {
+        let estimate = Estimate::new(MemoryKind::Gpu, &SHAPE, BOTH, 1000);
+        assert_eq!(estimate.weights, 4 << 30);
+        assert_eq!(estimate.working, 4 * (1000 * (1024 + 1024) + 4 * 8 * 1000 * 100));
+        let narrow = Estimate::new(MemoryKind::Gpu, &SHAPE, WeightStorage { backward: false, dtype: Dtype::Bf16 }, 1);
+        assert_eq!((narrow.weights, narrow.working), (2 << 30, 4 * (1024 + (1 << 20))));
+        let halves = SHAPE.share(2);
+        assert_eq!(Estimate::new(MemoryKind::Gpu, &halves, BOTH, 1).weights, 2 << 30);
+        let free = FreeMemory { bytes: 1 << 30, source: "cuda:0".to_owned(), kind: MemoryKind::Gpu };
+        let error = check("big", &SHAPE, BOTH, 1000, &free).unwrap_err();
+        assert!(error.to_string().contains("1.0 GiB are free (cuda:0)"), "{error}");
+        assert!(error.hint().unwrap().contains("devices_per_worker"), "{error}");
+    }
+
+    #[test]
+    fn the_kernels_files_are_understood() {
+        assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   12345 kB\n"), Some(12345 * 1024));
+        assert_eq!(available("MemTotal: 9 kB\n"), None);
+        let folders = group_folders("0::/a/b\n");
+        let names: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        assert_eq!(names, ["/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a", "/sys/fs/cgroup/"]);
+        assert_eq!(group_folders("7:cpu,memory:/x\n3:pids:/y\n").len(), 2);
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        assert_eq!(free_in_group(folder.path()), None);
+        write("memory.max", "max\n");
+        assert_eq!(free_in_group(folder.path()), None);
+        write("memory.max", "1000\n");
+        write("memory.current", "700\n");
+        write("memory.stat", "anon 300\ninactive_file 200\n");
+        assert_eq!(free_in_group(folder.path()).unwrap().bytes, 500);
+    }
+}

@@ -1,0 +1,173 @@
+//! Which device a model goes to: the choice among the visible ones, and what is known of those that were chosen.
+
+use numalign_config::DeviceChoice;
+use numalign_gpu::assignment::{Sharing, first_gpu};
+use numalign_gpu::driver::visible_gpus;
+
+use super::budget;
+use crate::decoder::placement;
+use crate::error::ModelError;
+#[cfg(feature = "cuda")]
+use crate::ops::cuda;
+
+/// The kind of device that a model is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelDevice {
+    /// The CPU, as one device or several.
+    Cpu,
+    /// On GPUs from `first` on, numbered among the visible ones.
+    Cuda {
+        /// The first GPU.
+        first: usize,
+    },
+}
+
+/// The device that a worker takes: the local rank chooses among the visible GPUs, `per_worker` to each. `cuda` never
+/// becomes the CPU; `auto` says why it does, and shares GPUs where there are more workers.
+pub fn choose_device(choice: DeviceChoice, local_rank: Option<usize>, per_worker: usize) -> DeviceChoice {
+    let rank = local_rank.unwrap_or(0);
+    match choice {
+        DeviceChoice::Cpu | DeviceChoice::Cuda(Some(_)) => choice,
+        DeviceChoice::Cuda(None) => {
+            DeviceChoice::Cuda(Some(first_gpu(rank, per_worker, visible_gpus(), Sharing::Exclusive)))
+        }
+        DeviceChoice::Auto => Devices::auto(rank, per_worker),
+    }
+}
+
+/// Devices that exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Devices {
+    /// The CPU, as so many devices.
+    Cpu { count: usize },
+    #[cfg(feature = "cuda")]
+    Cuda { first: usize, count: usize },
+}
+
+impl Devices {
+    pub(crate) fn resolve(choice: DeviceChoice, count: usize) -> Result<Self, ModelError> {
+        match choice {
+            DeviceChoice::Cpu => Ok(Self::Cpu { count }),
+            DeviceChoice::Auto => Self::resolve(Self::auto(0, count), count),
+            DeviceChoice::Cuda(first) => Self::cuda(first, count),
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn auto(_rank: usize, _count: usize) -> DeviceChoice {
+        DeviceChoice::Cpu
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda(first: Option<usize>, _count: usize) -> Result<Self, ModelError> {
+        Err(ModelError::Device {
+            device: first.map_or_else(|| "cuda".to_owned(), |index| format!("cuda:{index}")),
+            reason: "this binary was built without CUDA (cargo build --release --features cuda)".to_owned(),
+        })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn auto(rank: usize, count: usize) -> DeviceChoice {
+        let first = first_gpu(rank, count, visible_gpus(), Sharing::Shared);
+        match Self::cuda(Some(first), count) {
+            Ok(_) => DeviceChoice::Cuda(Some(first)),
+            Err(error) => {
+                tracing::info!("device auto takes the CPU: {error}");
+                DeviceChoice::Cpu
+            }
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(first: Option<usize>, count: usize) -> Result<Self, ModelError> {
+        let find = |index: Option<usize>| {
+            cuda::find(index).map_err(|source| ModelError::Gpu {
+                device: index.map_or_else(|| "cuda".to_owned(), |index| format!("cuda:{index}")),
+                source,
+            })
+        };
+        let first = find(first)?;
+        for index in first + 1..first + count {
+            find(Some(index))?;
+        }
+        Ok(Self::Cuda { first, count })
+    }
+
+    /// The memories that the model has to fit into; empty if nothing is known.
+    pub(super) fn free_memory(&self) -> Result<Vec<budget::FreeMemory>, ModelError> {
+        match self {
+            Self::Cpu { .. } => Ok(budget::free_memory().into_iter().collect()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { first, count } => {
+                let mut all = Vec::with_capacity(*count);
+                for index in *first..first + count {
+                    let source = format!("cuda:{index}");
+                    let free = numalign_gpu::memory::free_bytes(index);
+                    let bytes = free.map_err(|error| ModelError::Gpu { device: source.clone(), source: error })?;
+                    all.push(budget::FreeMemory { bytes, source, kind: budget::MemoryKind::Gpu });
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    /// Memories over which the blocks are spread: the CPU's devices share one.
+    pub(super) fn sharing(&self) -> usize {
+        match self {
+            Self::Cpu { .. } => 1,
+            #[cfg(feature = "cuda")]
+            Self::Cuda { count, .. } => *count,
+        }
+    }
+
+    /// A silent minute would look like a hang.
+    pub(super) fn announce(&self, _name: &str) {
+        #[cfg(feature = "cuda")]
+        if let Self::Cuda { .. } = self {
+            tracing::info!("{_name}: kernels are compiled at their first use, which can take a minute");
+        }
+    }
+
+    pub(crate) fn place(&self) -> ModelDevice {
+        match self {
+            Self::Cpu { .. } => ModelDevice::Cpu,
+            #[cfg(feature = "cuda")]
+            Self::Cuda { first, .. } => ModelDevice::Cuda { first: *first },
+        }
+    }
+
+    /// For people, such as `cpu (avx512, 2 threads)`; with the ranges of blocks if there are several devices.
+    pub(super) fn describe(&self, layers: usize) -> String {
+        let (text, count) = match self {
+            Self::Cpu { count } => {
+                let isa = format!("{:?}", crate::kernels::dispatch::isa()).to_lowercase();
+                let threads = rayon::current_num_threads();
+                let plural = if threads == 1 { "" } else { "s" };
+                let times = if *count > 1 { format!("{count} × ") } else { String::new() };
+                (format!("{times}cpu ({isa}, {threads} thread{plural})"), *count)
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda { first, count: 1 } => (format!("cuda:{first}"), 1),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { first, count } => (format!("cuda:{first}–{}", first + count - 1), *count),
+        };
+        if count == 1 {
+            return text;
+        }
+        let ranges = placement::block_ranges(layers, count).into_iter();
+        let blocks: Vec<String> = ranges.map(|blocks| format!("{}–{}", blocks.start + 1, blocks.end)).collect();
+        format!("{text}, blocks {}", blocks.join(" | "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_device_is_left_alone() {
+        for choice in [DeviceChoice::Cpu, DeviceChoice::Cuda(Some(7))] {
+            assert_eq!(choose_device(choice, Some(3), 1), choice);
+        }
+    }
+}

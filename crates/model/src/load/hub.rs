@@ -1,0 +1,264 @@
+//! Hub ids: the local Hugging Face cache first, then the hub itself where that is allowed.
+//!
+//! Honours `HF_HUB_CACHE`, `HF_HOME`, `HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_DOWNLOAD_TIMEOUT`, with the
+//! meaning that `huggingface_hub` gives them.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+
+use super::weights::Safetensors;
+use crate::error::ModelError;
+
+/// Whether `name` has the form of a hub id: one or two parts of letters, digits, `.`, `_` and `-`.
+pub fn is_hub_id(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('/').collect();
+    if parts.len() > 2 || name.len() > 200 {
+        return false;
+    }
+    parts.iter().all(|part| {
+        let mut characters = part.chars();
+        characters.next().is_some_and(|first| first.is_ascii_alphanumeric() || first == '_')
+            && characters.all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+    })
+}
+
+/// The folder that holds the files of hub model `id`, fetched first if need be.
+pub fn folder_of(id: &str) -> Result<PathBuf, ModelError> {
+    let cache = cache_folder().ok_or_else(|| ModelError::Hub {
+        name: id.to_owned(),
+        reason: "no HOME, HF_HOME or HF_HUB_CACHE says where the cache is".to_owned(),
+    })?;
+    if let Some(folder) = cached(&cache, id) {
+        return Ok(folder);
+    }
+    if is_offline() {
+        return Err(ModelError::Hub {
+            name: id.to_owned(),
+            reason: format!("it is not in {} and HF_HUB_OFFLINE is set", cache.display()),
+        });
+    }
+    fetch(&cache, id)
+}
+
+/// Whether the cache holds all of hub model `id`.
+pub fn is_cached(id: &str) -> bool {
+    cache_folder().and_then(|cache| cached(&cache, id)).is_some()
+}
+
+/// `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`.
+pub fn cache_folder() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(folder) = set("HF_HUB_CACHE") {
+        return Some(folder);
+    }
+    if let Some(home) = set("HF_HOME") {
+        return Some(home.join("hub"));
+    }
+    set("HOME").map(|home| home.join(".cache/huggingface/hub"))
+}
+
+/// Whether nothing may be fetched.
+pub fn is_offline() -> bool {
+    flag("HF_HUB_OFFLINE")
+}
+
+fn flag(name: &str) -> bool {
+    std::env::var(name).is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
+}
+
+/// A complete snapshot of `id` in the cache.
+fn cached(cache: &Path, id: &str) -> Option<PathBuf> {
+    let repository = cache.join(format!("models--{}", id.replace('/', "--")));
+    let commit = std::fs::read_to_string(repository.join("refs/main")).ok()?;
+    let folder = repository.join("snapshots").join(commit.trim());
+    complete(&folder).then_some(folder)
+}
+
+fn complete(folder: &Path) -> bool {
+    if !folder.join("config.json").is_file() {
+        return false;
+    }
+    if folder.join("model.safetensors").is_file() {
+        return true;
+    }
+    match Safetensors::shard_names(&folder.join("model.safetensors.index.json")) {
+        Ok(names) => names.iter().all(|name| folder.join(name).is_file()),
+        Err(_) => false,
+    }
+}
+
+/// Fetches on a separate thread, since the client would wait for a silent server without end.
+fn fetch(cache: &Path, id: &str) -> Result<PathBuf, ModelError> {
+    let hub_error = |reason: String| ModelError::Hub { name: id.to_owned(), reason };
+    let failed = |what: &str, error: &dyn std::fmt::Display| hub_error(format!("{what}: {error}"));
+    // The client puts links into the cache and wants to know where they are.
+    let cache = std::path::absolute(cache).map_err(|error| failed("the cache", &error))?;
+    let mut builder = ApiBuilder::from_cache(Cache::new(cache.clone())).with_progress(false).with_retries(2);
+    if let Some(endpoint) = text("HF_ENDPOINT") {
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
+    }
+    if let Some(token) = text("HF_TOKEN") {
+        builder = builder.with_token(Some(token));
+    }
+    let timeout = match text("HF_HUB_DOWNLOAD_TIMEOUT") {
+        None => TIMEOUT,
+        Some(seconds) => seconds
+            .parse()
+            .ok()
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .ok_or_else(|| hub_error(format!("HF_HUB_DOWNLOAD_TIMEOUT is `{seconds}`, not a number of seconds")))?,
+    };
+    let api = builder.build().map_err(|error| failed("the hub client does not start", &error))?;
+    let repo = Repo::new(id.to_owned(), RepoType::Model);
+    tracing::info!("fetching {id} into {}", cache.display());
+    let pulse = Pulse::default();
+    let fetcher = Fetcher { files: api.repo(repo.clone()), cached: Cache::new(cache).repo(repo), pulse: pulse.clone() };
+    let (sender, answer) = mpsc::channel();
+    let thread = std::thread::Builder::new().name("hub".to_owned());
+    // Nobody listens any more after the timeout.
+    let started = thread.spawn(move || drop(sender.send(fetcher.fetch())));
+    started.map_err(|error| failed("no thread", &error))?;
+    let (mut seen, mut since) = (pulse.count(), Instant::now());
+    loop {
+        match answer.recv_timeout(Duration::from_millis(100)) {
+            Ok(fetched) => return fetched.map_err(hub_error),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(hub_error("the hub client panicked".to_owned())),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+        }
+        if pulse.count() != seen {
+            (seen, since) = (pulse.count(), Instant::now());
+        }
+        if since.elapsed() > timeout {
+            return Err(hub_error(format!("the server has said nothing for {:.0} s", timeout.as_secs_f64())));
+        }
+    }
+}
+
+/// An environment variable that is set and not blank.
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+/// How long a server may be silent, unless `HF_HUB_DOWNLOAD_TIMEOUT` says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Counts signs of life of a download.
+#[derive(Clone, Default)]
+struct Pulse(Arc<AtomicU64>);
+
+impl Pulse {
+    fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl hf_hub::api::Progress for Pulse {
+    fn init(&mut self, _: usize, _: &str) {
+        self.beat();
+    }
+
+    fn update(&mut self, _: usize) {
+        self.beat();
+    }
+
+    fn finish(&mut self) {
+        self.beat();
+    }
+}
+
+/// Fetches the files of one model into the cache.
+struct Fetcher {
+    files: ApiRepo,
+    cached: CacheRepo,
+    pulse: Pulse,
+}
+
+impl Fetcher {
+    /// The folder of the complete snapshot; the weights come last, so that nothing incomplete looks complete.
+    fn fetch(&self) -> Result<PathBuf, String> {
+        let config = self.get("config.json").map_err(|error| reason("config.json", &error))?;
+        match self.get("tokenizer.json") {
+            Ok(_) => {}
+            // A folder without a tokenizer is fine for numbers.
+            Err(error) if status(&error) == Some(404) => tracing::warn!("the model has no tokenizer.json"),
+            Err(error) => return Err(reason("tokenizer.json", &error)),
+        }
+        self.get_weights()?;
+        match config.parent() {
+            Some(folder) => Ok(folder.to_owned()),
+            None => Err("config.json lies in no folder".to_owned()),
+        }
+    }
+
+    fn get_weights(&self) -> Result<(), String> {
+        let single = "model.safetensors";
+        let error = match self.get(single) {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        // The error of the usual file is the one to show when there is no index either.
+        let Ok(index) = self.get("model.safetensors.index.json") else {
+            return Err(reason(single, &error));
+        };
+        for shard in Safetensors::shard_names(&index).map_err(|error| error.to_string())? {
+            self.get(&shard).map_err(|error| reason(&shard, &error))?;
+        }
+        Ok(())
+    }
+
+    /// One file; where another process is fetching it, its result.
+    fn get(&self, name: &str) -> Result<PathBuf, ApiError> {
+        loop {
+            self.pulse.beat();
+            if let Some(path) = self.cached.get(name) {
+                return Ok(path);
+            }
+            match self.files.download_with_progress(name, self.pulse.clone()) {
+                // The client has waited some seconds for the lock.
+                Err(ApiError::LockAcquisition(_)) => tracing::info!("another process is fetching {name}"),
+                other => return other,
+            }
+        }
+    }
+}
+
+/// The HTTP status of a refusal.
+fn status(error: &ApiError) -> Option<u16> {
+    match error {
+        // The client's own error type is not within reach, but its text is fixed.
+        ApiError::RequestError(error) => error.to_string().strip_prefix("http status: ")?.parse().ok(),
+        _ => None,
+    }
+}
+
+fn reason(file: &str, error: &ApiError) -> String {
+    match status(error) {
+        Some(401 | 403) => format!("{file}: {error}; there is no such model, or HF_TOKEN does not open it"),
+        Some(404) => format!("{file}: {error}; there is no such model, or it has no such file"),
+        _ => format!("{file}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hub_ids() {
+        for good in ["gpt2", "openai-community/gpt2", "a/b.c_d-e", "_x/y"] {
+            assert!(is_hub_id(good), "{good}");
+        }
+        for bad in ["", "/", "a/", "a/b/c", "../x", "a b", "-x", "a/..", "a\\b"] {
+            assert!(!is_hub_id(bad), "{bad}");
+        }
+    }
+}

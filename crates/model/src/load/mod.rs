@@ -1,0 +1,212 @@
+//! Loads the model that `model_name` names onto a device.
+
+use std::path::{Path, PathBuf};
+
+use burn_flex::{Flex, FlexDevice};
+use numalign_config::{DeviceChoice, Dtype};
+
+use crate::arch::{Architecture, Gpt2Config};
+use crate::decoder::Decoder;
+use crate::decoder::placement::Placement;
+use crate::error::ModelError;
+use crate::lm::FrozenLm;
+use crate::ops::{FrozenOps, WeightStorage};
+use crate::tokenizer::Tokenizer;
+
+pub mod budget;
+mod devices;
+pub mod gguf;
+pub(crate) mod gpt2;
+pub mod hub;
+pub(crate) mod llama;
+pub mod name;
+pub mod synthetic;
+mod tensor_loader;
+pub mod weights;
+
+pub(crate) use devices::Devices;
+pub use devices::{ModelDevice, choose_device};
+use gguf::GgufModel;
+use name::ModelName;
+use synthetic::Synthetic;
+use weights::{Safetensors, TensorSource, read_text};
+
+const DEMO_CONFIG: &str = include_str!("../../assets/demo-gpt2/config.json");
+const DEMO_TOKENIZER: &[u8] = include_bytes!("../../assets/demo-gpt2/tokenizer.json");
+const DEMO_WEIGHTS: &[u8] = include_bytes!("../../assets/demo-gpt2/model.safetensors");
+
+/// `config.json` and `tokenizer.json` beyond these sizes are refused.
+const MOST_CONFIG: u64 = 1 << 20;
+const MOST_TOKENIZER: u64 = 256 << 20;
+
+/// Where a loaded model runs and whether its weights mean anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// `model_name` as given.
+    pub name: String,
+    /// `trained` or `random`.
+    pub weights: &'static str,
+    /// The device, such as `cpu (avx512, 2 threads)`.
+    pub device: String,
+}
+
+/// A frozen model, ready for use.
+pub struct FrozenModel {
+    /// The model.
+    pub lm: Box<dyn FrozenLm>,
+    /// Where it is.
+    pub place: ModelDevice,
+    /// For people.
+    pub description: Description,
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// The device, or the first of several.
+    pub device: DeviceChoice,
+    /// Devices over which the blocks are spread, from `device` on.
+    pub devices: usize,
+    /// False if no gradient will be asked for, which halves the memory on the CPU.
+    pub backward: bool,
+    /// The type of weights and tables.
+    pub dtype: Dtype,
+    /// Positions of the largest pass that will be asked for; the estimate of memory counts its activations.
+    pub positions: usize,
+}
+
+impl LoadOptions {
+    /// Weights in `f32` on one device, for short texts.
+    pub fn new(device: DeviceChoice, backward: bool) -> Self {
+        Self { device, devices: 1, backward, dtype: Dtype::F32, positions: 64 }
+    }
+}
+
+/// Loads `name` onto `device`. With `backward` false no gradient can be asked for and the memory is halved.
+///
+/// # Errors
+/// As [`load_with`].
+pub fn load(name: &str, device: DeviceChoice, backward: bool) -> Result<FrozenModel, ModelError> {
+    load_with(name, LoadOptions::new(device, backward))
+}
+
+/// Loads `name`; refuses a model that does not fit into free memory before any weight is read.
+///
+/// # Errors
+/// An unknown name, a device that cannot be used, too little memory, or files that cannot be read or are damaged.
+pub fn load_with(name: &str, options: LoadOptions) -> Result<FrozenModel, ModelError> {
+    let parsed = ModelName::parse(name)?;
+    let devices = Devices::resolve(options.device, options.devices)?;
+    let weights = match parsed {
+        ModelName::Synthetic { .. } => "random",
+        _ => "trained",
+    };
+    let parts = parts(&parsed)?;
+    let storage = WeightStorage { backward: options.backward, dtype: options.dtype };
+    let layers = parts.architecture.layers();
+    for free in devices.free_memory()? {
+        let share = parts.architecture.footprint().share(devices.sharing());
+        budget::check(name, &share, storage, options.positions, &free)?;
+    }
+    let mut device = devices.describe(layers);
+    if options.dtype != Dtype::F32 {
+        device.push_str(&format!(", weights in {}", options.dtype));
+    }
+    let lm = place(parts, &devices, storage)?;
+    devices.announce(&device);
+    let place = devices.place();
+    Ok(FrozenModel { lm, place, description: Description { name: name.to_owned(), weights, device } })
+}
+
+/// What [`load`] would load, without its weights: for checks and banners.
+///
+/// # Errors
+/// An unknown name, or files that cannot be read or are damaged.
+pub fn configuration(name: &str) -> Result<Architecture, ModelError> {
+    Ok(parts(&ModelName::parse(name)?)?.architecture)
+}
+
+struct Parts {
+    architecture: Architecture,
+    source: Box<dyn TensorSource>,
+    tokenizer: Tokenizer,
+}
+
+fn parts(name: &ModelName) -> Result<Parts, ModelError> {
+    match name {
+        ModelName::Demo => {
+            let path = Path::new("embedded demo model");
+            let architecture = Architecture::parse(path, DEMO_CONFIG)?;
+            let source = Safetensors::embedded("embedded demo model", DEMO_WEIGHTS)?;
+            source.check(&architecture.tensors(), path)?;
+            let tokenizer = Tokenizer::from_json(path, DEMO_TOKENIZER)?;
+            Ok(Parts { architecture, source: Box::new(source), tokenizer })
+        }
+        ModelName::Synthetic { size, seed } => {
+            let Some(config) = Gpt2Config::named(size) else {
+                return Err(ModelError::UnknownModel { name: size.clone(), reason: "not a size".to_owned() });
+            };
+            let source = Synthetic::new(&config, *seed);
+            let tokenizer = Tokenizer::gpt2(config.vocab_size);
+            Ok(Parts { architecture: Architecture::Gpt2(config), source: Box::new(source), tokenizer })
+        }
+        ModelName::Folder(folder) => folder_parts(folder),
+        ModelName::Gguf(file) => gguf_parts(file),
+        ModelName::Hub(id) => folder_parts(&hub::folder_of(id)?),
+    }
+}
+
+fn folder_parts(folder: &Path) -> Result<Parts, ModelError> {
+    let path: PathBuf = folder.join("config.json");
+    let architecture = Architecture::parse(&path, &read_text(&path, MOST_CONFIG)?)?;
+    let source = Safetensors::open_folder(folder)?;
+    source.check(&architecture.tensors(), folder)?;
+    let path = folder.join("tokenizer.json");
+    let tokenizer = if path.exists() {
+        Tokenizer::from_json(&path, read_text(&path, MOST_TOKENIZER)?.as_bytes())?
+    } else if let Architecture::Gpt2(config) = &architecture {
+        Tokenizer::gpt2(config.vocab_size)
+    } else {
+        Tokenizer::Missing("the folder has no tokenizer.json".to_owned())
+    };
+    Ok(Parts { architecture, source: Box::new(source), tokenizer })
+}
+
+/// A `tokenizer.json` beside the file comes before the tokenizer in it.
+fn gguf_parts(file: &Path) -> Result<Parts, ModelError> {
+    let path = file.with_file_name("tokenizer.json");
+    let beside = match path.exists() {
+        true => Some(Tokenizer::from_json(&path, read_text(&path, MOST_TOKENIZER)?.as_bytes())?),
+        false => None,
+    };
+    let GgufModel { architecture, tensors, tokenizer } = gguf::open(file, beside)?;
+    Ok(Parts { architecture, source: Box::new(tensors), tokenizer })
+}
+
+fn place(parts: Parts, devices: &Devices, storage: WeightStorage) -> Result<Box<dyn FrozenLm>, ModelError> {
+    let layers = parts.architecture.layers();
+    Ok(match devices {
+        Devices::Cpu { count } => {
+            let placement = Placement::spread(vec![FlexDevice; *count], layers, true)?;
+            Box::new(decoder::<Flex>(parts, placement, storage)?)
+        }
+        #[cfg(feature = "cuda")]
+        Devices::Cuda { first, count } => {
+            let all = (*first..first + count).map(crate::ops::cuda::device).collect();
+            let placement = Placement::spread(all, layers, false)?;
+            Box::new(decoder::<crate::ops::cuda::Cuda>(parts, placement, storage)?)
+        }
+    })
+}
+
+fn decoder<B: FrozenOps>(
+    parts: Parts,
+    placement: Placement<B>,
+    storage: WeightStorage,
+) -> Result<Decoder<B>, ModelError> {
+    let Parts { architecture, source, tokenizer } = parts;
+    match architecture {
+        Architecture::Gpt2(config) => gpt2::load(config, &*source, tokenizer, placement, storage),
+        Architecture::Llama(config) => llama::load(config, &*source, tokenizer, placement, storage),
+    }
+}

@@ -1,0 +1,90 @@
+//! GPT-2 shapes with random weights, for tests and benchmarks: `synthetic:<size>[:seed]`.
+//!
+//! The initialisation of `transformers`' GPT-2: normal with deviation 0.02, residual projections divided by
+//! √(2·n_layer), layer norms 1 and 0, biases 0. The numbers are our own: each row of a tensor has its own random
+//! stream, so rows are made in parallel and the result does not depend on how.
+
+mod normal;
+mod ziggurat;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rayon::prelude::*;
+
+use super::weights::TensorSource;
+use crate::arch::Gpt2Config;
+use crate::error::ModelError;
+
+/// A generator of one random model.
+pub struct Synthetic {
+    shapes: Vec<(String, Vec<usize>)>,
+    residual_deviation: f32,
+    seed: u64,
+}
+
+impl Synthetic {
+    /// Weights for `config`; other seeds give other weights.
+    pub fn new(config: &Gpt2Config, seed: u64) -> Self {
+        let residual_deviation = 0.02 / (2.0 * config.n_layer as f32).sqrt();
+        Self { shapes: config.tensors(), residual_deviation, seed }
+    }
+}
+
+impl TensorSource for Synthetic {
+    fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let shape = self.shapes.iter().find(|(known, _)| known == name).map(|(_, shape)| shape.as_slice());
+        let (rows, columns) = match shape {
+            Some([n]) => (1, *n),
+            Some([rows, columns]) => (*rows, *columns),
+            _ => (0, 0),
+        };
+        if name.ends_with(".bias") {
+            return Ok(vec![0.0; columns]);
+        }
+        if name.contains("ln_") {
+            return Ok(vec![1.0; columns]);
+        }
+        let deviation = if name.ends_with("c_proj.weight") { self.residual_deviation } else { 0.02 };
+        let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 synthetic weights");
+        hasher.update(&self.seed.to_le_bytes());
+        hasher.update(name.as_bytes());
+        let key = *hasher.finalize().as_bytes();
+        let mut values = vec![0.0f32; rows * columns];
+        values.par_chunks_mut(columns).enumerate().for_each(|(row, out)| {
+            let mut random = ChaCha8Rng::from_seed(key);
+            random.set_stream(row as u64);
+            for value in out {
+                *value = normal::standard_normal(&mut random) as f32 * deviation;
+            }
+        });
+        Ok(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use numalign_config::Dtype;
+
+    use super::*;
+    use crate::load::tensor_loader::TensorLoader;
+    use crate::ops::WeightStorage;
+
+    /// The base fingerprint, tensor by tensor, without a model in memory.
+    fn fingerprint(size: &str, seed: u64) -> String {
+        let config = Gpt2Config::named(size).unwrap();
+        let source = Synthetic::new(&config, seed);
+        let mut loader =
+            TensorLoader::new(&source, &config.canonical(), WeightStorage { backward: false, dtype: Dtype::F32 });
+        for (name, _) in config.tensors() {
+            loader.read(&name).unwrap();
+        }
+        loader.fingerprint().to_hex().to_string()
+    }
+
+    /// Checkpoints name the fingerprint of the model they were trained on: these never change.
+    #[test]
+    fn the_published_sizes_have_fixed_fingerprints() {
+        assert_eq!(fingerprint("small", 0), "d1c81b2e135c8ef663dbf74e9f888612d90021c33499813c92ed6bd2c0d852b8");
+        assert_eq!(fingerprint("medium", 0), "df04f3b1afd9cda4b90a7dde5c9141e3e07b6a3d12634cd72b534865a1f900e2");
+    }
+}

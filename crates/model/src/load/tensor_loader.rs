@@ -1,0 +1,147 @@
+//! Reads a model's tensors one at a time, hashes them into the base fingerprint, and puts them on their devices.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+use numalign_projector::bytes::le_bytes;
+
+use super::weights::TensorSource;
+use crate::decoder::embedding_table::EmbeddingTable;
+use crate::error::ModelError;
+use crate::ops::norms::NormWeights;
+use crate::ops::{FrozenOps, HostLinear, WeightOrder, WeightStorage};
+
+/// A dense weight's sizes and layout.
+#[derive(Debug, Clone, Copy)]
+pub struct Dense {
+    /// Input features.
+    pub input: usize,
+    /// Output features.
+    pub output: usize,
+    /// How the file holds it.
+    pub order: WeightOrder,
+    /// Whether a bias belongs to it.
+    pub bias: bool,
+}
+
+/// Tensors in the order of the family's list; the fingerprint depends on that order.
+pub struct TensorLoader<'a> {
+    source: &'a dyn TensorSource,
+    hasher: blake3::Hasher,
+    /// How weights are held.
+    pub storage: WeightStorage,
+}
+
+impl<'a> TensorLoader<'a> {
+    /// `canonical` is the text of what determines the model's arithmetic.
+    pub fn new(source: &'a dyn TensorSource, canonical: &str, storage: WeightStorage) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 base fingerprint");
+        hasher.update(canonical.as_bytes());
+        Self { source, hasher, storage }
+    }
+
+    /// The tensor `name`, row-major.
+    ///
+    /// # Errors
+    /// The source cannot be read.
+    pub fn read(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let values = self.source.read(name)?;
+        self.name(name, values.len());
+        self.numbers(&values);
+        Ok(values)
+    }
+
+    /// The tensor `name [rows, width]` as a table, a part at a time.
+    ///
+    /// # Errors
+    /// The source cannot be read.
+    pub fn table(&mut self, name: &str, rows: usize, width: usize) -> Result<EmbeddingTable, ModelError> {
+        let mut table = EmbeddingTable::with_capacity(rows, width, self.storage.dtype);
+        self.name(name, rows * width);
+        let source = self.source;
+        source.read_parts(name, &mut |part| {
+            self.numbers(part);
+            table.extend(part);
+        })?;
+        Ok(table)
+    }
+
+    fn name(&mut self, name: &str, count: usize) {
+        self.hasher.update(name.as_bytes());
+        self.hasher.update(&(count as u64).to_le_bytes());
+    }
+
+    fn numbers(&mut self, values: &[f32]) {
+        self.hasher.update(le_bytes(values));
+    }
+
+    /// `name.weight` and `name.bias` of a layer norm.
+    ///
+    /// # Errors
+    /// The source cannot be read.
+    pub fn layer_norm<B: Backend>(
+        &mut self,
+        name: &str,
+        eps: f32,
+        device: &B::Device,
+    ) -> Result<NormWeights<B>, ModelError> {
+        let gamma = self.read(&format!("{name}.weight"))?;
+        let beta = self.read(&format!("{name}.bias"))?;
+        let width = gamma.len();
+        Ok(NormWeights {
+            name: name.to_owned(),
+            gamma_d: Tensor::from_data(TensorData::new(gamma, [width]), device),
+            beta_d: Some(Tensor::from_data(TensorData::new(beta, [width]), device)),
+            eps,
+        })
+    }
+
+    /// `name.weight` of an RMS norm.
+    ///
+    /// # Errors
+    /// The source cannot be read.
+    pub fn rms_norm<B: Backend>(
+        &mut self,
+        name: &str,
+        eps: f32,
+        device: &B::Device,
+    ) -> Result<NormWeights<B>, ModelError> {
+        let gamma = self.read(&format!("{name}.weight"))?;
+        let width = gamma.len();
+        let gamma_d = Tensor::from_data(TensorData::new(gamma, [width]), device);
+        Ok(NormWeights { name: name.to_owned(), gamma_d, beta_d: None, eps })
+    }
+
+    /// `name.weight`, and `name.bias` if `dense` says so.
+    ///
+    /// # Errors
+    /// The source cannot be read.
+    pub fn dense<B: FrozenOps>(
+        &mut self,
+        name: &str,
+        dense: Dense,
+        device: &B::Device,
+    ) -> Result<B::Linear, ModelError> {
+        let weight = self.read(&format!("{name}.weight"))?;
+        let bias = if dense.bias { Some(self.read(&format!("{name}.bias"))?) } else { None };
+        Ok(self.prepare::<B>(&weight, bias.as_deref(), dense, (0, dense.output), device))
+    }
+
+    /// Outputs `outputs` of a weight that was read.
+    pub fn prepare<B: FrozenOps>(
+        &self,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        dense: Dense,
+        outputs: (usize, usize),
+        device: &B::Device,
+    ) -> B::Linear {
+        let Dense { input, output, order, .. } = dense;
+        let host = HostLinear { weight, order, input, output, outputs, bias, dtype: self.storage.dtype };
+        B::prepare(host, self.storage.backward, device)
+    }
+
+    /// The base fingerprint of all that was read. It is the files', whatever type the weights are held in.
+    pub fn fingerprint(&self) -> blake3::Hash {
+        self.hasher.finalize()
+    }
+}

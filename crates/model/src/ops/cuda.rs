@@ -1,0 +1,52 @@
+//! Burn's CUDA backend as a home for frozen models, and the questions to ask before it is touched: cudarc and cubecl
+//! panic if a library or a header is missing, so nothing of theirs runs before [`find`] said yes.
+//! Only with the feature `cuda`; not run on hardware yet, see the README's limits.
+
+use numalign_gpu::search::SearchPaths;
+use numalign_gpu::{Driver, GpuError, toolkit};
+
+use super::generic_impl::frozen_ops;
+
+/// `f32` on an NVIDIA GPU.
+pub type Cuda = burn::backend::Cuda<f32, i32>;
+
+frozen_ops!(Cuda);
+
+/// Burn's name for GPU `index`.
+pub fn device(index: usize) -> burn::backend::cuda::CudaDevice {
+    burn::backend::cuda::CudaDevice { index }
+}
+
+/// The GPU to use: `wanted`, or the first one. Everything that cubecl will load is loaded here first.
+///
+/// # Errors
+/// There is no such GPU, or a library or header is missing.
+pub fn find(wanted: Option<usize>) -> Result<usize, GpuError> {
+    let driver = Driver::get()?;
+    let index = driver.gpu(wanted.unwrap_or(0))?.index;
+    let paths = SearchPaths::from_env();
+    toolkit::nvrtc(&paths)?;
+    toolkit::headers(&paths)?;
+    burn_finds("cuda")?;
+    burn_finds("nvrtc")?;
+    Ok(index)
+}
+
+/// The last word is cudarc's own: where it would not find a library by the names that it tries, it would panic.
+fn burn_finds(name: &'static str) -> Result<(), GpuError> {
+    // SAFETY: this only tries to load the libraries, which are loaded already where they were found.
+    let present = unsafe {
+        match name {
+            "cuda" => cudarc::driver::sys::is_culib_present(),
+            _ => cudarc::nvrtc::sys::is_culib_present(),
+        }
+    };
+    match present {
+        true => Ok(()),
+        false => Err(GpuError::Missing {
+            library: "a library under a name that Burn's backend knows",
+            tried: cudarc::get_lib_name_candidates(name),
+            advice: "install the version of CUDA that this build was made for (12 or 13), or set LD_LIBRARY_PATH to it",
+        }),
+    }
+}

@@ -1,0 +1,8 @@
+//! The output projector as the solution of a least-squares problem: what a round gathers ([`features`]), adds up ([`gram`],
+//! in about 106 bits by [`double_double`]) and solves ([`least_squares`]), and how far a run is with it ([`progress`]).
+
+pub mod double_double;
+pub mod features;
+pub mod gram;
+pub mod least_squares;
+pub mod progress;

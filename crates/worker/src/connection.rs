@@ -1,0 +1,142 @@
+//! What a worker says on its connection: ready, NCCL's failure, why it gives up.
+
+use std::time::Duration;
+
+use numalign_access::Client;
+use numalign_collective::CollectiveError;
+use numalign_collective::nccl::NcclError;
+use numalign_model::NormParameter;
+use numalign_protocol as proto;
+use numalign_protocol::worker_message::Message as FromWorker;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::device::Loaded;
+use crate::error::WorkerError;
+use crate::handshake::Ending;
+use crate::nccl;
+
+/// NCCL reports a lost rank as an error too: the coordinator gets this long to report it first.
+const LOST_RANK: Duration = Duration::from_millis(500);
+
+/// The sending side of one connection, and the generation's task that works on it.
+pub(crate) struct Connection {
+    pub client: Client,
+    pub reports: mpsc::Sender<proto::WorkerMessage>,
+    pub member: u64,
+    pub incarnation: u64,
+    /// Number of the newest generation that was begun here.
+    pub generation: u64,
+    pub steps: Option<JoinHandle<Result<(), WorkerError>>>,
+}
+
+impl Connection {
+    pub(crate) fn new(client: Client, reports: mpsc::Sender<proto::WorkerMessage>, welcome: &proto::Welcome) -> Self {
+        let (member, incarnation) = (welcome.member, welcome.incarnation);
+        Self { client, reports, member, incarnation, generation: 0, steps: None }
+    }
+
+    /// A closed channel means a lost connection, which the inbound stream reports.
+    pub(crate) async fn send(&self, message: FromWorker) {
+        let _ = self.reports.send(proto::WorkerMessage { message: Some(message) }).await;
+    }
+
+    /// Reports NCCL's failure, which ends the generation; unless a lost rank caused it: then the coordinator's Pause is on
+    /// its way.
+    pub(crate) async fn nccl_failed(&self, error: &NcclError) {
+        tracing::warn!("{error}");
+        let generation = proto::Generation { incarnation: self.incarnation, number: self.generation };
+        let (reports, failed) = (self.reports.clone(), nccl::failed(generation, error));
+        tokio::spawn(async move {
+            tokio::time::sleep(LOST_RANK).await;
+            // A connection that closed in the meantime has nothing to be told.
+            let _ = reports.send(proto::WorkerMessage { message: Some(FromWorker::NcclFailed(failed)) }).await;
+        });
+    }
+
+    pub(crate) async fn ready(&self, loaded: &Loaded) {
+        let (ability, no_nccl) = nccl::to_proto(&loaded.nccl);
+        let ready = proto::Ready {
+            base_fingerprint: loaded.fingerprint.clone(),
+            hidden_size: loaded.hidden_size as u32,
+            model_parameters: loaded.parameters,
+            weights: loaded.description.weights.to_owned(),
+            device: loaded.description.device.clone(),
+            probe_digest: loaded.probe_digest.clone(),
+            layer_norms: loaded.layer_norms.iter().map(layer_norm).collect(),
+            nccl: ability,
+            no_nccl,
+        };
+        self.send(FromWorker::Ready(ready)).await;
+    }
+
+    /// Tells the coordinator why this worker cannot go on, and ends it.
+    pub(crate) async fn give_up(&self, error: WorkerError) -> Result<Ending, WorkerError> {
+        let hint = error.hint().map_or_else(String::new, |hint| format!(" (hint: {hint})"));
+        let failure = proto::Failure { permanent: is_permanent(&error), message: format!("{error}{hint}") };
+        self.send(FromWorker::Failure(failure)).await;
+        // The message must leave before the process does.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Err(error)
+    }
+
+    pub(crate) fn stop_steps(&mut self) {
+        if let Some(steps) = self.steps.take() {
+            steps.abort();
+        }
+    }
+}
+
+/// Another process may fare better after a panic or with a GPU that is free again; a wrong model or bad data stay.
+fn is_permanent(error: &WorkerError) -> bool {
+    !matches!(error, WorkerError::Device(_) | WorkerError::Collective(CollectiveError::Nccl(NcclError::Stuck { .. })))
+}
+
+fn layer_norm(norm: &NormParameter) -> proto::LayerNorm {
+    proto::LayerNorm::new(norm.name.clone(), &norm.values)
+}
+
+/// The end of the generation's task; pending while there is none.
+pub(crate) async fn steps_end(steps: &mut Option<JoinHandle<Result<(), WorkerError>>>) -> Result<(), WorkerError> {
+    let Some(handle) = steps else {
+        return std::future::pending().await;
+    };
+    let ended = handle.await;
+    *steps = None;
+    match ended {
+        Ok(result) => result,
+        Err(error) if error.is_cancelled() => Ok(()),
+        Err(error) => Err(WorkerError::Device(format!("the step loop panicked: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use numalign_engine::EngineError;
+
+    use super::*;
+
+    #[test]
+    fn only_failures_of_the_process_are_worth_another_one() {
+        let bad = EngineError::BadSample { index: 3, reason: "its text has no tokens".to_owned() };
+        assert!(is_permanent(&bad.into()));
+        assert!(is_permanent(&CollectiveError::GenerationOver.into()));
+        assert!(!is_permanent(&WorkerError::Device("it panicked".to_owned())));
+        assert!(!is_permanent(&CollectiveError::from(NcclError::Stuck { seconds: 5.0 }).into()));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_unit_loop_is_told_once() {
+        let mut none = None;
+        let pending = tokio::time::timeout(Duration::from_millis(20), steps_end(&mut none)).await;
+        assert!(pending.is_err(), "without a task there is nothing to wait for");
+        let mut failed = Some(tokio::spawn(async { Err(WorkerError::Device("gone".to_owned())) }));
+        assert!(matches!(steps_end(&mut failed).await, Err(WorkerError::Device(_))));
+        assert!(failed.is_none());
+        let mut stopped = Some(tokio::spawn(std::future::pending()));
+        if let Some(task) = &stopped {
+            task.abort();
+        }
+        assert!(steps_end(&mut stopped).await.is_ok(), "a task that was stopped did not fail");
+    }
+}

@@ -1,0 +1,213 @@
+//! Follows the coordinator on one connection: its messages, the loading model, heartbeats, NCCL, the generation's task.
+
+use std::sync::Arc;
+
+use numalign_collective::CollectiveError;
+use numalign_collective::nccl::NcclError;
+use numalign_config::Config;
+use numalign_protocol as proto;
+use numalign_protocol::coordinator_message::Message as FromCoordinator;
+use numalign_protocol::worker_message::Message as FromWorker;
+
+use crate::connection::{Connection, steps_end};
+use crate::device::{Device, Loaded, Loading};
+use crate::error::WorkerError;
+use crate::handshake::{Ending, ended_by, refused_or_lost};
+use crate::nccl::News;
+use crate::session::{Kept, Worker};
+use crate::steps::samples_of;
+use crate::uncommitted::UncommittedStates;
+
+/// A model on its way, for the run of `config`.
+struct LoadingModel {
+    config: Arc<Config>,
+    config_text: String,
+    device: Device,
+    loaded: Loading,
+}
+
+impl Worker {
+    /// Until the connection or the run ends.
+    pub(crate) async fn follow(
+        &mut self,
+        connection: &mut Connection,
+        welcome: proto::Welcome,
+        inbound: &mut tonic::Streaming<proto::CoordinatorMessage>,
+    ) -> Result<Ending, WorkerError> {
+        let config = Arc::new(config_of(&welcome)?);
+        let mut heartbeat = tokio::time::interval(config.run.heartbeat);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut loading = None;
+        match &self.kept {
+            Some(kept) if kept.config_text == welcome.config => connection.ready(&kept.loaded).await,
+            // A model loaded for another run does not fit this one.
+            _ => {
+                self.kept = None;
+                loading = Some(self.load(config, welcome)?);
+            }
+        }
+        loop {
+            tokio::select! {
+                message = inbound.message() => {
+                    let message = match message {
+                        Ok(Some(message)) => message.message,
+                        Ok(None) => return Ok(Ending::Lost("the coordinator closed the connection".to_owned())),
+                        Err(status) => return refused_or_lost(&self.options.access, &status),
+                    };
+                    if let Some(ending) = self.obey(connection, message)? {
+                        return Ok(ending);
+                    }
+                }
+                _ = heartbeat.tick() => {
+                    let generation = connection.generation;
+                    connection.send(FromWorker::Heartbeat(proto::Heartbeat { generation })).await;
+                }
+                loaded = wait_for(&mut loading) => match loaded {
+                    Ok((model, loaded)) => {
+                        connection.ready(&loaded).await;
+                        let LoadingModel { config, config_text, device, .. } = model;
+                        let uncommitted = UncommittedStates::new(config.units());
+                        self.kept = Some(Kept { config, config_text, device, loaded, uncommitted });
+                    }
+                    Err(error) => return connection.give_up(error).await,
+                },
+                news = self.communicators.news() => match news {
+                    News::Made(id) => connection.send(FromWorker::NcclId(id)).await,
+                    // Another process gets the GPU back.
+                    News::Failed(error @ NcclError::Stuck { .. }) => {
+                        return connection.give_up(CollectiveError::from(error).into()).await;
+                    }
+                    News::Failed(error) => connection.nccl_failed(&error).await,
+                },
+                ended = steps_end(&mut connection.steps) => {
+                    if let Err(error) = ended {
+                        match consequence(error) {
+                            Consequence::WaitForCoordinator => {}
+                            Consequence::ReportNccl(error) => connection.nccl_failed(&error).await,
+                            Consequence::GiveUp(error) => return connection.give_up(error).await,
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts to load the model of the coordinator's run.
+    fn load(&self, config: Arc<Config>, welcome: proto::Welcome) -> Result<LoadingModel, WorkerError> {
+        let (device, loaded) = match &self.options.simulated {
+            Some(simulated) => simulated.start(),
+            None => {
+                let wanted = self.options.device.unwrap_or(config.run.device);
+                let (local_rank, per_worker) = (self.options.local_rank, config.run.devices_per_worker);
+                let choice = numalign_model::load::choose_device(wanted, local_rank, per_worker);
+                Device::start(config.clone(), choice, local_rank, samples_of(welcome.probe)?)?
+            }
+        };
+        Ok(LoadingModel { config, config_text: welcome.config, device, loaded })
+    }
+
+    /// One message of the coordinator; `Some` if it ends the connection.
+    fn obey(
+        &mut self,
+        connection: &mut Connection,
+        message: Option<FromCoordinator>,
+    ) -> Result<Option<Ending>, WorkerError> {
+        match message {
+            Some(FromCoordinator::Begin(begin)) => self.begin(connection, begin)?,
+            Some(FromCoordinator::Pause(pause)) => {
+                tracing::info!("{}", pause.reason);
+                connection.stop_steps();
+                self.communicators.end();
+            }
+            Some(FromCoordinator::NcclId(id)) => self.communicators.form(&id)?,
+            Some(FromCoordinator::Committed(committed)) => {
+                if let Some(kept) = &self.kept {
+                    kept.uncommitted.committed(committed.unit);
+                }
+            }
+            Some(FromCoordinator::Done(done)) => {
+                tracing::info!("done: {}", done.summary);
+                return Ok(Some(Ending::Done));
+            }
+            Some(FromCoordinator::Abort(abort)) => return ended_by(abort).map(Some),
+            Some(FromCoordinator::Welcome(_)) | None => {}
+        }
+        Ok(None)
+    }
+}
+
+/// What the failure of a generation's task leads to.
+#[derive(Debug)]
+enum Consequence {
+    /// The generation or the connection ended under it: the control stream tells which.
+    WaitForCoordinator,
+    /// Another generation may do without the rank that NCCL lost.
+    ReportNccl(NcclError),
+    /// This process cannot go on.
+    GiveUp(WorkerError),
+}
+
+fn consequence(error: WorkerError) -> Consequence {
+    match error {
+        WorkerError::Collective(CollectiveError::GenerationOver | CollectiveError::Connection { .. }) => {
+            Consequence::WaitForCoordinator
+        }
+        WorkerError::Collective(CollectiveError::Nccl(error)) if !matches!(error, NcclError::Stuck { .. }) => {
+            Consequence::ReportNccl(error)
+        }
+        error => Consequence::GiveUp(error),
+    }
+}
+
+/// The run's configuration, checked.
+fn config_of(welcome: &proto::Welcome) -> Result<Config, WorkerError> {
+    let config: Config = serde_json::from_str(&welcome.config)
+        .map_err(|error| WorkerError::Protocol(format!("its configuration cannot be read: {error}")))?;
+    config.check().map_err(|error| WorkerError::Protocol(format!("its configuration is not valid: {error}")))?;
+    Ok(config)
+}
+
+/// The loaded model, once; pending while nothing loads.
+async fn wait_for(loading: &mut Option<LoadingModel>) -> Result<(LoadingModel, Loaded), WorkerError> {
+    let Some(model) = loading else {
+        return std::future::pending().await;
+    };
+    let answer = (&mut model.loaded).await;
+    let Some(model) = loading.take() else {
+        return std::future::pending().await;
+    };
+    match answer {
+        Ok(loaded) => Ok((model, loaded?)),
+        Err(_) => Err(WorkerError::Device("it panicked; its message is above".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_generation_is_no_failure() {
+        let connection = CollectiveError::Connection { unit: 3, reason: "broken pipe".to_owned() };
+        for error in [CollectiveError::GenerationOver, connection] {
+            assert!(matches!(consequence(error.into()), Consequence::WaitForCoordinator));
+        }
+    }
+
+    #[test]
+    fn nccl_is_reported_unless_it_keeps_the_gpu() {
+        let lost = NcclError::Call { call: "ncclAllReduce", words: "remote process exited".to_owned() };
+        let reported = consequence(CollectiveError::from(lost.clone()).into());
+        assert!(matches!(reported, Consequence::ReportNccl(error) if error == lost));
+        let stuck = consequence(CollectiveError::from(NcclError::Stuck { seconds: 5.0 }).into());
+        assert!(matches!(stuck, Consequence::GiveUp(_)));
+        let refused = CollectiveError::Refused { unit: 3, reason: "too long".to_owned() };
+        assert!(matches!(consequence(refused.into()), Consequence::GiveUp(_)));
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_read_breaks_the_protocol() {
+        let welcome = proto::Welcome { config: "{}".to_owned(), ..proto::Welcome::default() };
+        assert!(matches!(config_of(&welcome), Err(WorkerError::Protocol(reason)) if reason.contains("cannot be read")));
+    }
+}

@@ -1,0 +1,191 @@
+//! The start of a connection: Hello out, Welcome in; and what the coordinator's refusals mean.
+
+use numalign_access::ClientAccess;
+use numalign_access::client::{Unconnected, status_words};
+use numalign_config::Config;
+use numalign_protocol as proto;
+use numalign_protocol::coordinator_message::Message as FromCoordinator;
+use numalign_protocol::worker_message::Message as FromWorker;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::connection::Connection;
+use crate::error::WorkerError;
+use crate::session::Worker;
+
+/// How one connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The run is done.
+    Done,
+    /// Another connection may fare better.
+    Lost(String),
+}
+
+/// A coordinator that was reached.
+pub(crate) struct Met {
+    pub connection: Connection,
+    pub welcome: proto::Welcome,
+    pub inbound: tonic::Streaming<proto::CoordinatorMessage>,
+}
+
+impl Worker {
+    fn hello(&self) -> proto::Hello {
+        let rejoin_state = self.kept.as_ref().and_then(|kept| {
+            let state = kept.uncommitted.committed_state()?;
+            Some(proto::RejoinState {
+                run_id: kept.config.run.run_id.clone(),
+                config_digest: config_digest(&kept.config),
+                state: state.to_bytes(),
+            })
+        });
+        proto::Hello {
+            protocol: proto::PROTOCOL,
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            rejoin_state,
+            restarts: self.options.restarts,
+        }
+    }
+
+    /// Connects and says Hello; the connection with the Welcome, or how it ended before.
+    pub(crate) async fn meet(&self) -> Result<Result<Met, Ending>, WorkerError> {
+        let access = &self.options.access;
+        let client = match access.connect(&self.endpoint).await {
+            Ok(client) => client,
+            Err(Unconnected::Lost(reason)) => return Ok(Err(Ending::Lost(reason))),
+            Err(Unconnected::Refused(refusal)) => return Err(refusal.into()),
+        };
+        let (reports, outbound) = mpsc::channel::<proto::WorkerMessage>(64);
+        let hello = proto::WorkerMessage { message: Some(FromWorker::Hello(self.hello())) };
+        if reports.send(hello).await.is_err() {
+            return Ok(Err(Ending::Lost("the connection closed at once".to_owned())));
+        }
+        let mut inbound = match client.clone().control(ReceiverStream::new(outbound)).await {
+            Ok(inbound) => inbound.into_inner(),
+            Err(status) => return refused_or_lost(access, &status).map(Err),
+        };
+        let first = match inbound.message().await {
+            Ok(Some(first)) => first.message,
+            Ok(None) => return Ok(Err(Ending::Lost("the coordinator closed the connection".to_owned()))),
+            Err(status) => return refused_or_lost(access, &status).map(Err),
+        };
+        let welcome = match first {
+            Some(FromCoordinator::Welcome(welcome)) => welcome,
+            Some(FromCoordinator::Abort(abort)) => return ended_by(abort).map(Err),
+            _ => return Err(WorkerError::Protocol("its first message is not Welcome".to_owned())),
+        };
+        let connection = Connection::new(client, reports, &welcome);
+        Ok(Ok(Met { connection, welcome, inbound }))
+    }
+}
+
+/// BLAKE3 of the settings that determine the run's states, as the coordinator computes it.
+fn config_digest(config: &Config) -> String {
+    blake3::hash(config.digest_text().as_bytes()).to_hex().to_string()
+}
+
+/// An Abort is final if it says so; otherwise the coordinator may come back.
+pub(crate) fn ended_by(abort: proto::Abort) -> Result<Ending, WorkerError> {
+    if abort.permanent {
+        return Err(WorkerError::Aborted { reason: abort.reason, hint: abort.hint });
+    }
+    Ok(Ending::Lost(abort.reason))
+}
+
+/// A refusal by another build or for lack of access is final; every other status is a lost connection.
+pub(crate) fn refused_or_lost(access: &ClientAccess, status: &tonic::Status) -> Result<Ending, WorkerError> {
+    if let Some(refusal) = access.refusal(status) {
+        return Err(refusal.into());
+    }
+    match status.code() {
+        tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument | tonic::Code::Unimplemented => {
+            Err(WorkerError::Refused { reason: status.message().to_owned() })
+        }
+        _ => Ok(Ending::Lost(status_words(status))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use numalign_config::{Layer, resolve};
+    use numalign_projector::{Layout, State};
+    use tonic::transport::Endpoint;
+
+    use super::*;
+    use crate::session::{Kept, Options};
+    use crate::simulated::Simulated;
+    use crate::uncommitted::UncommittedStates;
+
+    #[tokio::test]
+    async fn a_worker_offers_its_committed_state_and_nothing_before_it_has_one() {
+        let simulated = Simulated::new(4);
+        let options = Options {
+            coordinator: "http://127.0.0.1:1".to_owned(),
+            access: ClientAccess::default(),
+            device: None,
+            local_rank: None,
+            first_contact: Duration::from_secs(1),
+            restarts: 2,
+            simulated: Some(simulated.clone()),
+        };
+        let mut worker = Worker::new(options, Endpoint::from_static("http://127.0.0.1:1"));
+        assert_eq!((worker.hello().rejoin_state, worker.hello().restarts), (None, 2));
+
+        let config = resolve(None, Layer::from_env([]), Layer::from_flags::<&str>([])).unwrap();
+        let (device, loading) = simulated.start();
+        let uncommitted = UncommittedStates::new(config.units());
+        let state = State::initial(Layout::of(&config.recipe, 4, 0), 1);
+        worker.kept = Some(Kept {
+            config: Arc::new(config.clone()),
+            config_text: String::new(),
+            device,
+            loaded: loading.await.unwrap().unwrap(),
+            uncommitted: uncommitted.clone(),
+        });
+        assert_eq!(worker.hello().rejoin_state, None);
+        uncommitted.restart(Arc::new(state.clone()));
+        let offered = worker.hello().rejoin_state.unwrap();
+        assert_eq!(offered.run_id, config.run.run_id);
+        assert_eq!(offered.config_digest, config_digest(&config));
+        assert_eq!(offered.state, state.to_bytes());
+    }
+
+    fn abort(permanent: bool) -> proto::Abort {
+        proto::Abort { reason: "no space left".to_owned(), hint: "make room".to_owned(), permanent }
+    }
+
+    #[test]
+    fn only_a_permanent_abort_is_final() {
+        assert_eq!(ended_by(abort(false)).unwrap(), Ending::Lost("no space left".to_owned()));
+        let Err(WorkerError::Aborted { reason, hint }) = ended_by(abort(true)) else {
+            panic!("a permanent abort ends the worker");
+        };
+        assert_eq!((reason.as_str(), hint.as_str()), ("no space left", "make room"));
+    }
+
+    #[test]
+    fn another_build_is_refused_and_an_absent_coordinator_is_lost() {
+        let access = ClientAccess::default();
+        let answer = |code| refused_or_lost(&access, &tonic::Status::new(code, "protocol 4, here 5"));
+        for code in [tonic::Code::FailedPrecondition, tonic::Code::InvalidArgument, tonic::Code::Unimplemented] {
+            let Err(WorkerError::Refused { reason }) = answer(code) else {
+                panic!("{code:?} is final");
+            };
+            assert_eq!(reason, "protocol 4, here 5");
+        }
+        for code in [tonic::Code::Unavailable, tonic::Code::Cancelled, tonic::Code::Unknown, tonic::Code::Internal] {
+            assert!(matches!(answer(code), Ok(Ending::Lost(reason)) if reason.contains("protocol 4")), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_token_is_final() {
+        let refused = refused_or_lost(&ClientAccess::default(), &tonic::Status::unauthenticated("no token"));
+        assert!(matches!(refused, Err(WorkerError::Access(_))), "{refused:?}");
+    }
+}
