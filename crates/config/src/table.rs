@@ -23,7 +23,7 @@ pub(crate) const KEYS: &[Key] = &[
         name: "model_name",
         default: KeyDefault::Value("demo"),
         value_name: "NAME",
-        help: "The frozen model: a folder, a hub id, demo, or synthetic:<size>[:seed]",
+        help: "The frozen model: a folder, a .gguf file, a hub id, demo, or synthetic:<size>[:seed]",
         shown: |c| text(&c.recipe.model_name),
     },
     Key {
