@@ -2,6 +2,7 @@
 //! of a round its sums (tensors `solve.*`).
 
 use numalign_config::{Recipe, Solver};
+use numalign_data::Schedule;
 use numalign_projector::{Features, Round, SolveState, Solved, State, Sums};
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +38,7 @@ struct Entry {
 pub(crate) fn to_json(recipe: &Recipe, state: &SolveState) -> String {
     let rounds = state.solved.map_or(0, |solved| solved.rounds);
     let of_a_round = match recipe.solver {
-        Solver::Alternate => recipe.units().chunks() * recipe.batch_size as u64,
+        Solver::Alternate => Schedule::of(recipe).chunks() * recipe.batch_size as u64,
         Solver::Adam | Solver::Exact => 0,
     };
     let entry = Entry {

@@ -4,13 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use numalign_checkpoint::{Checkpoint, CheckpointError, Identity, RunFolder, write_atomically};
-use numalign_config::{Layer, Recipe, resolve};
+use numalign_config::{Config, Recipe};
 use numalign_projector::{Layout, NormTensor, State};
 use safetensors::{Dtype, SafeTensors};
 
 fn recipe() -> Recipe {
-    let nothing: [(&str, String); 0] = [];
-    resolve(None, Layer::from_env([]), Layer::from_flags(nothing)).unwrap().recipe
+    Config::with(&[]).unwrap().recipe
 }
 
 /// A checkpoint after `steps` updates.
@@ -97,8 +96,7 @@ fn the_best_projectors_stay_in_the_file() {
 #[test]
 fn layer_norms_and_wide_projectors_keep_their_order() {
     let flags = [("train_layer_norms", "true"), ("value_encoding", "fourier"), ("fourier_periods", "1")];
-    let flags = Layer::from_flags(flags.map(|(name, value)| (name, value.to_owned())));
-    let recipe = resolve(None, Layer::from_env([]), flags).unwrap().recipe;
+    let recipe = Config::with(&flags).unwrap().recipe;
     let mut written = checkpoint(2, 0);
     written.state = State::initial(Layout::of(&recipe, 2, 0), 5);
     written.state.set_layer_norms(&[1.0, 2.0, 3.0, 4.0, 5.0]);

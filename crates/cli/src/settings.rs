@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use numalign_config::{Config, DeviceChoice, Layer, resolve};
+use numalign_config::{Config, DeviceChoice, Source, resolve};
 use numalign_gpu::driver::visible_gpus;
 
 use crate::args::{key_flags, text};
@@ -13,7 +13,7 @@ use crate::error::CliError;
 
 /// The configuration of a command; `stage` overrides where given.
 pub fn load(matches: &ArgMatches, file: Option<&str>, stage: Option<&str>) -> Result<Config, CliError> {
-    resolve_layers(layers(matches, file, stage, &[])?)
+    resolve_sources(sources(matches, file, stage, &[])?)
 }
 
 /// [`load`] for a run on this machine: with further keys set as if by flags, and `workers: auto` counted.
@@ -23,19 +23,19 @@ pub fn load_for_launch(
     stage: Option<&str>,
     more: &[(&str, String)],
 ) -> Result<Config, CliError> {
-    let (mut yaml, mut env, mut flags) = layers(matches, file, stage, more)?;
+    let (mut yaml, mut env, mut flags) = sources(matches, file, stage, more)?;
     let all = yaml.iter_mut().chain([&mut env, &mut flags]);
     let (mut is_auto, mut gpus) = (false, 0);
-    for layer in all {
-        if layer.is_set("workers") {
+    for source in all {
+        if source.is_set("workers") {
             // Counting loads the driver: only where somebody asks for it.
-            is_auto = layer.fill_in_auto("workers", || {
+            is_auto = source.fill_in_auto("workers", || {
                 gpus = visible_gpus();
                 gpus.max(1)
             });
         }
     }
-    let mut config = resolve_layers((yaml, env, flags))?;
+    let mut config = resolve_sources((yaml, env, flags))?;
     if is_auto {
         config.run.workers = (config.run.workers / config.run.devices_per_worker).max(1);
         config.check().map_err(|errors| CliError::usage(format!("the configuration is not valid\n{errors}")))?;
@@ -60,15 +60,15 @@ fn auto_workers(workers: usize, devices_per_worker: usize, gpus: usize) -> Strin
     }
 }
 
-type Layers = (Option<Layer>, Layer, Layer);
+type Sources = (Option<Source>, Source, Source);
 
 /// File, environment and flags, each on its own.
-fn layers(
+fn sources(
     matches: &ArgMatches,
     file: Option<&str>,
     stage: Option<&str>,
     more: &[(&str, String)],
-) -> Result<Layers, CliError> {
+) -> Result<Sources, CliError> {
     let mut flags = key_flags(matches);
     if let Some(stage) = stage {
         if flags.iter().any(|(key, value)| key == "stage" && value != stage) {
@@ -81,11 +81,11 @@ fn layers(
         flags.retain(|(known, _)| known != key);
         flags.push(((*key).to_owned(), value.clone()));
     }
-    let yaml = file.map(|file| Layer::from_yaml_file(Path::new(file)));
-    Ok((yaml, Layer::from_env_os(std::env::vars_os()), Layer::from_flags(flags)))
+    let yaml = file.map(|file| Source::from_yaml_file(Path::new(file)));
+    Ok((yaml, Source::from_env_os(std::env::vars_os()), Source::from_flags(flags)))
 }
 
-fn resolve_layers((yaml, env, flags): Layers) -> Result<Config, CliError> {
+fn resolve_sources((yaml, env, flags): Sources) -> Result<Config, CliError> {
     resolve(yaml, env, flags).map_err(|errors| {
         CliError::usage(format!("the configuration is not valid\n{errors}"))
             .with_hint("`numalign launch --help` lists every key with its default")
@@ -96,7 +96,7 @@ fn resolve_layers((yaml, env, flags): Layers) -> Result<Config, CliError> {
 pub fn coordinator_wait() -> Result<Duration, CliError> {
     const NAME: &str = "NUMALIGN_COORDINATOR_WAIT";
     let set = std::env::vars_os().filter(|(name, _)| name == NAME);
-    let config = resolve(None, Layer::from_env_os(set), Layer::from_flags::<&str>([])).map_err(CliError::usage)?;
+    let config = resolve(None, Source::from_env_os(set), Source::from_flags::<&str>([])).map_err(CliError::usage)?;
     Ok(config.run.coordinator_wait)
 }
 

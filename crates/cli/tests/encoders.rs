@@ -15,9 +15,9 @@ fn every_recipe_gives_the_same_bytes_for_any_world_and_after_a_resume() {
     let folder = Folder::new();
     for (name, recipe) in [
         ("norms", "nn --train-layer-norms true --value-encoding fourier --loss huber"),
-        ("mean", "text --readout mean --layer 2 --train-layer-norms true"),
-        ("numbers", "mixed --readout numbers --train-layer-norms true --value-encoding signlog"),
-        ("relative", "mixed --loss relative --readout mean"),
+        ("mean", "text --pooling mean --layer 2 --train-layer-norms true"),
+        ("numbers", "mixed --pooling numbers --train-layer-norms true --value-encoding signlog"),
+        ("relative", "mixed --loss relative --pooling mean"),
     ] {
         let file = |run: &str| folder.read(&format!("chk/{run}.safetensors"));
         for workers in [1, 2, 5] {
@@ -141,7 +141,7 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     succeed_line(&folder, &format!("launch nn {SHORT} --run-id nn"));
     for (line, code, words) in [
         ("launch nn --train-transformer true", 2, &["stays frozen", "train_layer_norms"][..]),
-        ("launch text --readout numbers", 2, &["readout", "use mean or last"]),
+        ("launch text --pooling numbers", 2, &["pooling", "use mean or last"]),
         ("launch nn --loss relative --value-encoding signlog", 2, &["linear target", "use mse"]),
         ("launch nn --fourier-periods 3", 2, &["value_encoding fourier"]),
         ("launch nn --layer 9", 1, &["9", "hint:"]),

@@ -90,6 +90,15 @@ fn it_finds_what_eval_finds_and_keeps_the_best() {
     assert_eq!(evaluations[2]["best_step"], best["step"]);
 }
 
+/// The evaluation at the end of `launch` takes `eval_count` samples.
+#[test]
+fn the_closing_evaluation_takes_as_many_samples_as_asked() {
+    let folder = Folder::new();
+    let tiny = ["launch", "nn", "--workers", "1", "--num-epochs", "1", "--num-batches", "2"];
+    let report = json(&folder.run(&[&tiny[..], &["--eval-count", "7", "--json"]].concat()));
+    assert_eq!(report["samples"], 7);
+}
+
 #[test]
 fn it_changes_no_projector_and_may_be_turned_on_and_off() {
     let folder = Folder::new();

@@ -55,6 +55,19 @@ fn the_readme_is_short() {
 }
 
 #[test]
+fn the_template_names_every_key() {
+    let template = std::fs::read_to_string(root().join("config/config.yaml")).expect("the template");
+    let written = |line: &str, name: &str| {
+        let line = line.trim_start_matches(['#', ' ']);
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'))
+    };
+    for key in numalign_config::keys() {
+        let name = key.name.rsplit('.').next().unwrap_or(key.name);
+        assert!(template.lines().any(|line| written(line, name)), "config/config.yaml lacks {}", key.name);
+    }
+}
+
+#[test]
 fn every_command_of_the_pages_exists() {
     let folder = Folder::new();
     let mut tried = 0;

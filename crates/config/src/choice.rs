@@ -1,12 +1,10 @@
-//! The names of the choices (`nn`, `adam`, `min`, …) in one place each.
-//! Read by `parse` (text to choice), `keys` (choice to text) and whoever prints one.
+//! The settings that take one of a few names, each enum with its names as the user writes and the checkpoint stores them;
+//! and those that take a name or something more.
 
 use std::fmt;
+use std::path::PathBuf;
 
-use crate::types::{
-    CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, Readout, Resume, Solver, Stage,
-    TargetEncoding, Task, ValueEncoding,
-};
+use serde::{Deserialize, Serialize};
 
 /// A setting with a fixed list of names.
 pub trait Choice: Copy + PartialEq + 'static {
@@ -17,9 +15,17 @@ pub trait Choice: Copy + PartialEq + 'static {
     fn name(self) -> &'static str;
 }
 
-/// The compiler refuses a list that misses a variant, since `name` matches all of them.
 macro_rules! choices {
-    ($kind:ident { $($variant:ident = $name:literal),+ $(,)? }) => {
+    ($(
+        $(#[$attribute:meta])*
+        $kind:ident { $($(#[$of_variant:meta])* $variant:ident = $name:literal,)+ }
+    )+) => {$(
+        $(#[$attribute])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $kind {
+            $($(#[$of_variant])* #[serde(rename = $name)] $variant,)+
+        }
+
         impl Choice for $kind {
             const ALL: &'static [$kind] = &[$($kind::$variant),+];
 
@@ -35,20 +41,159 @@ macro_rules! choices {
                 f.write_str(self.name())
             }
         }
-    };
+    )+};
 }
 
-choices!(Stage { Nn = "nn", Text = "text", Mixed = "mixed" });
-choices!(ValueEncoding { Standard = "standard", Raw = "raw", Signlog = "signlog", Fourier = "fourier" });
-choices!(TargetEncoding { Linear = "linear", Signlog = "signlog" });
-choices!(Distribution { Uniform = "uniform", Log = "log" });
-choices!(Solver { Adam = "adam", Exact = "exact", Alternate = "alternate" });
-choices!(Readout { Last = "last", Mean = "mean", Numbers = "numbers" });
-choices!(Loss { Mse = "mse", Huber = "huber", Relative = "relative" });
-choices!(Dtype { F32 = "f32", Bf16 = "bf16", F16 = "f16" });
-choices!(Task { Min = "min", Max = "max", Mean = "mean", Count = "count" });
-choices!(LoadedProjections { Both = "both", Input = "input", Output = "output" });
-choices!(CollectiveChoice { Auto = "auto", Grpc = "grpc", Nccl = "nccl" });
+choices! {
+    /// What is learnt: which projectors train, and what a sample looks like.
+    Stage {
+        /// number → number
+        Nn = "nn",
+        /// text → number
+        Text = "text",
+        /// text with numbers inside → number
+        Mixed = "mixed",
+    }
+
+    /// How a value becomes the scalar that the input projector sees, and how its target is scaled.
+    ValueEncoding {
+        /// `x = (v − (min+max)/2) / ((max−min)/√12)`
+        Standard = "standard",
+        /// `x = v`
+        Raw = "raw",
+        /// `x = (u(v) − offset) / scale` with `u(v) = sign(v)·ln(1 + |v|/log_threshold)`: orders of magnitude apart
+        /// become steps apart; standardised over the range as `standard` is.
+        Signlog = "signlog",
+        /// `standard`, and beside it `sin` and `cos` of `2π(v − min)/period` for `fourier_periods` periods, the longest
+        /// as long as the range and each half of the one before.
+        Fourier = "fourier",
+    }
+
+    /// How a target becomes the number that the output projector learns.
+    TargetEncoding {
+        /// As `standard`, or as `raw` where the inputs are.
+        Linear = "linear",
+        /// As the inputs of [`ValueEncoding::Signlog`].
+        Signlog = "signlog",
+    }
+
+    /// How generated values lie in their range.
+    Distribution {
+        /// Every value equally often.
+        Uniform = "uniform",
+        /// Uniform in `sign(v)·ln(1 + |v|/log_threshold)`: every order of magnitude above the threshold equally often.
+        Log = "log",
+    }
+
+    /// How the projectors are found.
+    Solver {
+        /// Gradient steps on whatever trains.
+        Adam = "adam",
+        /// The output projector alone, as the least-squares solution over one pass.
+        Exact = "exact",
+        /// Gradient steps, with the output projector solved every `solve_every` steps and at the end.
+        Alternate = "alternate",
+    }
+
+    /// Which positions' hidden states become the one that is read.
+    Pooling {
+        /// The last position.
+        Last = "last",
+        /// The mean over all positions.
+        Mean = "mean",
+        /// The mean over the positions of projected numbers.
+        Numbers = "numbers",
+    }
+
+    /// The training loss, in encoded units.
+    Loss {
+        /// `e²`
+        Mse = "mse",
+        /// `e²/2` up to `huber_delta`, from there on the tangent line.
+        Huber = "huber",
+        /// `(e·scale / max(|target|, 1 % of the range))²`, `scale` turning encoded units into value units.
+        Relative = "relative",
+    }
+
+    /// What a `mixed` question asks for.
+    Task {
+        /// The smallest number.
+        Min = "min",
+        /// The largest number.
+        Max = "max",
+        /// The mean of the numbers.
+        Mean = "mean",
+        /// How many numbers there are.
+        Count = "count",
+    }
+
+    /// How the frozen model's weights lie in memory; arithmetic is `f32` in any case.
+    #[derive(Default)]
+    Dtype {
+        /// IEEE 754 single precision.
+        #[default]
+        F32 = "f32",
+        /// The upper half of an `f32`.
+        Bf16 = "bf16",
+        /// IEEE 754 half precision; numbers beyond ±65504 become infinite.
+        F16 = "f16",
+    }
+
+    /// Which projectors `model_path_load` brings; the others start fresh.
+    LoadedProjections {
+        /// Both of them.
+        Both = "both",
+        /// The input projector.
+        Input = "input",
+        /// The output projector.
+        Output = "output",
+    }
+
+    /// How gradient rows are reduced.
+    CollectiveChoice {
+        /// NCCL where every replica is on a GPU of its own, else gRPC.
+        Auto = "auto",
+        /// By the coordinator.
+        Grpc = "grpc",
+        /// By NVIDIA's collective library.
+        Nccl = "nccl",
+    }
+}
+
+impl Dtype {
+    /// Bytes of one number.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 | Dtype::F16 => 2,
+        }
+    }
+}
+
+impl TargetEncoding {
+    /// What `target` is when nobody sets it.
+    pub fn following(values: ValueEncoding) -> Self {
+        if values == ValueEncoding::Signlog { TargetEncoding::Signlog } else { TargetEncoding::Linear }
+    }
+}
+
+impl Distribution {
+    /// What `distribution` is when nobody sets it.
+    pub fn following(values: ValueEncoding) -> Self {
+        if values == ValueEncoding::Signlog { Distribution::Log } else { Distribution::Uniform }
+    }
+}
+
+/// The device a worker is asked to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceChoice {
+    /// A GPU where there is one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// `cuda` (the local rank chooses) or `cuda:N`.
+    Cuda(Option<usize>),
+}
 
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,6 +204,15 @@ impl fmt::Display for DeviceChoice {
             DeviceChoice::Cuda(Some(index)) => write!(f, "cuda:{index}"),
         }
     }
+}
+
+/// Where a run continues from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Resume {
+    /// The newest valid checkpoint of the run folder, or a fresh start where there is none.
+    Auto,
+    /// This checkpoint.
+    File(PathBuf),
 }
 
 impl fmt::Display for Resume {
@@ -75,7 +229,7 @@ mod tests {
     use super::*;
 
     /// What the user writes is what the checkpoint stores.
-    fn assert_stored_under_its_name<T: Choice + serde::Serialize>() {
+    fn assert_stored_under_its_name<T: Choice + Serialize>() {
         for choice in T::ALL {
             let stored = serde_json::to_value(choice).unwrap();
             assert_eq!(stored, serde_json::Value::from(choice.name()));
@@ -89,7 +243,7 @@ mod tests {
         assert_stored_under_its_name::<TargetEncoding>();
         assert_stored_under_its_name::<Distribution>();
         assert_stored_under_its_name::<Solver>();
-        assert_stored_under_its_name::<Readout>();
+        assert_stored_under_its_name::<Pooling>();
         assert_stored_under_its_name::<Loss>();
         assert_stored_under_its_name::<Dtype>();
         assert_stored_under_its_name::<Task>();

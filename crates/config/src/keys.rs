@@ -1,18 +1,294 @@
-//! What a key of the configuration is, and its spellings. The rows are in `table`.
-//! Read by `layer` (which names exist), `resolve` (defaults), `show`, and the `cli` (its flags).
+//! The keys of the configuration: what a key is, and the one table of all of them, from which files, variables, flags,
+//! `config show`, the JSON Schema, help texts and the structs of the settings derive. `declare` says how a row is written.
 
-use serde_yaml::Value;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::table::KEYS;
-use crate::types::Config;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use crate::choice::{
+    CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, Pooling, Resume, Solver, Stage,
+    TargetEncoding, Task, ValueEncoding,
+};
+use crate::error::ParseError;
+use crate::kind::{
+    Kind, block, boolean, choice, device, input_file, number, optional, output_file, positive, positive_time, refused,
+    resume, run_id, tasks, text, time, whole, whole_or_auto,
+};
+use crate::raw::Raw;
+
+/// Whole numbers up to here are exact as floats too.
+pub(crate) const EXACT: u64 = (1 << 53) - 1;
+
+/// Fewest samples of a solution: some are held out to choose the ridge.
+pub(crate) const LEAST_SOLVED: u64 = 16;
+
+/// Bounds that no sensible run meets; they keep a slip from asking for all the memory.
+const MOST_SAMPLES_PER_STEP: u64 = 1 << 24;
+const MOST_WORKERS: u64 = 65_536;
+const MOST_PREFETCHED: u64 = 1 << 16;
+const MOST_DEVICES: u64 = 1024;
+const MOST_POSITIONS: u64 = 1 << 20;
+const MOST_EVALUATED: u64 = 1 << 20;
+
+/// Where the range holds 0, values below a millionth count as small.
+const SMALL: f64 = 1e-6;
+
+// What a key is about: the headings of a help text.
+const MODEL: &str = "Keys: model";
+const RECIPE: &str = "Keys: recipe";
+const VALUES: &str = "Keys: values";
+const DATA: &str = "Keys: data";
+const RUN: &str = "Keys: run";
+const WORKERS: &str = "Keys: workers";
+const EVALUATION: &str = "Keys: evaluation";
+const TIMEOUTS: &str = "Keys: timeouts";
+
+/// The folder of all runs: run `nn` keeps its checkpoints in `chk/nn/` and its result in `chk/nn.safetensors`.
+pub const RUNS_FOLDER: &str = "chk";
+
+/// What every environment variable of numalign begins with.
+pub const ENV_PREFIX: &str = "NUMALIGN_";
+
+// In the order in which they are shown; the members of a nested group (`dataset.…`) stand together.
+keys! {
+    Recipe stage: Stage = "nn", RECIPE, choice(),
+        "What is learnt: number to number, text to number, or text with numbers inside to number";
+    Recipe model_name: String = "demo", MODEL, text(),
+        "The frozen model: a folder, a .gguf file, a hub id, demo, or synthetic:<size>[:seed]";
+    Recipe dtype: Dtype = "f32", MODEL, choice(),
+        "How the frozen model's weights lie in memory; arithmetic is f32 in any case", sparse 1;
+    Recipe num_epochs: u64 = "60", RECIPE, whole(1, EXACT), "Epochs of the run; may grow on resume";
+    Recipe num_batches: u64 = "10", RECIPE, whole(1, EXACT), "Steps per epoch";
+    Recipe batch_size: usize = "8", RECIPE, whole(1, MOST_SAMPLES_PER_STEP), "Samples per step, over all workers";
+    Recipe micro_batch_size: usize =
+        (derived "batch_size up to 8", |settings| Some(default_micro_batch(settings.batch_size?))),
+        RECIPE, whole(1, MOST_SAMPLES_PER_STEP), "Samples per micro-batch, the unit of work; divides batch_size";
+    Recipe lr: f64 = "0.003", RECIPE, positive(), "Learning rate at the start";
+    Recipe shl: bool = "true", RECIPE, boolean(), "Lower the learning rate in steps";
+    Recipe lr_step_epochs: u64 = "10", RECIPE, whole(1, EXACT), "Epochs between two changes of the learning rate";
+    Recipe lr_gamma: f64 = "0.5", RECIPE, positive(), "Factor on the learning rate at each change";
+    Recipe min_val: f64 = "0", VALUES, number(), "Smallest value";
+    Recipe max_val: f64 = "100", VALUES, number(), "Upper end of the values";
+    Recipe decimals: u32 =
+        (derived "4, or 2 in stage mixed", |settings| Some(if settings.stage? == Stage::Mixed { 2 } else { 4 })),
+        VALUES, whole(0, 12), "Decimals of a number written as text";
+    Recipe value_encoding: ValueEncoding = "standard", VALUES, choice(),
+        "How a value is scaled before it enters the model; signlog suits wide ranges";
+    /// Set exactly where `value_encoding` is `fourier`.
+    Recipe fourier_periods: Option<usize> =
+        (derived "8 with value_encoding fourier",
+            |settings| Some((settings.value_encoding? == ValueEncoding::Fourier).then_some(8))),
+        VALUES, optional(whole(1, 64)),
+        "Periods of the fourier encoding: the range, its half, its quarter and so on", sparse 2;
+    /// Set where it is not what follows from `value_encoding`: see [`Recipe::target_encoding`].
+    Recipe target: Option<TargetEncoding> =
+        (derived "linear, or signlog with value_encoding signlog", |settings| settings.value_encoding.map(|_| None)),
+        VALUES, optional(choice()), "How the output projector's targets are scaled", sparse 4,
+        shown |settings| settings.target_encoding().map_or(Json::Null, |target| json!(target));
+    /// Set where it is not what follows from `value_encoding`: see [`Recipe::value_distribution`].
+    Recipe distribution: Option<Distribution> =
+        (derived "uniform, or log with value_encoding signlog", |settings| settings.value_encoding.map(|_| None)),
+        VALUES, optional(choice()),
+        "How generated values lie in their range; log: every order of magnitude equally often", sparse 5,
+        shown |settings| settings.value_distribution().map_or(Json::Null, |distribution| json!(distribution));
+    /// Set exactly where `value_encoding`, `target` or `distribution` is logarithmic. Positive.
+    Recipe log_threshold: Option<f64> =
+        (derived "the smallest magnitude of the range, or 1e-6 where it holds 0", default_threshold),
+        VALUES, optional(positive()), "Magnitude below which signlog and log are nearly linear", sparse 3;
+    Recipe numeric_positions: usize = "1", VALUES, whole(1, MOST_POSITIONS),
+        "Positions that a lone number fills (stage nn only)";
+    Recipe mixed_tasks: Vec<Task> = "[min]", DATA, tasks(), "What the questions of stage mixed ask for";
+    Recipe mixed_max_numbers: usize = "10", DATA, whole(1, 1000), "Most numbers in one question of stage mixed";
+    Recipe train_input_projection: bool =
+        (derived "true, or false in stage text", |settings| Some(settings.stage? != Stage::Text)),
+        RECIPE, boolean(), "Train the projector that turns a number into an embedding";
+    Recipe train_output_projection: bool = "true", RECIPE, boolean(),
+        "Train the projector that turns a hidden state into a number";
+    Recipe train_layer_norms: bool = "false", RECIPE, boolean(), "Train the frozen model's layer norms too", sparse 8;
+    Refused train_transformer: bool = "false", RECIPE, refused(),
+        "Not possible: the model stays frozen; train_layer_norms is what there is", shown |_| json!(false);
+    Recipe solver: Solver = "adam", RECIPE, choice(),
+        "How projectors are found; alternate becomes exact where the output projector trains alone";
+    /// Set exactly with `alternate`; 0 is a single round at the end. Solutions in between made the result no better: a
+    /// projector that is replaced takes the input side off its way (mixed on the demo model, 1,500 steps: 1.29 % at the
+    /// end only, 1.32 every 200 steps, 1.44 every 100).
+    Recipe solve_every: Option<u64> =
+        (derived "0 with solver alternate", |settings| Some((settings.solver? == Solver::Alternate).then_some(0))),
+        RECIPE, optional(whole(0, EXACT)),
+        "Steps between two solutions with solver alternate; 0 solves at the end only", sparse 0;
+    /// Set exactly with `alternate`.
+    Recipe solve_samples: Option<u64> =
+        (derived "4096 with solver alternate",
+            |settings| Some((settings.solver? == Solver::Alternate).then_some(4096))),
+        RECIPE, optional(whole(LEAST_SOLVED, EXACT)),
+        "Samples of a solution with solver alternate, in whole batches", sparse 0;
+    Recipe pooling: Pooling = "last", MODEL, choice(),
+        "Positions whose hidden states are read: the last, the mean of all, or of the projected numbers",
+        formerly "readout", stored "readout";
+    /// `None` is -1.
+    Recipe layer: Option<usize> = "-1", MODEL, block(),
+        "Block whose output is read, from 1; -1 is the model's own last hidden state", sparse 7;
+    Recipe loss: Loss = "mse", RECIPE, choice(),
+        "The training loss, in encoded units; relative divides the error by the target";
+    /// Set exactly with `huber`. Positive.
+    Recipe huber_delta: Option<f64> =
+        (derived "1 with loss huber", |settings| Some((settings.loss? == Loss::Huber).then_some(1.0))),
+        RECIPE, optional(positive()), "Error, in encoded units, from which huber grows in a line", sparse 6;
+    Recipe seed: u64 = "0", RECIPE, whole(0, u64::MAX), "Seed of the samples and of the projectors";
+    Run dataset_file: Option<PathBuf> = unset, DATA, optional(input_file()),
+        "JSONL file of samples; without it they are generated", named "dataset.file";
+    Recipe dataset_shuffle: bool = "true", DATA, boolean(), "Shuffle the lines of the file, anew for each pass",
+        named "dataset.shuffle";
+    Run model_path_load: Option<PathBuf> = unset, RUN, optional(input_file()),
+        "Start from the projectors of this checkpoint";
+    /// It shows in the checkpoint through the digest of what was loaded.
+    Run load_projections: LoadedProjections = "both", RUN, choice(),
+        "Which projectors model_path_load brings; the others start fresh";
+    Run run_id: String = (derived "the name of the configuration file, or the stage", default_run_id),
+        RUN, run_id(), "Name of the run; its checkpoints lie in chk/<run_id>";
+    Run model_path_save: PathBuf =
+        (derived "chk/<run_id>.safetensors",
+            |settings| Some(format!("{RUNS_FOLDER}/{}.safetensors", settings.run_id.as_ref()?).into())),
+        RUN, output_file(), "The final checkpoint";
+    Run resume: Option<Resume> = unset, RUN, optional(resume()),
+        "Continue a run: auto takes the newest checkpoint of the run";
+    Run checkpoint_every: u64 = "100", RUN, whole(1, EXACT), "Steps between two checkpoints";
+    Run keep_checkpoints: usize = "3", RUN, whole(1, EXACT), "How many of the newest checkpoints are kept";
+    Run workers: usize = "2", WORKERS, whole_or_auto(1, MOST_WORKERS),
+        "Workers that launch starts; auto (launch only) is one per visible GPU, or 1 where there is none";
+    Run min_workers: usize = "1", WORKERS, whole(1, MOST_WORKERS), "Fewest workers to train with";
+    Run max_workers: usize = "64", WORKERS, whole(1, MOST_WORKERS), "Most workers that are admitted";
+    Run max_restarts: u32 = "3", WORKERS, whole(0, u32::MAX as u64),
+        "Restarts of workers without progress before the run fails";
+    Run device: DeviceChoice = "auto", WORKERS, device(), "Device of the workers";
+    Run devices_per_worker: usize = "1", WORKERS, whole(1, MOST_DEVICES),
+        "Devices of one worker; each holds a stretch of the frozen model's blocks";
+    Run collective: CollectiveChoice = "auto", WORKERS, choice(),
+        "How gradients are exchanged; auto takes nccl where every replica is on a GPU of its own";
+    Run deterministic: bool = "true", WORKERS, boolean(), "Refuse workers that would compute other bits";
+    Run audit_every: u64 = "50", WORKERS, whole(0, EXACT),
+        "Steps between two audits, in which other ranks compute a micro-batch too; 0 is off";
+    Run prefetch_steps: u64 = "4", WORKERS, whole(1, MOST_PREFETCHED), "Steps of work that are sent ahead";
+    /// Evaluations add to the state's history and to nothing else.
+    Run eval_every: u64 = "0", EVALUATION, whole(0, EXACT), "Epochs between two evaluations during training; 0 is off";
+    Run eval_samples: u64 = "200", EVALUATION, whole(1, MOST_EVALUATED),
+        "Held-out samples of an evaluation during training";
+    Run eval_count: u64 = "1000", EVALUATION, whole(1, 100_000_000),
+        "Held-out samples of the evaluation at the end of launch";
+    Run heartbeat: Duration = "0.5s", TIMEOUTS, positive_time(), "Time between two signs of life of a worker";
+    Run dead_after: Duration = "3s", TIMEOUTS, positive_time(),
+        "Silence after which a worker counts as dead; at least twice heartbeat";
+    Run join_debounce: Duration = "0.2s", TIMEOUTS, time(),
+        "How long a join waits for others, so that they come in together";
+    Run coordinator_wait: Duration = "30s", TIMEOUTS, positive_time(), "How long a worker waits for the coordinator";
+}
+
+/// The largest divisor of the batch size up to 8.
+fn default_micro_batch(batch_size: usize) -> usize {
+    let mut size = batch_size.min(8);
+    while size > 1 && !batch_size.is_multiple_of(size) {
+        size -= 1;
+    }
+    size
+}
+
+/// The smallest magnitude of the range, or [`SMALL`] where it holds 0.
+fn default_threshold(settings: &Settings) -> Option<Option<f64>> {
+    if !settings.is_logarithmic()? {
+        return Some(None);
+    }
+    let (min, max) = (settings.min_val?, settings.max_val?);
+    let smallest = if min > 0.0 { min } else { -max };
+    Some(Some(if smallest > 0.0 { smallest.max(f64::from(f32::MIN_POSITIVE)) } else { SMALL }))
+}
+
+/// The file's name without its extension, else the stage's name.
+fn default_run_id(settings: &Settings) -> Option<String> {
+    match &settings.run_id_of_file {
+        Some(name) => name.clone(),
+        None => settings.stage.map(|stage| stage.to_string()),
+    }
+}
+
+impl Settings {
+    /// Reads the keys of one part, in the table's order, and gives back what is wrong with them.
+    pub(crate) fn read<'a>(
+        &mut self,
+        part: Part,
+        written: impl Fn(&'static str) -> Option<&'a Raw>,
+    ) -> Vec<(&'static str, ParseError)> {
+        let of_part = KEYS.iter().filter(|key| key.part == part);
+        of_part.filter_map(|key| (key.read)(self, written(key.name)).err().map(|error| (key.name, error))).collect()
+    }
+
+    /// Forgets the values that their keys would not take, and says why.
+    pub(crate) fn drop_invalid(&mut self) -> Vec<(&'static str, ParseError)> {
+        KEYS.iter().filter_map(|key| (key.check)(self).err().map(|error| (key.name, error))).collect()
+    }
+
+    /// How targets are encoded.
+    pub(crate) fn target_encoding(&self) -> Option<TargetEncoding> {
+        Some(self.target?.unwrap_or(TargetEncoding::following(self.value_encoding?)))
+    }
+
+    /// How generated values are drawn.
+    pub(crate) fn value_distribution(&self) -> Option<Distribution> {
+        Some(self.distribution?.unwrap_or(Distribution::following(self.value_encoding?)))
+    }
+
+    /// Whether values pass through a logarithm anywhere.
+    pub(crate) fn is_logarithmic(&self) -> Option<bool> {
+        let (target, distribution) = (self.target_encoding()?, self.value_distribution()?);
+        Some(
+            self.value_encoding? == ValueEncoding::Signlog
+                || target == TargetEncoding::Signlog
+                || distribution == Distribution::Log,
+        )
+    }
+
+    /// Brings what was written into the one form in which it is stored.
+    pub(crate) fn normalise(&mut self) {
+        // So that one setting serves every stage of `launch all`.
+        if (self.solver, self.train_input_projection) == (Some(Solver::Alternate), Some(false)) {
+            self.solver = Some(Solver::Exact);
+        }
+        if self.solver.is_some_and(|solver| solver != Solver::Alternate) {
+            self.solve_every = self.solve_every.map(|_| None);
+            self.solve_samples = self.solve_samples.map(|_| None);
+        }
+        if let Some(values) = self.value_encoding {
+            self.target = self.target.map(|set| set.filter(|target| *target != TargetEncoding::following(values)));
+            self.distribution =
+                self.distribution.map(|set| set.filter(|drawn| *drawn != Distribution::following(values)));
+        }
+    }
+}
+
+/// Which part of a configuration a key belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Decides the bytes of the result.
+    Recipe,
+    /// Read for the sake of its refusal.
+    Refused,
+    /// Decides none of them.
+    Run,
+}
+
+impl Part {
+    /// In the order in which they are read.
+    pub(crate) const ALL: [Part; 3] = [Part::Recipe, Part::Refused, Part::Run];
+}
 
 /// What a key is when nobody sets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyDefault {
     /// This value, as a user would write it.
     Value(&'static str),
-    /// Worked out from other settings, as these words say.
-    Worked(&'static str),
+    /// It follows from other settings, as this text says.
+    Derived(&'static str),
     /// Not set.
     Unset,
 }
@@ -22,73 +298,121 @@ pub enum KeyDefault {
 pub struct Key {
     /// As in a YAML file; a nested key has a dot (`dataset.file`).
     pub name: &'static str,
+    /// What it is when nobody sets it.
     pub default: KeyDefault,
-    /// What stands for the value in a usage text, such as `N` or `true|false`.
-    pub value_name: &'static str,
     /// One line for people.
     pub help: &'static str,
-    pub(crate) shown: fn(&Config) -> Value,
+    /// What it is about: the heading above it in a help text.
+    pub group: &'static str,
+    /// Old spellings of the name, still accepted.
+    pub deprecated: &'static [&'static str],
+    /// It is stored only where it is neither unset nor its fixed default, at this place behind the fields that always are.
+    pub(crate) sparse: Option<u32>,
+    part: Part,
+    stored: &'static str,
+    pub(crate) about: fn() -> About,
+    /// The value as it is stored; null where it is unset.
+    pub(crate) plain: fn(&Settings) -> Json,
+    /// The value as a configuration file has it; null where it is unset.
+    pub(crate) shown: fn(&Settings) -> Json,
+    read: fn(&mut Settings, Option<&Raw>) -> Result<(), ParseError>,
+    check: fn(&mut Settings) -> Result<(), ParseError>,
+}
+
+/// What a help text and a JSON Schema tell of a key.
+pub(crate) struct About {
+    name: String,
+    pub(crate) schema: Json,
+    /// The default as a configuration file has it, where it is a fixed value.
+    pub(crate) default: Option<Json>,
 }
 
 impl Key {
     /// The default as one phrase for help texts.
     pub fn default_text(&self) -> &'static str {
         match self.default {
-            KeyDefault::Value(text) | KeyDefault::Worked(text) => text,
+            KeyDefault::Value(text) | KeyDefault::Derived(text) => text,
             KeyDefault::Unset => "none",
         }
     }
 
-    /// The name of the long flag without its dashes: `batch-size`, `dataset.file`.
-    pub fn flag(&self) -> String {
-        self.name.replace('_', "-")
+    /// What stands for the value in a usage text, such as `N` or `true|false`.
+    pub fn value_name(&self) -> String {
+        (self.about)().name
     }
 
-    /// The flag's other spelling (`batch_size`), where it differs.
-    pub fn flag_alias(&self) -> Option<&'static str> {
-        self.name.contains('_').then_some(self.name)
+    /// Its name in the recipe that a checkpoint stores; `None` where it is not stored.
+    pub fn stored(&self) -> Option<&'static str> {
+        (self.part == Part::Recipe).then_some(self.stored)
+    }
+
+    /// The name of the long flag without its dashes: `batch-size`, `dataset.file`.
+    pub fn flag(&self) -> String {
+        flag(self.name)
+    }
+
+    /// The flag's other spellings: with `_`, and those of its old names.
+    pub fn flag_aliases(&self) -> Vec<String> {
+        let mut aliases = Vec::new();
+        for name in self.spellings() {
+            aliases.extend([flag(name), name.to_string()]);
+        }
+        aliases.dedup();
+        aliases.retain(|alias| *alias != self.flag());
+        aliases
     }
 
     /// The environment variable: `NUMALIGN_BATCH_SIZE`, `NUMALIGN_DATASET_FILE`.
     pub fn env_name(&self) -> String {
-        format!("{ENV_PREFIX}{}", self.name.to_ascii_uppercase().replace('.', "_"))
+        variable(self.name)
     }
 
-    /// The key's value in `config`, as YAML; null where it is not set.
-    pub(crate) fn value(&self, config: &Config) -> Value {
-        (self.shown)(config)
-    }
-
-    /// The key's value in `config` as one phrase for people; `none` where it is not set.
-    pub fn show(&self, config: &Config) -> String {
-        phrase(&self.value(config))
+    /// The key's name and its old ones.
+    pub(crate) fn spellings(&self) -> impl Iterator<Item = &'static str> {
+        [self.name].into_iter().chain(self.deprecated.iter().copied())
     }
 }
 
-/// What every environment variable of numalign begins with.
-pub const ENV_PREFIX: &str = "NUMALIGN_";
+/// A key's name, in any spelling, as a flag without its dashes.
+pub(crate) fn flag(name: &str) -> String {
+    name.replace('_', "-")
+}
+
+/// A key's name, in any spelling, as an environment variable.
+pub(crate) fn variable(name: &str) -> String {
+    format!("{ENV_PREFIX}{}", name.to_ascii_uppercase().replace('.', "_"))
+}
 
 /// Every key, in the order in which they are shown.
 pub fn keys() -> &'static [Key] {
     KEYS
 }
 
-/// The key of that name.
+/// The key of that name, or of that old name.
 pub fn key(name: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.name == name)
+    KEYS.iter().find(|key| key.spellings().any(|spelling| spelling == name))
 }
 
-fn phrase(value: &Value) -> String {
+/// The key that an environment variable sets, and the spelling of its name.
+pub(crate) fn key_of_variable(name: &str) -> Option<(&'static Key, &'static str)> {
+    let mut all = KEYS.iter().flat_map(|key| key.spellings().map(move |spelling| (key, spelling)));
+    all.find(|(_, spelling)| variable(spelling) == name)
+}
+
+/// A value as one phrase for people; `none` where there is none.
+pub(crate) fn phrase(value: &Json) -> String {
     match value {
-        Value::Null => "none".to_string(),
-        Value::Bool(value) => value.to_string(),
-        Value::Number(value) => value.to_string(),
-        Value::String(value) => value.clone(),
-        Value::Sequence(items) => {
-            let items: Vec<String> = items.iter().map(phrase).collect();
-            format!("[{}]", items.join(", "))
-        }
-        Value::Mapping(_) | Value::Tagged(_) => String::new(),
+        Json::Null => "none".to_string(),
+        Json::String(text) => text.clone(),
+        Json::Array(items) => format!("[{}]", items.iter().map(phrase).collect::<Vec<_>>().join(", ")),
+        other => other.to_string(),
+    }
+}
+
+fn default_value<T: 'static>(kind: &Kind<T>, default: KeyDefault) -> Option<Json> {
+    match default {
+        KeyDefault::Value(text) => kind.parse(&Raw::Text(text.to_string())).ok().map(|value| kind.show(&value)),
+        KeyDefault::Derived(_) | KeyDefault::Unset => None,
     }
 }
 
@@ -103,22 +427,45 @@ mod tests {
         let names: BTreeSet<&str> = keys().iter().map(|key| key.name).collect();
         let flags: BTreeSet<String> = keys().iter().map(Key::flag).collect();
         let variables: BTreeSet<String> = keys().iter().map(Key::env_name).collect();
-        assert_eq!(names.len(), 59);
-        assert_eq!(flags.len(), 59);
-        assert_eq!(variables.len(), 59);
+        for count in [names.len(), flags.len(), variables.len()] {
+            assert_eq!(count, keys().len());
+        }
+        assert!(names.len() >= 59);
     }
 
     #[test]
     fn spellings_follow_the_name() {
         let batch = key("batch_size").unwrap();
         assert_eq!(batch.flag(), "batch-size");
-        assert_eq!(batch.flag_alias(), Some("batch_size"));
+        assert_eq!(batch.flag_aliases(), ["batch_size"]);
         assert_eq!(batch.env_name(), "NUMALIGN_BATCH_SIZE");
         let file = key("dataset.file").unwrap();
         assert_eq!(file.flag(), "dataset.file");
-        assert_eq!(file.flag_alias(), None);
+        assert!(file.flag_aliases().is_empty());
         assert_eq!(file.env_name(), "NUMALIGN_DATASET_FILE");
         assert_eq!(file.default_text(), "none");
+    }
+
+    #[test]
+    fn old_spellings_are_the_same_key() {
+        let pooling = key("readout").unwrap();
+        assert_eq!((pooling.name, pooling.stored()), ("pooling", Some("readout")));
+        assert_eq!(pooling.flag_aliases(), ["readout"]);
+        for (variable, spelling) in [("NUMALIGN_READOUT", "readout"), ("NUMALIGN_POOLING", "pooling")] {
+            assert_eq!(
+                key_of_variable(variable).map(|(key, spelling)| (key.name, spelling)),
+                Some(("pooling", spelling))
+            );
+        }
+        assert_eq!(pooling.env_name(), "NUMALIGN_POOLING");
+    }
+
+    #[test]
+    fn fixed_defaults_are_valid() {
+        for key in keys() {
+            let is_fixed = matches!(key.default, KeyDefault::Value(_));
+            assert_eq!((key.about)().default.is_some(), is_fixed, "{}", key.name);
+        }
     }
 
     #[test]

@@ -1,51 +1,58 @@
-//! YAML, environment and flags become one validated, immutable [`Config`].
+//! YAML, environment and flags become one validated [`Config`].
 //!
-//! Reading order: `types` (the result), `keys` and `table` (all keys), `layer` (one source of
-//! settings), `resolve` (layers become a [`Config`]), `encoding` (its part about encoders), `checks` (rules between keys),
-//! `show` (back to YAML), `recipe` (the half that travels in the checkpoint), `units` (the course of a run).
+//! Reading order: `keys` (the one table of all keys, and how a row becomes a field: `declare`), `kind` and `parse` (values),
+//! `source` (one source of settings), `resolve` (sources become a [`Config`]), `rules` (between keys), `origins` (where
+//! a value was written), `show` and `schema` (back to YAML, and for editors), `recipe` (the half that travels in the
+//! checkpoint).
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 
-mod checks;
+#[macro_use]
+mod declare;
+
 mod choice;
-mod encoding;
+mod config;
+mod error;
 mod keys;
-mod layer;
+mod kind;
+mod origins;
 mod parse;
-mod problem;
 mod raw;
-mod reader;
 mod recipe;
 mod resolve;
+mod rules;
+mod schema;
 mod show;
 mod signlog;
+mod source;
 mod suggest;
-mod table;
-mod types;
-mod units;
 
-pub use choice::Choice;
-pub use keys::{ENV_PREFIX, Key, KeyDefault, key, keys};
-pub use layer::{INTERNAL_ENV_PREFIX, Layer, Origin, RESERVED_ENV};
-pub use problem::{ConfigErrors, Problem};
+pub use choice::{
+    Choice, CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, Pooling, Resume, Solver,
+    Stage, TargetEncoding, Task, ValueEncoding,
+};
+pub use config::Config;
+pub use error::{ConfigError, ConfigErrors};
+pub use keys::{ENV_PREFIX, Key, KeyDefault, RUNS_FOLDER, Recipe, RunSettings, key, keys};
 pub use resolve::resolve;
+pub use schema::schema;
 pub use show::to_yaml;
 pub use signlog::{signlog, signlog_inverse};
-pub use types::*;
-pub use units::{Position, Unit, Units};
+pub use source::{INTERNAL_ENV_PREFIX, RESERVED_ENV, Source};
 
-/// A span of time as settings have it: a number of seconds, or one with `ms`, `s`, `min` or `h`; else why not, in words.
+/// A span of time as settings have it: a number of seconds, or one with `ms`, `s`, `min` or `h`.
+///
+/// # Errors
+/// Why `text` is not one.
 pub fn duration(text: &str) -> Result<std::time::Duration, String> {
-    parse::duration(&raw::Raw::Text(text.to_owned())).map_err(|fault| fault.message)
+    parse::duration(&raw::Raw::Text(text.to_owned())).map_err(|error| error.message)
 }
-
-/// The folder of all runs: run `nn` keeps its checkpoints in `chk/nn/` and its result in `chk/nn.safetensors`.
-pub const RUNS_FOLDER: &str = "chk";
 
 /// A device as settings have it: `auto`, `cpu`, `cuda` or `cuda:N`.
 ///
 /// # Errors
 /// Why the text is no device.
 pub fn device(text: &str) -> Result<DeviceChoice, String> {
-    parse::device(&raw::Raw::Text(text.to_owned())).map_err(|fault| fault.message)
+    parse::device(&raw::Raw::Text(text.to_owned())).map_err(|error| error.message)
 }

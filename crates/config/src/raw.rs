@@ -1,5 +1,4 @@
-//! A value as it was written, before anybody knows what it should be.
-//! Read from YAML by `layer`; turned into typed values by `parse`.
+//! A value as it was written, before its key says what it should be.
 
 use std::fmt;
 
@@ -40,12 +39,8 @@ impl fmt::Display for Raw {
             Raw::Float(value) => write!(f, "{value:?}"),
             Raw::Text(value) => f.write_str(value),
             Raw::List(items) => {
-                f.write_str("[")?;
-                for (index, item) in items.iter().enumerate() {
-                    let comma = if index > 0 { ", " } else { "" };
-                    write!(f, "{comma}{item}")?;
-                }
-                f.write_str("]")
+                let items: Vec<String> = items.iter().map(Raw::to_string).collect();
+                write!(f, "[{}]", items.join(", "))
             }
             Raw::Map(_) => f.write_str("{…}"),
         }
@@ -60,6 +55,15 @@ impl<'de> Deserialize<'de> for Raw {
 
 struct RawVisitor;
 
+/// The visits that cannot fail.
+macro_rules! visits {
+    ($($name:ident($value:ident: $type:ty) => $raw:expr;)+) => {
+        $(fn $name<E>(self, $value: $type) -> Result<Raw, E> {
+            Ok($raw)
+        })+
+    };
+}
+
 impl<'de> Visitor<'de> for RawVisitor {
     type Value = Raw;
 
@@ -67,39 +71,18 @@ impl<'de> Visitor<'de> for RawVisitor {
         f.write_str("a plain value without a tag")
     }
 
+    visits! {
+        visit_bool(value: bool) => Raw::Bool(value);
+        visit_u64(value: u64) => Raw::Int(value.into());
+        visit_i64(value: i64) => Raw::Int(value.into());
+        visit_u128(value: u128) => i128::try_from(value).map_or(Raw::Float(value as f64), Raw::Int);
+        visit_i128(value: i128) => Raw::Int(value);
+        visit_f64(value: f64) => Raw::Float(value);
+        visit_str(value: &str) => Raw::Text(value.to_string());
+    }
+
     fn visit_unit<E>(self) -> Result<Raw, E> {
         Ok(Raw::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
-        Ok(Raw::Bool(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
-        Ok(Raw::Int(value.into()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
-        Ok(Raw::Int(value.into()))
-    }
-
-    fn visit_u128<E>(self, value: u128) -> Result<Raw, E> {
-        match i128::try_from(value) {
-            Ok(value) => Ok(Raw::Int(value)),
-            Err(_) => Ok(Raw::Float(value as f64)),
-        }
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<Raw, E> {
-        Ok(Raw::Int(value))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
-        Ok(Raw::Float(value))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
-        Ok(Raw::Text(value.to_string()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Raw, A::Error> {

@@ -1,123 +1,101 @@
-//! The recipe as it is stored in a checkpoint, and how two recipes differ.
-//! Called by `checkpoint` (stores and compares), `coordinator` (config digest) and `cli`.
+//! What follows from a recipe, the recipe as it is stored in a checkpoint, and how two recipes differ.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
-use serde_json::{Map, Value};
-
-use crate::keys::keys;
-use crate::layer::Layer;
-use crate::problem::ConfigErrors;
-use crate::resolve::resolve;
-use crate::show::to_yaml;
-use crate::types::{Config, Recipe};
-
-/// The key of the run's settings that a bare recipe is completed with; it reaches no file.
-const NO_RUN: [(&str, &str); 1] = [("run_id", "check")];
+use crate::choice::{Distribution, Stage, TargetEncoding, Task};
+use crate::keys::{Recipe, Settings, keys, phrase};
 
 impl Recipe {
-    /// The recipe as canonical JSON: one line, fields in the order of the struct, floats in their
-    /// shortest exact form. Equal recipes give equal bytes.
-    pub fn digest_text(&self) -> String {
-        match serde_json::to_string(self) {
-            Ok(text) => text,
-            // Every field has a JSON form: names are strings and floats are finite.
-            Err(error) => format!("recipe without a JSON form: {error}"),
-        }
+    /// Steps of the whole run.
+    pub fn total_steps(&self) -> u64 {
+        self.num_epochs * self.num_batches
     }
 
-    /// Applies every rule of the configuration to a recipe that came from a file or a message: nothing that [`resolve`]
-    /// would refuse gets by.
-    ///
-    /// # Errors
-    /// All the reasons why not.
-    pub fn check(&self) -> Result<(), ConfigErrors> {
-        let mut flags = Vec::new();
-        for (name, value) in fields(self) {
-            flags.push((key_of_field(&name).1, phrase(Some(&value))));
-        }
-        flags.extend(NO_RUN.map(|(key, value)| (key.to_string(), value.to_string())));
-        resolve(None, Layer::from_env([]), Layer::from_flags(flags)).map(|_| ())
+    /// Micro-batches of one step.
+    pub fn micro_batches(&self) -> usize {
+        self.batch_size / self.micro_batch_size
     }
 
-    /// Every key that differs, with this recipe's value and the other's, in the table's order.
-    pub fn differences(&self, other: &Recipe) -> Vec<(String, String, String)> {
-        let (mine, theirs) = (fields(self), fields(other));
-        let names: BTreeSet<&String> = mine.keys().chain(theirs.keys()).collect();
-        let mut found = Vec::new();
-        for name in names {
-            let (left, right) = (mine.get(name), theirs.get(name));
-            if left == right {
-                continue;
+    /// Whether the answer to a question is one of its numbers, so that a prediction can mean the right one or another: of
+    /// the smallest and the largest it is, a mean or a count is not.
+    pub fn answer_is_listed(&self) -> bool {
+        self.stage == Stage::Mixed && self.mixed_tasks.iter().any(|task| matches!(task, Task::Min | Task::Max))
+    }
+
+    /// Width of the value range.
+    pub fn range(&self) -> f64 {
+        self.max_val - self.min_val
+    }
+
+    /// How targets are encoded: `signlog` where the values are, else `linear`, unless `target` says otherwise.
+    pub fn target_encoding(&self) -> TargetEncoding {
+        self.target.unwrap_or(TargetEncoding::following(self.value_encoding))
+    }
+
+    /// How generated values are drawn: `log` where the values are encoded `signlog`, else `uniform`, unless
+    /// `distribution` says otherwise.
+    pub fn value_distribution(&self) -> Distribution {
+        self.distribution.unwrap_or(Distribution::following(self.value_encoding))
+    }
+
+    /// The fields that are stored, in their order in the checkpoint.
+    fn stored(&self) -> Vec<(&'static str, Value)> {
+        let settings = Settings::of(self, None);
+        let mut fields = Vec::new();
+        for key in keys() {
+            let (Some(name), value) = (key.stored(), (key.plain)(&settings)) else { continue };
+            let is_omitted =
+                key.sparse.is_some() && (value.is_null() || Some(&value) == (key.about)().default.as_ref());
+            if !is_omitted {
+                fields.push((key.sparse, name, value));
             }
-            let (place, key) = key_of_field(name);
-            found.push((place, (key, phrase(left), phrase(right))));
         }
-        found.sort_by_key(|(place, _)| *place);
-        found.into_iter().map(|(_, difference)| difference).collect()
+        // Those of place 0 stand where they are in the table.
+        fields.sort_by_key(|(place, ..)| place.unwrap_or(0));
+        fields.into_iter().map(|(_, name, value)| (name, value)).collect()
     }
-}
 
-impl Config {
-    /// All that decides the bytes of this run's states, as text: the recipe, and the evaluations where there are some.
+    /// The recipe as canonical JSON: one line, fields in the order in which they are stored, floats in their shortest
+    /// exact form. Equal recipes give equal bytes.
     pub fn digest_text(&self) -> String {
-        let recipe = self.recipe.digest_text();
-        match self.run.eval_every {
-            0 => recipe,
-            every => format!("{recipe} eval_every {every} eval_samples {}", self.run.eval_samples),
-        }
+        // Every field has a JSON form: names are strings and floats are finite.
+        serde_json::to_string(self).unwrap_or_else(|error| format!("recipe without a JSON form: {error}"))
     }
 
-    /// As [`Recipe::check`], for a whole configuration.
-    ///
-    /// # Errors
-    /// All the reasons why not.
-    pub fn check(&self) -> Result<(), ConfigErrors> {
-        self.recipe.check()?;
-        let shown = Layer::from_yaml_text(Path::new("the configuration"), &to_yaml(self));
-        resolve(Some(shown), Layer::from_env([]), Layer::from_flags::<&str>([])).map(|_| ())
+    /// Every key that differs, with this recipe's value and the other's, in the table's order. What is not stored counts
+    /// as `none`.
+    pub fn differences(&self, other: &Recipe) -> Vec<(String, String, String)> {
+        let (mine, theirs) = (self.stored(), other.stored());
+        let value = |fields: &[(&str, Value)], name: &str| {
+            fields.iter().find(|(stored, _)| *stored == name).map_or(Value::Null, |(_, value)| value.clone())
+        };
+        let mut found = Vec::new();
+        for key in keys() {
+            let Some(stored) = key.stored() else { continue };
+            let (left, right) = (value(&mine, stored), value(&theirs, stored));
+            if left != right {
+                found.push((key.name.to_string(), phrase(&left), phrase(&right)));
+            }
+        }
+        found
     }
 }
 
-fn fields(recipe: &Recipe) -> Map<String, Value> {
-    match serde_json::to_value(recipe) {
-        Ok(Value::Object(fields)) => fields,
-        _ => Map::new(),
-    }
-}
-
-/// A field's place in the table of keys and the key's name: `dataset_shuffle` is `dataset.shuffle`.
-fn key_of_field(field: &str) -> (usize, String) {
-    for (place, key) in keys().iter().enumerate() {
-        if key.name.replace('.', "_") == field {
-            return (place, key.name.to_string());
-        }
-    }
-    (keys().len(), field.to_string())
-}
-
-fn phrase(value: Option<&Value>) -> String {
-    match value {
-        None | Some(Value::Null) => "none".to_string(),
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(items)) => {
-            let items: Vec<String> = items.iter().map(|item| phrase(Some(item))).collect();
-            format!("[{}]", items.join(", "))
-        }
-        Some(other) => other.to_string(),
+impl Serialize for Recipe {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.stored())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Stage, Task};
+    use crate::config::Config;
+    use crate::keys::Key;
 
     fn recipe() -> Recipe {
-        let none: [(&str, String); 0] = [];
-        let config = resolve(None, Layer::from_env([]), Layer::from_flags(none)).unwrap();
-        config.recipe
+        Config::with(&[]).unwrap().recipe
     }
 
     #[test]
@@ -137,8 +115,7 @@ mod tests {
     #[test]
     fn later_fields_are_stored_where_they_apply() {
         let flags = [("value_encoding", "fourier"), ("loss", "huber"), ("layer", "3"), ("train_layer_norms", "true")];
-        let flags = Layer::from_flags(flags.map(|(name, value)| (name, value.to_string())));
-        let recipe = resolve(None, Layer::from_env([]), flags).unwrap().recipe;
+        let recipe = Config::with(&flags).unwrap().recipe;
         let text = recipe.digest_text();
         let end = r#""dataset_shuffle":true,"fourier_periods":8,"huber_delta":1.0,"layer":3,"train_layer_norms":true}"#;
         assert!(text.ends_with(end), "{text}");
@@ -184,8 +161,7 @@ mod tests {
             let said = recipe.check().unwrap_err().to_string();
             assert!(said.contains(key), "{key}: {said}");
         }
-        let nothing: [(&str, String); 0] = [];
-        let mut config = resolve(None, Layer::from_env([]), Layer::from_flags(nothing)).unwrap();
+        let mut config = Config::with(&[]).unwrap();
         config.check().unwrap();
         config.run.heartbeat = std::time::Duration::ZERO;
         assert!(config.check().unwrap_err().to_string().contains("heartbeat"));
@@ -215,9 +191,20 @@ mod tests {
 
     #[test]
     fn every_field_is_a_key() {
-        for field in fields(&recipe()).keys() {
-            let (place, _) = key_of_field(field);
-            assert!(place < keys().len(), "{field} is not in the table");
+        let mut full = recipe();
+        (full.fourier_periods, full.log_threshold, full.huber_delta) = (Some(1), Some(1.0), Some(1.0));
+        let stored: Vec<&str> = keys().iter().filter_map(Key::stored).collect();
+        for (field, _) in full.stored() {
+            assert!(stored.contains(&field), "{field} is not in the table");
         }
+    }
+
+    #[test]
+    fn the_recipe_of_an_old_checkpoint_is_read() {
+        let recipe: Recipe = serde_json::from_str(&recipe().digest_text()).unwrap();
+        assert_eq!(recipe.pooling, crate::choice::Pooling::Last);
+        assert_eq!(recipe.dtype, crate::choice::Dtype::F32);
+        let renamed = recipe.digest_text().replace("readout", "pooling");
+        assert!(serde_json::from_str::<Recipe>(&renamed).is_err(), "one name in the checkpoint");
     }
 }

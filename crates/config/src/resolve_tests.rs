@@ -3,19 +3,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::choice::{DeviceChoice, Distribution, Resume, Stage, TargetEncoding, Task, ValueEncoding};
 use crate::keys::{KeyDefault, keys};
-use crate::types::{DeviceChoice, Distribution, Resume, TargetEncoding, Task, ValueEncoding};
 
-fn file(text: &str) -> Option<Layer> {
-    Some(Layer::from_yaml_text(Path::new("dir/run.yaml"), text))
+fn file(text: &str) -> Option<Source> {
+    Some(Source::from_yaml_text(Path::new("dir/run.yaml"), text))
 }
 
-fn env(pairs: &[(&str, &str)]) -> Layer {
-    Layer::from_env(pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())))
+fn env(pairs: &[(&str, &str)]) -> Source {
+    Source::from_env(pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())))
 }
 
-fn flags(pairs: &[(&str, &str)]) -> Layer {
-    Layer::from_flags(pairs.iter().map(|(name, value)| (*name, value.to_string())))
+fn flags(pairs: &[(&str, &str)]) -> Source {
+    Source::from_flags(pairs.iter().map(|(name, value)| (*name, value.to_string())))
 }
 
 /// Resolves a file's text alone.
@@ -24,7 +24,7 @@ fn from_yaml(text: &str) -> Result<Config, ConfigErrors> {
 }
 
 fn from_flags(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
-    resolve(None, env(&[]), flags(pairs))
+    Config::with(pairs)
 }
 
 /// The message of a configuration of flags that has to be refused.
@@ -34,14 +34,20 @@ fn refusal(pairs: &[(&str, &str)]) -> String {
 
 #[test]
 fn every_key_of_the_table_is_read_once() {
-    let mut reader = Reader::new(vec![]);
-    let stage = reader.value("stage", parse::choice::<Stage>);
-    assert!(read_recipe(&mut reader, stage).is_some());
-    assert!(read_run(&mut reader, stage, None).is_some());
-    let asked: BTreeSet<&str> = reader.asked.iter().copied().collect();
+    let asked = std::cell::RefCell::new(Vec::new());
+    let mut settings = Settings::default();
+    for part in Part::ALL {
+        let errors = settings.read(part, |name| {
+            asked.borrow_mut().push(name);
+            None
+        });
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+    assert!(settings.complete().is_some());
+    let asked = asked.into_inner();
     let table: BTreeSet<&str> = keys().iter().map(|key| key.name).collect();
-    assert_eq!(asked, table);
-    assert_eq!(reader.asked.len(), keys().len());
+    assert_eq!(asked.iter().copied().collect::<BTreeSet<_>>(), table);
+    assert_eq!(asked.len(), keys().len());
 }
 
 #[test]
@@ -83,13 +89,13 @@ fn the_tables_defaults_are_what_is_resolved() {
                 assert!(shown == text || shown == format!("{text}.0"), "{}: {shown}", key.name);
             }
             KeyDefault::Unset => assert_eq!(key.show(&config), "none", "{}", key.name),
-            KeyDefault::Worked(_) => {}
+            KeyDefault::Derived(_) => {}
         }
     }
 }
 
 #[test]
-fn later_layers_win() {
+fn later_sources_win() {
     let yaml = "lr: 0.1\nbatch_size: 4\nseed: 1\ndataset:\n  file: a.jsonl\n";
     let variables = [("NUMALIGN_LR", "0.2"), ("NUMALIGN_SEED", "2"), ("NUMALIGN_DATASET_FILE", "b")];
     let config = resolve(file(yaml), env(&variables), flags(&[("lr", "0.3")])).unwrap();
@@ -148,14 +154,14 @@ fn the_run_is_named_after_the_file() {
     let config = from_yaml("run_id: 2024").unwrap();
     assert_eq!(config.run.run_id, "2024");
     assert_eq!(config.run.model_path_save, Path::new("chk/2024.safetensors"));
-    let layer = Layer::from_yaml_text(Path::new("my run.yaml"), "lr: 0.1");
-    let error = resolve(Some(layer), env(&[]), flags(&[])).unwrap_err().to_string();
+    let source = Source::from_yaml_text(Path::new("my run.yaml"), "lr: 0.1");
+    let error = resolve(Some(source), env(&[]), flags(&[])).unwrap_err().to_string();
     assert_eq!(
         error,
         "my run.yaml: run_id = my run: comes from the file's name and must have letters, digits, '.', '_' and '-' only, not ' '; hint: set run_id, or rename the file"
     );
-    let layer = Layer::from_yaml_text(Path::new("my run.yaml"), "lr: 0.1");
-    assert!(resolve(Some(layer), env(&[]), flags(&[("run_id", "mine")])).is_ok());
+    let source = Source::from_yaml_text(Path::new("my run.yaml"), "lr: 0.1");
+    assert!(resolve(Some(source), env(&[]), flags(&[("run_id", "mine")])).is_ok());
 }
 
 #[test]
@@ -178,11 +184,11 @@ fn typed_values_reach_their_fields() {
 }
 
 #[test]
-fn all_problems_are_reported_at_once_with_their_origins() {
+fn all_errors_are_reported_at_once_with_their_origins() {
     let yaml = "lr: -1\nbacth_size: 4\nshl: 1\nmicro_batch_size: 3\n";
     let variables = [("NUMALIGN_SEED", "1.5"), ("NUMALIGN_LRR", "2")];
     let errors = resolve(file(yaml), env(&variables), flags(&[("workers", "0")])).unwrap_err();
-    let lines: Vec<String> = errors.problems().iter().map(|problem| problem.to_string()).collect();
+    let lines: Vec<String> = errors.errors.iter().map(|error| error.to_string()).collect();
     assert_eq!(
         lines,
         [
@@ -218,7 +224,7 @@ fn an_empty_variable_is_an_empty_value() {
 
 #[test]
 fn an_unreadable_file_hides_follow_on_errors() {
-    let missing = || Some(Layer::from_yaml_file(Path::new("no/such.yaml")));
+    let missing = || Some(Source::from_yaml_file(Path::new("no/such.yaml")));
     let errors = resolve(missing(), env(&[]), flags(&[("max_val", "-5"), ("lr", "x")])).unwrap_err();
     assert_eq!(
         errors.to_string(),
@@ -263,7 +269,7 @@ fn encoder_settings_that_mean_nothing_are_refused() {
     }
     let message = refusal(&[("loss", "relative"), ("value_encoding", "signlog")]);
     assert!(message.contains("target = signlog"), "{message}");
-    let message = refusal(&[("stage", "text"), ("readout", "numbers")]);
+    let message = refusal(&[("stage", "text"), ("pooling", "numbers")]);
     assert!(message.contains("use mean or last"), "{message}");
     for layer in ["0", "-2", "1.5", "last"] {
         let message = refusal(&[("layer", layer)]);

@@ -1,16 +1,16 @@
-//! A resolved configuration as a YAML file that loads back to the same one.
-//! Called by the `cli` for `config show`.
+//! A configuration as a YAML file that loads back to the same one.
 
 use serde_yaml::{Mapping, Value};
 
-use crate::keys::keys;
-use crate::types::Config;
+use crate::config::Config;
+use crate::keys::{Key, Settings, keys, phrase};
 
 /// The configuration as YAML: every key of the table, in its order, unset ones as `null`.
 pub fn to_yaml(config: &Config) -> String {
+    let settings = Settings::of(&config.recipe, Some(&config.run));
     let mut top = Mapping::new();
     for key in keys() {
-        let value = key.value(config);
+        let value = serde_yaml::to_value((key.shown)(&settings)).unwrap_or(Value::Null);
         let Some((group, inner)) = key.name.split_once('.') else {
             top.insert(key.name.into(), value);
             continue;
@@ -20,9 +20,13 @@ pub fn to_yaml(config: &Config) -> String {
             members.insert(inner.into(), value);
         }
     }
-    match serde_yaml::to_string(&top) {
-        Ok(text) => text,
-        // Strings, numbers and lists always have a YAML form.
-        Err(error) => format!("# not shown: {error}\n"),
+    // Strings, numbers and lists always have a YAML form.
+    serde_yaml::to_string(&top).unwrap_or_else(|error| format!("# not shown: {error}\n"))
+}
+
+impl Key {
+    /// The key's value in `config` as one phrase for people; `none` where it is not set.
+    pub fn show(&self, config: &Config) -> String {
+        phrase(&(self.shown)(&Settings::of(&config.recipe, Some(&config.run))))
     }
 }

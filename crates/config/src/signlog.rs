@@ -1,5 +1,5 @@
 //! The map that `value_encoding: signlog`, `target: signlog` and `distribution: log` share.
-//! Called by `projector` (encoders) and `data` (generated values).
+
 //!
 //! Its logarithm comes from `libm`, compiled in, so that every machine computes the same bits.
 

@@ -1,4 +1,6 @@
-//! The known key that is nearest to a misspelt one. Called by `layer` for its hints.
+//! The known key that is nearest to a misspelt one.
+
+use strsim::osa_distance;
 
 use crate::keys::{Key, keys};
 
@@ -9,16 +11,9 @@ pub(crate) fn nearest(written: &str) -> Option<&'static Key> {
     if written.len() > LONGEST {
         return None;
     }
-    let mut best: Option<(usize, &'static Key)> = None;
-    for key in keys() {
-        let distance = distance(&written, key.name);
-        if best.is_none_or(|(least, _)| distance < least) {
-            best = Some((distance, key));
-        }
-    }
-    if let Some((distance, key)) = best
-        && distance <= tolerance(&written)
-    {
+    let distances = keys().iter().map(|key| (osa_distance(&written, key.name), key));
+    let (distance, key) = distances.min_by_key(|(distance, _)| *distance)?;
+    if distance <= tolerance(&written) {
         return Some(key);
     }
     // Half of a name, such as `epochs` or `file`.
@@ -27,15 +22,13 @@ pub(crate) fn nearest(written: &str) -> Option<&'static Key> {
 
 /// Whether the two names differ by one slip at most.
 pub(crate) fn close(known: &str, written: &str) -> bool {
-    distance(&normal(known), &normal(written)) <= 1
+    osa_distance(&normal(known), &normal(written)) <= 1
 }
 
 /// The hint beside an unknown name, given the nearest known one.
 pub(crate) fn unknown_hint(near: Option<String>) -> String {
-    match near {
-        Some(near) => format!("did you mean {near}?"),
-        None => "`numalign config show` lists every key".to_string(),
-    }
+    let no_idea = || "`numalign config show` lists every key".to_string();
+    near.map_or_else(no_idea, |near| format!("did you mean {near}?"))
 }
 
 fn normal(name: &str) -> String {
@@ -47,27 +40,6 @@ fn tolerance(written: &str) -> usize {
     (written.chars().count() / 3).max(1)
 }
 
-/// How many letters must be inserted, removed, replaced or swapped with the next one.
-fn distance(left: &str, right: &str) -> usize {
-    let left: Vec<char> = left.chars().collect();
-    let right: Vec<char> = right.chars().collect();
-    let mut rows: Vec<Vec<usize>> = vec![(0..=right.len()).collect()];
-    for i in 1..=left.len() {
-        let mut row = vec![i];
-        for j in 1..=right.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(left[i - 1] != right[j - 1]);
-            let mut least = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            let swapped = i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1];
-            if swapped {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[left.len()][right.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,11 +49,10 @@ mod tests {
     }
 
     #[test]
-    fn distances() {
-        assert_eq!(distance("", ""), 0);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("bacth", "batch"), 1);
+    fn a_swap_of_neighbours_is_one_slip() {
+        assert_eq!(osa_distance("", "abc"), 3);
+        assert_eq!(osa_distance("kitten", "sitting"), 3);
+        assert_eq!(osa_distance("bacth", "batch"), 1);
     }
 
     #[test]

@@ -2,17 +2,15 @@
 
 use std::path::Path;
 
-use numalign_config::{Config, ConfigErrors, Layer, keys, resolve, to_yaml};
+use numalign_config::{Config, ConfigErrors, Source, keys, resolve, to_yaml};
 
 fn resolve_flags(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
-    let flags = Layer::from_flags(pairs.iter().map(|(name, value)| (*name, value.to_string())));
-    resolve(None, Layer::from_env([]), flags)
+    Config::with(pairs)
 }
 
 fn reload(yaml: &str) -> Config {
-    let layer = Layer::from_yaml_text(Path::new("shown file.yaml"), yaml);
-    let no_flags: [(&str, String); 0] = [];
-    resolve(Some(layer), Layer::from_env([]), Layer::from_flags(no_flags)).unwrap()
+    let source = Source::from_yaml_text(Path::new("shown file.yaml"), yaml);
+    resolve(Some(source), Source::from_env([]), Source::from_flags::<&str>([])).unwrap()
 }
 
 fn assert_comes_back(config: &Config) {
@@ -77,7 +75,7 @@ fn encoders_come_back() {
     assert_comes_back(&resolve_flags(&[("value_encoding", "signlog"), ("target", "linear"), ("layer", "2")]).unwrap());
     assert_comes_back(&resolve_flags(&[("distribution", "log"), ("log_threshold", "0.1"), ("loss", "huber")]).unwrap());
     assert_comes_back(
-        &resolve_flags(&[("stage", "mixed"), ("readout", "numbers"), ("train_layer_norms", "true")]).unwrap(),
+        &resolve_flags(&[("stage", "mixed"), ("pooling", "numbers"), ("train_layer_norms", "true")]).unwrap(),
     );
 }
 

@@ -1,10 +1,9 @@
 //! The rules between keys, each by its message.
 
-use numalign_config::{Config, ConfigErrors, Layer, resolve};
+use numalign_config::{Config, ConfigErrors, Source, resolve};
 
 fn from_flags(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
-    let flags = Layer::from_flags(pairs.iter().map(|(name, value)| (*name, value.to_string())));
-    resolve(None, Layer::from_env([]), flags)
+    Config::with(pairs)
 }
 
 /// The message of a configuration of flags that has to be refused.
@@ -14,10 +13,9 @@ fn refusal(pairs: &[(&str, &str)]) -> String {
 
 #[test]
 fn the_environment_is_named_where_it_clashes() {
-    let yaml = Layer::from_yaml_text("run.yaml".as_ref(), "micro_batch_size: 8\n");
-    let env = Layer::from_env([("NUMALIGN_BATCH_SIZE".to_string(), "12".to_string())]);
-    let no_flags: [(&str, String); 0] = [];
-    let errors = resolve(Some(yaml), env, Layer::from_flags(no_flags)).unwrap_err();
+    let yaml = Source::from_yaml_text("run.yaml".as_ref(), "micro_batch_size: 8\n");
+    let env = Source::from_env([("NUMALIGN_BATCH_SIZE".to_string(), "12".to_string())]);
+    let errors = resolve(Some(yaml), env, Source::from_flags::<&str>([])).unwrap_err();
     assert_eq!(
         errors.to_string(),
         "run.yaml: micro_batch_size = 8: must divide batch_size = 12 (NUMALIGN_BATCH_SIZE); hint: 6 or 4 or 3 would do"

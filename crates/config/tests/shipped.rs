@@ -3,16 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use numalign_config::{Config, Layer, Stage, ValueEncoding, resolve, to_yaml};
+use numalign_config::{Config, Source, Stage, ValueEncoding, resolve, to_yaml};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config")
 }
 
 fn load(path: &Path) -> Config {
-    let no_flags: [(&str, String); 0] = [];
-    let layer = Layer::from_yaml_file(path);
-    match resolve(Some(layer), Layer::from_env([]), Layer::from_flags(no_flags)) {
+    let source = Source::from_yaml_file(path);
+    match resolve(Some(source), Source::from_env([]), Source::from_flags::<&str>([])) {
         Ok(config) => config,
         Err(errors) => panic!("{errors}"),
     }
@@ -36,9 +35,8 @@ fn every_file_loads_under_its_own_name() {
         found += 1;
         let config = load(&path);
         assert_eq!(Some(config.run.run_id.as_str()), path.file_stem().unwrap().to_str());
-        let again = Layer::from_yaml_text(&path, &to_yaml(&config));
-        let no_flags: [(&str, String); 0] = [];
-        let again = resolve(Some(again), Layer::from_env([]), Layer::from_flags(no_flags));
+        let again = Source::from_yaml_text(&path, &to_yaml(&config));
+        let again = resolve(Some(again), Source::from_env([]), Source::from_flags::<&str>([]));
         assert_eq!(again.unwrap(), config);
     }
     assert!(found >= 30, "{found} files");
@@ -74,8 +72,8 @@ fn the_original_is_kept_for_parity() {
 fn the_demo_of_all_stages_fits_every_stage() {
     let path = folder().join("demo-all.yaml");
     for stage in ["nn", "text", "mixed"] {
-        let flags = Layer::from_flags([("stage", stage.to_string())]);
-        let config = resolve(Some(Layer::from_yaml_file(&path)), Layer::from_env([]), flags).unwrap();
+        let flags = Source::from_flags([("stage", stage.to_string())]);
+        let config = resolve(Some(Source::from_yaml_file(&path)), Source::from_env([]), flags).unwrap();
         assert_eq!(config.recipe.total_steps(), 1500);
         assert_eq!(config.recipe.mixed_max_numbers, 5);
         assert_eq!(config.recipe.decimals, if stage == "mixed" { 2 } else { 4 });

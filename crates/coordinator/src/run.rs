@@ -8,7 +8,7 @@ use numalign_access::ServerAccess;
 use numalign_access::listener::{Listener, ListenerLimits};
 use numalign_checkpoint::{CheckpointError, write_atomically};
 use numalign_config::Config;
-use numalign_data::Streams;
+use numalign_data::{Schedule, Streams};
 use numalign_protocol::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -143,8 +143,8 @@ fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, C
     let (Some(state), Some(fingerprint)) = (&start.state, &start.fingerprint) else {
         return Ok(None);
     };
-    let next = config.units().next(state.position());
-    if config.run.resume.is_none() || next != numalign_config::Unit::End {
+    let next = Schedule::of_run(config).next(state.position());
+    if config.run.resume.is_none() || next != numalign_data::Unit::End {
         return Ok(None);
     }
     let checkpoint = numalign_checkpoint::Checkpoint {

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use numalign_checkpoint::{Checkpoint, Identity, RunFolder};
-use numalign_config::{Config, LoadedProjections, Recipe, Resume, Unit};
-use numalign_data::{Domain, SampleDigest, SampleStream};
+use numalign_config::{Config, LoadedProjections, Recipe, Resume};
+use numalign_data::{Domain, SampleDigest, SampleStream, Schedule, Unit};
 use numalign_projector::{InputEncoder, Layout, NormTensor, State, Sums};
 
 use crate::error::CoordinatorError;
@@ -178,10 +178,10 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
 fn is_finished(checkpoint: &Checkpoint, config: &Config) -> bool {
     let stored = &checkpoint.identity.recipe;
     let position = checkpoint.state.position();
-    if stored.units().next(position) != Unit::End {
+    if Schedule::of(stored).next(position) != Unit::End {
         return false;
     }
-    if stored.units_evaluated_every(config.run.eval_every).next(position) == Unit::End {
+    if Schedule::with_evaluations(stored, config.run.eval_every).next(position) == Unit::End {
         return true;
     }
     let written = Checkpoint::read(&config.run.model_path_save);
@@ -239,7 +239,7 @@ fn differences(stored: &Identity, config: &Config, start: &Start) -> Vec<String>
 /// Why the checkpoint's run cannot grow to `recipe`'s number of steps; `None` if it can.
 fn growth(checkpoint: &Checkpoint, recipe: &Recipe) -> Option<String> {
     let stored = &checkpoint.identity.recipe;
-    let why = stored.units().refuses_to_grow(&recipe.units(), checkpoint.state.position())?;
+    let why = Schedule::of(stored).why_not_extendable(&Schedule::of(recipe), checkpoint.state.position())?;
     Some(format!(
         "  num_epochs: the checkpoint has {}, the configuration {}: {why}",
         stored.num_epochs, recipe.num_epochs

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod random;
 pub mod sample;
 pub mod sample_digest;
+pub mod schedule;
 pub mod stream;
 mod text;
 
@@ -26,4 +27,5 @@ pub use plan::{MicroBatchId, assign, assign_weighted, held_out_of, samples_of, s
 pub use random::{Domain, SampleRng};
 pub use sample::{Input, Sample};
 pub use sample_digest::{SampleDigest, SampleDigestError};
+pub use schedule::{Position, Schedule, Unit};
 pub use stream::{SampleStream, Streams};

@@ -1,5 +1,6 @@
 //! The shard plan: which samples form a micro-batch, and which rank computes it. Pure.
 
+use crate::schedule::Schedule;
 use std::ops::Range;
 
 use numalign_config::Recipe;
@@ -29,7 +30,7 @@ pub fn samples_of(step: u64, micro_batch: MicroBatchId, recipe: &Recipe) -> Rang
 ///
 /// Rounds follow each other without a gap, so no two rounds share a sample.
 pub fn samples_of_chunk(round: u64, chunk: u64, micro_batch: MicroBatchId, recipe: &Recipe) -> Range<u64> {
-    let chunks = recipe.units().chunks();
+    let chunks = Schedule::of(recipe).chunks();
     samples_of(round.saturating_mul(chunks).saturating_add(chunk), micro_batch, recipe)
 }
 

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use numalign_config::{Recipe, Solver, Unit};
+use numalign_config::{Recipe, Solver};
 
 use crate::error::DataError;
 use crate::generate::Generator;
@@ -15,6 +15,7 @@ use crate::plan::{MicroBatchId, samples_of, samples_of_chunk};
 use crate::random::Domain;
 use crate::random::permutation::Permutation;
 use crate::sample::Sample;
+use crate::schedule::Unit;
 
 /// An endless stream of samples. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -127,7 +128,7 @@ impl Streams {
 /// The default recipe of a stage, for the tests of this crate.
 #[cfg(test)]
 pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
-    use numalign_config::{Loss, Readout, Stage, Task, ValueEncoding};
+    use numalign_config::{Loss, Pooling, Stage, Task, ValueEncoding};
     Recipe {
         stage,
         model_name: "demo".to_string(),
@@ -151,7 +152,7 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         solver: Solver::Adam,
         solve_every: None,
         solve_samples: None,
-        readout: Readout::Last,
+        pooling: Pooling::Last,
         loss: Loss::Mse,
         seed: 0,
         dataset_shuffle: true,

@@ -4,7 +4,7 @@
 //! The hidden state becomes the mean of the input embeddings over all positions: token embeddings and projected numbers,
 //! without position embeddings, blocks or norms. What a read-out of this can learn, the model is not needed for.
 
-use numalign_config::{Readout, Recipe};
+use numalign_config::{Pooling, Recipe};
 use numalign_data::{Domain, SampleStream};
 use numalign_model::{FrozenLm, LmInput, ModelError, NormGradients, NormParameter, Piece, lm::positions};
 
@@ -35,7 +35,7 @@ pub fn train_and_evaluate(
 
 /// `recipe` for the bypass, which has neither blocks nor norms nor positions to choose from.
 pub fn recipe_of(recipe: &Recipe) -> Recipe {
-    Recipe { readout: Readout::Last, layer: None, train_layer_norms: false, ..recipe.clone() }
+    Recipe { pooling: Pooling::Last, layer: None, train_layer_norms: false, ..recipe.clone() }
 }
 
 /// A model's embeddings without the model.

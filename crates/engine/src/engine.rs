@@ -3,7 +3,7 @@
 //! A row belongs to one micro-batch. Samples of several micro-batches may pass through the model together, where that
 //! changes no bit; sums over samples are always made here on the host, in sample order.
 
-use numalign_config::{Readout, Recipe, Stage};
+use numalign_config::{Pooling, Recipe, Stage};
 use numalign_data::Sample;
 use numalign_model::{FrozenLm, LmInput, Piece, PooledRead, ReadPositions, lm::positions};
 use numalign_projector::{Encoding, ErrorSums, InputEncoder, Layout, LossFunction, MicroBatchGradients, State};
@@ -100,10 +100,10 @@ impl Engine {
     }
 
     fn read(&self) -> PooledRead {
-        let at = match self.recipe.readout {
-            Readout::Last => ReadPositions::Last,
-            Readout::Mean => ReadPositions::Mean,
-            Readout::Numbers => ReadPositions::Embeddings,
+        let at = match self.recipe.pooling {
+            Pooling::Last => ReadPositions::Last,
+            Pooling::Mean => ReadPositions::Mean,
+            Pooling::Numbers => ReadPositions::Embeddings,
         };
         PooledRead { positions: at, layer: self.recipe.layer }
     }
@@ -171,7 +171,7 @@ impl Engine {
             for (sample, prediction) in samples.iter().zip(predictions.by_ref()) {
                 let prediction = self.encoding.decode(prediction);
                 let error = (prediction - sample.target) / self.recipe.range();
-                sums.add(error, is_right_choice(sample, prediction).filter(|_| self.recipe.names_a_number()));
+                sums.add(error, is_right_choice(sample, prediction).filter(|_| self.recipe.answer_is_listed()));
             }
             rows.push((*micro_batch, sums.to_row(state.layout())));
         }

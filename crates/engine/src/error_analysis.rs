@@ -208,7 +208,7 @@ impl ChoiceCounter {
 
 /// Choice accuracy over the first samples of `stream`; `None` for recipes whose answers are not listed.
 pub fn choice_accuracy(recipe: &Recipe, evaluation: &Evaluation, stream: &SampleStream) -> Option<ChoiceAccuracy> {
-    if !recipe.names_a_number() {
+    if !recipe.answer_is_listed() {
         return None;
     }
     let mut count = ChoiceCounter::new(recipe, &evaluation.targets);
@@ -220,7 +220,7 @@ pub fn choice_accuracy(recipe: &Recipe, evaluation: &Evaluation, stream: &Sample
 
 #[cfg(test)]
 mod tests {
-    use numalign_config::{Layer, resolve};
+    use numalign_config::Config;
 
     use super::*;
 
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_right_choice_is_the_nearest_listed_number() {
-        let recipe = resolve(None, Layer::from_env([]), Layer::from_flags::<&str>([])).unwrap().recipe;
+        let recipe = Config::with(&[]).unwrap().recipe;
         let mut count = ChoiceCounter::new(&recipe, &[1.0, 1.0, 2.0]);
         assert_eq!(count.accuracy(), None);
         count.add(&question("$$1&& or $$5&&?", 1.0), 2.9);

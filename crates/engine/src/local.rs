@@ -1,7 +1,6 @@
 //! A training run in this process: a world of one, without a coordinator and without a network.
 
-use numalign_config::{Unit, Units};
-use numalign_data::{DataError, Domain, MicroBatchId, Sample, SampleStream, Streams, held_out_of};
+use numalign_data::{DataError, Domain, MicroBatchId, Sample, SampleStream, Schedule, Streams, Unit, held_out_of};
 use numalign_projector::{Features, MicroBatchGradients, State, Sums, canonical_sum};
 
 use crate::engine::Engine;
@@ -12,7 +11,7 @@ pub struct LocalRun {
     engine: Engine,
     streams: Streams,
     state: State,
-    units: Units,
+    units: Schedule,
     /// Of the solver's round in progress, where it began here.
     sums: Option<Sums>,
 }
@@ -24,7 +23,7 @@ impl LocalRun {
     /// Settings that no sample can satisfy.
     pub fn new(engine: Engine, train: SampleStream, state: State) -> Result<Self, DataError> {
         let streams = Streams::new(train, engine.recipe())?;
-        let units = engine.recipe().units();
+        let units = Schedule::of(engine.recipe());
         Ok(Self { engine, streams, state, units, sums: None })
     }
 

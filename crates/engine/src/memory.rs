@@ -1,17 +1,15 @@
-//! Memory of this process: its peak as the operating system counts it, and how the allocator treats freed memory.
+//! Memory of a process as the operating system counts it, and how the allocator treats freed memory.
 
-/// Peak resident memory in MiB; 0 where `/proc` does not tell.
+/// Peak resident memory of this process in MiB; 0 if `/proc` does not tell.
 pub fn peak_rss_mib() -> u64 {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
-        return 0;
-    };
-    for line in status.lines() {
-        if let Some(rest) = line.strip_prefix("VmHWM:") {
-            let kib: u64 = rest.trim().trim_end_matches("kB").trim().parse().unwrap_or(0);
-            return kib / 1024;
-        }
-    }
-    0
+    status_kib("self", "VmHWM").map_or(0, |kib| kib / 1024)
+}
+
+/// A line of `/proc/<process>/status` in KiB, such as `VmRSS`; `process` is a process id or `self`.
+pub fn status_kib(process: &str, name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let figure = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    figure.trim().trim_end_matches("kB").trim().parse().ok()
 }
 
 /// Tells glibc's allocator to keep freed memory: a step frees and takes the same few hundred MB of activations again,
@@ -22,5 +20,18 @@ pub fn keep_freed_memory() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_of_a_process_is_found_by_its_whole_name() {
+        let own = std::process::id().to_string();
+        assert!(status_kib(&own, "VmHWM").is_some_and(|kib| kib > 0));
+        assert_eq!(status_kib(&own, "Vm"), None);
+        assert!(peak_rss_mib() > 0);
     }
 }

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use numalign_checkpoint::{Checkpoint, Identity};
-use numalign_config::{DeviceChoice, Layer, resolve};
+use numalign_config::{Config, DeviceChoice};
 use numalign_engine::{EngineError, Purpose, load_engine, training_stream};
 use numalign_projector::{Layout, State};
 
 const PATH: &str = "chk/run.safetensors";
 
 fn checkpoint(dataset_digest: Option<String>) -> Checkpoint {
-    let recipe = resolve(None, Layer::from_env([]), Layer::from_flags::<&str>([])).unwrap().recipe;
+    let recipe = Config::with(&[]).unwrap().recipe;
     let demo = numalign_model::load("demo", DeviceChoice::Cpu, false).unwrap().lm;
     let identity = Identity {
         base_fingerprint: demo.fingerprint().to_hex().to_string(),

@@ -1,7 +1,7 @@
 //! Gradients against finite differences of the loss, for every loss, pooling, encoder and trained part; and that a
 //! micro-batch's gradient depends on its own micro-batch alone.
 
-use numalign_config::{DeviceChoice, Layer, Recipe, resolve};
+use numalign_config::{Config, DeviceChoice, Recipe};
 use numalign_data::{Domain, Sample, SampleStream};
 use numalign_engine::Engine;
 use numalign_projector::State;
@@ -9,8 +9,7 @@ use numalign_projector::State;
 fn recipe(flags: &[(&str, &str)]) -> Recipe {
     let mut all = vec![("batch_size", "6"), ("micro_batch_size", "3"), ("mixed_max_numbers", "3")];
     all.extend_from_slice(flags);
-    let flags = Layer::from_flags(all.into_iter().map(|(name, value)| (name, value.to_owned())));
-    resolve(None, Layer::from_env([]), flags).unwrap().recipe
+    Config::with(&all).unwrap().recipe
 }
 
 fn engine(recipe: &Recipe) -> Engine {
@@ -88,11 +87,11 @@ fn rows_are_the_gradient_of_the_loss() {
         &[("loss", "relative")],
         &[norms],
         &[mixed, norms],
-        &[mixed, norms, ("readout", "mean"), ("loss", "huber")],
-        &[mixed, norms, ("readout", "numbers"), ("value_encoding", "fourier")],
-        &[mixed, ("readout", "mean"), ("layer", "2")],
+        &[mixed, norms, ("pooling", "mean"), ("loss", "huber")],
+        &[mixed, norms, ("pooling", "numbers"), ("value_encoding", "fourier")],
+        &[mixed, ("pooling", "mean"), ("layer", "2")],
         &[("stage", "text"), norms],
-        &[("stage", "text"), ("readout", "mean"), ("layer", "1")],
+        &[("stage", "text"), ("pooling", "mean"), ("layer", "1")],
     ] {
         assert_gradient_is_the_slope(flags);
     }
@@ -103,7 +102,7 @@ fn rows_are_the_gradient_of_the_loss() {
 fn a_row_depends_on_its_micro_batch_alone() {
     let norms = ("train_layer_norms", "true");
     for stage in ["nn", "text", "mixed"] {
-        for flags in [&[norms][..], &[norms, ("readout", "mean")], &[("layer", "2"), ("value_encoding", "fourier")]] {
+        for flags in [&[norms][..], &[norms, ("pooling", "mean")], &[("layer", "2"), ("value_encoding", "fourier")]] {
             let mut all = vec![("stage", stage)];
             all.extend_from_slice(flags);
             let recipe = recipe(&all);

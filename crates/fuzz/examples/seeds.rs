@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use numalign_checkpoint::{Checkpoint, Identity};
-use numalign_config::{Config, Layer, resolve};
+use numalign_config::Config;
 use numalign_data::{Domain, SampleDigest, SampleStream};
 use numalign_fuzz::structure::join_safetensors;
 use numalign_projector::State;
@@ -38,8 +38,7 @@ fn write(target: &str, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
 fn config(stage: &str) -> anyhow::Result<Config> {
     let flags =
         [("stage", stage), ("batch_size", "4"), ("micro_batch_size", "2"), ("num_epochs", "2"), ("num_batches", "3")];
-    let flags = flags.map(|(key, value)| (key, value.to_owned()));
-    Ok(resolve(None, Layer::from_env([]), Layer::from_flags(flags))?)
+    Ok(Config::with(&flags)?)
 }
 
 /// The state after two updates with a made-up row.

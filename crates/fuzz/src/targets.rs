@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use numalign_checkpoint::Checkpoint;
-use numalign_config::{Layer, Stage, resolve, to_yaml};
+use numalign_config::{Source, Stage, resolve, to_yaml};
 use numalign_data::{Domain, SampleDigest, SampleStream, Segment, grammar, jsonl};
 use numalign_model::arch::{Architecture, numbers};
 use numalign_model::load::weights::{Safetensors, TensorSource};
@@ -185,13 +185,13 @@ fn config(input: &[u8]) -> Result<(), String> {
         }
     }
     let path = Path::new("fuzz.yaml");
-    let yaml = Layer::from_yaml_text(path, &yaml);
+    let yaml = Source::from_yaml_text(path, &yaml);
     let config =
-        resolve(Some(yaml), Layer::from_env(env), Layer::from_flags(flags)).map_err(|error| error.to_string())?;
+        resolve(Some(yaml), Source::from_env(env), Source::from_flags(flags)).map_err(|error| error.to_string())?;
     config.recipe.check().unwrap_or_else(|error| panic!("resolved and not valid: {error}"));
     let shown = to_yaml(&config);
     let nothing: [(&str, String); 0] = [];
-    match resolve(Some(Layer::from_yaml_text(path, &shown)), Layer::from_env([]), Layer::from_flags(nothing)) {
+    match resolve(Some(Source::from_yaml_text(path, &shown)), Source::from_env([]), Source::from_flags(nothing)) {
         Ok(again) => assert_eq!(again, config, "{shown}"),
         Err(error) => panic!("{error}\n{shown}"),
     }

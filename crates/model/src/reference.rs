@@ -8,21 +8,27 @@ const TEXT: &str = include_str!("../assets/demo-gpt2/reference.json");
 /// Stored values.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Reference {
+    /// Hidden states of several inputs.
     pub cases: Vec<Case>,
+    /// The gradient of one of them.
     pub gradient: Gradient,
 }
 
 /// The last position's hidden state after some tokens.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Case {
+    /// Token ids.
     pub ids: Vec<u32>,
+    /// `[d]`
     pub hidden_last: Vec<f32>,
 }
 
 /// The gradient of `Σ cos(i)·hidden_last[i]` with respect to the tokens' embeddings.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Gradient {
+    /// Token ids.
     pub ids: Vec<u32>,
+    /// `[d]`
     pub hidden_last: Vec<f32>,
     /// A row per token.
     pub grad_embeddings: Vec<Vec<f32>>,

@@ -19,6 +19,9 @@ pub enum Tokenizer {
 
 impl Tokenizer {
     /// A `tokenizer.json` in memory; `path` is named in errors.
+    ///
+    /// # Errors
+    /// Bytes that are no tokenizer.
     pub fn from_json(path: &Path, json: &[u8]) -> Result<Self, ModelError> {
         let tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|error| ModelError::Damaged {
             path: path.to_owned(),
@@ -41,6 +44,9 @@ impl Tokenizer {
     }
 
     /// Token ids of `text`, without special tokens.
+    ///
+    /// # Errors
+    /// The model has no tokenizer, or it refuses the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         match self {
             Tokenizer::File(tokenizer) => tokenizer
@@ -53,6 +59,9 @@ impl Tokenizer {
     }
 
     /// Text of token ids, special tokens included.
+    ///
+    /// # Errors
+    /// The model has no tokenizer, or it has no such token.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
         match self {
             Tokenizer::File(tokenizer) => {

@@ -136,14 +136,13 @@ impl InputEncoder {
 
 #[cfg(test)]
 mod tests {
-    use numalign_config::{Layer, resolve};
+    use numalign_config::Config;
     use proptest::prelude::*;
 
     use super::*;
 
     fn recipe(flags: &[(&str, &str)]) -> Recipe {
-        let flags = Layer::from_flags(flags.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        resolve(None, Layer::from_env([]), flags).unwrap().recipe
+        Config::with(flags).unwrap().recipe
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// From the reduced row of all micro-batches; none where an error is beyond all numbers.
+    /// From the reduced row of all micro-batches; none if an error is beyond all numbers.
     pub(crate) fn of(sums: &[f32], step: u64, samples: u64, range: f64) -> Option<Self> {
         let [squared, absolute, questions, right] = *sums.first_chunk::<{ ErrorSums::LEN }>()?;
         let count = samples.max(1) as f64;
@@ -102,7 +102,7 @@ pub struct Evaluations {
 const TAG: u64 = 0x6576_616c << 32;
 
 impl Evaluations {
-    /// As a checkpoint stored them; none where `best` does not fit `list` or `layout`.
+    /// As a checkpoint stored them; none if `best` does not fit `list` or `layout`.
     pub fn restored(list: Vec<Evaluation>, best: Vec<f32>, layout: Layout) -> Option<Self> {
         let wanted = if list.is_empty() { 0 } else { layout.len() };
         (best.len() == wanted).then_some(Self { list, best })

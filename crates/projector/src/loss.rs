@@ -71,13 +71,12 @@ impl LossFunction {
 
 #[cfg(test)]
 mod tests {
-    use numalign_config::{Layer, resolve};
+    use numalign_config::Config;
 
     use super::*;
 
     fn of(flags: &[(&str, &str)]) -> LossFunction {
-        let flags = Layer::from_flags(flags.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        LossFunction::of(&resolve(None, Layer::from_env([]), flags).unwrap().recipe)
+        LossFunction::of(&Config::with(flags).unwrap().recipe)
     }
 
     /// Values of `torch.nn.HuberLoss(delta=0.5)` and `MSELoss`, and a relative error worked out by hand.

@@ -1,7 +1,8 @@
 //! The state that training changes: projectors, Adam moments, step. Every rank holds a copy; equal bytes, equal digest.
 //! [`transitions`] changes it, [`codec`] turns it into bytes.
 
-use numalign_config::{LoadedProjections, Position, Recipe, Solver};
+use numalign_config::{LoadedProjections, Recipe, Solver};
+use numalign_data::{Position, Schedule};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -110,7 +111,7 @@ impl State {
         self.solve = match recipe.solver {
             Solver::Adam => None,
             Solver::Exact | Solver::Alternate => {
-                Some(SolveState { round: recipe.units().start().gathered.map(|_| Round::start()), solved: None })
+                Some(SolveState { round: Schedule::of(recipe).start().gathered.map(|_| Round::start()), solved: None })
             }
         };
         self

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use numalign_config::{Layer, Recipe, resolve};
+use numalign_config::{Config, Recipe};
 use numalign_projector::schedule::learning_rate;
 use numalign_projector::{Layout, State};
 use serde_json::Value;
@@ -14,8 +14,7 @@ fn fixture() -> Value {
 
 /// The recipe that the fixture was made with.
 fn recipe(fixture: &Value) -> Recipe {
-    let nothing: [(&str, String); 0] = [];
-    let mut recipe = resolve(None, Layer::from_env([]), Layer::from_flags(nothing)).unwrap().recipe;
+    let mut recipe = Config::with(&[]).unwrap().recipe;
     recipe.lr = fixture["lr"].as_f64().unwrap();
     recipe.shl = true;
     recipe.num_batches = fixture["steps_per_epoch"].as_u64().unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use numalign_config::{Layer, Recipe, resolve};
+use numalign_config::{Config, Recipe};
 use numalign_projector::{Encoding, LossFunction};
 use serde_json::Value;
 
@@ -20,7 +20,8 @@ fn recipe(fixture: &Value, case: &Value) -> Recipe {
     if case["delta"].is_number() {
         flags.push(("huber_delta", case["delta"].to_string()));
     }
-    resolve(None, Layer::from_env([]), Layer::from_flags(flags)).unwrap().recipe
+    let flags: Vec<(&str, &str)> = flags.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    Config::with(&flags).unwrap().recipe
 }
 
 fn numbers(list: &Value) -> Vec<f64> {

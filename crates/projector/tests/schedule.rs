@@ -1,12 +1,11 @@
 //! The learning rate against PyTorch's `StepLR`, worked out by hand.
 
-use numalign_config::{Layer, Recipe, resolve};
+use numalign_config::{Config, Recipe};
 use numalign_projector::schedule::learning_rate;
 
 /// 5 steps per epoch; the rate falls every 3 epochs, so every 15 steps.
 fn recipe(lr: f64, gamma: f64) -> Recipe {
-    let nothing: [(&str, String); 0] = [];
-    let mut recipe = resolve(None, Layer::from_env([]), Layer::from_flags(nothing)).unwrap().recipe;
+    let mut recipe = Config::with(&[]).unwrap().recipe;
     recipe.lr = lr;
     recipe.shl = true;
     recipe.num_batches = 5;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use numalign_collective::CollectiveError;
 use numalign_collective::nccl::NcclError;
 use numalign_config::Config;
+use numalign_data::Schedule;
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_message::Message as FromCoordinator;
 use numalign_protocol::worker_message::Message as FromWorker;
@@ -66,7 +67,7 @@ impl Worker {
                     Ok((model, loaded)) => {
                         connection.ready(&loaded).await;
                         let LoadingModel { config, config_text, device, .. } = model;
-                        let uncommitted = UncommittedStates::new(config.units());
+                        let uncommitted = UncommittedStates::new(Schedule::of_run(&config));
                         self.kept = Some(Kept { config, config_text, device, loaded, uncommitted });
                     }
                     Err(error) => return connection.give_up(error).await,

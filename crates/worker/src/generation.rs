@@ -82,7 +82,7 @@ fn check_begin(begin: &proto::Begin, state: &State, recipe: &Recipe, loaded: &Lo
 
 #[cfg(test)]
 mod tests {
-    use numalign_config::{Layer, resolve};
+    use numalign_config::Config;
     use numalign_model::Description;
 
     use super::*;
@@ -90,8 +90,7 @@ mod tests {
     const HIDDEN: usize = 4;
 
     fn recipe() -> Recipe {
-        let flags = [("batch_size", "6"), ("micro_batch_size", "2")].map(|(name, value)| (name, value.to_owned()));
-        resolve(None, Layer::from_env([]), Layer::from_flags(flags)).unwrap().recipe
+        Config::with(&[("batch_size", "6"), ("micro_batch_size", "2")]).unwrap().recipe
     }
 
     fn loaded() -> Loaded {

@@ -112,7 +112,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use numalign_config::{Layer, resolve};
+    use numalign_data::Schedule;
     use numalign_projector::{Layout, State};
     use tonic::transport::Endpoint;
 
@@ -136,9 +136,9 @@ mod tests {
         let mut worker = Worker::new(options, Endpoint::from_static("http://127.0.0.1:1"));
         assert_eq!((worker.hello().rejoin_state, worker.hello().restarts), (None, 2));
 
-        let config = resolve(None, Layer::from_env([]), Layer::from_flags::<&str>([])).unwrap();
+        let config = Config::with(&[]).unwrap();
         let (device, loading) = simulated.start();
-        let uncommitted = UncommittedStates::new(config.units());
+        let uncommitted = UncommittedStates::new(Schedule::of_run(&config));
         let state = State::initial(Layout::of(&config.recipe, 4, 0), 1);
         worker.kept = Some(Kept {
             config: Arc::new(config.clone()),

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use numalign_access::Client;
 use numalign_collective::{Chosen, Collective, CollectiveError};
-use numalign_config::{Config, Unit};
+use numalign_config::Config;
 use numalign_data::sample::NoInput;
-use numalign_data::{Domain, MicroBatchId, Sample, SampleStream, audit_due, held_out_of};
+use numalign_data::{Domain, MicroBatchId, Sample, SampleStream, Schedule, Unit, audit_due, held_out_of};
 use numalign_engine::memory::peak_rss_mib;
 use numalign_projector::digest_of;
 use numalign_projector::{MicroBatchGradients, State};
@@ -52,7 +52,7 @@ impl Steps {
     /// Runs units until the end of a round or of the run, or until the task is aborted or fails. After a round the
     /// solution comes with the next generation.
     pub async fn run(mut self) -> Result<(), WorkerError> {
-        let units = self.config.units();
+        let units = Schedule::of_run(&self.config);
         let held_out = SampleStream::generated(&self.config.recipe, Domain::Eval)?;
         let faults = Faults::from_env();
         let (credits, mut work) = self.open_work().await?;

@@ -4,20 +4,20 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use numalign_config::Units;
+use numalign_data::Schedule;
 use numalign_projector::State;
 
 /// The newest committed state and the uncommitted ones after it, by the units behind them. The committed one outlives
 /// the coordinator.
 #[derive(Clone)]
 pub(crate) struct UncommittedStates {
-    units: Units,
+    units: Schedule,
     recent: Arc<Mutex<BTreeMap<u64, Arc<State>>>>,
 }
 
 impl UncommittedStates {
     /// No state of a run with these units yet.
-    pub fn new(units: Units) -> Self {
+    pub fn new(units: Schedule) -> Self {
         Self { units, recent: Arc::default() }
     }
 
@@ -53,17 +53,17 @@ impl UncommittedStates {
 
 #[cfg(test)]
 mod tests {
-    use numalign_config::{Layer, resolve};
+    use numalign_config::Config;
     use numalign_projector::Layout;
 
     use super::*;
 
     #[test]
     fn commits_drop_what_came_before() {
-        let config = resolve(None, Layer::from_env([]), Layer::from_flags::<&str>([])).unwrap();
+        let config = Config::with(&[]).unwrap();
         let mut state = State::initial(Layout::of(&config.recipe, 4, 0), 7);
         let gradient = vec![1e-3; state.layout().row_len()];
-        let states = UncommittedStates::new(config.units());
+        let states = UncommittedStates::new(Schedule::of_run(&config));
         assert_eq!(states.committed_state(), None);
         states.restart(Arc::new(state.clone()));
         for _ in 0..3 {

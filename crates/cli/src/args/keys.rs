@@ -50,23 +50,17 @@ fn key_id(name: &str) -> String {
 pub fn with_keys(command: Command, shown: Shown) -> Command {
     let mut command = command;
     for key in keys() {
-        let mut arg = Arg::new(key_id(key.name))
+        let arg = Arg::new(key_id(key.name))
             .long(key.flag())
-            .value_name(key.value_name)
+            .value_name(key.value_name())
             .help(format!("{} [default: {}]", key.help, key.default_text()))
-            .help_heading(heading(key))
+            .help_heading(key.group)
             .hide(!shown.shows(key))
+            .aliases(key.flag_aliases())
             .allow_hyphen_values(true);
-        if let Some(alias) = key.flag_alias() {
-            arg = arg.alias(alias);
-        }
         command = command.arg(arg);
     }
     command
-}
-
-fn heading(_key: &Key) -> &'static str {
-    "Configuration keys"
 }
 
 /// Keys given as flags, with their values.

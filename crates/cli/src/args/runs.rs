@@ -153,9 +153,16 @@ fn config() -> Command {
             &[("numalign config show config/mixed.yaml --lr 0.01", "the file with one key changed")],
         ))
         .arg(file_argument());
+    let schema = Command::new("schema").about("Prints the JSON Schema of configuration files, for editors").after_help(
+        help_with_examples(
+            "With the YAML language server, the line `# yaml-language-server: $schema=FILE` in a file names its schema.",
+            &[("numalign config schema > numalign.schema.json", "what editors complete and check files by")],
+        ),
+    );
     Command::new("config")
-        .about("Checks or shows a configuration")
+        .about("Checks or shows a configuration, or says what one may hold")
         .subcommand_required(true)
         .subcommand(with_keys(check, Shown::None))
         .subcommand(with_keys(show, Shown::None))
+        .subcommand(schema)
 }

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use clap::ArgMatches;
-use numalign_config::{DeviceChoice, Layer, resolve};
+use numalign_config::{Config, DeviceChoice};
 use numalign_data::{Domain, SampleStream};
 use numalign_engine::memory::peak_rss_mib;
 use numalign_engine::{Engine, LocalRun};
@@ -31,18 +31,12 @@ fn step(matches: &ArgMatches) -> Result<(), CliError> {
     let count = |name: &str| *matches.get_one::<u64>(name).unwrap_or(&1);
     let model = text(matches, "model").unwrap_or("synthetic:small");
     let steps = count("steps");
-    let flags = [
-        ("model_name", model.to_owned()),
-        ("batch_size", count("batch").to_string()),
-        ("numeric_positions", count("positions").to_string()),
-        ("dtype", text(matches, "dtype").unwrap_or("f32").to_owned()),
-        ("run_id", "bench".to_owned()),
-    ];
-    let config = resolve(
-        None,
-        Layer::from_env(Vec::new()),
-        Layer::from_flags(flags.map(|(key, value)| (key.to_owned(), value))),
-    )
+    let config = Config::with(&[
+        ("model_name", model),
+        ("batch_size", &count("batch").to_string()),
+        ("numeric_positions", &count("positions").to_string()),
+        ("dtype", text(matches, "dtype").unwrap_or("f32")),
+    ])
     .map_err(CliError::usage)?;
     let recipe = config.recipe;
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);

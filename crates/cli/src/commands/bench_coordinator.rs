@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 use numalign_access::ClientAccess;
-use numalign_config::{Config, Layer, resolve};
+use numalign_config::Config;
+use numalign_engine::memory::status_kib;
 use numalign_worker::Options;
 use numalign_worker::simulated::Simulated;
 
@@ -63,23 +64,21 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
 
 /// One micro-batch of one sample for each worker. Workers that wait for a core are not dead: the time limits are wide.
 fn configuration(workers: u64, steps: u64) -> Result<Config, CliError> {
-    let mut flags = Vec::new();
-    for (key, value) in [
-        ("model_name", "simulated".to_owned()),
-        ("run_id", "bench".to_owned()),
-        ("num_epochs", "1".to_owned()),
-        ("num_batches", steps.to_string()),
-        ("batch_size", workers.to_string()),
-        ("micro_batch_size", "1".to_owned()),
-        ("workers", workers.to_string()),
-        ("max_workers", workers.to_string()),
-        ("checkpoint_every", (steps + 1).to_string()),
-        ("dead_after", "120s".to_owned()),
-        ("coordinator_wait", "120s".to_owned()),
-    ] {
-        flags.push((key.to_owned(), value));
-    }
-    resolve(None, Layer::from_env(Vec::new()), Layer::from_flags(flags)).map_err(CliError::usage)
+    let workers = workers.to_string();
+    Config::with(&[
+        ("model_name", "simulated"),
+        ("run_id", "bench"),
+        ("num_epochs", "1"),
+        ("num_batches", &steps.to_string()),
+        ("batch_size", &workers),
+        ("micro_batch_size", "1"),
+        ("workers", &workers),
+        ("max_workers", &workers),
+        ("checkpoint_every", &(steps + 1).to_string()),
+        ("dead_after", "120s"),
+        ("coordinator_wait", "120s"),
+    ])
+    .map_err(CliError::usage)
 }
 
 async fn measure(
@@ -101,7 +100,7 @@ async fn measure(
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let idle_kib = resident_kib(pid, "VmRSS:")?;
+    let idle_kib = resident_kib(pid, "VmRSS")?;
     let (peak_kib, cpu_seconds) = async {
         let mut tasks = tokio::task::JoinSet::new();
         for worker in 0..workers {
@@ -128,7 +127,7 @@ async fn measure(
                 },
                 // Its process may have ended a moment before its workers.
                 _ = look.tick() => {
-                    peak = peak.max(resident_kib(pid, "VmHWM:").unwrap_or(peak));
+                    peak = peak.max(resident_kib(pid, "VmHWM").unwrap_or(peak));
                     cpu = cpu_seconds_of(pid).unwrap_or(cpu);
                 }
             }
@@ -165,10 +164,7 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
 
 /// A line of `/proc/<pid>/status`, in KiB.
 fn resident_kib(pid: u32, name: &str) -> Result<u64, CliError> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let number = line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse().ok());
-    number.ok_or_else(|| CliError::new(format!("/proc/{pid}/status has no {name}")))
+    status_kib(&pid.to_string(), name).ok_or_else(|| CliError::new(format!("/proc/{pid}/status has no {name}")))
 }
 
 /// Processor time of a process so far, from `/proc/<pid>/stat`.

@@ -1,4 +1,5 @@
-//! `numalign config check|show`: validates a file, with environment and flags on top, and shows the result.
+//! `numalign config check|show|schema`: validates a file, with environment and flags on top, and shows the result; or
+//! prints the JSON Schema by which editors complete and check such files.
 
 use clap::ArgMatches;
 
@@ -8,7 +9,11 @@ use crate::error::CliError;
 use crate::settings;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
-    let (name, matches) = matches.subcommand().ok_or_else(|| CliError::usage("check or show?"))?;
+    let (name, matches) = matches.subcommand().ok_or_else(|| CliError::usage("check, show or schema?"))?;
+    if name == "schema" {
+        println!("{:#}", numalign_config::schema());
+        return Ok(());
+    }
     let file = text(matches, "file");
     let config = settings::load_for_launch(matches, file, None, &[])?;
     if name == "show" {

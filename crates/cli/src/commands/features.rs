@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_checkpoint::{Checkpoint, write_atomically};
 use numalign_config::{DeviceChoice, Recipe, Solver};
-use numalign_data::{Domain, SampleStream};
+use numalign_data::{Domain, SampleStream, Schedule};
 use numalign_engine::{Purpose, load_engine};
 use safetensors::{Dtype, tensor::TensorView};
 
@@ -53,7 +53,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
 /// input projector has moved on since.
 fn solved_on(checkpoint: &Checkpoint) -> (Domain, Range<u64>) {
     let recipe = &checkpoint.identity.recipe;
-    let of_a_round = recipe.units().chunks() * recipe.batch_size as u64;
+    let of_a_round = Schedule::of(recipe).chunks() * recipe.batch_size as u64;
     let rounds = checkpoint.state.solve().and_then(|solve| solve.solved).map_or(1, |solved| solved.rounds);
     match recipe.solver {
         Solver::Adam => (Domain::Train, 0..UNSOLVED),

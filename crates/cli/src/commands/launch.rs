@@ -20,9 +20,6 @@ use crate::launcher::child::die_with_parent;
 use crate::launcher::signals::{Interrupt, Signals};
 use crate::{credentials, logging, process, settings};
 
-/// Held-out samples of the evaluation at the end.
-const SAMPLES: u64 = 1000;
-
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     logging::start("info", false);
     die_with_parent()?;
@@ -139,6 +136,6 @@ fn evaluated(config: &Config) -> Result<Report, CliError> {
     let checkpoint = Checkpoint::read(path)?;
     let mut engine = load_engine(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
     let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
-    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, SAMPLES)?;
+    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, config.run.eval_count)?;
     Ok(Report::of(engine.recipe(), &evaluation, &stream))
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
-use numalign_config::{DeviceChoice, Solver, Unit};
+use numalign_config::{DeviceChoice, Solver};
+use numalign_data::{Schedule, Unit};
 use numalign_engine::{LocalRun, Purpose, load_engine, training_stream};
 
 use crate::args::text;
@@ -83,7 +84,7 @@ impl Evaluations {
 
 /// Training steps from the checkpoint to the next round of the solver or the end of the run, `most` at most.
 fn steps_ahead(checkpoint: &Checkpoint, most: u64) -> u64 {
-    let units = checkpoint.identity.recipe.units();
+    let units = Schedule::of(&checkpoint.identity.recipe);
     let next = units.index(checkpoint.state.position());
     let mut steps = 0;
     while steps < most && matches!(units.unit(next + steps), Unit::Step(_)) {

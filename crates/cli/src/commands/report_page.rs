@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use numalign_config::{Choice, Readout, Recipe, Solver, ValueEncoding};
+use numalign_config::{Choice, Pooling, Recipe, Solver, ValueEncoding};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -148,8 +148,8 @@ fn in_short(recipe: &Recipe) -> String {
         None if recipe.value_encoding == ValueEncoding::Standard => {}
         None => parts.push(recipe.value_encoding.name().to_owned()),
     }
-    if recipe.readout != Readout::Last {
-        parts.push(format!("readout {}", recipe.readout.name()));
+    if recipe.pooling != Pooling::Last {
+        parts.push(format!("pooling {}", recipe.pooling.name()));
     }
     if let Some(layer) = recipe.layer {
         parts.push(format!("layer {layer}"));
@@ -193,8 +193,8 @@ fn number(value: &Value) -> String {
 /// A failure's text in one line, without its hint.
 fn one_line(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.starts_with("hint: "));
-    let words: Vec<&str> = lines.map(|line| line.strip_prefix("error: ").unwrap_or(line).trim()).collect();
-    words.join("; ")
+    let parts: Vec<&str> = lines.map(|line| line.strip_prefix("error: ").unwrap_or(line).trim()).collect();
+    parts.join("; ")
 }
 
 #[cfg(test)]

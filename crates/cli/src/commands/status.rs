@@ -180,7 +180,8 @@ mod tests {
             last_heartbeat_seconds: 0.21,
             restarts: 2,
         };
-        let failure = FailureStatus { text: "worker 3 left".to_owned(), step: 11, recovered: true, recovery_ms: Some(240.0) };
+        let failure =
+            FailureStatus { text: "worker 3 left".to_owned(), step: 11, recovered: true, recovery_ms: Some(240.0) };
         StatusReply {
             run_id: "nn".to_owned(),
             phase: "training".to_owned(),
@@ -189,7 +190,10 @@ mod tests {
             step: 30,
             total_steps: 600,
             loss: f32::NAN,
-            workers: vec![worker.clone(), WorkerStatus { member: 8, state: "loading".to_owned(), rank: None, ..worker }],
+            workers: vec![
+                worker.clone(),
+                WorkerStatus { member: 8, state: "loading".to_owned(), rank: None, ..worker },
+            ],
             failures: vec![failure; 12],
             failures_total: 1200,
             recoveries_total: 1200,

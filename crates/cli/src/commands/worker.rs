@@ -37,7 +37,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     result
 }
 
-/// Under `launch` the coordinator's words are on the same terminal: what it knows is not said twice.
+/// Under `launch` the coordinator reports on the same terminal: what it knows is not said twice.
 fn failure_of(error: WorkerError) -> CliError {
     let known = matches!(
         error,
@@ -51,7 +51,7 @@ fn failure_of(error: WorkerError) -> CliError {
     error.into()
 }
 
-/// This worker's number among those of its machine, as `launch`, torchrun or SLURM tell it.
+/// This worker's number among those of its machine, as `launch`, torchrun or SLURM set it.
 fn local_rank() -> Result<Option<usize>, CliError> {
     for name in [LOCAL_RANK_VARIABLE, "SLURM_LOCALID"] {
         if let Ok(text) = std::env::var(name) {

@@ -112,14 +112,13 @@ fn positive(pairs: &[(f64, f64)]) -> impl Iterator<Item = f64> + '_ {
 
 #[cfg(test)]
 mod tests {
-    use numalign_config::{Layer, resolve};
+    use numalign_config::Config;
 
     use super::*;
     use crate::plot::Mark;
 
     fn recipe(flags: &[(&str, &str)]) -> Recipe {
-        let flags = Layer::from_flags(flags.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        match resolve(None, Layer::from_env([]), flags) {
+        match Config::with(flags) {
             Ok(config) => config.recipe,
             Err(error) => panic!("{error}"),
         }

@@ -1,6 +1,6 @@
 //! Configuration keys, files, environment variables, and the command line.
 
-use numalign_config::{Key, Layer, keys, resolve};
+use numalign_config::{Key, Source, keys, resolve};
 
 use super::*;
 
@@ -24,8 +24,8 @@ impl Wrong {
 #[test]
 fn every_key_refuses_a_wrong_value_from_every_source() {
     let folder = Folder::new();
-    let none = || Layer::from_env(Vec::new());
-    let no_flags = || Layer::from_flags::<&str>([]);
+    let none = || Source::from_env(Vec::new());
+    let no_flags = || Source::from_flags::<&str>([]);
     let refused = |file, variables, flags, said: &[&str]| {
         let problems = resolve(file, variables, flags).expect_err("a wrong value").to_string();
         for word in said {
@@ -34,10 +34,10 @@ fn every_key_refuses_a_wrong_value_from_every_source() {
     };
     for key in keys() {
         let Wrong { yaml, flag, variable } = Wrong::of(key);
-        let file = Layer::from_yaml_file(&folder.write("wrong.yaml", yaml));
+        let file = Source::from_yaml_file(&folder.write("wrong.yaml", yaml));
         refused(Some(file), none(), no_flags(), &["wrong.yaml", key.name, "must"]);
-        refused(None, none(), Layer::from_flags([(key.name, String::new())]), &[&flag, key.name, "must"]);
-        let variables = Layer::from_env([(variable.clone(), String::new())]);
+        refused(None, none(), Source::from_flags([(key.name, String::new())]), &[&flag, key.name, "must"]);
+        let variables = Source::from_env([(variable.clone(), String::new())]);
         refused(None, variables, no_flags(), &[&variable, "must"]);
     }
 }
@@ -161,6 +161,7 @@ fn wrong_usage_is_refused() {
         (&["launch", "nn", "--workers", "-1"], &["--workers", "-1"]),
         (&["launch", "nn", "--device", "gpu"], &["--device", "gpu"]),
         (&["launch", "nn", "--eval-samples", "0"], &["--eval-samples", "0"]),
+        (&["launch", "nn", "--eval-count", "0"], &["--eval-count", "0"]),
         (&["coordinator"], &["--listen"]),
         (&["worker", "--workers", "2"], &["--workers"]),
         (&["generate", "--count", "1", "--out", "x"], &["STAGE"]),

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use numalign_data::Schedule;
 use numalign_projector::State;
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_message::Message;
@@ -92,7 +93,7 @@ impl Driver {
         self.boundary = None;
         self.update_sample_digest();
         self.reducer.begin(start, &self.config);
-        self.dispatcher.begin(start, self.config.units());
+        self.dispatcher.begin(start, Schedule::of_run(&self.config));
         if start.first {
             let workers = self.rank_descriptions(start);
             self.console.start(start.state.step(), &workers);

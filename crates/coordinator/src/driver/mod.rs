@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use numalign_checkpoint::RunFolder;
 use numalign_config::Config;
-use numalign_data::{SampleDigest, Streams};
+use numalign_data::{SampleDigest, Schedule, Streams};
 use numalign_projector::{NormTensor, State};
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_message::Message;
@@ -279,6 +279,6 @@ impl Driver {
     }
 
     fn unit_after(&self, state: &State) -> u64 {
-        self.config.units().index(state.position())
+        Schedule::of_run(&self.config).index(state.position())
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use numalign_checkpoint::Checkpoint;
-use numalign_config::{Layer, resolve};
+use numalign_config::Config;
 use numalign_data::{Domain, SampleStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -27,8 +27,7 @@ fn config(folder: &std::path::Path) -> Config {
         ("checkpoint_every", "1"),
         ("model_path_save", &result),
     ];
-    let flags = Layer::from_flags(flags.map(|(name, value)| (name, value.to_owned())));
-    resolve(None, Layer::from_env([]), flags).unwrap()
+    Config::with(&flags).unwrap()
 }
 
 /// A driver in a folder of the test, and what its service would have.

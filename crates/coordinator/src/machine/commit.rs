@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use numalign_config::Unit;
+use numalign_data::Unit;
 use numalign_data::{Audit, audit_of};
 use numalign_projector::{Features, Fit, State};
 
@@ -12,7 +12,7 @@ use super::Machine;
 use super::audit::{Verdict, short_hex, verdict};
 use super::events::{Commit, Effect, MemberId, Report, Timing};
 
-/// Units that a report may be ahead of the committed one.
+/// Schedule that a report may be ahead of the committed one.
 const MAX_AHEAD: usize = 1 << 16;
 
 impl Machine {

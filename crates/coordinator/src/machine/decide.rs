@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use numalign_config::Unit;
+use numalign_data::Unit;
 
 use super::Machine;
 use super::events::{Activity, MemberId};

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use numalign_config::Unit;
+use numalign_data::Unit;
 use numalign_projector::{Features, Fit, NormTensor, State, StateDigest};
 
 pub use numalign_protocol::{Generation, Timing};

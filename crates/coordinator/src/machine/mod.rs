@@ -17,7 +17,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_config::{Config, Units};
+use numalign_config::Config;
+use numalign_data::Schedule;
 use numalign_projector::State;
 
 use collective::{CollectiveDecision, NcclFailures};
@@ -69,7 +70,7 @@ pub struct Machine {
 pub struct RebalancePolicy {
     /// Time since the generation began.
     pub after: Duration,
-    /// Units committed since the generation began.
+    /// Schedule committed since the generation began.
     pub after_units: u64,
 }
 
@@ -165,8 +166,8 @@ impl Machine {
         }
     }
 
-    fn units(&self) -> Units {
-        self.config.units()
+    fn units(&self) -> Schedule {
+        Schedule::of_run(&self.config)
     }
 
     /// The number of the unit that comes after the last committed one.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use numalign_config::{Config, Recipe, Solver, Unit};
+use numalign_config::{Config, Recipe, Solver};
+use numalign_data::{Schedule, Unit};
 use numalign_projector::{Encoding, Layout, State, Trained};
 
 use super::failures::Failure;
@@ -93,7 +94,7 @@ impl Console {
         let gathered = commit.state.position().gathered.filter(|_| commit.features.is_some());
         if let (Some(gathered), Solver::Alternate) = (gathered, recipe.solver) {
             if let Some(bar) = &self.bar {
-                bar.set_message(format!("gathering {gathered} of {} batches", recipe.units().chunks()));
+                bar.set_message(format!("gathering {gathered} of {} batches", Schedule::of(recipe).chunks()));
             }
             return;
         }
@@ -230,7 +231,7 @@ fn epoch_line(summary: &EpochSummary, recipe: &Recipe) -> String {
 /// Line and record of a round's solution.
 fn solution(state: &State, recipe: &Recipe) -> Option<(String, serde_json::Value)> {
     let solved = state.solve()?.solved?;
-    let samples = recipe.units().chunks() * recipe.batch_size as u64;
+    let samples = Schedule::of(recipe).chunks() * recipe.batch_size as u64;
     let held_out = solved.held_out_error * Encoding::of(recipe).scale;
     let percent = 100.0 * held_out / recipe.range();
     let step = state.step();
@@ -272,8 +273,6 @@ fn evaluation(state: &State, recipe: &Recipe) -> Option<(String, serde_json::Val
 mod tests {
     use std::time::Duration;
 
-    use numalign_config::{Layer, resolve};
-
     use super::*;
     use crate::machine::Timing;
 
@@ -285,8 +284,7 @@ mod tests {
             ("batch_size", "8"),
             ("micro_batch_size", "4"),
         ];
-        let flags = some.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned()));
-        resolve(None, Layer::from_env([]), Layer::from_flags(flags)).unwrap()
+        Config::with(&[&some, more].concat()).unwrap()
     }
 
     fn base() -> WorkerReady {

@@ -109,15 +109,12 @@ fn milliseconds(duration: Duration) -> f64 {
 mod tests {
     use std::sync::Arc;
 
-    use numalign_config::{Layer, resolve};
-
     use super::*;
     use crate::machine::{Event, JoinRequest, Report, Timing, WorkerReady};
 
     fn config() -> Config {
         let flags = [("run_id", "mine"), ("batch_size", "4"), ("micro_batch_size", "1"), ("workers", "1")];
-        let flags = Layer::from_flags(flags.map(|(name, value)| (name, value.to_owned())));
-        resolve(None, Layer::from_env([]), flags).unwrap()
+        Config::with(&flags).unwrap()
     }
 
     fn ready() -> WorkerReady {

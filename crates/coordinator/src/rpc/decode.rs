@@ -162,7 +162,6 @@ fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
 mod tests {
     use std::time::Duration;
 
-    use numalign_config::{Layer, resolve};
     use numalign_protocol::worker_message::Message;
     use tonic::Code;
 
@@ -174,8 +173,7 @@ mod tests {
 
     fn config() -> Config {
         let flags = [("run_id", "mine"), ("num_epochs", "1"), ("num_batches", "2")];
-        let flags = Layer::from_flags(flags.map(|(name, value)| (name, value.to_owned())));
-        resolve(None, Layer::from_env([]), flags).unwrap()
+        Config::with(&flags).unwrap()
     }
 
     fn decoded(message: Message) -> Result<Event, String> {

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numalign_config::{Config, Units};
-use numalign_data::{MicroBatchId, Streams, audit_due, audit_of};
+use numalign_config::Config;
+use numalign_data::{MicroBatchId, Schedule, Streams, audit_due, audit_of};
 use numalign_protocol as proto;
 use tokio::sync::Notify;
 
@@ -47,14 +47,14 @@ impl Dispatcher {
     }
 
     /// A generation begins at its state; it lasts to the end of the run or of a round at most.
-    pub fn begin(&self, start: &GenerationStart, units: Units) {
+    pub fn begin(&self, start: &GenerationStart, units: Schedule) {
         let position = start.state.position();
         let first_unit = units.index(position);
         *self.lock() = Some(Plan {
             generation: start.generation,
             ranks: start.ranks.clone(),
             first_unit,
-            limit: units.rest_after(position),
+            limit: units.barrier_after(position),
             furthest: first_unit,
         });
         self.changed.notify_waiters();
@@ -124,7 +124,7 @@ pub fn micro_batch(
     unit: u64,
     micro_batch: usize,
 ) -> proto::MicroBatch {
-    let samples = streams.samples(&config.recipe, config.units().unit(unit), MicroBatchId(micro_batch));
+    let samples = streams.samples(&config.recipe, Schedule::of_run(config).unit(unit), MicroBatchId(micro_batch));
     proto::MicroBatch {
         generation: Some(generation),
         unit,
@@ -138,7 +138,6 @@ pub fn micro_batch(
 mod tests {
     use std::sync::Arc;
 
-    use numalign_config::{Layer, resolve};
     use numalign_data::{Domain, SampleStream};
     use numalign_projector::State;
 
@@ -160,19 +159,17 @@ mod tests {
     }
 
     /// A run of `steps` training steps.
-    fn units(steps: u64) -> Units {
-        let flags = Layer::from_flags([("num_epochs", "1".to_owned()), ("num_batches", steps.to_string())]);
-        resolve(None, Layer::from_env([]), flags).unwrap().recipe.units()
+    fn units(steps: u64) -> Schedule {
+        Schedule::of(&Config::with(&[("num_epochs", "1"), ("num_batches", &steps.to_string())]).unwrap().recipe)
     }
 
     #[test]
     fn a_generation_does_not_go_past_the_end_of_a_round() {
         let flags = [("solver", "alternate"), ("solve_every", "3"), ("solve_samples", "16"), ("num_batches", "1")];
-        let flags = Layer::from_flags(flags.map(|(name, value)| (name, value.to_owned())));
-        let config = resolve(None, Layer::from_env([]), flags).unwrap();
+        let config = Config::with(&flags).unwrap();
         let recipe = &config.recipe;
         let dispatcher = Dispatcher::default();
-        dispatcher.begin(&start(OLD), recipe.units());
+        dispatcher.begin(&start(OLD), Schedule::of(recipe));
         assert_eq!(dispatcher.claim(OLD, 4), Claim::Send);
         assert_eq!(dispatcher.claim(OLD, 5), Claim::Wait, "three steps and two chunks, then the solution");
         let streams = Streams::new(SampleStream::generated(recipe, Domain::Train).unwrap(), recipe).unwrap();

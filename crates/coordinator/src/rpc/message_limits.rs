@@ -84,13 +84,11 @@ where
 
 #[cfg(test)]
 mod tests {
-    use numalign_config::{Layer, resolve};
 
     use super::*;
 
     fn limits(flags: &[(&str, &str)]) -> MessageSizeLimit<()> {
-        let flags = Layer::from_flags(flags.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let config = resolve(None, Layer::from_env([]), flags).unwrap();
+        let config = Config::with(flags).unwrap();
         MessageSizeLimit::new((), &config, Arc::default())
     }
 

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numalign_config::{Config, Unit, Units};
+use numalign_config::Config;
+use numalign_data::{Schedule, Unit};
 use numalign_projector::digest_of;
 use numalign_projector::{Features, RowError, Rows};
 use numalign_protocol::codec::floats_to_bytes;
@@ -38,7 +39,7 @@ struct UnitRows {
 struct Current {
     generation: Generation,
     members: HashSet<MemberId>,
-    units: Units,
+    units: Schedule,
     first_unit: u64,
     open: BTreeMap<u64, UnitRows>,
     /// Gathered rows of chunks that are not committed yet.
@@ -107,7 +108,7 @@ impl Reducer {
 
     /// A generation begins; what an earlier one left is dropped.
     pub fn begin(&self, start: &GenerationStart, config: &Config) {
-        let (recipe, units) = (&config.recipe, config.units());
+        let (recipe, units) = (&config.recipe, Schedule::of_run(config));
         let layout = start.state.layout();
         let (row_len, chunk_row_len) = (layout.row_len(), recipe.micro_batch_size * Features::width(layout.hidden()));
         let largest = request_bytes(recipe.micro_batches(), row_len.max(chunk_row_len));
@@ -237,7 +238,6 @@ fn request_bytes(rows: usize, row_len: usize) -> usize {
 mod tests {
     use std::sync::Arc;
 
-    use numalign_config::{Layer, resolve};
     use numalign_projector::State;
     use tokio::sync::oneshot::error::TryRecvError;
 
@@ -253,8 +253,7 @@ mod tests {
     /// Three micro-batches of one sample, and settings.
     fn config(more: &[(&str, &str)]) -> Config {
         let three = [("batch_size", "3"), ("micro_batch_size", "1"), ("num_epochs", "10")];
-        let flags = three.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned()));
-        resolve(None, Layer::from_env([]), Layer::from_flags(flags)).unwrap()
+        Config::with(&[&three, more].concat()).unwrap()
     }
 
     /// Rank A has micro-batches 0 and 1, rank B has 2.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use numalign_config::{Config, Layer, Solver, Unit, resolve};
+use numalign_config::{Config, Solver};
 use numalign_coordinator::machine::{Generation, JoinRequest, Report, Timing, WorkerReady};
+use numalign_data::{Schedule, Unit};
 use numalign_projector::{Features, Fit, State};
 
 pub const HIDDEN: usize = 3;
@@ -39,8 +40,7 @@ pub const PAIR: Shape = Shape {
 };
 
 pub fn config_of(shape: Shape) -> Config {
-    let nothing: [(&str, String); 0] = [];
-    let mut config = resolve(None, Layer::from_env([]), Layer::from_flags(nothing)).unwrap();
+    let mut config = Config::with(&[]).unwrap();
     config.recipe.num_epochs = shape.steps;
     config.recipe.num_batches = 1;
     config.run.eval_every = shape.evaluate_every;
@@ -78,18 +78,18 @@ pub fn fit() -> Fit {
     Fit { weight: vec![0.5; HIDDEN], bias: -1.0, ridge: 1e-6, held_out_error: 0.25 }
 }
 
-/// Units behind a state.
+/// Schedule behind a state.
 pub fn unit_of(state: &State, config: &Config) -> u64 {
-    config.units().index(state.position())
+    Schedule::of_run(config).index(state.position())
 }
 
 /// The state after a rank's next unit.
 pub fn next(state: &State, config: &Config) -> State {
     let unit = unit_of(state, config);
-    if let Unit::Chunk { .. } = config.units().unit(unit) {
+    if let Unit::Chunk { .. } = Schedule::of_run(config).unit(unit) {
         return state.gathered(&config.recipe, features(unit).digest()).unwrap();
     }
-    if config.units().unit(unit) == Unit::Evaluate {
+    if Schedule::of_run(config).unit(unit) == Unit::Evaluate {
         return state.evaluated(&config.recipe, &row(state), config.run.eval_samples).unwrap();
     }
     let mut state = state.clone();
@@ -102,7 +102,7 @@ pub fn correct_states(config: &Config) -> Vec<State> {
     let mut state = State::initial(HIDDEN, config.recipe.seed).prepared(&config.recipe);
     let mut states = vec![state.clone()];
     loop {
-        state = match config.units().next(state.position()) {
+        state = match Schedule::of_run(config).next(state.position()) {
             Unit::Step(_) | Unit::Chunk { .. } | Unit::Evaluate => next(&state, config),
             Unit::Solve => state.solved(&fit()),
             Unit::End => return states,
@@ -139,7 +139,7 @@ pub fn rows_of(step: u64) -> Vec<(usize, [u8; 32])> {
 /// A rank's report that it made `after` out of the state before.
 pub fn report(config: &Config, generation: Generation, rank: usize, after: &State) -> Report {
     let unit = unit_of(after, config) - 1;
-    let is_chunk = matches!(config.units().unit(unit), Unit::Chunk { .. });
+    let is_chunk = matches!(Schedule::of_run(config).unit(unit), Unit::Chunk { .. });
     Report {
         generation,
         unit,

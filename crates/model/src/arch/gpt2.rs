@@ -9,13 +9,21 @@ use crate::kernels::activation::Activation;
 /// Shape and arithmetic of a GPT-2.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gpt2Config {
+    /// Rows of the token table.
     pub vocab_size: usize,
+    /// Longest sequence.
     pub n_positions: usize,
+    /// Hidden size.
     pub n_embd: usize,
+    /// Blocks.
     pub n_layer: usize,
+    /// Attention heads of a block.
     pub n_head: usize,
+    /// Width of the feed-forward part.
     pub n_inner: usize,
+    /// Added to the variance.
     pub layer_norm_epsilon: f32,
+    /// Of the feed-forward part.
     pub activation: Activation,
     /// Divide scores by √head_size.
     pub scale_attn_weights: bool,
@@ -64,6 +72,9 @@ impl Gpt2Config {
     }
 
     /// Reads the fields of a `config.json` whose `model_type` is `gpt2`.
+    ///
+    /// # Errors
+    /// Fields of another type, or with a meaning that numalign does not compute.
     pub fn from_fields(fields: &Fields<'_>) -> Result<Self, ModelError> {
         for (name, why) in [
             ("add_cross_attention", "cross attention needs a second input"),

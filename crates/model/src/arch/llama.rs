@@ -14,9 +14,13 @@ use crate::kernels::activation::Activation;
 /// A `model_type`; the families differ in defaults, biases and the norms of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
+    /// Llama 2 and 3.
     Llama,
+    /// Mistral.
     Mistral,
+    /// Qwen2 and Qwen2.5: biased queries, keys and values.
     Qwen2,
+    /// Qwen3: norms of query and key heads.
     Qwen3,
 }
 
@@ -57,19 +61,27 @@ impl Family {
 /// Shape and arithmetic of a Llama-style decoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LlamaConfig {
+    /// Rows of the token table.
     pub vocabulary: usize,
+    /// Width of embeddings and hidden states.
     pub hidden_size: usize,
     /// Width of the feed-forward part.
     pub inner: usize,
+    /// Blocks.
     pub layers: usize,
+    /// Query heads of a block.
     pub heads: usize,
     /// Heads of keys and values; each serves `heads / kv_heads` query heads.
     pub kv_heads: usize,
+    /// Numbers of a head.
     pub head_size: usize,
     /// Longest sequence: where attention has a sliding window, its width, so that the window never cuts.
     pub positions: usize,
+    /// Added to the mean square.
     pub rms_norm_eps: f32,
+    /// Of the feed-forward part's gate.
     pub activation: Activation,
+    /// Rotary positions.
     pub rope: Rope,
     /// Biases of the query, key and value projections.
     pub qkv_bias: bool,
@@ -85,6 +97,9 @@ pub struct LlamaConfig {
 
 impl LlamaConfig {
     /// Reads the fields of a `config.json` of `family`.
+    ///
+    /// # Errors
+    /// Fields of another type, or with a meaning that numalign does not compute.
     pub fn from_fields(fields: &Fields<'_>, family: Family) -> Result<Self, ModelError> {
         let defaults = family.defaults();
         // To `transformers` an absent field has its default, and a null one follows from the others.

@@ -6,23 +6,31 @@ use crate::error::ModelError;
 /// Base and scaling of rotary positions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
+    /// Base of the frequencies.
     pub theta: f64,
+    /// What is done to them.
     pub scaling: RopeScaling,
 }
 
 /// How the frequencies differ from the plain ones.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
+    /// They are the plain ones.
     None,
     /// All divided by `factor`.
     Linear {
+        /// Larger than 0.
         factor: f64,
     },
     /// Llama 3's: long waves divided by `factor`, short ones left alone, those between blended.
     Llama3 {
+        /// Divides long waves.
         factor: f64,
+        /// Waves longer than `original_positions` by this are long.
         low_freq_factor: f64,
+        /// Waves shorter than `original_positions` by this are short.
         high_freq_factor: f64,
+        /// Longest sequence before the model was extended.
         original_positions: usize,
     },
 }
@@ -41,6 +49,9 @@ const KNOWN_KEYS: [&str; 8] = [
 
 impl Rope {
     /// From `rope_parameters` (files of `transformers` 5), or `rope_scaling` and `rope_theta`.
+    ///
+    /// # Errors
+    /// Fields of another type, or a scaling that numalign does not compute.
     pub fn from_fields(fields: &Fields<'_>) -> Result<Self, ModelError> {
         let outer_theta = fields.number("rope_theta", 10_000.0)?;
         let object = match fields.object("rope_parameters")? {

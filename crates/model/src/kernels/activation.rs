@@ -1,5 +1,4 @@
-//! The activation functions that `config.json` may name, forward and derivative. Called by the flex operations
-//! (and, for the function's name, by the model's configuration).
+//! The activation functions that `config.json` may name, forward and derivative.
 
 use rayon::prelude::*;
 

@@ -24,19 +24,26 @@ const QUERIES: usize = 84;
 /// where only the read positions matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
+    /// First row of keys and values.
     pub keys_from: usize,
+    /// Rows of keys and values.
     pub length: usize,
+    /// First row of queries.
     pub queries_from: usize,
+    /// Rows of queries: all of them, or the last alone.
     pub queries: usize,
 }
 
 /// How the columns are divided and how scores are scaled.
 #[derive(Debug, Clone, Copy)]
 pub struct Heads {
+    /// Query heads.
     pub heads: usize,
     /// Heads of keys and values; divides `heads`.
     pub kv_heads: usize,
+    /// Numbers of a head.
     pub head_size: usize,
+    /// Factor on the scores.
     pub scale: f32,
 }
 

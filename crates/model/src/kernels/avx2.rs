@@ -22,8 +22,11 @@ const AHEAD: usize = 24;
 /// Where the left-hand side's numbers lie: `a[i, j]` is `data[i·row + j·column]`.
 #[derive(Clone, Copy)]
 pub struct Left {
+    /// The first number.
     pub data: *const f32,
+    /// Distance of two rows.
     pub row: usize,
+    /// Distance of two columns.
     pub column: usize,
 }
 

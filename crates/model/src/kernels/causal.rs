@@ -18,7 +18,9 @@ pub const BEYOND: usize = TOGETHER;
 /// What the queries of one block see: query `i` the keys `0..first_seen+i`.
 #[derive(Debug, Clone, Copy)]
 pub struct Causal {
+    /// Rows of queries.
     pub queries: usize,
+    /// Keys that the first of them sees.
     pub first_seen: usize,
     /// Keys of the sequence.
     pub keys: usize,

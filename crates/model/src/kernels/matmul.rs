@@ -167,8 +167,11 @@ fn pack(a: &[f32], k: usize, blocks: &Blocks, parallel: bool) -> Vec<f32> {
 /// A dense left-hand side with strides, for products inside one attention head.
 #[derive(Clone, Copy)]
 pub struct Strided<'a> {
+    /// The numbers.
     pub data: &'a [f32],
+    /// Distance of two rows.
     pub row_stride: usize,
+    /// Distance of two columns.
     pub column_stride: usize,
 }
 

@@ -22,8 +22,11 @@ pub struct Packed {
 /// Panels in memory, one after another.
 #[derive(Debug, Clone)]
 pub enum Panels {
+    /// As they are.
     F32(Vec<f32>),
+    /// Rounded to bfloat16.
     Bf16(Vec<bf16>),
+    /// Rounded to half precision.
     F16(Vec<f16>),
 }
 

@@ -17,13 +17,18 @@ pub const MOST_ROWS: usize = 14;
 
 /// A number as a panel holds it. Every one becomes an `f32` exactly.
 pub trait Element: Copy + Send + Sync {
+    /// The same number as an `f32`.
     fn widen(self) -> f32;
 
+    /// 16 numbers, widened.
+    ///
     /// # Safety
     /// `from` holds 16 numbers, and the CPU has AVX-512F.
     #[cfg(target_arch = "x86_64")]
     unsafe fn load_16(from: *const Self) -> __m512;
 
+    /// 8 numbers, widened.
+    ///
     /// # Safety
     /// `from` holds 8 numbers, and the CPU has AVX2 and F16C.
     #[cfg(target_arch = "x86_64")]
@@ -106,11 +111,15 @@ impl Element for f16 {
 
 /// One block of rows times one panel.
 pub struct Tile<E> {
+    /// Rows, at most [`MOST_ROWS`].
     pub rows: usize,
+    /// Inner size.
     pub k: usize,
-    /// WeightOrder by column.
+    /// Stored by column.
     pub a: *const f32,
+    /// The panel.
     pub b: *const E,
+    /// Where the result goes.
     pub to: Target,
 }
 
@@ -130,7 +139,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// The target from `row` and `column` on; its width is of no use any more.
+    /// The target from `row` and `column` on; its width no longer counts.
     pub fn from(self, row: usize, column: usize) -> Self {
         let bias = self.bias.map(|bias| bias.wrapping_add(column));
         Self { c: self.c.wrapping_add(row * self.ldc + column), bias, ..self }

@@ -28,6 +28,9 @@ pub fn is_hub_id(name: &str) -> bool {
 }
 
 /// The folder that holds the files of hub model `id`, fetched first if need be.
+///
+/// # Errors
+/// The hub cannot be reached or has no such model, and the cache does not hold it.
 pub fn folder_of(id: &str) -> Result<PathBuf, ModelError> {
     let cache = cache_folder().ok_or_else(|| ModelError::Hub {
         name: id.to_owned(),

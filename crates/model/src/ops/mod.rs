@@ -22,13 +22,12 @@ mod host;
 pub mod norms;
 mod rotary;
 pub mod sequences;
-mod weights;
 
 pub(crate) use host::to_host;
+pub use host::{HostLinear, WeightOrder, WeightStorage};
 use norms::{NormWeights, Normed};
 pub use rotary::RotaryTable;
 use sequences::Sequences;
-pub use weights::{HostLinear, WeightOrder, WeightStorage};
 
 /// Gradients of an attention's inputs.
 pub struct AttentionGradient<B: Backend> {

@@ -105,6 +105,7 @@ impl NormGradients<'_> {
 
 /// [`NormGradients`] on their way through the backward pass.
 pub(crate) struct NormSums<'a> {
+    /// Where the sums are.
     pub target: NormGradients<'a>,
     /// Group of each row, all positions of all sequences.
     pub group_of_row: Vec<usize>,

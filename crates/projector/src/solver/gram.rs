@@ -35,7 +35,7 @@ impl Gram {
         Self { hidden, samples: 0, high: zeros.clone(), low: zeros }
     }
 
-    /// Sums read back from a checkpoint; none where the lengths do not fit.
+    /// Sums read back from a checkpoint; none if the lengths do not fit.
     pub fn restored(hidden: usize, samples: u64, high: Vec<f64>, low: Vec<f64>) -> Option<Self> {
         let entries = Self::entries(hidden);
         (high.len() == entries && low.len() == entries).then_some(Self { hidden, samples, high, low })

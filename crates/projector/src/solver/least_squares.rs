@@ -149,7 +149,7 @@ impl Sums {
         Err(FitError::Singular { samples })
     }
 
-    /// Mean squared and mean absolute error on the held-out samples; none where they are not finite.
+    /// Mean squared and mean absolute error on the held-out samples; none if they are not finite.
     fn errors(&self, solution: &Solution) -> Option<(f64, f64)> {
         let (mut squared, mut absolute) = (0.0, 0.0);
         for (hidden, target) in self.held_out.samples() {
@@ -226,7 +226,7 @@ impl Centred {
         Self { hidden: d, high, low, right, mean, target_mean, scale: trace / d as f64 }
     }
 
-    /// The solution with `λ = factor · trace(C)/d`; none where it cannot be found in this precision.
+    /// The solution with `λ = factor · trace(C)/d`; none if it cannot be found in this precision.
     fn solve(&self, factor: f64) -> Option<Solution> {
         let d = self.hidden;
         let ridge = factor * self.scale;

@@ -127,9 +127,8 @@ mod tests {
 
     #[test]
     fn evaluations_travel_with_and_without_a_solver() {
-        let flags = [("solver", "alternate"), ("solve_every", "1")].map(|(name, value)| (name, value.to_owned()));
-        let flags = numalign_config::Layer::from_flags(flags);
-        let recipe = numalign_config::resolve(None, numalign_config::Layer::from_env([]), flags).unwrap().recipe;
+        let flags = [("solver", "alternate"), ("solve_every", "1")];
+        let recipe = numalign_config::Config::with(&flags).unwrap().recipe;
         for state in [State::initial(5, 7), State::initial(5, 7).prepared(&recipe)] {
             let bare = state.digest();
             let mut sums = vec![0.0; state.layout().row_len()];

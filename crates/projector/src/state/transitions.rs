@@ -2,6 +2,7 @@
 //! recipe and what all ranks agree on.
 
 use numalign_config::{Recipe, Solver};
+use numalign_data::Schedule;
 
 use super::{State, StateError};
 use crate::adam;
@@ -41,7 +42,7 @@ impl State {
         }
         self.step += 1;
         if let Some(solve) = &mut self.solve {
-            solve.round = recipe.units().round_after(self.step).then(Round::start);
+            solve.round = Schedule::of(recipe).round_after(self.step).then(Round::start);
         }
         Ok(())
     }
@@ -90,7 +91,7 @@ impl State {
     /// state itself between rounds.
     pub fn rewound(&self, recipe: &Recipe) -> Self {
         let mut earlier = self.clone();
-        earlier.step = recipe.units().round_start(self.position()).step;
+        earlier.step = Schedule::of(recipe).round_start(self.position()).step;
         if let Some(round) = earlier.solve.as_mut().and_then(|solve| solve.round.as_mut()) {
             *round = Round::start();
         }

@@ -42,7 +42,7 @@ fn model_name() -> Option<String> {
 
 fn memory() -> Check {
     let Some(free) = budget::free_memory() else {
-        return Check::bad("memory", Status::Warning, "the kernel does not tell how much is free", "");
+        return Check::bad("memory", Status::Warning, "the kernel does not say how much is free", "");
     };
     let detail = format!("{:.1} GiB free ({})", free.bytes as f64 / f64::from(1 << 30), free.source);
     if free.bytes < LITTLE_MEMORY {

@@ -38,7 +38,7 @@ struct Outcome {
 /// A check's result: what was seen, or what was wrong.
 type Seen = Result<String, String>;
 
-/// Collects outcomes, telling each as it comes.
+/// Collects outcomes and prints each as it comes.
 struct Table {
     outcomes: Vec<Outcome>,
     quiet: bool,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use numalign_config::{DeviceChoice, Layer, resolve};
+use numalign_config::{Config, DeviceChoice};
 use numalign_data::{Domain, SampleStream};
 use numalign_engine::{Engine, LocalRun};
 use numalign_gpu::Driver;
@@ -75,8 +75,7 @@ fn on_device(index: usize) -> Result<f64, String> {
 
 fn step(device: DeviceChoice, matrices: f64) -> Seen {
     let measured = || -> Result<f64, Box<dyn std::error::Error>> {
-        let flags = [("model_name", "synthetic:small".to_owned()), ("batch_size", BATCH.to_string())];
-        let config = resolve(None, Layer::from_env([]), Layer::from_flags(flags))?;
+        let config = Config::with(&[("model_name", "synthetic:small"), ("batch_size", &BATCH.to_string())])?;
         let options = LoadOptions { positions: BATCH, ..LoadOptions::new(device, true) };
         let engine = Engine::new(load_with(&config.recipe.model_name, options)?.lm, config.recipe.clone());
         let state = engine.initial_state(config.recipe.seed)?;

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_config::{Config, Unit};
+use numalign_config::Config;
 use numalign_coordinator::machine::{Activity, Effect, Event, Generation, GenerationStart, Machine, MemberId};
 use numalign_coordinator::rpc::dispatch::Dispatcher;
+use numalign_data::{Schedule, Unit};
 use numalign_projector::State;
 
 use crate::fixtures::{FINGERPRINT, Shape, config_of, correct_states, features, report, unit_of, worker_ready};
@@ -69,9 +70,9 @@ pub struct Simulation {
     generations: u64,
     /// Where this life has to start from, by its checkpoint and the rejoin states that came.
     start: u64,
-    /// Units committed in this life, or before it where it started.
+    /// Schedule committed in this life, or before it where it started.
     committed: u64,
-    /// Units that were ever committed.
+    /// Schedule that were ever committed.
     furthest: u64,
     /// A solution is being worked on.
     solving: Option<u64>,
@@ -207,7 +208,7 @@ impl Simulation {
                 }
                 Effect::Committed(commit) => {
                     let step = unit_of(&commit.state, &self.config);
-                    let is_chunk = matches!(self.config.units().unit(step - 1), Unit::Chunk { .. });
+                    let is_chunk = matches!(Schedule::of_run(&self.config).unit(step - 1), Unit::Chunk { .. });
                     assert_eq!(commit.features, is_chunk.then(|| features(step - 1)));
                     assert_eq!(step, self.committed + 1, "a unit was skipped or committed twice");
                     assert_eq!(*commit.state, self.correct[step as usize]);
@@ -301,7 +302,7 @@ impl Simulation {
         assert!(world == self.most() || self.ready() == 0, "a ready worker was left out");
 
         self.boundary = None;
-        self.dispatcher.begin(&start, self.config.units());
+        self.dispatcher.begin(&start, Schedule::of_run(&self.config));
         for (rank, (member, _)) in start.ranks.iter().enumerate() {
             self.tell(*member, News::Begin(generation, rank, start.state.clone()));
         }

@@ -1,5 +1,34 @@
 use super::*;
-use crate::types::{CollectiveChoice, Loss, Stage};
+use crate::parse::{boolean, choice, device, duration, whole};
+
+fn float(raw: &Raw) -> Result<f64, ParseError> {
+    number().parse(raw)
+}
+
+fn positive_float(raw: &Raw) -> Result<f64, ParseError> {
+    positive().parse(raw)
+}
+
+fn text(raw: &Raw) -> Result<String, ParseError> {
+    super::text().parse(raw)
+}
+
+fn run_id(raw: &Raw) -> Result<String, ParseError> {
+    super::run_id().parse(raw)
+}
+
+fn resume(raw: &Raw) -> Result<Resume, ParseError> {
+    super::resume().parse(raw)
+}
+
+fn tasks(raw: &Raw) -> Result<Vec<Task>, ParseError> {
+    super::tasks().parse(raw)
+}
+
+fn positive_duration(raw: &Raw) -> Result<Duration, ParseError> {
+    positive_time().parse(raw)
+}
+use crate::choice::{CollectiveChoice, Loss, Stage};
 
 fn written(text: &str) -> Raw {
     Raw::Text(text.to_string())
@@ -10,11 +39,11 @@ fn yaml(text: &str) -> Raw {
 }
 
 /// The message of a refusal, with its hint after a bar.
-fn refusal<T: std::fmt::Debug>(parsed: Result<T, Fault>) -> String {
-    let fault = parsed.unwrap_err();
-    match fault.hint {
-        Some(hint) => format!("{} | {hint}", fault.message),
-        None => fault.message,
+fn refusal<T: std::fmt::Debug>(parsed: Result<T, ParseError>) -> String {
+    let error = parsed.unwrap_err();
+    match error.hint {
+        Some(hint) => format!("{} | {hint}", error.message),
+        None => error.message,
     }
 }
 
@@ -86,8 +115,8 @@ fn rates_stay_positive_in_single_precision() {
     assert_eq!(refusal(positive_float(&written("-1"))), "must be above 0");
     assert!(refusal(positive_float(&written("1e-50"))).contains("single precision"));
     assert!(refusal(positive_float(&written("1e39"))).contains("single precision"));
-    assert_eq!(bound(&written("-5")), Ok(-5.0));
-    assert!(refusal(bound(&written("-1e39"))).contains("single precision"));
+    assert_eq!(float(&written("-5")), Ok(-5.0));
+    assert!(refusal(float(&written("-1e39"))).contains("single precision"));
 }
 
 #[test]
@@ -99,22 +128,22 @@ fn text_keeps_its_spelling_or_is_refused() {
     assert_eq!(refusal(text(&yaml("true"))), format!("must be text, not true or false | {quote}"));
     assert_eq!(refusal(text(&yaml("[a]"))), "must be text, not a list");
     assert_eq!(refusal(text(&yaml("''"))), "must not be empty | leave it out to use the default");
-    assert_eq!(refusal(path(&written("a\0b"))), "must not contain the character NUL");
+    assert_eq!(refusal(input_file().parse(&written("a\0b"))), "must not contain the character NUL");
 }
 
 #[test]
 fn a_file_to_write_is_not_a_folder() {
-    assert_eq!(file_to_write(&written("out/a.safetensors")), Ok("out/a.safetensors".to_string()));
+    assert_eq!(output_file().parse(&written("out/a.safetensors")), Ok("out/a.safetensors".into()));
     let folder = std::env::temp_dir().display().to_string();
     for wrong in ["chk/", ".", "..", "chk/.", "/", folder.as_str()] {
-        let message = refusal(file_to_write(&written(wrong)));
+        let message = refusal(output_file().parse(&written(wrong)));
         assert!(message.starts_with("must name a file, not a folder | write "), "{wrong}: {message}");
     }
     assert_eq!(
-        refusal(file_to_write(&written("chk/"))),
+        refusal(output_file().parse(&written("chk/"))),
         "must name a file, not a folder | write chk/projectors.safetensors"
     );
-    assert!(refusal(file_to_write(&written(""))).starts_with("must not be empty"));
+    assert!(refusal(output_file().parse(&written(""))).starts_with("must not be empty"));
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! A run as a sequence of units: training steps, the chunks of the solver's rounds, and evaluations. A pure function of
-//! the recipe, and of `eval_every` where evaluations are counted too ([`Config::units`]).
-//! Read by `data` (which samples a unit has), `projector` (where a state stands), `coordinator` and `worker`.
+//! the recipe, and of `eval_every` where evaluations are counted too ([`Schedule::of_run`]).
 //!
 //! - `adam`: unit `i` is training step `i`.
 //! - `exact`: one round over the whole run; unit `i` is its chunk `i`, which counts as step `i`; then it is solved.
@@ -9,7 +8,7 @@
 //! - An evaluation is a unit too, after the step it is due at, and after that step's round. A run whose projector is
 //!   solved for once, at its end, is evaluated there in any case, and with `exact` only there.
 
-use crate::types::{Config, Recipe, Solver};
+use numalign_config::{Config, Recipe, Solver};
 
 /// What a unit of a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +41,9 @@ pub struct Position {
     pub evaluated: bool,
 }
 
-/// The sequence of a recipe's units.
+/// The sequence of a run's units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Units {
+pub struct Schedule {
     solver: Solver,
     /// Steps of the run; at least 1.
     steps: u64,
@@ -58,41 +57,37 @@ pub struct Units {
     evaluate_every: u64,
 }
 
-impl Config {
-    /// The run as a sequence of units, evaluations among them.
-    pub fn units(&self) -> Units {
-        self.recipe.units_evaluated_every(self.run.eval_every)
-    }
-}
-
-impl Recipe {
-    /// The run as a sequence of units, with evaluations `epochs` epochs apart; none where that is 0.
-    pub fn units_evaluated_every(&self, epochs: u64) -> Units {
-        Units { evaluate_every: epochs.saturating_mul(self.num_batches), ..self.units() }
+impl Schedule {
+    /// The schedule of a run, evaluations among it.
+    pub fn of_run(config: &Config) -> Schedule {
+        Schedule::with_evaluations(&config.recipe, config.run.eval_every)
     }
 
-    /// The run as a sequence of units, without evaluations: they change no projector.
-    pub fn units(&self) -> Units {
-        let steps = self.total_steps().max(1);
-        let every = match self.solve_every {
+    /// The schedule of a recipe, with evaluations `epochs` epochs apart; none where that is 0.
+    pub fn with_evaluations(recipe: &Recipe, epochs: u64) -> Schedule {
+        Schedule { evaluate_every: epochs.saturating_mul(recipe.num_batches), ..Schedule::of(recipe) }
+    }
+
+    /// The schedule of a recipe, without evaluations: they change no projector.
+    pub fn of(recipe: &Recipe) -> Schedule {
+        let steps = recipe.total_steps().max(1);
+        let every = match recipe.solve_every {
             None | Some(0) => steps,
             Some(every) => every.min(steps),
         };
-        let chunks = match self.solver {
+        let chunks = match recipe.solver {
             Solver::Adam => 0,
             Solver::Exact => steps,
-            Solver::Alternate => self.solve_samples.unwrap_or(1).div_ceil(self.batch_size.max(1) as u64),
+            Solver::Alternate => recipe.solve_samples.unwrap_or(1).div_ceil(recipe.batch_size.max(1) as u64),
         };
-        let once = match self.solver {
+        let once = match recipe.solver {
             Solver::Adam => false,
             Solver::Exact => true,
-            Solver::Alternate => self.solve_every.is_none_or(|every| every == 0),
+            Solver::Alternate => recipe.solve_every.is_none_or(|every| every == 0),
         };
-        Units { solver: self.solver, steps, every, chunks, once, evaluate_every: 0 }
+        Schedule { solver: recipe.solver, steps, every, chunks, once, evaluate_every: 0 }
     }
-}
 
-impl Units {
     /// Chunks of a round; 0 where there are no rounds.
     pub fn chunks(&self) -> u64 {
         self.chunks
@@ -118,14 +113,14 @@ impl Units {
         due || (self.once && step == self.steps)
     }
 
-    /// Units behind a state that has just made its step number `step`, with `adam` and `alternate`.
+    /// Schedule behind a state that has just made its step number `step`, with `adam` and `alternate`.
     fn behind(&self, step: u64) -> u64 {
         let earlier = step.saturating_sub(1);
         let rounds = if self.solver == Solver::Alternate { earlier / self.every } else { 0 };
         step + rounds * (self.chunks + 1) + earlier.checked_div(self.evaluate_every).unwrap_or(0)
     }
 
-    /// Units of the round that follows `step`, its solution among them.
+    /// Schedule of the round that follows `step`, its solution among them.
     fn of_round_after(&self, step: u64) -> u64 {
         if self.round_after(step) { self.chunks + 1 } else { 0 }
     }
@@ -171,7 +166,7 @@ impl Units {
         if place == 0 && step < self.steps { Unit::Step(step) } else { Unit::End }
     }
 
-    /// The latest step that is made when `index` units are behind; [`Units::behind`] grows with the step.
+    /// The latest step that is made when `index` units are behind; [`Schedule::behind`] grows with the step.
     fn last_step_behind(&self, index: u64) -> u64 {
         let (mut low, mut high) = (0, self.steps.min(index));
         while low < high {
@@ -190,8 +185,8 @@ impl Units {
         self.unit(self.index(position))
     }
 
-    /// The number of the first unit from `position` on that is no worker's: workers rest there.
-    pub fn rest_after(&self, position: Position) -> u64 {
+    /// The number of the first unit from `position` on that is no worker's: workers wait there.
+    pub fn barrier_after(&self, position: Position) -> u64 {
         match (self.solver, position.gathered) {
             (Solver::Exact, Some(_)) => self.steps,
             (Solver::Alternate, Some(_)) => self.behind(position.step) + self.chunks,
@@ -219,7 +214,7 @@ impl Units {
 
     /// Why a run that stands at `position` cannot go on as the longer run `longer`, where it cannot: the longer run
     /// would not have come by here.
-    pub fn refuses_to_grow(&self, longer: &Units, position: Position) -> Option<&'static str> {
+    pub fn why_not_extendable(&self, longer: &Schedule, position: Position) -> Option<&'static str> {
         if self.steps == longer.steps {
             return None;
         }
@@ -236,40 +231,37 @@ impl Units {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::Layer;
-    use crate::resolve::resolve;
 
-    fn units(solver: Solver, steps: u64, every: u64, chunks: u64) -> Units {
+    fn schedule(solver: Solver, steps: u64, every: u64, chunks: u64) -> Schedule {
         evaluated(solver, steps, every, chunks, 0)
     }
 
     /// With an evaluation every `evaluate_every` steps.
-    fn evaluated(solver: Solver, steps: u64, every: u64, chunks: u64, evaluate_every: u64) -> Units {
-        let none: [(&str, String); 0] = [];
-        let mut recipe = resolve(None, Layer::from_env([]), Layer::from_flags(none)).unwrap().recipe;
+    fn evaluated(solver: Solver, steps: u64, every: u64, chunks: u64, evaluate_every: u64) -> Schedule {
+        let mut recipe = Config::with(&[]).unwrap().recipe;
         (recipe.num_epochs, recipe.num_batches, recipe.solver) = (1, steps, solver);
         (recipe.solve_every, recipe.solve_samples) = (Some(every), Some(chunks * 8));
-        Units { evaluate_every, ..recipe.units() }
+        Schedule { evaluate_every, ..Schedule::of(&recipe) }
     }
 
     /// Every position of a run, walked one unit at a time.
-    fn walk(units: Units) -> Vec<(Position, Unit)> {
-        let mut position = units.start();
+    fn walk(schedule: Schedule) -> Vec<(Position, Unit)> {
+        let mut position = schedule.start();
         let mut walked = Vec::new();
         loop {
-            let unit = units.next(position);
+            let unit = schedule.next(position);
             walked.push((position, unit));
             match unit {
                 Unit::Step(step) => {
                     assert_eq!(step, position.step);
                     position.step += 1;
                     position.evaluated = false;
-                    position.gathered = units.round_after(position.step).then_some(0);
+                    position.gathered = schedule.round_after(position.step).then_some(0);
                 }
                 Unit::Chunk { chunk, .. } => {
                     assert_eq!(Some(chunk), position.gathered);
                     position.gathered = Some(chunk + 1);
-                    position.step += u64::from(units.solver == Solver::Exact);
+                    position.step += u64::from(schedule.solver == Solver::Exact);
                 }
                 Unit::Solve => position.gathered = None,
                 Unit::Evaluate => position.evaluated = true,
@@ -283,22 +275,22 @@ mod tests {
         for solver in [Solver::Adam, Solver::Exact, Solver::Alternate] {
             for (steps, every) in [(1, 1), (1, 0), (6, 2), (7, 2), (7, 0), (5, 9), (8, 8), (9, 1)] {
                 for (chunks, evaluate_every) in [(1, 0), (3, 0), (1, 1), (2, 2), (3, 3), (1, 20)] {
-                    let units = evaluated(solver, steps, every, chunks, evaluate_every);
-                    let walked = walk(units);
+                    let schedule = evaluated(solver, steps, every, chunks, evaluate_every);
+                    let walked = walk(schedule);
                     let mut trained = 0;
                     for (index, (position, unit)) in walked.iter().enumerate() {
-                        assert_eq!(units.index(*position), index as u64, "{units:?} {position:?}");
-                        assert_eq!(units.unit(index as u64), *unit);
+                        assert_eq!(schedule.index(*position), index as u64, "{schedule:?} {position:?}");
+                        assert_eq!(schedule.unit(index as u64), *unit);
                         trained += u64::from(matches!(unit, Unit::Step(_)));
-                        let rest = units.rest_after(*position);
-                        assert!(matches!(units.unit(rest), Unit::Solve | Unit::End), "{units:?} {position:?}");
-                        for before in index as u64..rest {
-                            let work = [Unit::Solve, Unit::End].iter().all(|rest| units.unit(before) != *rest);
-                            assert!(work, "{units:?} {position:?}");
+                        let barrier = schedule.barrier_after(*position);
+                        assert!(matches!(schedule.unit(barrier), Unit::Solve | Unit::End), "{schedule:?} {position:?}");
+                        for before in index as u64..barrier {
+                            let work = [Unit::Solve, Unit::End].iter().all(|barrier| schedule.unit(before) != *barrier);
+                            assert!(work, "{schedule:?} {position:?}");
                         }
-                        let start = units.round_start(*position);
+                        let start = schedule.round_start(*position);
                         assert_eq!(start.gathered.unwrap_or(0), 0);
-                        assert!(units.index(start) <= index as u64);
+                        assert!(schedule.index(start) <= index as u64);
                     }
                     assert_eq!(trained, if solver == Solver::Exact { 0 } else { steps });
                     let solved = walked.iter().filter(|(_, unit)| *unit == Unit::Solve).count();
@@ -308,8 +300,8 @@ mod tests {
                         Solver::Exact => 1,
                         Solver::Alternate => steps.div_ceil(every) as usize,
                     };
-                    assert_eq!(solved, rounds, "{units:?}");
-                    assert_eq!(units.unit(walked.len() as u64 + 5), Unit::End);
+                    assert_eq!(solved, rounds, "{schedule:?}");
+                    assert_eq!(schedule.unit(walked.len() as u64 + 5), Unit::End);
                 }
             }
         }
@@ -317,8 +309,8 @@ mod tests {
 
     #[test]
     fn evaluations_come_after_the_steps_they_are_due_at_and_after_their_rounds() {
-        let made_at = |units: Units| -> Vec<u64> {
-            let walked = walk(units);
+        let made_at = |schedule: Schedule| -> Vec<u64> {
+            let walked = walk(schedule);
             walked.iter().filter(|(_, unit)| *unit == Unit::Evaluate).map(|(position, _)| position.step).collect()
         };
         assert_eq!(made_at(evaluated(Solver::Adam, 7, 0, 1, 3)), [3, 6]);
@@ -333,13 +325,13 @@ mod tests {
             assert!(unit != Unit::Evaluate || position.gathered.is_none(), "{position:?}");
         }
         let elsewhere = Position { step: 4, gathered: None, evaluated: true };
-        let units = evaluated(Solver::Adam, 7, 0, 1, 3);
-        assert_eq!(units.next(elsewhere), Unit::Step(4), "an evaluation of other settings counts for nothing");
+        let schedule = evaluated(Solver::Adam, 7, 0, 1, 3);
+        assert_eq!(schedule.next(elsewhere), Unit::Step(4), "an evaluation of other settings counts for nothing");
     }
 
     #[test]
     fn rounds_are_numbered() {
-        let rounds: Vec<u64> = walk(units(Solver::Alternate, 5, 2, 1))
+        let rounds: Vec<u64> = walk(schedule(Solver::Alternate, 5, 2, 1))
             .into_iter()
             .filter_map(|(_, unit)| match unit {
                 Unit::Chunk { round, .. } => Some(round),
@@ -351,17 +343,17 @@ mod tests {
 
     #[test]
     fn a_run_grows_where_the_longer_one_came_by() {
-        let (short, long) = (units(Solver::Alternate, 6, 3, 2), units(Solver::Alternate, 9, 3, 2));
+        let (short, long) = (schedule(Solver::Alternate, 6, 3, 2), schedule(Solver::Alternate, 9, 3, 2));
         let end = Position { step: 6, gathered: None, evaluated: false };
-        assert_eq!(short.refuses_to_grow(&long, end), None);
-        let (short, long) = (units(Solver::Alternate, 5, 3, 2), units(Solver::Alternate, 10, 3, 2));
-        assert!(short.refuses_to_grow(&long, Position { step: 5, gathered: None, evaluated: false }).is_some());
-        assert_eq!(short.refuses_to_grow(&long, Position { step: 3, gathered: Some(1), evaluated: false }), None);
-        let (short, long) = (units(Solver::Alternate, 5, 0, 2), units(Solver::Alternate, 10, 0, 2));
-        assert!(short.refuses_to_grow(&long, Position { step: 5, gathered: None, evaluated: false }).is_some());
-        let (short, long) = (units(Solver::Exact, 5, 0, 2), units(Solver::Exact, 10, 0, 2));
-        assert_eq!(short.refuses_to_grow(&long, Position { step: 5, gathered: Some(5), evaluated: false }), None);
-        assert!(short.refuses_to_grow(&long, Position { step: 5, gathered: None, evaluated: false }).is_some());
-        assert_eq!(short.refuses_to_grow(&short, Position { step: 5, gathered: None, evaluated: false }), None);
+        assert_eq!(short.why_not_extendable(&long, end), None);
+        let (short, long) = (schedule(Solver::Alternate, 5, 3, 2), schedule(Solver::Alternate, 10, 3, 2));
+        assert!(short.why_not_extendable(&long, Position { step: 5, gathered: None, evaluated: false }).is_some());
+        assert_eq!(short.why_not_extendable(&long, Position { step: 3, gathered: Some(1), evaluated: false }), None);
+        let (short, long) = (schedule(Solver::Alternate, 5, 0, 2), schedule(Solver::Alternate, 10, 0, 2));
+        assert!(short.why_not_extendable(&long, Position { step: 5, gathered: None, evaluated: false }).is_some());
+        let (short, long) = (schedule(Solver::Exact, 5, 0, 2), schedule(Solver::Exact, 10, 0, 2));
+        assert_eq!(short.why_not_extendable(&long, Position { step: 5, gathered: Some(5), evaluated: false }), None);
+        assert!(short.why_not_extendable(&long, Position { step: 5, gathered: None, evaluated: false }).is_some());
+        assert_eq!(short.why_not_extendable(&short, Position { step: 5, gathered: None, evaluated: false }), None);
     }
 }

@@ -1,14 +1,20 @@
-//! What is wrong with a configuration, in words: one line per problem, all problems together.
-//! Built by `layer`, `resolve` and `checks`; printed by the `cli`.
+//! What is wrong with a configuration: one line per error, all errors together.
 
 use std::fmt;
 
 /// Longest value that is printed; the rest is cut.
 const SHOWN_CHARS: usize = 80;
 
+/// Why one value is refused, before its key is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ParseError {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
 /// One thing that is wrong, and where it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigError {
     /// A file's path, an environment variable's name, a flag's spelling, or `default`.
     pub origin: String,
     /// The key as in the table, or as it was written where it is unknown.
@@ -21,19 +27,19 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
-impl Problem {
-    /// A problem of a whole source, such as a file that cannot be read.
-    pub(crate) fn of_source(origin: String, message: String, hint: &str) -> Problem {
-        Problem { origin, key: None, value: None, message, hint: Some(hint.to_string()) }
+impl ConfigError {
+    /// An error of a whole source, such as a file that cannot be read.
+    pub(crate) fn of_source(origin: String, message: String, hint: &str) -> ConfigError {
+        ConfigError { origin, key: None, value: None, message, hint: Some(hint.to_string()) }
     }
 
-    /// A problem of a key whose value does not matter, such as one that is unknown.
-    pub(crate) fn of_key(origin: String, key: &str, message: String, hint: String) -> Problem {
-        Problem { origin, key: Some(key.to_string()), value: None, message, hint: Some(hint) }
+    /// An error of a key whose value does not matter, such as one that is unknown.
+    pub(crate) fn of_key(origin: String, key: &str, message: &str, hint: String) -> ConfigError {
+        ConfigError { origin, key: Some(key.to_string()), value: None, message: message.to_string(), hint: Some(hint) }
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", one_line(&self.origin, usize::MAX))?;
         if let Some(key) = &self.key {
@@ -51,37 +57,17 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Every problem of a configuration. Never empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Every error of a configuration. Never empty.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", lines(errors))]
 pub struct ConfigErrors {
-    problems: Vec<Problem>,
+    /// First those of the file, the environment and the flags as such, then those of the keys.
+    pub errors: Vec<ConfigError>,
 }
 
-impl ConfigErrors {
-    pub(crate) fn new(problems: Vec<Problem>) -> ConfigErrors {
-        ConfigErrors { problems }
-    }
-
-    /// The problems: first those of the file, the environment and the flags as such, then those of
-    /// the keys.
-    pub fn problems(&self) -> &[Problem] {
-        &self.problems
-    }
+fn lines(errors: &[ConfigError]) -> String {
+    errors.iter().map(ConfigError::to_string).collect::<Vec<_>>().join("\n")
 }
-
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{problem}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ConfigErrors {}
 
 /// `text` on one line: control characters escaped, and cut after `limit` characters.
 fn one_line(text: &str, limit: usize) -> String {
@@ -108,15 +94,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_is_one_line_whatever_the_value_holds() {
-        let problem = Problem {
+    fn an_error_is_one_line_whatever_the_value_holds() {
+        let error = ConfigError {
             origin: "run.yaml".to_string(),
             key: Some("lr".to_string()),
             value: Some("a\nb\u{1b}".to_string()),
             message: "must be a number".to_string(),
             hint: None,
         };
-        assert_eq!(problem.to_string(), "run.yaml: lr = a\\nb\\u{1b}: must be a number");
+        assert_eq!(error.to_string(), "run.yaml: lr = a\\nb\\u{1b}: must be a number");
     }
 
     #[test]
@@ -128,9 +114,9 @@ mod tests {
 
     #[test]
     fn errors_print_a_line_each() {
-        let first = Problem::of_source("a".to_string(), "is wrong".to_string(), "mend it");
-        let second = Problem::of_key("b".to_string(), "k", "unknown key".to_string(), "no".into());
-        let errors = ConfigErrors::new(vec![first, second]);
+        let first = ConfigError::of_source("a".to_string(), "is wrong".to_string(), "mend it");
+        let second = ConfigError::of_key("b".to_string(), "k", "unknown key", "no".into());
+        let errors = ConfigErrors { errors: vec![first, second] };
         assert_eq!(errors.to_string(), "a: is wrong; hint: mend it\nb: k: unknown key; hint: no");
     }
 }
