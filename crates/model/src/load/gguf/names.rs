@@ -52,46 +52,45 @@ pub enum Layout {
     Interleaved,
 }
 
-/// Beginnings of names of whole-model tensors, then of a block's.
-const GPT2: ([(&str, &str); 3], [(&str, &str); 6]) = (
-    [("wte", "token_embd"), ("wpe", "position_embd"), ("ln_f", "output_norm")],
-    [
-        ("ln_1", "attn_norm"),
-        ("attn.c_attn", "attn_qkv"),
-        ("attn.c_proj", "attn_output"),
-        ("ln_2", "ffn_norm"),
-        ("mlp.c_fc", "ffn_up"),
-        ("mlp.c_proj", "ffn_down"),
-    ],
-);
-const LLAMA: ([(&str, &str); 2], [(&str, &str); 11]) = (
-    [("embed_tokens", "token_embd"), ("norm", "output_norm")],
-    [
-        ("input_layernorm", "attn_norm"),
-        ("self_attn.q_proj", "attn_q"),
-        ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-        ("self_attn.q_norm", "attn_q_norm"),
-        ("self_attn.k_norm", "attn_k_norm"),
-        ("self_attn.o_proj", "attn_output"),
-        ("post_attention_layernorm", "ffn_norm"),
-        ("mlp.gate_proj", "ffn_gate"),
-        ("mlp.up_proj", "ffn_up"),
-        ("mlp.down_proj", "ffn_down"),
-    ],
-);
+/// A folder's name of a tensor without its part, and GGML's.
+type Pair = (&'static str, &'static str);
+
+/// Tensors of the whole model.
+const GPT2_WHOLE: [Pair; 3] = [("wte", "token_embd"), ("wpe", "position_embd"), ("ln_f", "output_norm")];
+const LLAMA_WHOLE: [Pair; 2] = [("embed_tokens", "token_embd"), ("norm", "output_norm")];
+
+/// Tensors of a block.
+const GPT2_BLOCK: [Pair; 6] = [
+    ("ln_1", "attn_norm"),
+    ("attn.c_attn", "attn_qkv"),
+    ("attn.c_proj", "attn_output"),
+    ("ln_2", "ffn_norm"),
+    ("mlp.c_fc", "ffn_up"),
+    ("mlp.c_proj", "ffn_down"),
+];
+const LLAMA_BLOCK: [Pair; 11] = [
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("self_attn.o_proj", "attn_output"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
 
 /// The GGUF name of the tensor that a folder calls `name`, without a prefix; none where there is no such tensor.
 pub fn gguf_name(architecture: GgufArchitecture, name: &str) -> Option<String> {
-    let (whole, block): (&[_], &[_]) = match architecture {
-        GgufArchitecture::Gpt2 => (&GPT2.0, &GPT2.1),
-        _ => (&LLAMA.0, &LLAMA.1),
+    let (whole, block): (&[Pair], &[Pair]) = match architecture {
+        GgufArchitecture::Gpt2 => (&GPT2_WHOLE, &GPT2_BLOCK),
+        _ => (&LLAMA_WHOLE, &LLAMA_BLOCK),
     };
     // `weight` or `bias`.
     let (stem, part) = name.rsplit_once('.')?;
-    let find = |pairs: &[(&str, &'static str)], stem: &str| {
-        pairs.iter().find(|(folder, _)| *folder == stem).map(|(_, gguf)| *gguf)
-    };
+    let find = |pairs: &[Pair], stem: &str| pairs.iter().find(|pair| pair.0 == stem).map(|pair| pair.1);
     match stem.strip_prefix("h.").or_else(|| stem.strip_prefix("layers.")) {
         None => Some(format!("{}.{part}", find(whole, stem)?)),
         Some(rest) => {
