@@ -33,7 +33,7 @@ macro_rules! keys {
                 #[doc = $help]
                 $(#[doc = ""] #[doc = $doc])*
                 $(#[serde(rename = $stored)])?
-                $(#[serde(default)] #[doc = concat!("\n\nSparse: ", $place, ".")])?
+                $(#[serde(default)] #[doc = concat!("\n\nStored only where it is set and not the default (place ", $place, ").")])?
             ];)+
         }
 

@@ -1,5 +1,4 @@
-//! The picture of an evaluation: predicted against true, error over value, and the course of the training. Drawn for
-//! `eval --plot` and for `report`.
+//! The picture of an evaluation: predicted against true, error over value, and the course of the training.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Axes: from values to places from 0 to 1, and the round values to mark. Used by [`super::panel`].
+//! Axes: from values to places from 0 to 1, and the round values to mark.
 
 use numalign_config::{signlog, signlog_inverse};
 

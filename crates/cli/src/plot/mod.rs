@@ -1,13 +1,11 @@
 //! Pictures: panels of points and lines with labelled axes, as SVG or PNG. Grey only, so that they read in print.
-//! Used by `eval --plot` and `report`.
 //!
-//! Drawn by hand, as a list of marks that both formats carry out: three panels need no plotting library. PNG needs a
-//! rasteriser (tiny-skia) and letters (one small font in the binary, outlined by ttf-parser); hosts without fonts draw
-//! the same picture.
+//! There is one drawing path: a picture becomes SVG text, and `resvg` rasterises that text for PNG. Letters come from one
+//! small font in the binary, so hosts without fonts write the same picture.
 
 pub mod axis;
 pub mod panel;
-mod png;
+mod raster;
 mod svg;
 
 use std::path::{Path, PathBuf};
@@ -88,15 +86,20 @@ impl Destination {
         Ok(Self { path, format })
     }
 
+    /// Where the picture goes.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Writes the picture.
+    ///
+    /// # Errors
+    /// The picture cannot be drawn, or the file cannot be written.
     pub fn write(&self, picture: &Picture) -> Result<(), CliError> {
+        let svg = svg::write(picture);
         let bytes = match self.format {
-            Format::Svg => svg::write(picture).into_bytes(),
-            Format::Png => png::write(picture)?,
+            Format::Svg => svg.into_bytes(),
+            Format::Png => raster::write(&svg)?,
         };
         numalign_checkpoint::write_atomically(&self.path, &bytes)?;
         Ok(())

@@ -1,4 +1,4 @@
-//! One panel of a picture: frame, title, labelled axes, and what is drawn inside. Used by the commands that plot.
+//! One panel of a picture: frame, title, labelled axes, and what is drawn inside.
 
 use super::axis::{Axis, label};
 use super::{Anchor, Mark, Picture, Point};

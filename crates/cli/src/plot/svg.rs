@@ -1,4 +1,4 @@
-//! A picture as SVG text. Called by [`super::Destination`].
+//! A picture as SVG text.
 
 use std::fmt::Write;
 

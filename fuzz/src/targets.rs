@@ -1,5 +1,5 @@
-//! What is fuzzed: every reader of files and messages. A target answers with an error's words or accepts, checks what must
-//! hold of an accepted input, and panics on nothing.
+//! What is fuzzed: every reader of files and messages. A target returns the error's text or accepts, checks what must hold
+//! of an accepted input, and panics only where a reader is wrong.
 
 use std::path::Path;
 
@@ -11,39 +11,32 @@ use numalign_model::load::weights::{Safetensors, TensorSource};
 use numalign_projector::State;
 use prost::Message;
 
-use crate::mutate::Choices;
-use crate::structure::{mutate_checkpoint, mutate_json, mutate_safetensors};
-
-/// Changes an input by its structure, with the format's words; none where it has lost that structure.
-pub type Structured = fn(&mut Choices, &[u8], &[&str]) -> Option<Vec<u8>>;
-
 /// One reader.
 #[derive(Clone, Copy)]
 pub struct Target {
+    /// Also the name of its folder in `seeds/` and of its dictionary in `dict/`.
     pub name: &'static str,
-    /// Words of the format.
-    pub words: &'static [&'static str],
-    pub structured: Option<Structured>,
-    /// The error's words, or acceptance.
+    /// The error's text, or acceptance.
     pub run: fn(&[u8]) -> Result<(), String>,
 }
 
 /// Every target.
 pub const ALL: &[Target] = &[
-    Target { name: "grammar", words: GRAMMAR_WORDS, structured: None, run: grammar },
-    Target { name: "jsonl", words: JSONL_WORDS, structured: Some(mutate_json), run: jsonl },
-    Target { name: "config", words: CONFIG_WORDS, structured: None, run: config },
-    Target { name: "checkpoint", words: CHECKPOINT_WORDS, structured: Some(mutate_checkpoint), run: checkpoint },
-    Target { name: "model_config", words: MODEL_CONFIG_WORDS, structured: Some(mutate_json), run: model_config },
-    Target { name: "weights", words: WEIGHTS_WORDS, structured: Some(mutate_safetensors), run: weights },
-    Target { name: "shard_index", words: WEIGHTS_WORDS, structured: Some(mutate_json), run: shard_index },
-    Target { name: "messages", words: &[], structured: None, run: messages },
+    Target { name: "grammar", run: grammar },
+    Target { name: "jsonl", run: jsonl },
+    Target { name: "config", run: config },
+    Target { name: "checkpoint", run: checkpoint },
+    Target { name: "model_config", run: model_config },
+    Target { name: "weights", run: weights },
+    Target { name: "shard_index", run: shard_index },
+    Target { name: "messages", run: messages },
 ];
 
-const GRAMMAR_WORDS: &[&str] = &["$$", "&&", "$$1&&", "$$-2.5e3&&", "$", "&", "e", "+", "-", ".", "1e308", "NaN", "é"];
-
 /// A text of stage `mixed`: its pieces put together again are the text.
-fn grammar(input: &[u8]) -> Result<(), String> {
+///
+/// # Errors
+/// Why the input is refused.
+pub fn grammar(input: &[u8]) -> Result<(), String> {
     let text = std::str::from_utf8(input).map_err(|error| error.to_string())?;
     // Its answer does not matter, only that there is one.
     let _ = grammar::parse_value(text);
@@ -67,30 +60,11 @@ fn grammar(input: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-const JSONL_WORDS: &[&str] = &[
-    "{\"input\": ",
-    "\"output\": ",
-    "\"input\"",
-    "input",
-    "output",
-    "null",
-    "true",
-    "[",
-    "]",
-    "{",
-    "}",
-    "\\u0000",
-    "\\ud800",
-    "$$1&&",
-    "\r\n",
-    "\n",
-    "\u{feff}",
-    "1e999",
-    "\"\"",
-];
-
 /// A JSONL file, read for each stage, accepted by any: what was read comes back from what is written.
-fn jsonl(input: &[u8]) -> Result<(), String> {
+///
+/// # Errors
+/// Why the input is refused.
+pub fn jsonl(input: &[u8]) -> Result<(), String> {
     let path = Path::new("fuzz.jsonl");
     let (mut words, mut accepted) = (String::new(), false);
     for stage in [Stage::Nn, Stage::Text, Stage::Mixed] {
@@ -114,58 +88,11 @@ fn jsonl(input: &[u8]) -> Result<(), String> {
     if accepted { Ok(()) } else { Err(words) }
 }
 
-const CONFIG_WORDS: &[&str] = &[
-    "\n---flags\n",
-    "\n---env\n",
-    "stage: ",
-    "nn",
-    "text",
-    "mixed",
-    "batch_size",
-    "micro_batch_size: ",
-    "num_epochs",
-    "num_batches",
-    "min_val",
-    "max_val",
-    "decimals",
-    "dataset:",
-    "  file: ",
-    "  shuffle: ",
-    "dataset.file",
-    "mixed_tasks: [min]",
-    "mixed_max_numbers",
-    "seed",
-    "lr",
-    "run_id",
-    "resume: auto",
-    "device: cuda:0",
-    "heartbeat: 1s",
-    "dead_after: 500ms",
-    "NUMALIGN_",
-    "NUMALIGN_BATCH_SIZE=",
-    "NUMALIGN_TOKEN",
-    "numeric_positions",
-    "null",
-    "~",
-    "*a",
-    "&a",
-    "!!str ",
-    "? ",
-    "- ",
-    "|",
-    ">",
-    "{a: 1}",
-    "<<: ",
-    "\t",
-    "true",
-    "false",
-    "1e3",
-    "0x10",
-    ".inf",
-];
-
 /// YAML, then `KEY=VALUE` lines of environment and flags; what is accepted loads back from the YAML shown.
-fn config(input: &[u8]) -> Result<(), String> {
+///
+/// # Errors
+/// Why the input is refused.
+pub fn config(input: &[u8]) -> Result<(), String> {
     let text = String::from_utf8_lossy(input);
     let (mut yaml, mut env, mut flags) = (String::new(), Vec::new(), Vec::new());
     let mut part = 0;
@@ -198,53 +125,11 @@ fn config(input: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-const CHECKPOINT_WORDS: &[&str] = &[
-    "format",
-    "format_version",
-    "stage",
-    "step",
-    "samples",
-    "sample_digest",
-    "state_digest",
-    "seed",
-    "hidden_size",
-    "encoder",
-    "schedule",
-    "base_model",
-    "base_fingerprint",
-    "config",
-    "dataset_digest",
-    "loaded_digest",
-    "history",
-    "file_digest",
-    "num_epochs",
-    "num_batches",
-    "batch_size",
-    "micro_batch_size",
-    "lr",
-    "min_val",
-    "max_val",
-    "decimals",
-    "mixed_tasks",
-    "numeric_positions",
-    "mixed_max_numbers",
-    "raw",
-    "standard",
-    "nn",
-    "text",
-    "mixed",
-    "shape",
-    "dtype",
-    "F32",
-    "data_offsets",
-    "optimizer.exp_avg.input_projection.weight",
-    "input_projection.bias",
-    "[]",
-    "{}",
-];
-
 /// A checkpoint file; an accepted one can be used for all that checkpoints are used for.
-fn checkpoint(input: &[u8]) -> Result<(), String> {
+///
+/// # Errors
+/// Why the input is refused.
+pub fn checkpoint(input: &[u8]) -> Result<(), String> {
     let checkpoint = Checkpoint::from_bytes(Path::new("fuzz.safetensors"), input).map_err(|error| error.to_string())?;
     let recipe = &checkpoint.identity.recipe;
     let _ = (checkpoint.samples(), checkpoint.projector_digest(), recipe.total_steps(), recipe.micro_batches());
@@ -257,41 +142,11 @@ fn checkpoint(input: &[u8]) -> Result<(), String> {
     state.update(&row, recipe).map_err(|error| error.to_string())
 }
 
-const MODEL_CONFIG_WORDS: &[&str] = &[
-    "model_type",
-    "gpt2",
-    "n_embd",
-    "n_layer",
-    "n_head",
-    "n_inner",
-    "n_positions",
-    "vocab_size",
-    "layer_norm_epsilon",
-    "activation_function",
-    "gelu_new",
-    "scale_attn_weights",
-    "scale_attn_by_inverse_layer_idx",
-    "reorder_and_upcast_attn",
-    "add_cross_attention",
-    "relu",
-    "torch_dtype",
-    "architectures",
-    "null",
-    "true",
-    "llama",
-    "qwen3",
-    "hidden_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "rope_scaling",
-    "rope_type",
-    "llama3",
-    "factor",
-];
-
 /// A `config.json`; of an accepted one all that is derived can be derived.
-fn model_config(input: &[u8]) -> Result<(), String> {
+///
+/// # Errors
+/// Why the input is refused.
+pub fn model_config(input: &[u8]) -> Result<(), String> {
     let text = String::from_utf8_lossy(input);
     let architecture = Architecture::parse(Path::new("config.json"), &text).map_err(|error| error.to_string())?;
     match &architecture {
@@ -311,36 +166,11 @@ fn model_config(input: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-const WEIGHTS_WORDS: &[&str] = &[
-    "__metadata__",
-    "dtype",
-    "F32",
-    "F16",
-    "BF16",
-    "I64",
-    "BOOL",
-    "F8_E4M3",
-    "F4",
-    "shape",
-    "data_offsets",
-    "transformer.",
-    "wte.weight",
-    "h.0.attn.bias",
-    "h.0.ln_1.weight",
-    "lm_head.weight",
-    "[0,8]",
-    "[0,18446744073709551615]",
-    "weight_map",
-    "metadata",
-    "total_size",
-    "model-00001-of-00002.safetensors",
-    "..",
-    "/",
-    "",
-];
-
 /// A safetensors file of weights: the header, the comparison with a configuration, and every tensor that is there.
-fn weights(input: &[u8]) -> Result<(), String> {
+///
+/// # Errors
+/// Why the input is refused.
+pub fn weights(input: &[u8]) -> Result<(), String> {
     let path = Path::new("fuzz");
     let source = Safetensors::embedded("fuzz.safetensors", input.to_vec()).map_err(|error| error.to_string())?;
     for name in source.names() {
@@ -356,7 +186,10 @@ fn weights(input: &[u8]) -> Result<(), String> {
 }
 
 /// A `model.safetensors.index.json`: no name in it leaves the folder.
-fn shard_index(input: &[u8]) -> Result<(), String> {
+///
+/// # Errors
+/// Why the input is refused.
+pub fn shard_index(input: &[u8]) -> Result<(), String> {
     let text = String::from_utf8_lossy(input);
     let names = Safetensors::shard_names_in(Path::new("index.json"), &text).map_err(|error| error.to_string())?;
     for name in names {
@@ -366,7 +199,10 @@ fn shard_index(input: &[u8]) -> Result<(), String> {
 }
 
 /// What a stranger may send: the worker's messages, and states inside them.
-fn messages(input: &[u8]) -> Result<(), String> {
+///
+/// # Errors
+/// Why the input is refused.
+pub fn messages(input: &[u8]) -> Result<(), String> {
     let request = numalign_protocol::ReduceRequest::decode(input).map(|_| ()).map_err(|error| error.to_string());
     let message = numalign_protocol::WorkerMessage::decode(input).map_err(|error| error.to_string());
     let state = match State::from_bytes(input) {
