@@ -26,6 +26,7 @@ mod table;
 
 fn main() -> ExitCode {
     report_panics();
+    launcher::signals::ignore_file_size_signal();
     #[cfg(feature = "cuda")]
     point_at_cuda_headers();
     let matches = match args::command().try_get_matches() {
