@@ -17,6 +17,7 @@ pub mod budget;
 mod devices;
 pub(crate) mod gpt2;
 pub mod hub;
+mod hub_env;
 pub(crate) mod llama;
 pub mod name;
 pub mod synthetic;
