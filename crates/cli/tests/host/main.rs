@@ -1,10 +1,15 @@
 //! What a machine does to a run from outside: logs and results that cannot be written, files that are not what they
 //! should be, signals and limits. Real processes; a run ends in the bytes of an undisturbed one.
 
+// Says what it skips.
+#![allow(clippy::print_stderr)]
+
 #[path = "../common/mod.rs"]
 mod common;
 
+mod files;
 mod output;
+mod signals;
 
 use std::path::Path;
 use std::process::Command;
