@@ -1,6 +1,7 @@
 //! One run from start to end: prepares, serves, and waits for the driver. The entry point of this crate.
 
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -197,9 +198,8 @@ fn check_destination(config: &Config) -> Result<(), CoordinatorError> {
     let mut probe = path.as_os_str().to_owned();
     probe.push(".probe");
     let probe = std::path::PathBuf::from(probe);
-    if let Some(folder) = path.parent() {
-        remove_abandoned(folder);
-    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    remove_abandoned(folder.unwrap_or(Path::new(".")));
     write_atomically(&probe, b"")?;
     // An empty file left behind would be untidy, nothing more.
     let _ = std::fs::remove_file(&probe);

@@ -23,8 +23,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Begins to listen, in the context of a runtime. The second request to stop ends the process at once; children follow
-    /// their parent.
+    /// Begins to listen, in the context of a runtime. The second request to stop ends the process at once, and its children
+    /// with it.
     pub fn listen(interrupt: Interrupt) -> Result<Self, CliError> {
         let mut terminate_signal = signal(SignalKind::terminate())?;
         // The terminal or the session is gone. What `nohup` started ignores that, and its children do.
@@ -50,7 +50,8 @@ impl Signals {
                         continue;
                     }
                 }
-                if stop.send_replace(true) {
+                // A signal to the whole group reaches a child twice, once through its parent; that one ends it in time.
+                if stop.send_replace(true) && interrupt == Interrupt::Stop {
                     std::process::exit(1);
                 }
             }

@@ -75,7 +75,6 @@ fn results_that_cannot_be_written_are_an_error_and_a_closed_pipe_is_not() {
         "hidden --model demo --ids 1",
         "completions bash",
         "generate nn --count 9",
-        "doctor --json",
     ] {
         let args: Vec<&str> = line.split_whitespace().collect();
         let output = folder.spawn_shell("exec \"$0\" \"$@\" >/dev/full", &args).wait();
