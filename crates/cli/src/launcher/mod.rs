@@ -306,7 +306,7 @@ impl Launcher {
 
     fn spawn_worker(&self, index: usize) -> Result<ChildGuard, CliError> {
         let restarts = self.workers.get(index).map_or(0, |worker| worker.restarts.in_all);
-        let place = WorkerPlace { index, restarts, faults: self.faults.worker_faults(index) };
+        let place = WorkerPlace { index, restarts, faults: self.faults.worker_faults(index, restarts) };
         spawn_worker(&self.config, self.address, self.token.as_ref(), place)
     }
 }

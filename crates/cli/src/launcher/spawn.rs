@@ -39,13 +39,13 @@ pub fn spawn_coordinator(
 }
 
 /// What distinguishes a worker from the others of its run.
-pub struct WorkerPlace<'a> {
+pub struct WorkerPlace {
     /// Its number among the workers of this machine.
     pub index: usize,
     /// How often it was started before.
     pub restarts: u32,
     /// Faults on purpose, as [`numalign_worker::fault::VARIABLE`] has them.
-    pub faults: Option<&'a str>,
+    pub faults: Option<String>,
 }
 
 /// Starts a worker of the coordinator at `address`.
