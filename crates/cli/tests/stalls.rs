@@ -1,5 +1,5 @@
-//! No wait without a bound: a worker whose device hangs while its heartbeat goes on or a member
-//! that only sends heartbeats. Real processes; the bytes are those of an undisturbed run.
+//! No wait without a bound: a worker whose device hangs while its heartbeat goes on, a member that only sends heartbeats, a
+//! coordinator that answers nothing. Real processes; the bytes are those of an undisturbed run.
 
 mod common;
 
@@ -7,11 +7,12 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use common::Folder;
-use common::run::{bytes, listening_address, succeed};
+use common::run::{arguments, bytes, children, kill, listening_address, newest_step, succeed, wait_for};
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_client::CoordinatorClient;
 use numalign_protocol::coordinator_message::Message as FromCoordinator;
 use numalign_protocol::worker_message::Message;
+use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -117,4 +118,21 @@ fn a_member_that_only_sends_heartbeats_is_dismissed_and_the_others_go_on() {
     let output = coordinator.wait();
     assert!(output.status.success() && worker.wait().status.success(), "{output}");
     assert!(bytes(&folder, "mute") == reference());
+}
+
+#[test]
+fn a_coordinator_that_answers_nothing_is_killed_and_started_again() {
+    let folder = Folder::new();
+    let more = "--run-id stopped --workers 2 --max-restarts 1 --chaos slow=4";
+    let limit = [("NUMALIGN_INTERNAL_COORDINATOR_SILENCE_MS", "3000")];
+    let mut launcher = folder.spawn_env(&arguments("nn", SETTINGS, more), &limit);
+    let chk = folder.path().join("chk/stopped");
+    wait_for("a checkpoint", || newest_step(&chk) >= 100);
+    kill(children(launcher.id(), "coordinator --listen")[0], Signal::STOP);
+    let output = launcher.wait();
+    assert!(output.status.success(), "{output}");
+    for said in ["has not answered for", "killing it", "the coordinator was killed", "starting it again"] {
+        assert!(output.stderr.contains(said), "{said}: {output}");
+    }
+    assert!(bytes(&folder, "stopped") == reference());
 }

@@ -19,6 +19,7 @@ use chaos::Chaos;
 use inject::FaultInjector;
 use restart_policy::{AfterExit, Restarts, after_exit};
 use signals::Signals;
+use silence::Silence;
 use spawn::{WorkerPlace, give_token, spawn_coordinator, spawn_worker};
 use status_client::StatusClient;
 
@@ -27,6 +28,7 @@ pub mod child;
 mod inject;
 mod restart_policy;
 pub mod signals;
+mod silence;
 pub mod spawn;
 mod status_client;
 
@@ -72,6 +74,7 @@ pub struct Launcher {
     signals: Signals,
     client: StatusClient,
     looked: Instant,
+    silence: Silence,
     faults: FaultInjector,
 }
 
@@ -103,6 +106,7 @@ impl Launcher {
             step: None,
             signals,
             looked: Instant::now(),
+            silence: Silence::new(Instant::now()),
             faults: FaultInjector::new(chaos),
         };
         for index in 0..count {
@@ -170,6 +174,7 @@ impl Launcher {
                         .with_hint("see the log above; continue with --resume auto"))));
                 }
                 note!("the coordinator was killed ({status}); starting it again");
+                self.coordinator_starts_again(Instant::now());
                 self.config.run.resume = Some(Resume::Auto);
                 self.coordinator = spawn_coordinator(&self.config, &self.listener, |command| {
                     give_token(command, self.token.as_ref());
@@ -186,10 +191,11 @@ impl Launcher {
             return;
         }
         let now = Instant::now();
-        let evicted = self.ask(now).await.is_some_and(|reply| reply.refused_pids.contains(&pid));
+        let reply = self.ask(now).await;
+        let evicted = reply.as_ref().is_some_and(|reply| reply.refused_pids.contains(&pid));
         let worker = &mut self.workers[index];
         let number = index + 1;
-        match after_exit(&mut worker.restarts, evicted, self.step, self.config.run.max_restarts) {
+        match after_exit(&mut worker.restarts, reply.is_some(), evicted, self.step, self.config.run.max_restarts) {
             AfterExit::Restart(pause) => {
                 worker.start_at = Some(now + pause);
                 tracing::info!("worker {number} (pid {pid}) ended ({status}); a new one starts in {pause:?}");
@@ -219,6 +225,7 @@ impl Launcher {
     async fn ask(&mut self, now: Instant) -> Option<StatusReply> {
         let reply = self.client.status().await?;
         self.looked = now;
+        self.silence.answered(now);
         self.step = Some(self.step.unwrap_or(0).max(reply.step));
         self.faults.observe(now, &reply);
         for worker in &mut self.workers {
@@ -239,7 +246,7 @@ impl Launcher {
         }
         self.looked = now;
         if self.ask(now).await.is_none() {
-            return;
+            return self.coordinator_is_silent().await;
         }
         for (index, worker) in self.workers.iter_mut().enumerate() {
             if worker.counted.is_some_and(|counted| now.saturating_duration_since(counted) > HUNG)
@@ -254,6 +261,39 @@ impl Launcher {
                 worker.counted = None;
                 child.signal(Signal::KILL);
             }
+        }
+    }
+
+    /// It did not say how the run is. One that writes a large file answers the health service all the same; one that
+    /// answers nothing for too long makes place for another.
+    async fn coordinator_is_silent(&mut self) {
+        let is_alive = self.client.is_alive().await;
+        let now = Instant::now();
+        if is_alive {
+            return self.silence.answered(now);
+        }
+        let more = self.silence.unanswered(now);
+        // It could not count its workers meanwhile.
+        for worker in &mut self.workers {
+            worker.counted = worker.counted.map(|counted| (counted + more).min(now));
+        }
+        let Some(lasted) = self.silence.too_long() else {
+            return;
+        };
+        note!(
+            "the coordinator (pid {}) has not answered for {:.0} s: killing it, to start it again from its newest checkpoint",
+            self.coordinator.id(),
+            lasted.as_secs_f64()
+        );
+        self.silence.restarted(now);
+        self.coordinator.signal(Signal::KILL);
+    }
+
+    /// Another coordinator starts, and has not counted anybody yet.
+    fn coordinator_starts_again(&mut self, now: Instant) {
+        self.silence.restarted(now);
+        for worker in &mut self.workers {
+            worker.counted = worker.counted.map(|_| now);
         }
     }
 
