@@ -33,7 +33,7 @@ fn files(matches: &ArgMatches) -> TlsFiles {
 
 /// What a coordinator demands.
 pub fn server(matches: &ArgMatches) -> Result<ServerAccess, CliError> {
-    Ok(ServerAccess { token: token(matches)?, tls: files(matches).server()? })
+    Ok(ServerAccess { token: token(matches)?, tls: files(matches).server()?, publish_token: false })
 }
 
 /// What a client presents.

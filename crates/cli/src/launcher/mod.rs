@@ -6,7 +6,6 @@ use std::process::ExitStatus;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use numalign_access::Token;
 use numalign_config::{Config, Resume};
 use numalign_protocol::StatusReply;
 use rustix::process::Signal;
@@ -20,8 +19,10 @@ use inject::FaultInjector;
 use restart_policy::{AfterExit, Restarts, after_exit};
 use signals::Signals;
 use silence::Silence;
-use spawn::{WorkerPlace, give_token, spawn_coordinator, spawn_worker};
+use spawn::{WorkerPlace, spawn_coordinator, spawn_worker};
 use status_client::StatusClient;
+
+pub use spawn::JoinToken;
 
 pub mod chaos;
 pub mod child;
@@ -63,7 +64,7 @@ enum Event {
 pub struct Launcher {
     config: Config,
     /// Every process of the run has it; none on its command line.
-    token: Option<Token>,
+    token: JoinToken,
     listener: TcpListener,
     address: SocketAddr,
     workers: Vec<Worker>,
@@ -81,22 +82,17 @@ pub struct Launcher {
 impl Launcher {
     /// Starts the coordinator and `config.run.workers` workers, with the faults that `chaos` asks for. Every process gets
     /// `token`. Needs the context of a runtime on the main thread.
-    pub fn start(
-        config: Config,
-        token: Option<Token>,
-        signals: Signals,
-        chaos: Option<Chaos>,
-    ) -> Result<Self, CliError> {
+    pub fn start(config: Config, token: JoinToken, signals: Signals, chaos: Option<Chaos>) -> Result<Self, CliError> {
         let listener = TcpListener::bind("127.0.0.1:0")
             .map_err(|error| CliError::new(format!("cannot listen on loopback: {error}")))?;
         let address = listener.local_addr()?;
-        let coordinator = spawn_coordinator(&config, &listener, |command| give_token(command, token.as_ref()))?;
+        let coordinator = spawn_coordinator(&config, &listener, |command| token.give_to_coordinator(command))?;
         note!("coordinator on http://{address} (see it with: numalign status --coordinator http://{address})");
         signals.forget_checkpoint();
         let count = config.run.workers;
         let mut launcher = Self {
             config,
-            client: StatusClient::new(address, token.clone())?,
+            client: StatusClient::new(address, Some(token.token.clone()))?,
             token,
             listener,
             address,
@@ -177,7 +173,7 @@ impl Launcher {
                 self.coordinator_starts_again(Instant::now());
                 self.config.run.resume = Some(Resume::Auto);
                 self.coordinator = spawn_coordinator(&self.config, &self.listener, |command| {
-                    give_token(command, self.token.as_ref());
+                    self.token.give_to_coordinator(command);
                 })?;
                 Ok(None)
             }
@@ -347,7 +343,7 @@ impl Launcher {
     fn spawn_worker(&self, index: usize) -> Result<ChildGuard, CliError> {
         let restarts = self.workers.get(index).map_or(0, |worker| worker.restarts.in_all);
         let place = WorkerPlace { index, restarts, faults: self.faults.worker_faults(index, restarts) };
-        spawn_worker(&self.config, self.address, self.token.as_ref(), place)
+        spawn_worker(&self.config, self.address, &self.token.token, place)
     }
 }
 
