@@ -12,7 +12,7 @@ use super::Machine;
 use super::audit::{Verdict, short_hex, verdict};
 use super::events::{Commit, Effect, MemberId, Report, Timing};
 
-/// Schedule that a report may be ahead of the committed one.
+/// Units that a report may be ahead of the committed one.
 const MAX_AHEAD: usize = 1 << 16;
 
 impl Machine {
