@@ -38,8 +38,7 @@ fn a_worker_whose_device_hangs_is_replaced_and_the_others_go_on() {
     let folder = Folder::new();
     let more = "--run-id frozen --workers 3 --stall-after 2s --chaos freeze=200,slow=2";
     let output = succeed(&folder, "nn", SETTINGS, more);
-    for said in ["has sent no rows of unit 200 for 2 s although it is alive", "its device may hang", "a new one starts"]
-    {
+    for said in ["has sent no rows of unit 200 for", "its device may hang", "a new one starts"] {
         assert!(output.stderr.contains(said), "{said}: {output}");
     }
     assert!(bytes(&folder, "frozen") == reference());
@@ -55,7 +54,7 @@ fn a_device_that_hangs_in_a_solvers_chunk_or_an_evaluation_is_found_too() {
     // Unit 32 is the third evaluation: three times ten steps and two evaluations lie before it.
     for (settings, unit) in [(solver, 30), (evaluations, 32)] {
         succeed(&folder, "nn", settings, "--run-id whole");
-        let more = format!("--run-id frozen --workers 2 --stall-after 1s --chaos freeze={unit}");
+        let more = format!("--run-id frozen --workers 2 --stall-after 2s --chaos freeze={unit}");
         let output = succeed(&folder, "nn", settings, &more);
         assert!(output.stderr.contains(&format!("has sent no rows of unit {unit} for")), "{output}");
         assert!(bytes(&folder, "frozen") == bytes(&folder, "whole"), "{settings}");
@@ -83,8 +82,6 @@ async fn stay_mute(url: String) -> proto::Abort {
         };
         match message.unwrap().expect("it says why").message {
             Some(FromCoordinator::Welcome(welcome)) => {
-                let config: serde_json::Value = serde_json::from_str(&welcome.config).unwrap();
-                assert_eq!(config["recipe"]["model_name"], "demo");
                 let ready = proto::Ready {
                     base_fingerprint: welcome.base_fingerprint,
                     hidden_size: HIDDEN,
@@ -107,7 +104,7 @@ fn a_member_that_only_sends_heartbeats_is_dismissed_and_the_others_go_on() {
     let mut list = vec!["coordinator", "nn", "--listen", "127.0.0.1:0", "--run-id", "mute", "--workers", "2"];
     list.extend(SETTINGS.split_whitespace());
     // Without the probe's comparison the mute one needs no model to come in.
-    list.extend(["--deterministic", "false", "--stall-after", "0.5s"]);
+    list.extend(["--deterministic", "false", "--stall-after", "2s"]);
     let mut coordinator = folder.spawn(&list);
     let url = format!("http://{}", listening_address(&mut coordinator));
     let mut worker = folder.spawn(&["worker", "--coordinator", &url]);

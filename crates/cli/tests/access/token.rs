@@ -204,7 +204,8 @@ fn a_launch_without_a_token_makes_one_that_its_user_alone_can_read() {
     let (folder, elsewhere) = (Folder::new(), Folder::new());
     let settings = ["--workers", "2", "--num-epochs", "150", "--micro-batch-size", "4"];
     let plain = words(&[&["launch", "nn", "--no-eval"], &settings]);
-    let mut launch = folder.spawn(&plain);
+    // Slow, so that it is still there when it is asked.
+    let mut launch = folder.spawn(&words(&[&plain, &["--chaos", "slow=10"]]));
     launch.wait_for_stderr("rank 1");
     let url = launch.stderr().split("--coordinator ").nth(1).and_then(|rest| rest.split(')').next().map(str::to_owned));
     let url = url.expect("the address");

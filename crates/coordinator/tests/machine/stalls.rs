@@ -5,7 +5,7 @@ use std::time::Duration;
 use numalign_config::CollectiveChoice;
 use numalign_coordinator::machine::{Effect, MemberId};
 
-use crate::fixtures::PAIR;
+use crate::fixtures::{PAIR, Shape};
 use crate::harness::{Run, members_of, over_nccl, starts};
 
 /// As the driver does every tick: what the coordinator lacks, heartbeats, a tick.
@@ -60,7 +60,7 @@ fn a_rank_that_never_did_a_unit_gets_ten_times_as_long() {
 
 #[test]
 fn each_replacement_without_a_commit_doubles_the_bound() {
-    let mut run = Run::begun(PAIR, 3);
+    let mut run = Run::begun(Shape { workers: 3, ..PAIR }, 3);
     run.commit();
     // Rank 2 has the last micro-batch; then rank 1 of two has the last two.
     assert_eq!(replaced(&pass(&mut run, 61, &[3])).len(), 1);
