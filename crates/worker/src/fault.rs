@@ -1,11 +1,13 @@
-//! Injected faults, for `launch --chaos` and the tests: a worker that computes wrong numbers, or slowly. They come from one
+//! Injected faults, for `launch --chaos` and the tests: a worker that computes wrong numbers, or slowly, or whose
+//! device hangs. They come from one
 //! environment variable that only the launcher sets.
 
 use std::time::Duration;
 
 use numalign_projector::MicroBatchGradients;
 
-/// Where a worker finds its faults: `wrong=UNIT` and `slow=MILLISECONDS`, separated by commas.
+/// Where a worker finds its faults: `wrong=UNIT`, `slow=MILLISECONDS` and `freeze=UNIT`,
+/// separated by commas.
 pub const VARIABLE: &str = "NUMALIGN_INTERNAL_FAULTS";
 
 /// The faults of this process.
@@ -15,6 +17,8 @@ pub(crate) struct Faults {
     wrong_from: Option<u64>,
     /// Extra time for every micro-batch.
     slow: Duration,
+    /// At this unit the device thread stops for ever.
+    freeze_at: Option<u64>,
 }
 
 impl Faults {
@@ -28,6 +32,7 @@ impl Faults {
         for part in text.split(',') {
             match part.split_once('=') {
                 Some(("wrong", unit)) => faults.wrong_from = unit.parse().ok(),
+                Some(("freeze", unit)) => faults.freeze_at = unit.parse().ok(),
                 Some(("slow", milliseconds)) => {
                     faults.slow = Duration::from_millis(milliseconds.parse().unwrap_or(0));
                 }
@@ -42,6 +47,11 @@ impl Faults {
         self.slow * micro_batches as u32
     }
 
+    /// Whether the device hangs at `unit`.
+    pub fn freezes(&self, unit: u64) -> bool {
+        self.freeze_at == Some(unit)
+    }
+
     /// Flips a bit of every row of `unit`, once the faults say so.
     pub fn corrupt(&self, unit: u64, rows: &mut MicroBatchGradients) {
         if self.wrong_from.is_none_or(|from| unit < from) {
@@ -52,6 +62,13 @@ impl Faults {
                 *value = f32::from_bits(value.to_bits() ^ 1);
             }
         }
+    }
+}
+
+/// Holds the calling thread for ever.
+pub(crate) fn hang() -> ! {
+    loop {
+        std::thread::park();
     }
 }
 
@@ -70,6 +87,8 @@ mod tests {
         faults.corrupt(3, &mut rows);
         assert_eq!(rows[0].1[0].to_bits(), 1.5f32.to_bits() ^ 1);
         assert_eq!(rows[0].1[1], 2.0);
+        let frozen = Faults::parse("freeze=7");
+        assert!(frozen.freezes(7) && !frozen.freezes(6) && !frozen.freezes(8) && !faults.freezes(0));
         assert_eq!(Faults::parse("anything"), Faults::default());
     }
 }

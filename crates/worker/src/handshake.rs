@@ -86,8 +86,11 @@ fn config_digest(config: &Config) -> String {
     blake3::hash(config.digest_text().as_bytes()).to_hex().to_string()
 }
 
-/// An Abort is final if it says so; otherwise the coordinator may come back.
+/// An Abort is final for this process if it says so; otherwise the coordinator may come back.
 pub(crate) fn ended_by(abort: proto::Abort) -> Result<Ending, WorkerError> {
+    if abort.restart {
+        return Err(WorkerError::Stalled { reason: abort.reason, hint: abort.hint });
+    }
     if abort.permanent {
         return Err(WorkerError::Aborted { reason: abort.reason, hint: abort.hint });
     }
@@ -156,7 +159,7 @@ mod tests {
     }
 
     fn abort(permanent: bool) -> proto::Abort {
-        proto::Abort { reason: "no space left".to_owned(), hint: "make room".to_owned(), permanent }
+        proto::Abort { reason: "no space left".to_owned(), hint: "make room".to_owned(), permanent, restart: false }
     }
 
     #[test]
@@ -166,6 +169,8 @@ mod tests {
             panic!("a permanent abort ends the worker");
         };
         assert_eq!((reason.as_str(), hint.as_str()), ("no space left", "make room"));
+        let stalled = ended_by(proto::Abort { restart: true, ..abort(false) });
+        assert!(matches!(stalled, Err(WorkerError::Stalled { .. })), "{stalled:?}");
     }
 
     #[test]

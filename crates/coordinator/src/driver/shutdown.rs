@@ -153,7 +153,12 @@ impl Driver {
         self.reducer.end();
         let members: Vec<MemberId> = self.outboxes.keys().copied().collect();
         for member in members {
-            let abort = proto::Abort { permanent: true, reason: reason.to_owned(), hint: hint.to_owned() };
+            let abort = proto::Abort {
+                permanent: true,
+                reason: reason.to_owned(),
+                hint: hint.to_owned(),
+                ..Default::default()
+            };
             self.send(member, Message::Abort(abort));
         }
         self.outboxes.clear();

@@ -11,6 +11,7 @@ mod decide;
 pub mod events;
 mod generation;
 pub mod load_balancing;
+pub mod stall;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -23,6 +24,7 @@ use numalign_projector::State;
 
 use collective::{CollectiveDecision, NcclFailures};
 use generation::Running;
+use stall::StallWatch;
 
 pub use decide::Decision;
 pub use events::{
@@ -61,6 +63,7 @@ pub struct Machine {
     /// Of the present generation, or of the one before.
     collective: Option<CollectiveDecision>,
     nccl_failures: NcclFailures,
+    stall: StallWatch,
     reason: String,
     over: bool,
 }
@@ -103,6 +106,7 @@ impl Machine {
             refused_pids: VecDeque::new(),
             collective: None,
             nccl_failures: NcclFailures::default(),
+            stall: StallWatch::default(),
             reason: "starting".to_owned(),
             over: false,
         }
@@ -206,7 +210,10 @@ impl Machine {
             // From a worker that was refused or declared dead: the run continues without it.
             Event::PermanentFailure(..) => {}
             Event::Solved(unit, solution) => self.solved(unit, solution, &mut effects),
-            Event::Tick => self.evict_silent(now, &mut effects),
+            Event::Tick => {
+                self.evict_silent(now, &mut effects);
+                self.evict_stalled(now, &mut effects);
+            }
         }
         let nothing_new = is_routine && self.running.is_some() && self.unit() == before;
         if !self.over && !nothing_new {

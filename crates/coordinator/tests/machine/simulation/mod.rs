@@ -245,6 +245,7 @@ impl Simulation {
                     self.met.silent_deaths += u64::from(!permanent);
                     self.tell(member, News::Abort(permanent));
                 }
+                Effect::Replace(member, why) => panic!("{member:?} is replaced: {why}"),
                 Effect::Finished => {
                     assert!(self.base_known, "the result cannot say which model it belongs to");
                     assert_eq!(self.committed.max(self.start), self.total());
