@@ -19,6 +19,7 @@ pub mod gguf;
 pub(crate) mod gpt2;
 pub mod hub;
 pub(crate) mod llama;
+mod misplaced;
 pub mod name;
 pub mod synthetic;
 mod tensor_loader;
@@ -158,6 +159,11 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
 
 fn folder_parts(folder: &Path) -> Result<Parts, ModelError> {
     let path: PathBuf = folder.join("config.json");
+    if !path.exists()
+        && let Some(adapter) = misplaced::adapter(folder)
+    {
+        return Err(adapter);
+    }
     let architecture = Architecture::parse(&path, &read_text(&path, MOST_CONFIG)?)?;
     let source = Safetensors::open_folder(folder)?;
     source.check(&architecture.tensors(), folder)?;
