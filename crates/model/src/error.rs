@@ -84,7 +84,9 @@ impl ModelError {
             ModelError::Unsupported { .. } => {
                 Some("numalign aligns GPT-2 and Llama-style models (model_type gpt2, llama, mistral, qwen2, qwen3)")
             }
-            ModelError::Tokenizer { .. } => Some("put the model's tokenizer.json into its folder"),
+            ModelError::Tokenizer { .. } => {
+                Some("put the model's tokenizer.json, or its vocab.json and merges.txt, into its folder")
+            }
             ModelError::TooLong { .. } => {
                 Some("shorten the text or lower numeric_positions to what the model has positions for")
             }

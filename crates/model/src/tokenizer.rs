@@ -1,4 +1,4 @@
-//! Text to token ids: a model folder's `tokenizer.json`, or GPT-2's own vocabulary where the folder has none.
+//! Text to token ids: by a model's own tokenizer, or by GPT-2's published vocabulary.
 
 use std::path::Path;
 
