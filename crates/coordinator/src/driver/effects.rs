@@ -68,7 +68,10 @@ impl Driver {
                     self.outboxes.remove(&member);
                     self.pending_acks.forget(member);
                 }
-                Effect::Finished => return Some(self.finish().await),
+                Effect::Finished => {
+                    self.finished = true;
+                    return None;
+                }
                 Effect::Failed(reason, hint) => {
                     self.abort_all(&reason, hint);
                     self.flush(STOP_TIMEOUT);
@@ -96,7 +99,7 @@ impl Driver {
         self.dispatcher.begin(start, Schedule::of_run(&self.config));
         if start.first {
             let workers = self.rank_descriptions(start);
-            self.console.start(start.state.step(), &workers);
+            self.console.start(&start.state, &workers);
         }
         self.console.collective(&start.collective);
         let state = start.state.to_bytes();

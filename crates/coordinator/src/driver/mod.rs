@@ -77,6 +77,9 @@ pub struct Driver {
     unreachable: Vec<(MemberId, String)>,
     started: Instant,
     last_reason: String,
+    folder: RunFolder,
+    /// The last step is committed.
+    finished: bool,
 }
 
 /// How often heartbeats and acknowledgements are checked.
@@ -129,6 +132,8 @@ impl Driver {
             unreachable: Vec::new(),
             started: Instant::now(),
             last_reason: String::new(),
+            folder: start.folder.clone(),
+            finished: false,
         })
     }
 
@@ -171,6 +176,9 @@ impl Driver {
                 if let Some(end) = self.apply_effects(effects).await {
                     return end;
                 }
+            }
+            if self.finished {
+                return self.finish(&mut calls, shutdown.as_mut()).await;
             }
         }
     }

@@ -20,6 +20,7 @@ mod folder_tokenizer;
 pub mod gguf;
 pub(crate) mod gpt2;
 pub mod hub;
+mod hub_env;
 pub(crate) mod llama;
 mod misplaced;
 pub mod name;
