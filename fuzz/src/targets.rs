@@ -5,7 +5,7 @@ use std::path::Path;
 
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{Source, Stage, resolve, to_yaml};
-use numalign_data::{Domain, SampleDigest, SampleStream, Segment, grammar, jsonl};
+use numalign_data::{DecimalMark, Domain, SampleDigest, SampleStream, Segment, grammar, jsonl};
 use numalign_model::arch::{Architecture, numbers};
 use numalign_model::load::gguf;
 use numalign_model::load::weights::{Safetensors, TensorSource};
@@ -40,8 +40,13 @@ pub const ALL: &[Target] = &[
 /// Why the input is refused.
 pub fn grammar(input: &[u8]) -> Result<(), String> {
     let text = std::str::from_utf8(input).map_err(|error| error.to_string())?;
-    // Its answer does not matter, only that there is one.
-    let _ = grammar::parse_value(text);
+    for mark in [DecimalMark::Point, DecimalMark::Comma] {
+        // Its answer does not matter, only that there is one.
+        let _ = grammar::parse_value(text, mark);
+        if let Ok(canonical) = grammar::canonical(text, mark) {
+            assert!(grammar::parse(&canonical).is_ok(), "{canonical:?}");
+        }
+    }
     let segments = grammar::parse(text).map_err(|error| error.to_string())?;
     let mut plain = 0;
     let mut last_was_text = false;
@@ -70,7 +75,7 @@ pub fn jsonl(input: &[u8]) -> Result<(), String> {
     let path = Path::new("fuzz.jsonl");
     let (mut words, mut accepted) = (String::new(), false);
     for stage in [Stage::Nn, Stage::Text, Stage::Mixed] {
-        let samples = match jsonl::read_lines(input, path, stage) {
+        let samples = match jsonl::read_lines(input, path, stage, DecimalMark::Point) {
             Ok(samples) => samples,
             Err(error) => {
                 words.push_str(&error.to_string());
@@ -83,8 +88,8 @@ pub fn jsonl(input: &[u8]) -> Result<(), String> {
             written.push_str(&jsonl::write_line(&samples.sample(line, line as u64)));
             written.push('\n');
         }
-        let again =
-            jsonl::read_lines(written.as_bytes(), path, stage).unwrap_or_else(|error| panic!("{error}: {written}"));
+        let again = jsonl::read_lines(written.as_bytes(), path, stage, DecimalMark::Point)
+            .unwrap_or_else(|error| panic!("{error}: {written}"));
         assert_eq!(again.digest(), samples.digest(), "{written}");
     }
     if accepted { Ok(()) } else { Err(words) }

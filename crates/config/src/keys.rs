@@ -141,6 +141,8 @@ keys! {
         "JSONL file of samples; without it they are generated", named "dataset.file";
     Recipe dataset_shuffle: bool = "true", DATA, boolean(), "Shuffle the lines of the file, anew for each pass",
         named "dataset.shuffle";
+    Recipe dataset_decimal_comma: bool = "false", DATA, boolean(),
+        "Numbers in the file's strings have a decimal comma, as in 1.234,50", named "dataset.decimal_comma", sparse 9;
     Run model_path_load: Option<PathBuf> = unset, RUN, optional(input_file()),
         "Start from the projectors of this checkpoint";
     /// It shows in the checkpoint through the digest of what was loaded.

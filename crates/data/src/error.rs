@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::grammar::GrammarError;
+use crate::number::NumberRule;
 
 /// Why there is no sample stream.
 #[derive(Debug, Error)]
@@ -62,6 +63,8 @@ pub enum LineProblem {
     NotANumber { key: &'static str, text: String },
     #[error("{key:?} is {text:?}, not finite as a 64-bit float")]
     NotFinite { key: &'static str, text: String },
+    #[error("{key:?} is {text:?}: {rule}")]
+    Refused { key: &'static str, text: String, rule: NumberRule },
     #[error("\"input\" is an empty text")]
     EmptyText,
     #[error("\"input\": {0}")]

@@ -11,6 +11,7 @@ use std::path::Path;
 use numalign_config::Stage;
 
 use crate::error::DataError;
+use crate::number::DecimalMark;
 use crate::sample::{Input, Sample};
 use crate::text::excerpt;
 
@@ -72,16 +73,16 @@ impl FileSamples {
     }
 }
 
-/// Reads the samples of a file for `stage`.
+/// Reads the samples of a file for `stage`; `mark` is how its strings write decimals.
 ///
 /// # Errors
 /// A file that cannot be read or holds nothing, or the first bad line, with its number and what is wrong with it.
-pub fn read_file(path: &Path, stage: Stage) -> Result<FileSamples, DataError> {
+pub fn read_file(path: &Path, stage: Stage, mark: DecimalMark) -> Result<FileSamples, DataError> {
     let io_error = |source| DataError::Io { path: path.to_path_buf(), source };
     regular(path)
         .and_then(|()| File::open(path))
         .map_err(io_error)
-        .and_then(|file| read_lines(BufReader::new(file), path, stage))
+        .and_then(|file| read_lines(BufReader::new(file), path, stage, mark))
 }
 
 /// A run reads its data again when it is continued, which a pipe does not allow; opening one may wait without end.
@@ -103,7 +104,12 @@ fn regular(path: &Path) -> std::io::Result<()> {
 ///
 /// # Errors
 /// As [`read_file`].
-pub fn read_lines(mut reader: impl BufRead, path: &Path, stage: Stage) -> Result<FileSamples, DataError> {
+pub fn read_lines(
+    mut reader: impl BufRead,
+    path: &Path,
+    stage: Stage,
+    mark: DecimalMark,
+) -> Result<FileSamples, DataError> {
     let io_error = |source| DataError::Io { path: path.to_path_buf(), source };
     let mut samples = FileSamples {
         numbers: Vec::new(),
@@ -124,7 +130,7 @@ pub fn read_lines(mut reader: impl BufRead, path: &Path, stage: Stage) -> Result
                 break;
             }
         }
-        let sample = parse_line(content, stage).map_err(|problem| DataError::BadLine {
+        let sample = parse_line(content, stage, mark).map_err(|problem| DataError::BadLine {
             path: path.to_path_buf(),
             line,
             problem,
@@ -171,7 +177,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(content: impl AsRef<[u8]>, stage: Stage) -> Result<FileSamples, DataError> {
-        read_lines(content.as_ref(), Path::new("data.jsonl"), stage)
+        read_lines(content.as_ref(), Path::new("data.jsonl"), stage, DecimalMark::Point)
     }
 
     fn line(input: &str, output: &str) -> String {
@@ -215,10 +221,10 @@ mod tests {
         for content in ["", "\u{feff}"] {
             assert!(matches!(read(content, Stage::Nn), Err(DataError::EmptyFile { .. })));
         }
-        let missing = read_file(Path::new("/no/such/file"), Stage::Nn);
+        let missing = read_file(Path::new("/no/such/file"), Stage::Nn, DecimalMark::Point);
         assert!(matches!(missing, Err(DataError::Io { .. })));
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(read_file(folder.path(), Stage::Nn), Err(DataError::Io { .. })));
+        assert!(matches!(read_file(folder.path(), Stage::Nn, DecimalMark::Point), Err(DataError::Io { .. })));
     }
 
     #[test]
@@ -228,7 +234,7 @@ mod tests {
         let samples = read(format!("\u{feff}{longest}\r\n{longest}\n"), Stage::Text).unwrap();
         assert_eq!(samples.len(), 2);
         let endless = BufReader::new(std::io::repeat(b'x'));
-        let refused = read_lines(endless, Path::new("data.jsonl"), Stage::Text);
+        let refused = read_lines(endless, Path::new("data.jsonl"), Stage::Text, DecimalMark::Point);
         let Err(DataError::BadLine { problem, excerpt, .. }) = refused else { panic!() };
         assert_eq!(problem, LineProblem::TooLong { limit: MOST_LINE_BYTES });
         assert!(excerpt.chars().count() <= SHOWN_CHARS + 1);

@@ -11,6 +11,7 @@ use numalign_config::{Recipe, Solver};
 use crate::error::DataError;
 use crate::generate::Generator;
 use crate::jsonl::{self, FileSamples};
+use crate::number::DecimalMark;
 use crate::plan::{MicroBatchId, samples_of, samples_of_chunk};
 use crate::random::Domain;
 use crate::random::permutation::Permutation;
@@ -49,7 +50,7 @@ impl SampleStream {
     /// # Errors
     /// A file that cannot be read, holds nothing, or has a line that is no sample of `recipe`'s stage.
     pub fn from_file(path: &Path, recipe: &Recipe) -> Result<SampleStream, DataError> {
-        let samples = Arc::new(jsonl::read_file(path, recipe.stage)?);
+        let samples = Arc::new(jsonl::read_file(path, recipe.stage, DecimalMark::of(recipe.dataset_decimal_comma))?);
         let shuffle_seed = recipe.dataset_shuffle.then_some(recipe.seed);
         Ok(SampleStream { source: Source::File { samples, shuffle_seed } })
     }
@@ -164,6 +165,7 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         huber_delta: None,
         layer: None,
         train_layer_norms: false,
+        dataset_decimal_comma: false,
     }
 }
 

@@ -6,13 +6,16 @@
 //! | `text` | a string, used as it is; a number becomes its shortest text |
 //! | `mixed` | a string that follows the grammar of marked numbers; it may hold none |
 //!
-//! The output is a number, or a string that is one, as in `nn`. Numbers are finite, texts are not empty.
+//! The output is a number, or a string that is one, as in `nn`. Strings hold numbers as people write them
+//! ([`crate::number`]) and either spelling of the marks ([`crate::grammar::canonical`]). Numbers are finite, texts are
+//! not empty.
 
 use numalign_config::Stage;
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use crate::error::LineProblem;
-use crate::grammar::{self, NumberError};
+use crate::grammar;
+use crate::number::{DecimalMark, NumberError};
 use crate::sample::{Input, Sample};
 use crate::text::excerpt;
 
@@ -99,7 +102,7 @@ fn json_problem(error: &serde_json::Error) -> LineProblem {
 ///
 /// # Errors
 /// What is wrong with the line.
-pub fn parse_line(line: &[u8], stage: Stage) -> Result<Sample, LineProblem> {
+pub fn parse_line(line: &[u8], stage: Stage, mark: DecimalMark) -> Result<Sample, LineProblem> {
     if line.len() > MOST_LINE_BYTES {
         return Err(LineProblem::TooLong { limit: MOST_LINE_BYTES });
     }
@@ -114,11 +117,11 @@ pub fn parse_line(line: &[u8], stage: Stage) -> Result<Sample, LineProblem> {
     }
     let (input, output) = parse_object(text)?;
     let input = match stage {
-        Stage::Nn => Input::Number(number("input", input)?),
+        Stage::Nn => Input::Number(number("input", input, mark)?),
         Stage::Text => Input::Text(plain_text(input)?),
-        Stage::Mixed => Input::Text(marked_text(input)?),
+        Stage::Mixed => Input::Text(marked_text(input, mark)?),
     };
-    Ok(Sample { index: 0, input, target: number("output", output)? })
+    Ok(Sample { index: 0, input, target: number("output", output, mark)? })
 }
 
 /// The line of a sample, without a line ending: `{"input": …, "output": …}`. A number is written in the fewest
@@ -131,7 +134,7 @@ pub fn write_line(sample: &Sample) -> String {
     format!("{{\"input\": {input}, \"output\": {}}}", serde_json::Value::from(sample.target))
 }
 
-fn number(key: &'static str, field: Field) -> Result<f64, LineProblem> {
+fn number(key: &'static str, field: Field, mark: DecimalMark) -> Result<f64, LineProblem> {
     let text = match field {
         Field::Number(value) if value.is_finite() => return Ok(value),
         Field::Number(value) => {
@@ -143,11 +146,12 @@ fn number(key: &'static str, field: Field) -> Result<f64, LineProblem> {
             return Err(LineProblem::WrongType { key, found, expected: "a number or a string that is a number" });
         }
     };
-    grammar::parse_value(&text).map_err(|error| {
+    grammar::parse_value(&text, mark).map_err(|error| {
         let text = excerpt(&text, SHOWN_CHARS);
         match error {
             NumberError::NotDecimal => LineProblem::NotANumber { key, text },
             NumberError::NotFinite => LineProblem::NotFinite { key, text },
+            NumberError::Refused(rule) => LineProblem::Refused { key, text, rule },
         }
     })
 }
@@ -155,20 +159,20 @@ fn number(key: &'static str, field: Field) -> Result<f64, LineProblem> {
 fn plain_text(field: Field) -> Result<String, LineProblem> {
     match field {
         Field::Text(text) if text.is_empty() => Err(LineProblem::EmptyText),
-        Field::Text(text) => Ok(text),
-        Field::Number(_) => number("input", field).map(grammar::shortest_value),
+        Field::Text(text) => Ok(grammar::with_marks(&text).into_owned()),
+        Field::Number(_) => number("input", field, DecimalMark::Point).map(grammar::shortest_value),
         Field::Other(_) => {
             Err(LineProblem::WrongType { key: "input", found: field.kind(), expected: "a string or a number" })
         }
     }
 }
 
-fn marked_text(field: Field) -> Result<String, LineProblem> {
+fn marked_text(field: Field, mark: DecimalMark) -> Result<String, LineProblem> {
     match field {
         Field::Text(text) if text.is_empty() => Err(LineProblem::EmptyText),
         Field::Text(text) => {
-            grammar::parse(&text).map_err(LineProblem::Grammar)?;
-            Ok(text)
+            let canonical = grammar::canonical(&text, mark).map_err(LineProblem::Grammar)?;
+            Ok(canonical.into_owned())
         }
         other => Err(LineProblem::WrongType { key: "input", found: other.kind(), expected: "a string" }),
     }
@@ -180,7 +184,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn problem(line: impl AsRef<[u8]>, stage: Stage) -> LineProblem {
-        parse_line(line.as_ref(), stage).unwrap_err()
+        parse_line(line.as_ref(), stage, DecimalMark::Point).unwrap_err()
     }
 
     fn line(input: &str, output: &str) -> String {
@@ -197,12 +201,15 @@ mod tests {
             (Stage::Text, "0.10", "0.1", Input::Text("0.1".into()), 0.1),
             (Stage::Mixed, "\"a $$1&&\\n\"", "1", Input::Text("a $$1&&\n".into()), 1.0),
             (Stage::Mixed, "\"none\"", "1", Input::Text("none".into()), 1.0),
+            (Stage::Nn, "\"1,234.5 €\"", "\"12.5 %\"", Input::Number(1234.5), 12.5),
+            (Stage::Text, "\"<num>1,5</num> kg\"", "\"$$3&& kg\"", Input::Text("$$1,5&& kg".into()), 3.0),
+            (Stage::Mixed, "\"<num>1,234</num> kg\"", "1", Input::Text("$$1234&& kg".into()), 1.0),
         ];
         for (stage, input, output, expected, target) in cases {
-            let sample = parse_line(line(input, output).as_bytes(), stage).unwrap();
+            let sample = parse_line(line(input, output).as_bytes(), stage, DecimalMark::Point).unwrap();
             assert_eq!(sample, Sample { index: 0, input: expected, target });
         }
-        let turned = parse_line(b" {\"output\":1,\"input\":2} ", Stage::Nn).unwrap();
+        let turned = parse_line(b" {\"output\":1,\"input\":2} ", Stage::Nn, DecimalMark::Point).unwrap();
         assert_eq!((turned.input, turned.target), (Input::Number(2.0), 1.0));
     }
 
@@ -211,7 +218,12 @@ mod tests {
         let cases = [
             (Stage::Nn, line("null", "1"), "\"input\" is null, expected a number or a string that is a number"),
             (Stage::Nn, line("[1, [2]]", "1"), "\"input\" is an array, expected a number or a string that is a number"),
-            (Stage::Nn, line("\" 1\"", "1"), "\"input\" is \" 1\", expected a decimal number, bare or as $$number&&"),
+            (
+                Stage::Nn,
+                line("\" 1 2\"", "1"),
+                "\"input\" is \" 1 2\": one separator groups digits by three, as in 1,234,567 or 1 234 567",
+            ),
+            (Stage::Nn, line("\"one\"", "1"), "\"input\" is \"one\", expected a decimal number, bare or as $$number&&"),
             (Stage::Text, line("true", "1"), "\"input\" is a boolean, expected a string or a number"),
             (Stage::Text, line("\"\"", "1"), "\"input\" is an empty text"),
             (Stage::Mixed, line("5", "1"), "\"input\" is a number, expected a string"),
@@ -286,11 +298,11 @@ mod tests {
             let (value, target) = (f64::from_bits(value), f64::from_bits(target));
             prop_assume!(value.is_finite() && target.is_finite());
             let number = Sample { index: 0, input: Input::Number(value), target };
-            let read_back = parse_line(write_line(&number).as_bytes(), Stage::Nn).unwrap();
+            let read_back = parse_line(write_line(&number).as_bytes(), Stage::Nn, DecimalMark::Point).unwrap();
             prop_assert_eq!(read_back.content_bytes(), number.content_bytes());
             for text in [text, lines] {
                 let sample = Sample { index: 0, input: Input::Text(text), target };
-                let read_back = parse_line(write_line(&sample).as_bytes(), Stage::Text).unwrap();
+                let read_back = parse_line(write_line(&sample).as_bytes(), Stage::Text, DecimalMark::Point).unwrap();
                 prop_assert_eq!(read_back.content_bytes(), sample.content_bytes());
             }
         }

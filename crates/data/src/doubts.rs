@@ -1,0 +1,185 @@
+//! What looks wrong with an input although it can be read: a mark without its other half, a question without a number, a
+//! number that was not trained. Such an input is answered with a warning or not at all, never silently.
+
+use std::fmt;
+
+use numalign_config::{Recipe, Stage};
+
+use crate::grammar::{self, CLOSE, OPEN, Segment};
+use crate::number::{DecimalMark, parse_number};
+use crate::sample::Input;
+
+/// One thing that looks wrong.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Doubt {
+    /// A `&&` closes nothing; `offset` is its byte.
+    NothingOpened {
+        /// Of the `&&`, in bytes.
+        offset: usize,
+    },
+    /// A `$$` is not closed. Stage `text` only: `mixed` refuses such a text.
+    NotClosed {
+        /// Of the `$$`, in bytes.
+        offset: usize,
+    },
+    /// Stage `mixed`: no number is marked.
+    NoNumber,
+    /// A number lies outside the trained range.
+    Outside {
+        /// The number.
+        value: f64,
+        /// Lower end of the range.
+        min: f64,
+        /// Upper end of the range.
+        max: f64,
+    },
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Doubt::NothingOpened { offset } => write!(f, "the `&&` at byte {offset} closes nothing"),
+            Doubt::NotClosed { offset } => write!(f, "the `$$` at byte {offset} has no closing `&&`"),
+            Doubt::NoNumber => f.write_str("no number in it is marked as in $$12.5&& or <num>12.5</num>"),
+            Doubt::Outside { value, min, max } => {
+                write!(f, "{value} lies outside the trained range from {min} to {max}")
+            }
+        }
+    }
+}
+
+/// Everything that looks wrong with an input of `recipe`'s stage, in the form in which it is stored.
+pub fn doubts(input: &Input, recipe: &Recipe) -> Vec<Doubt> {
+    let text = match input {
+        Input::Number(value) => return outside(*value, recipe).into_iter().collect(),
+        Input::Text(text) => text,
+    };
+    let mut found = unpaired(text);
+    let numbers = marked_numbers(text);
+    if recipe.stage == Stage::Mixed && numbers.is_empty() {
+        found.push(Doubt::NoNumber);
+    }
+    found.extend(numbers.into_iter().filter_map(|value| outside(value, recipe)));
+    found
+}
+
+fn outside(value: f64, recipe: &Recipe) -> Option<Doubt> {
+    let (min, max) = (recipe.min_val, recipe.max_val);
+    (value < min || value > max).then_some(Doubt::Outside { value, min, max })
+}
+
+/// The numbers between marks; what is no number is left out.
+fn marked_numbers(text: &str) -> Vec<f64> {
+    if let Ok(segments) = grammar::parse(text) {
+        let numbers = segments.iter().filter_map(|segment| match segment {
+            Segment::Number(value) => Some(*value),
+            Segment::Text(_) => None,
+        });
+        return numbers.collect();
+    }
+    // A text of stage `text` need not follow the grammar.
+    let after_marks = text.split(OPEN).skip(1);
+    after_marks
+        .filter_map(|piece| piece.split_once(CLOSE))
+        .filter_map(|(content, _)| parse_number(content, DecimalMark::Point).ok())
+        .collect()
+}
+
+/// Marks without their other half, in order.
+fn unpaired(text: &str) -> Vec<Doubt> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    loop {
+        let base = text.len() - rest.len();
+        let (open, close) = (rest.find(OPEN), rest.find(CLOSE));
+        match (open, close) {
+            (None, None) => return found,
+            (None, Some(close)) => {
+                found.push(Doubt::NothingOpened { offset: base + close });
+                rest = &rest[close + CLOSE.len()..];
+            }
+            (Some(open), Some(close)) if close < open => {
+                found.push(Doubt::NothingOpened { offset: base + close });
+                rest = &rest[close + CLOSE.len()..];
+            }
+            (Some(open), None) => {
+                found.push(Doubt::NotClosed { offset: base + open });
+                return found;
+            }
+            (Some(_), Some(close)) => rest = &rest[close + CLOSE.len()..],
+        }
+    }
+}
+
+/// What to say about a text whose `$$` a shell seems to have replaced by its process number, as it does in double quotes:
+/// it has a `&&` behind a digit and no `$$`, or the digits of `shell`, the process that started this one, run into a
+/// number or stand where one is expected.
+pub fn shell_hint(text: &str, shell: u32) -> Option<&'static str> {
+    const HINT: &str = "a shell replaces $$ in double quotes by its process number: use single quotes, or write \
+                        <num>12.5</num> for $$12.5&&";
+    if text.contains(OPEN) {
+        return None;
+    }
+    let closes_a_number = text.match_indices(CLOSE).any(|(place, _)| {
+        let before = text[..place].trim_end_matches(['%', ' ', '.', ',']);
+        before.ends_with(|character: char| character.is_ascii_digit())
+    });
+    let shell = shell.to_string();
+    let begins_with_process = text.match_indices(&shell).any(|(place, _)| {
+        let before = text[..place].chars().next_back();
+        let after = text[place + shell.len()..].chars().next();
+        before.is_none_or(|c| !c.is_ascii_digit() && c != '.') && after.is_some_and(|c| c.is_ascii_digit() || c == '-')
+    });
+    (closes_a_number || begins_with_process).then_some(HINT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::test_recipe;
+
+    fn of(stage: Stage, text: &str) -> Vec<Doubt> {
+        doubts(&Input::Text(text.to_owned()), &test_recipe(stage))
+    }
+
+    fn beyond(value: f64) -> Doubt {
+        Doubt::Outside { value, min: 0.0, max: 100.0 }
+    }
+
+    #[test]
+    fn a_good_input_raises_none() {
+        for text in ["$$5&&", "Is $$5&& more than $$100&&?", "a & b, $5 $$0&&"] {
+            assert_eq!(of(Stage::Mixed, text), [], "{text}");
+            assert_eq!(of(Stage::Text, text), [], "{text}");
+        }
+        assert_eq!(of(Stage::Text, "no number at all"), []);
+        assert_eq!(doubts(&Input::Number(99.5), &test_recipe(Stage::Nn)), []);
+    }
+
+    #[test]
+    fn everything_odd_is_named() {
+        assert_eq!(of(Stage::Mixed, "Total 12.5&&"), [Doubt::NothingOpened { offset: 10 }, Doubt::NoNumber]);
+        assert_eq!(of(Stage::Mixed, "no number"), [Doubt::NoNumber]);
+        assert_eq!(of(Stage::Mixed, "$$5&& && $$7&&"), [Doubt::NothingOpened { offset: 6 }]);
+        assert_eq!(of(Stage::Mixed, "$$-3&& and $$500&&"), [beyond(-3.0), beyond(500.0)]);
+        assert_eq!(of(Stage::Text, "Total $$12.50"), [Doubt::NotClosed { offset: 6 }]);
+        assert_eq!(of(Stage::Text, "$$1,234&& $$x&& $$7"), [Doubt::NotClosed { offset: 16 }, beyond(1234.0)]);
+        assert_eq!(doubts(&Input::Number(500.0), &test_recipe(Stage::Nn)), [beyond(500.0)]);
+    }
+
+    #[test]
+    fn an_input_that_a_shell_ate_is_recognised() {
+        let eaten = [
+            "121291234.50&&",
+            "The invoice total is 121291234.50&& euros",
+            "Rose by 1212912.5 %&&.",
+            "Total 1212912.50",
+        ];
+        for text in eaten {
+            assert!(shell_hint(text, 12129).is_some(), "{text}");
+        }
+        for text in ["Total $$12129.5&&", "R && D", "Total 12129", "Total 3.121291", "12.5"] {
+            assert_eq!(shell_hint(text, 12129), None, "{text}");
+        }
+    }
+}
