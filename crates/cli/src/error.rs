@@ -10,7 +10,11 @@ use numalign_engine::EngineError;
 use numalign_model::ModelError;
 use numalign_worker::WorkerError;
 
-/// What `main` prints and exits with: 1 failed, 2 wrong usage or configuration.
+/// The exit code of a run that was stopped before its end and can be continued: by Ctrl-C, by another signal, by `max_time`.
+/// What a shell reports of a program that Ctrl-C ended.
+pub const STOPPED: u8 = 130;
+
+/// What `main` prints and exits with: 1 failed, 2 wrong usage or configuration, [`STOPPED`].
 pub struct CliError {
     error: anyhow::Error,
     hint: Option<String>,
@@ -26,6 +30,11 @@ impl CliError {
     /// Any other failure.
     pub fn new(message: impl fmt::Display) -> Self {
         Self { error: anyhow::anyhow!("{message}"), hint: None, code: 1 }
+    }
+
+    /// Somebody wanted it to end.
+    pub fn stopped(message: impl fmt::Display) -> Self {
+        Self { code: STOPPED, ..Self::new(message) }
     }
 
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
@@ -92,7 +101,8 @@ impl From<DataError> for CliError {
 impl From<CoordinatorError> for CliError {
     fn from(error: CoordinatorError) -> Self {
         let hint = error.hint();
-        Self { error: error.into(), hint, code: 1 }
+        let code = if matches!(error, CoordinatorError::Stopped { .. }) { STOPPED } else { 1 };
+        Self { error: error.into(), hint, code }
     }
 }
 

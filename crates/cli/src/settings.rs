@@ -1,10 +1,11 @@
-//! From the command line to a validated configuration: file, then environment, then flags.
+//! From the command line to a validated configuration: file (or the run that is continued), then environment, then flags.
 
 use std::path::Path;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use numalign_config::{Config, DeviceChoice, Source, resolve};
+use numalign_checkpoint::{CONFIGURATION, Checkpoint, RunFolder};
+use numalign_config::{Config, DeviceChoice, RUNS_FOLDER, Source, Stage, recipe_to_yaml, resolve};
 use numalign_gpu::driver::visible_gpus;
 
 use crate::args::{key_flags, text};
@@ -81,8 +82,34 @@ fn sources(
         flags.retain(|(known, _)| known != key);
         flags.push(((*key).to_owned(), value.clone()));
     }
-    let yaml = file.map(|file| Source::from_yaml_file(Path::new(file)));
-    Ok((yaml, Source::from_env_os(std::env::vars_os()), Source::from_flags(flags)))
+    let (env, flags) = (Source::from_env_os(std::env::vars_os()), Source::from_flags(flags));
+    let yaml = match file {
+        Some(file) => Some(Source::from_yaml_file(Path::new(file))),
+        None => of_resumed_run(&env, &flags)?,
+    };
+    Ok((yaml, env, flags))
+}
+
+/// The settings of the run that is to be continued, where no file gives them: as its folder has them, else the recipe
+/// of its checkpoint.
+fn of_resumed_run(env: &Source, flags: &Source) -> Result<Option<Source>, CliError> {
+    let text = |key: &str| flags.text(key).or_else(|| env.text(key));
+    let Some(resume) = text("resume") else { return Ok(None) };
+    let run_id = text("run_id").or_else(|| text("stage")).unwrap_or_else(|| Stage::Nn.to_string());
+    let folder = Path::new(RUNS_FOLDER).join(&run_id);
+    let found = match resume.as_str() {
+        "auto" if folder.join(CONFIGURATION).exists() => {
+            return Ok(Some(Source::from_yaml_file(&folder.join(CONFIGURATION))));
+        }
+        "auto" if folder.is_dir() => RunFolder::open(&folder)?.newest_valid()?.0,
+        path if Path::new(path).is_file() => Some((path.into(), Checkpoint::read(Path::new(path))?)),
+        // Whoever starts the run says what is wrong with it.
+        _ => None,
+    };
+    Ok(found.map(|(path, checkpoint)| {
+        let yaml = format!("{}run_id: {run_id:?}\n", recipe_to_yaml(&checkpoint.identity.recipe));
+        Source::from_yaml_text(&path, &yaml)
+    }))
 }
 
 fn resolve_sources((yaml, env, flags): Sources) -> Result<Config, CliError> {

@@ -3,7 +3,7 @@
 use clap::{Arg, Command, value_parser};
 
 use super::parts::{
-    best_flag, count_option, device_argument, flag, help_with_examples, json_flag, model_argument, option,
+    best_flag, count_option, details_flag, device_argument, flag, help_with_examples, json_flag, model_argument, option,
 };
 
 pub fn commands() -> Vec<Command> {
@@ -37,6 +37,7 @@ fn eval() -> Command {
         .arg(best_flag())
         .arg(flag("ablation", "Also train and evaluate the same projectors without the language model"))
         .arg(flag("zero-shot", "Also ask the frozen model itself, as plain text (stage mixed)").alias("verbal"))
+        .arg(details_flag())
         .arg(option("plot", "FILE.svg|png", "Draw predicted against true, error over value and the loss curve"))
         .arg(model_argument())
         .arg(device_argument())

@@ -4,8 +4,8 @@ use clap::{Arg, Command, value_parser};
 
 use super::keys::{OTHER_KEYS, Shown, with_keys};
 use super::parts::{
-    client_arguments, config_argument, count_option, file_argument, flag, help_with_examples, json_flag, option,
-    server_arguments, stage_argument, token_argument,
+    client_arguments, config_argument, count_option, details_flag, file_argument, flag, help_with_examples, json_flag,
+    option, server_arguments, stage_argument, token_argument,
 };
 use crate::launcher::chaos;
 
@@ -31,6 +31,7 @@ fn launch() -> Command {
         .arg(stage_argument(&["nn", "text", "mixed", "all"]))
         .arg(config_argument())
         .arg(flag("no-eval", "Do not evaluate the result at the end"))
+        .arg(details_flag())
         .arg(token_argument())
         .arg(
             option("chaos", "SPEC", "Faults on purpose, from a seed: the result has the same bytes")
