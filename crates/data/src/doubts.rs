@@ -63,6 +63,76 @@ pub fn doubts(input: &Input, recipe: &Recipe) -> Vec<Doubt> {
     found
 }
 
+/// How many inputs of a file raise which doubt: one line for each kind, however many rows there are.
+#[derive(Debug, Clone, Default)]
+pub struct DoubtTally {
+    marks: Count,
+    without_number: Count,
+    outside: Count,
+    /// The number that lies furthest outside the range, and the range.
+    furthest: Option<(f64, f64, f64)>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    rows: u64,
+    first: u64,
+}
+
+impl Count {
+    fn add(&mut self, line: u64) {
+        if self.rows == 0 {
+            self.first = line;
+        }
+        self.rows += 1;
+    }
+
+    fn told(self, what: &str) -> Option<String> {
+        let (has, them) = match self.rows {
+            1 => ("1 row has".to_owned(), "it is"),
+            rows => (format!("{rows} rows have"), "the first is"),
+        };
+        (self.rows > 0).then(|| format!("{has} {what}; {them} line {}", self.first))
+    }
+}
+
+impl DoubtTally {
+    /// Takes in the doubts about the row that begins on `line`.
+    pub fn add(&mut self, line: u64, doubts: &[Doubt]) {
+        if doubts.iter().any(|doubt| matches!(doubt, Doubt::NothingOpened { .. } | Doubt::NotClosed { .. })) {
+            self.marks.add(line);
+        }
+        if doubts.contains(&Doubt::NoNumber) {
+            self.without_number.add(line);
+        }
+        let distance = |value: f64, min: f64, max: f64| (min - value).max(value - max);
+        let beyond = doubts.iter().filter_map(|doubt| match doubt {
+            Doubt::Outside { value, min, max } => Some((*value, *min, *max)),
+            _ => None,
+        });
+        let mut is_outside = false;
+        for (value, min, max) in beyond {
+            is_outside = true;
+            if self.furthest.is_none_or(|(known, low, high)| distance(value, min, max) > distance(known, low, high)) {
+                self.furthest = Some((value, min, max));
+            }
+        }
+        if is_outside {
+            self.outside.add(line);
+        }
+    }
+
+    /// What to say.
+    pub fn lines(&self) -> Vec<String> {
+        let outside = self.furthest.and_then(|(value, min, max)| {
+            self.outside.told(&format!("a number outside the range from {min} to {max}, the furthest {value}"))
+        });
+        let marks = self.marks.told("a `$$` or `&&` without its other half");
+        let without = self.without_number.told("no marked number");
+        [marks, without, outside].into_iter().flatten().collect()
+    }
+}
+
 fn outside(value: f64, recipe: &Recipe) -> Option<Doubt> {
     let (min, max) = (recipe.min_val, recipe.max_val);
     (value < min || value > max).then_some(Doubt::Outside { value, min, max })
@@ -165,6 +235,23 @@ mod tests {
         assert_eq!(of(Stage::Text, "Total $$12.50"), [Doubt::NotClosed { offset: 6 }]);
         assert_eq!(of(Stage::Text, "$$1,234&& $$x&& $$7"), [Doubt::NotClosed { offset: 16 }, beyond(1234.0)]);
         assert_eq!(doubts(&Input::Number(500.0), &test_recipe(Stage::Nn)), [beyond(500.0)]);
+    }
+
+    #[test]
+    fn a_file_is_summed_up_in_a_line_for_each_kind() {
+        let mut tally = DoubtTally::default();
+        assert!(tally.lines().is_empty());
+        for (line, text) in [(1, "$$5&&"), (2, "none"), (3, "$$-3&& && $$107&&"), (4, "$$120&&"), (5, "$$9&& $$7&&")] {
+            tally.add(line, &of(Stage::Mixed, text));
+        }
+        assert_eq!(
+            tally.lines(),
+            [
+                "1 row has a `$$` or `&&` without its other half; it is line 3",
+                "1 row has no marked number; it is line 2",
+                "2 rows have a number outside the range from 0 to 100, the furthest 120; the first is line 3",
+            ]
+        );
     }
 
     #[test]
