@@ -85,6 +85,16 @@ choices! {
         Log = "log",
     }
 
+    /// How a table of samples is read.
+    TableFormat {
+        /// An object per line.
+        Jsonl = "jsonl",
+        /// A header and a record per row.
+        Csv = "csv",
+        /// Columns, compressed.
+        Parquet = "parquet",
+    }
+
     /// How the projectors are found.
     Solver {
         /// Gradient steps on whatever trains.

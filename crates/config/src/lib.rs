@@ -30,7 +30,7 @@ mod suggest;
 
 pub use choice::{
     Choice, CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, Pooling, Resume, Solver,
-    Stage, TargetEncoding, Task, ValueEncoding,
+    Stage, TableFormat, TargetEncoding, Task, ValueEncoding,
 };
 pub use config::Config;
 pub use error::{ConfigError, ConfigErrors};

@@ -22,6 +22,7 @@ pub mod sample;
 pub mod sample_digest;
 pub mod schedule;
 pub mod stream;
+pub mod table;
 mod text;
 
 pub use audit::{Audit, audit_due, audit_of};
