@@ -6,6 +6,7 @@ use numalign_access::AccessError;
 use numalign_checkpoint::CheckpointError;
 use numalign_coordinator::CoordinatorError;
 use numalign_data::DataError;
+use numalign_data::table::TableError;
 use numalign_engine::EngineError;
 use numalign_model::ModelError;
 use numalign_worker::WorkerError;
@@ -89,6 +90,18 @@ impl From<CheckpointError> for CliError {
     fn from(error: CheckpointError) -> Self {
         let hint = Some(error.hint().to_owned());
         Self { error: error.into(), hint, code: 1 }
+    }
+}
+
+impl From<csv::Error> for CliError {
+    fn from(error: csv::Error) -> Self {
+        Self { error: error.into(), hint: None, code: 1 }
+    }
+}
+
+impl From<TableError> for CliError {
+    fn from(error: TableError) -> Self {
+        Self { error: error.into(), hint: None, code: 1 }
     }
 }
 

@@ -97,19 +97,25 @@ fn of_resumed_run(env: &Source, flags: &Source) -> Result<Option<Source>, CliErr
     let Some(resume) = text("resume") else { return Ok(None) };
     let run_id = text("run_id").or_else(|| text("stage")).unwrap_or_else(|| Stage::Nn.to_string());
     let folder = Path::new(RUNS_FOLDER).join(&run_id);
-    let found = match resume.as_str() {
-        "auto" if folder.join(CONFIGURATION).exists() => {
-            return Ok(Some(Source::from_yaml_file(&folder.join(CONFIGURATION))));
-        }
+    let kept = folder.join(CONFIGURATION);
+    let checkpoint = match resume.as_str() {
+        "auto" if kept.exists() => None,
         "auto" if folder.is_dir() => RunFolder::open(&folder)?.newest_valid()?.0,
         path if Path::new(path).is_file() => Some((path.into(), Checkpoint::read(Path::new(path))?)),
         // Whoever starts the run says what is wrong with it.
-        _ => None,
+        _ => return Ok(None),
     };
-    Ok(found.map(|(path, checkpoint)| {
-        let yaml = format!("{}run_id: {run_id:?}\n", recipe_to_yaml(&checkpoint.identity.recipe));
-        Source::from_yaml_text(&path, &yaml)
-    }))
+    let source = match checkpoint {
+        Some((path, checkpoint)) => {
+            let yaml = format!("{}run_id: {run_id:?}\n", recipe_to_yaml(&checkpoint.identity.recipe));
+            Source::from_yaml_text(&path, &yaml)
+        }
+        None if kept.exists() => Source::from_yaml_file(&kept),
+        None => return Ok(None),
+    };
+    // The settings of one stage do not fit another; the resume itself says that the stages differ.
+    let is_other_stage = text("stage").is_some_and(|stage| source.text("stage").as_ref() != Some(&stage));
+    Ok((!is_other_stage).then_some(source))
 }
 
 fn resolve_sources((yaml, env, flags): Sources) -> Result<Config, CliError> {

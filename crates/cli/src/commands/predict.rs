@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
-use numalign_config::{DeviceChoice, Recipe, Stage};
+use numalign_config::{DeviceChoice, Recipe, Stage, TableFormat};
 use numalign_data::doubts::{Doubt, doubts, shell_hint};
 use numalign_data::question::question;
 use numalign_data::{DecimalMark, Input, Sample};
@@ -16,6 +16,7 @@ use crate::console::note;
 use crate::error::CliError;
 use crate::evaluation::take_best;
 use crate::output::outln;
+use crate::prediction::{Files, RowFormat, predict_rows};
 use crate::settings;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -24,14 +25,18 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     if matches.get_flag("best") {
         take_best(&mut checkpoint, path)?;
     }
+    let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
+    let load = || load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Predict);
+    if let Some(files) = files(matches)? {
+        return predict_rows(&mut load()?, &checkpoint.state, &files);
+    }
     let recipe = &checkpoint.identity.recipe;
     let inputs: Vec<&String> = matches.get_many::<String>("input").into_iter().flatten().collect();
     let mut samples = Vec::with_capacity(inputs.len());
     for (index, given) in inputs.iter().enumerate() {
         samples.push(Sample { index: index as u64, input: input_of(recipe, given)?, target: 0.0 });
     }
-    let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
-    let mut engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
+    let mut engine = load()?;
     let encoded = engine.predict(&checkpoint.state, &samples)?;
     let predictions: Vec<f64> = encoded.iter().map(|value| engine.encoding().decode(*value)).collect();
     if matches.get_flag("json") {
@@ -47,6 +52,25 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         outln!("{prediction}")?;
     }
     Ok(())
+}
+
+/// The rows to answer, where `--file` names them or the only input is `-`.
+fn files(matches: &ArgMatches) -> Result<Option<Files<'_>>, CliError> {
+    let inputs: Vec<&String> = matches.get_many::<String>("input").into_iter().flatten().collect();
+    let is_stdin = inputs.len() == 1 && inputs[0] == "-";
+    let Some(file) = text(matches, "file").or(is_stdin.then_some("-")) else {
+        if text(matches, "out").is_some() || text(matches, "format").is_some() {
+            return Err(CliError::usage("--out and --format are for --file").with_hint("name the rows with --file"));
+        }
+        return Ok(None);
+    };
+    let format = text(matches, "format").map(|name| match name {
+        "csv" => RowFormat::Table(TableFormat::Csv),
+        "parquet" => RowFormat::Table(TableFormat::Parquet),
+        "lines" => RowFormat::Lines,
+        _ => RowFormat::Table(TableFormat::Jsonl),
+    });
+    Ok(Some(Files { input: Path::new(file), format, output: text(matches, "out").map(Path::new) }))
 }
 
 /// The input that was given on the command line, with a warning where it can be answered but looks wrong.

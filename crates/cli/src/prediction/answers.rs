@@ -86,8 +86,9 @@ fn layout(files: &Files<'_>, rows: &Rows) -> Result<Layout, CliError> {
         "csv" | "tsv" => true,
         "jsonl" | "ndjson" | "json" => false,
         "parquet" | "pq" => {
-            return Err(CliError::usage("predictions are written as JSONL or CSV")
-                .with_hint("let --out end in .jsonl or .csv"));
+            return Err(
+                CliError::usage("predictions are written as JSONL or CSV").with_hint("let --out end in .jsonl or .csv")
+            );
         }
         _ => rows.format == RowFormat::Table(TableFormat::Csv),
     };

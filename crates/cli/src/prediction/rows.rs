@@ -61,7 +61,12 @@ impl Rows {
         if let (Some(RowFormat::Table(TableFormat::Parquet)), false) = (known, is_stdin) {
             let options = TableOptions { format: Some(TableFormat::Parquet), ..TableOptions::default() };
             let table = Table::open(path, &options)?;
-            return Ok(Self { source: Source::Table(table), asks, path: path.to_owned(), format: known.unwrap_or(RowFormat::Lines) });
+            return Ok(Self {
+                source: Source::Table(table),
+                asks,
+                path: path.to_owned(),
+                format: known.unwrap_or(RowFormat::Lines),
+            });
         }
         let mut reader: Box<dyn BufRead + Send> = match is_stdin {
             true => Box::new(BufReader::new(std::io::stdin())),
