@@ -148,7 +148,7 @@ fn generate_text() -> Command {
             "",
             &[("numalign generate-text --model /models/gpt2 'The capital of France is'", "up to 16 tokens more")],
         ))
-        .arg(model_argument().default_value("demo"))
+        .arg(model_argument().default_value("demo").help("Frozen model: demo, a folder, a .gguf file or a hub id"))
         .arg(Arg::new("prompt").value_name("TEXT").help("Text to continue").required(true))
         .arg(count_option("max-tokens", "Tokens to add at most", "16"))
         .arg(device_argument())

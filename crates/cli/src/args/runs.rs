@@ -18,7 +18,8 @@ fn launch() -> Command {
         .about("Runs a coordinator and its workers on this machine, then evaluates the result")
         .after_help(help_with_examples(
             "`all` chains nn, text and mixed, each starting from the last one's projectors; every stage is a run of its \
-             own, <run-id>-<stage>, saved beside model_path_save.",
+             own, <run-id>-<stage>, saved beside model_path_save, which gets the last stage's result. It takes as long as \
+             the three stages together: config/demo-all.yaml some minutes.",
             &[
                 ("numalign launch --config config/quickstart.yaml", "trains stage nn on the built-in model in seconds"),
                 (

@@ -139,7 +139,7 @@ impl Console {
         let summary = self.epoch.summary(now, recipe, commit, gathered);
         self.last_rate = summary.steps_per_second;
         self.epoch = Epoch::starting(now);
-        self.print(&epoch_line(&summary, &self.config.recipe));
+        self.print(&epoch_line(&summary, &self.config.recipe, self.bar.is_some()));
         self.metrics.record(summary.event());
     }
 
@@ -255,11 +255,26 @@ fn collective_line(decision: &CollectiveDecision) -> String {
     }
 }
 
-fn epoch_line(summary: &EpochSummary, recipe: &Recipe) -> String {
+/// Waiting for data, in percent of an epoch, that is worth a word on a terminal.
+const NOTABLE_WAIT: f64 = 10.0;
+
+/// One line; on a terminal, where a bar shows the rest and a line has 80 characters, only what changes.
+fn epoch_line(summary: &EpochSummary, recipe: &Recipe, is_short: bool) -> String {
     let course = match summary.gathered_samples {
         Some(samples) => format!("{samples} samples gathered"),
         None => format!("loss {:.6} | lr {:.2e}", summary.loss, summary.learning_rate),
     };
+    if is_short {
+        let wait = match summary.data_wait_percent {
+            percent if percent >= NOTABLE_WAIT => format!(" | waiting for data {percent:.0} %"),
+            _ => String::new(),
+        };
+        let (epoch, step, speed) = (summary.epoch, summary.step, summary.samples_per_second);
+        return format!(
+            "epoch {epoch:>4}/{} | step {step:>6} | {course} | {speed:.0} samples/s{wait}",
+            recipe.num_epochs
+        );
+    }
     format!(
         "epoch {:>4}/{} | step {:>6} | {course} | {:>8.1} samples/s | waiting for data {:.0} % | {:.2} ms/step | {} MiB | \
          {} worker{}",
@@ -388,14 +403,18 @@ mod tests {
         assert_eq!((summary.epoch, summary.step, summary.loss), (1, 2, 0.375));
         assert_eq!((summary.steps_per_second, summary.samples_per_second), (0.5, 4.0));
         assert_eq!((summary.data_wait_percent, summary.ms_per_step), (25.0, 2000.0));
-        let line = epoch_line(&summary, recipe);
+        let short = epoch_line(&summary, recipe, true);
+        assert!(short.len() <= 100 && short.ends_with(" | 4 samples/s | waiting for data 25 %"), "{short}");
+        let calm = epoch_line(&EpochSummary { data_wait_percent: 0.4, ..summary.clone() }, recipe, true);
+        assert!(calm.len() <= 80 && calm.ends_with(" | 4 samples/s"), "{calm}");
+        let line = epoch_line(&summary, recipe, false);
         assert!(line.starts_with("epoch    1/3 | step      2 | loss 0.375000 | lr "), "{line}");
         assert!(
             line.ends_with("|      4.0 samples/s | waiting for data 25 % | 2000.00 ms/step | 77 MiB | 1 worker"),
             "{line}"
         );
         let gathering = EpochSummary { gathered_samples: Some(32), world: 2, ..summary };
-        let line = epoch_line(&gathering, recipe);
+        let line = epoch_line(&gathering, recipe, false);
         assert!(line.contains("| 32 samples gathered |") && line.ends_with("2 workers"), "{line}");
     }
 
