@@ -50,7 +50,7 @@ fn a_finished_run_is_replaced_by_its_own_configuration_only() {
     check("the same", &again, 0, &["replacing the finished run"]);
     assert_eq!(timeless(&records(&folder, "mine", "epoch"), &["epoch", "steps", "world"]), [[1, 3, 1], [2, 3, 1]]);
     let steps = records(&folder, "mine", "step");
-    assert_eq!(timeless(&steps, &["step", "run_id"]), [2, 4, 6].map(|step| vec![step.into(), "mine".into()]));
+    assert_eq!(timeless(&steps, &["step", "run_id"]), [2u64, 4, 6].map(|step| vec![Value::from(step), "mine".into()]));
     let time = steps[0]["time"].as_str().unwrap_or_default();
     assert!(time.len() == 24 && time.ends_with('Z') && time.as_bytes()[10] == b'T', "{time}");
 }
