@@ -43,7 +43,8 @@ fn a_finished_run_is_replaced_by_its_own_configuration_only() {
     };
     refused(run("text", ""), &["stage: the checkpoint has nn, the configuration text"]);
     refused(run("nn", "--seed 9"), &["seed: the checkpoint has 0, the configuration 9"]);
-    refused(run("nn", "--num-epochs 3"), &["num_epochs: the checkpoint has 2", "--resume auto"]);
+    let longer = folder.run(&arguments("nn", "--num-epochs 3 --num-batches 3", "--micro-batch-size 4 --run-id mine"));
+    refused(longer, &["num_epochs: the checkpoint has 2", "--resume auto"]);
     refused(run("nn", "--model-name model"), &["model_name: the checkpoint has demo"]);
     // The same again, with another number of workers: the record is the new run's alone.
     let again = run("nn", "--workers 1 --log-every 2");

@@ -97,7 +97,8 @@ pub fn parse_number(text: &str, mark: DecimalMark) -> Result<f64, NumberError> {
         return finite(text);
     }
     let text = text.trim();
-    if text.starts_with('(') && text.ends_with(')') && text.contains(|c: char| c.is_ascii_digit()) {
+    let inside = text.strip_prefix('(').and_then(|rest| rest.strip_suffix(')'));
+    if inside.is_some_and(|inside| !inside.starts_with('(') && parse_number(inside, mark).is_ok()) {
         return Err(NumberError::Refused(NumberRule::Parentheses));
     }
     let (negative, body) = without_signs(text)?;
@@ -371,7 +372,7 @@ mod tests {
     fn refuses_what_is_no_number() {
         let texts = [
             "", " ", "inf", "nan", "NaN", "0x10", "1_000", "1e", "1e+", "--1", "+", "-", "1.2.3", "١", "$", "%",
-            "$5 %", "€5€", ".", "1 $$2", "abc", "five", "12ab3", "1;2",
+            "$5 %", "€5€", ".", "1 $$2", "abc", "(abc 5)", "((5))", "five", "12ab3", "1;2",
         ];
         for text in texts {
             assert_eq!(point(text), Err(NumberError::NotDecimal), "{text}");

@@ -49,6 +49,11 @@ pub fn question(text: &str, stage: Stage, mark: DecimalMark) -> Result<Input, Qu
     Ok(Input::Text(text.into_owned()))
 }
 
+/// Whether no letter is in it but that of an exponent.
+fn is_bare(text: &str) -> bool {
+    text.chars().all(|character| !character.is_alphabetic() || matches!(character, 'e' | 'E'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,7 +90,9 @@ mod tests {
             assert!(ask("12,5", stage).is_err_and(|error| error.contains("dataset.decimal_comma")));
             assert!(ask("1e999", stage).is_err_and(|error| error.contains("not finite")));
         }
-        assert_eq!(ask("Total $$12.5", Stage::Text), read_as("Total $$12.5"));
+        for text in ["Total $$12.5", "3 apples", "3 x 4 boards", "(about 5)"] {
+            assert_eq!(ask(text, Stage::Text), read_as(text), "{text}");
+        }
         assert!(ask("Total $$12.5", Stage::Mixed).is_err_and(|error| error.contains("no closing")));
         assert_eq!(ask("five", Stage::Nn), Err("not a number: not a decimal number".to_owned()));
     }
