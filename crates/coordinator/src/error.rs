@@ -57,9 +57,7 @@ impl CoordinatorError {
     pub fn hint(&self) -> Option<String> {
         match self {
             CoordinatorError::Checkpoint(error) => Some(error.hint().to_owned()),
-            CoordinatorError::Data(_) => {
-                Some("every line is {\"input\": …, \"output\": …}; `numalign generate` writes examples".to_owned())
-            }
+            CoordinatorError::Data(error) => Some(error.hint().to_owned()),
             CoordinatorError::Locked { .. } => Some("wait for the other run, or choose another --run-id".to_owned()),
             CoordinatorError::Lock { .. } => {
                 Some("check the permissions of chk/, and that `lock` there is a file".to_owned())

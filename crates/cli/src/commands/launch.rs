@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{CollectiveChoice, Config};
-use numalign_data::{Domain, SampleStream};
 use numalign_engine::{Purpose, load_engine};
 use numalign_model::load::name::ModelName;
 
@@ -13,6 +12,7 @@ use crate::args::text;
 use crate::console::note;
 use crate::error::CliError;
 use crate::evaluation::evaluate_with_progress;
+use crate::evaluation::held_out::HeldOut;
 use crate::evaluation::report::Report;
 use crate::launcher::chaos::Chaos;
 use crate::launcher::child::die_with_parent;
@@ -131,14 +131,15 @@ async fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>,
     }
     let config = config.clone();
     let evaluation = tokio::task::spawn_blocking(move || evaluated(&config));
-    evaluation.await.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?.map(Some)
+    evaluation.await.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?
 }
 
-fn evaluated(config: &Config) -> Result<Report, CliError> {
+/// `None` where no row of the dataset is held out.
+fn evaluated(config: &Config) -> Result<Option<Report>, CliError> {
     let path = &config.run.model_path_save;
+    let Some(HeldOut { stream, count }) = HeldOut::of_run(config)? else { return Ok(None) };
     let checkpoint = Checkpoint::read(path)?;
     let mut engine = load_engine(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
-    let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
-    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, config.run.eval_count)?;
-    Ok(Report::of(engine.recipe(), &evaluation, &stream))
+    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, count)?;
+    Ok(Some(Report::of(engine.recipe(), &evaluation, &stream)))
 }

@@ -62,4 +62,6 @@ pub enum RowProblem {
     NoColumn { column: String, found: String },
     #[error("column {column:?} {problem}")]
     Cell { column: String, problem: CellProblem },
+    #[error("the input: {problem}")]
+    Input { problem: String },
 }
