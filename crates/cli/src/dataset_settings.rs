@@ -55,18 +55,21 @@ pub fn resolve_with_dataset(
     let is_given = |key: &str| given.iter().any(|source| source.is_set(key));
     let with = |weaker: &[Source]| draft(&[weaker, given.as_slice()].concat());
 
-    let mut weaker = Vec::new();
+    let (mut weaker, mut told) = (Vec::new(), None);
     if !is_given("stage")
         && let Some(config) = with(&[])
     {
         let (stage, why) = stage_from_rows(&config)?;
         weaker.push(Source::worked_out(DATASET, [("stage", stage.to_string())]));
-        note!("stage {stage}: {why}");
+        told = Some(format!("stage {stage}: {why}"));
     }
     let continued = match with(&weaker) {
         Some(config) => continued_recipe(&config)?,
         None => None,
     };
+    if let Some(line) = told.filter(|_| continued.is_none()) {
+        note!("{line}");
+    }
     weaker.extend(continued.as_ref().map(|recipe| Source::of_recipe(CHECKPOINT, recipe, OF_A_CHECKPOINT)));
     let mut rows = None;
     if let Some(config) = with(&weaker) {

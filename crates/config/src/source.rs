@@ -254,13 +254,13 @@ impl Source {
                 }
             }
             other => {
-                let members: Vec<&str> = keys().iter().filter(|key| is_group(key)).map(|key| key.name).collect();
+                let first = keys().iter().find(|key| is_group(key)).map(|key| format!("set {}", key.name));
                 self.errors.push(ConfigError {
                     origin: self.origin.of_key(name),
                     key: Some(name.clone()),
                     value: Some(other.to_string()),
                     message: format!("must be a mapping, not {}", other.kind()),
-                    hint: Some(format!("set {}", members.join(" or "))),
+                    hint: first,
                 });
             }
         }
