@@ -38,7 +38,7 @@ pub enum DataError {
         what: &'static str,
         /// Counted from 1.
         line: u64,
-        problem: RowProblem,
+        problem: Box<RowProblem>,
         excerpt: String,
     },
     #[error("dataset.input {text:?} is no template: {error}")]
@@ -64,21 +64,21 @@ impl DataError {
         let cells: Vec<String> =
             row.cells().take(5).filter_map(|(_, cell)| Some(cell.text().ok()?.into_owned())).collect();
         let excerpt = excerpt(&cells.join(" | "), SHOWN_CHARS);
-        Self::BadRow { path: path.to_path_buf(), what, line: row.line, problem, excerpt }
+        Self::BadRow { path: path.to_path_buf(), what, line: row.line, problem: Box::new(problem), excerpt }
     }
 
     /// Whether one cell is at fault, not the row as a whole: what `dataset.missing: skip` skips.
     pub(crate) fn is_of_a_cell(&self) -> bool {
-        matches!(self, Self::BadRow { problem: RowProblem::Cell { .. }, .. })
+        matches!(self, Self::BadRow { problem, .. } if matches!(**problem, RowProblem::Cell { .. }))
     }
 
     /// What the person at the keyboard can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::BadRow { problem: RowProblem::NoColumn { .. }, .. } => {
+            Self::BadRow { problem, .. } if matches!(**problem, RowProblem::NoColumn { .. }) => {
                 "name the columns with dataset.input and dataset.output (docs/DATA.md)"
             }
-            Self::BadRow { problem: RowProblem::Cell { .. }, .. } => {
+            Self::BadRow { problem, .. } if matches!(**problem, RowProblem::Cell { .. }) => {
                 "repair the row, or set dataset.missing to skip to leave such rows out"
             }
             Self::NothingToHoldOut { .. } => "set dataset.eval_share to 0 to train on all rows",
