@@ -6,7 +6,7 @@ use std::path::Path;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{Choice, Config, Source, Stage, resolve, to_yaml};
 use numalign_data::table::{Table, TableOptions};
-use numalign_data::{Dataset, Domain, SampleDigest, SampleStream, Segment, Side, grammar, jsonl};
+use numalign_data::{Dataset, DecimalMark, Domain, SampleDigest, SampleStream, Segment, Side, grammar, jsonl};
 use numalign_model::arch::{Architecture, numbers};
 use numalign_model::load::gguf;
 use numalign_model::load::weights::{Safetensors, TensorSource};
@@ -41,8 +41,13 @@ pub const ALL: &[Target] = &[
 /// Why the input is refused.
 pub fn grammar(input: &[u8]) -> Result<(), String> {
     let text = std::str::from_utf8(input).map_err(|error| error.to_string())?;
-    // Its answer does not matter, only that there is one.
-    let _ = grammar::parse_value(text);
+    for mark in [DecimalMark::Point, DecimalMark::Comma] {
+        // Its answer does not matter, only that there is one.
+        let _ = grammar::parse_value(text, mark);
+        if let Ok(canonical) = grammar::canonical(text, mark) {
+            assert!(grammar::parse(&canonical).is_ok(), "{canonical:?}");
+        }
+    }
     let segments = grammar::parse(text).map_err(|error| error.to_string())?;
     let mut plain = 0;
     let mut last_was_text = false;

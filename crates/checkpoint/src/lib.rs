@@ -16,5 +16,5 @@ mod tensor;
 
 pub use error::CheckpointError;
 pub use file::{Checkpoint, Identity, SplitDigests};
-pub use folder::{RunFolder, open_regular, write_atomically};
+pub use folder::{CONFIGURATION, RunFolder, open_regular, write_atomically};
 pub use temporary::remove_abandoned;

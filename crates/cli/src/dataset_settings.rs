@@ -33,6 +33,7 @@ const OF_A_CHECKPOINT: &[&str] = &[
     "dataset.input",
     "dataset.output",
     "dataset.missing",
+    "dataset.decimal_comma",
     "dataset.eval_share",
 ];
 

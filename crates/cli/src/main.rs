@@ -21,6 +21,7 @@ mod limits;
 mod logging;
 mod output;
 mod plot;
+mod prediction;
 mod process;
 mod settings;
 mod table;

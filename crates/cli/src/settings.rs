@@ -1,10 +1,11 @@
-//! From the command line to a validated configuration: file, then environment, then flags.
+//! From the command line to a validated configuration: file (or the run that is continued), then environment, then flags.
 
 use std::path::Path;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use numalign_config::{Config, ConfigErrors, DeviceChoice, Source, draft, resolve};
+use numalign_checkpoint::{CONFIGURATION, Checkpoint, RunFolder};
+use numalign_config::{Config, ConfigErrors, DeviceChoice, RUNS_FOLDER, Source, Stage, draft, recipe_to_yaml, resolve};
 use numalign_gpu::driver::visible_gpus;
 
 use crate::args::{key_flags, text};
@@ -108,8 +109,40 @@ fn sources(
         flags.retain(|(known, _)| known != key);
         flags.push(((*key).to_owned(), value.clone()));
     }
-    let yaml = file.map(|file| Source::from_yaml_file(Path::new(file)));
-    Ok((yaml, Source::from_env_os(std::env::vars_os()), Source::from_flags(flags)))
+    let (env, flags) = (Source::from_env_os(std::env::vars_os()), Source::from_flags(flags));
+    let yaml = match file {
+        Some(file) => Some(Source::from_yaml_file(Path::new(file))),
+        None => of_resumed_run(&env, &flags)?,
+    };
+    Ok((yaml, env, flags))
+}
+
+/// The settings of the run that is to be continued, where no file gives them: as its folder has them, else the recipe
+/// of its checkpoint.
+fn of_resumed_run(env: &Source, flags: &Source) -> Result<Option<Source>, CliError> {
+    let text = |key: &str| flags.text(key).or_else(|| env.text(key));
+    let Some(resume) = text("resume") else { return Ok(None) };
+    let run_id = text("run_id").or_else(|| text("stage")).unwrap_or_else(|| Stage::Nn.to_string());
+    let folder = Path::new(RUNS_FOLDER).join(&run_id);
+    let kept = folder.join(CONFIGURATION);
+    let checkpoint = match resume.as_str() {
+        "auto" if kept.exists() => None,
+        "auto" if folder.is_dir() => RunFolder::open(&folder)?.newest_valid()?.0,
+        path if Path::new(path).is_file() => Some((path.into(), Checkpoint::read(Path::new(path))?)),
+        // Whoever starts the run says what is wrong with it.
+        _ => return Ok(None),
+    };
+    let source = match checkpoint {
+        Some((path, checkpoint)) => {
+            let yaml = format!("{}run_id: {run_id:?}\n", recipe_to_yaml(&checkpoint.identity.recipe));
+            Source::from_yaml_text(&path, &yaml)
+        }
+        None if kept.exists() => Source::from_yaml_file(&kept),
+        None => return Ok(None),
+    };
+    // The settings of one stage do not fit another; the resume itself says that the stages differ.
+    let is_other_stage = text("stage").is_some_and(|stage| source.text("stage").as_ref() != Some(&stage));
+    Ok((!is_other_stage).then_some(source))
 }
 
 fn resolve_sources((mut yaml, mut env, mut flags): Sources) -> Result<Config, CliError> {

@@ -146,6 +146,8 @@ keys! {
         "File of samples: JSONL, CSV or Parquet; without it they are generated", named "dataset.file";
     Recipe dataset_shuffle: bool = "true", DATA, boolean(), "Shuffle the lines of the file, anew for each pass",
         named "dataset.shuffle";
+    Recipe dataset_decimal_comma: bool = "false", DATA, boolean(),
+        "Numbers in the file's strings have a decimal comma, as in 1.234,50", named "dataset.decimal_comma", sparse 9;
     Run dataset_format: Option<TableFormat> = unset, DATA, optional(choice()),
         "How the file is read, where its ending does not say", named "dataset.format";
     Run dataset_separator: Option<String> = unset, DATA, optional(separator()),
@@ -182,6 +184,10 @@ keys! {
     Run resume: Option<Resume> = unset, RUN, optional(resume()),
         "Continue a run: auto takes the newest checkpoint of the run";
     Run checkpoint_every: u64 = "100", RUN, whole(1, EXACT), "Steps between two checkpoints";
+    Run max_time: Option<Duration> = unset, RUN, optional(positive_time()),
+        "Stop after this long, with a checkpoint to continue from";
+    Run log_every: u64 = "10", RUN, whole(0, EXACT),
+        "Steps between two lines of loss in metrics.jsonl; 0 leaves only those of the epochs";
     Run keep_checkpoints: usize = "3", RUN, whole(1, EXACT), "How many of the newest checkpoints are kept";
     Run workers: usize = "2", WORKERS, whole_or_auto(1, MOST_WORKERS),
         "Workers that launch starts; auto (launch only) is one per visible GPU, or 1 where there is none";

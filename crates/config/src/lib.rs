@@ -38,7 +38,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use keys::{ENV_PREFIX, Key, KeyDefault, RUNS_FOLDER, Recipe, RunSettings, key, keys};
 pub use resolve::{draft, resolve, resolve_over};
 pub use schema::schema;
-pub use show::to_yaml;
+pub use show::{recipe_to_yaml, to_yaml};
 pub use signlog::{signlog, signlog_inverse};
 pub use source::{INTERNAL_ENV_PREFIX, RESERVED_ENV, Source};
 pub use span::Span;

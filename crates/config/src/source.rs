@@ -184,6 +184,11 @@ impl Source {
         self.get(key).is_some()
     }
 
+    /// The value of the key as text, where this source sets it.
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.get(key).map(ToString::to_string)
+    }
+
     /// The value of the key; a null counts as not set.
     pub(crate) fn get(&self, key: &str) -> Option<&Raw> {
         self.values.get(key).filter(|value| **value != Raw::Null)

@@ -61,6 +61,7 @@ pub async fn run(
     for line in &start.messages {
         stderr::note(line);
     }
+    let shutdown = within(config.run.max_time, shutdown);
     tokio::pin!(shutdown);
     if let Some(outcome) = already_finished(&config, &start, shutdown.as_mut()).await? {
         return Ok(outcome);
@@ -117,6 +118,14 @@ pub async fn run(
     }
     drop(start.lock);
     outcome.map_err(|error| error.with_checkpoint_of(&start.folder))
+}
+
+/// Resolves when `shutdown` does, or after `limit`, which is told.
+async fn within(limit: Option<Duration>, shutdown: impl Future<Output = ()>) {
+    let Some(limit) = limit else { return shutdown.await };
+    if tokio::time::timeout(limit, shutdown).await.is_err() {
+        stderr::note("max_time is over: stopping");
+    }
 }
 
 /// The default policy, unless a test asks for an earlier split.

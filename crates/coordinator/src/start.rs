@@ -133,11 +133,16 @@ fn lock(folder: &RunFolder) -> Result<File, CoordinatorError> {
 /// The checkpoint to continue from, if the configuration asks for one.
 fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoint)>, CoordinatorError> {
     if let Some(Resume::File(path)) = &config.run.resume {
+        if !path.exists() {
+            return Err(CoordinatorError::NothingToResume { path: path.clone() });
+        }
         return Ok(Some((path.clone(), Checkpoint::read(path)?)));
     }
-    if start.folder.is_replaced() {
+    let replacing = format!("replacing the finished run in {}", start.folder.path().display());
+    let is_replaced = start.folder.is_replaced();
+    if is_replaced && config.run.resume.is_some() {
         // A coordinator of this run was killed before it trained: the checkpoints are the earlier run's.
-        start.messages.push(format!("replacing the finished run in {}", start.folder.path().display()));
+        start.messages.push(replacing);
         start.replaces = true;
         return Ok(None);
     }
@@ -152,17 +157,22 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
         return Ok(newest);
     }
     if let Some((_, checkpoint)) = &newest {
-        let stored = &checkpoint.identity.recipe;
-        let (step, total) = (checkpoint.state.step(), stored.total_steps());
-        if !is_finished(checkpoint, config) {
+        if !is_replaced && !is_finished(checkpoint, config) {
             return Err(CoordinatorError::Unfinished {
                 folder: start.folder.path().to_owned(),
-                step,
-                total,
+                step: checkpoint.state.step(),
+                total: checkpoint.identity.recipe.total_steps(),
                 run_id: config.run.run_id.clone(),
             });
         }
-        start.messages.push(format!("replacing the finished run in {}", start.folder.path().display()));
+        let differences = differences(&checkpoint.identity, config, start);
+        if !differences.is_empty() {
+            return Err(CoordinatorError::OtherRun {
+                folder: start.folder.path().to_owned(),
+                differences: told(&differences),
+            });
+        }
+        start.messages.push(replacing);
         start.folder.mark_replaced()?;
     }
     if newest.is_none()
@@ -197,9 +207,15 @@ fn continue_from(
     start: &mut Start,
 ) -> Result<(), CoordinatorError> {
     let mut differences = differences(&checkpoint.identity, config, start);
-    differences.extend(growth(&checkpoint, &config.recipe));
-    if !differences.is_empty() {
-        return Err(CoordinatorError::Differs { path: path.to_owned(), differences: differences.join("\n") });
+    // It may grow.
+    let (stored, epochs) = (checkpoint.identity.recipe.num_epochs, config.recipe.num_epochs);
+    differences.retain(|difference| difference.key != "num_epochs" || epochs < stored);
+    let mut lines = told(&differences);
+    if let Some(why) = growth(&checkpoint, &config.recipe) {
+        lines = format!("{lines}\n{why}").trim_start_matches('\n').to_owned();
+    }
+    if !lines.is_empty() {
+        return Err(CoordinatorError::Differs { path: path.to_owned(), differences: lines });
     }
     let Ok(sample_digest) = SampleDigest::from_hex(&checkpoint.sample_digest) else {
         return Err(CoordinatorError::Checkpoint(numalign_checkpoint::CheckpointError::Damaged {
@@ -216,30 +232,41 @@ fn continue_from(
     Ok(())
 }
 
-/// Every setting that determines the result and differs, with both values; `num_epochs` may grow.
-fn differences(stored: &Identity, config: &Config, start: &Start) -> Vec<String> {
-    let mut list = Vec::new();
-    let mut add = |key: &str, was: &str, is: &str| {
-        list.push(format!("  {key}: the checkpoint has {was}, the configuration {is}"))
+/// A setting that determines the result, in a checkpoint and in the configuration.
+struct Difference {
+    key: String,
+    stored: String,
+    configured: String,
+}
+
+/// One line for each.
+fn told(differences: &[Difference]) -> String {
+    let line = |Difference { key, stored, configured }: &Difference| {
+        format!("  {key}: the checkpoint has {stored}, the configuration {configured}")
     };
-    for (key, was, is) in stored.recipe.differences(&config.recipe) {
-        if key == "num_epochs" && config.recipe.num_epochs >= stored.recipe.num_epochs {
-            continue;
-        }
-        add(&key, &was, &is);
-    }
+    differences.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Every setting that determines the result and differs.
+fn differences(stored: &Identity, config: &Config, start: &Start) -> Vec<Difference> {
+    let recipes = stored.recipe.differences(&config.recipe).into_iter();
+    let mut list: Vec<Difference> =
+        recipes.map(|(key, stored, configured)| Difference { key, stored, configured }).collect();
     let show = |digest: &Option<String>| digest.as_ref().map_or("none".to_owned(), |digest| format!("{digest:.16}"));
-    if stored.dataset_digest != start.dataset_digest {
-        add("content of dataset.file", &show(&stored.dataset_digest), &show(&start.dataset_digest));
+    let digests = [
+        ("content of dataset.file", &stored.dataset_digest, &start.dataset_digest),
+        ("projectors of model_path_load", &stored.loaded_digest, &start.loaded_digest),
+    ];
+    for (key, stored, configured) in digests {
+        if stored != configured {
+            list.push(Difference { key: key.to_owned(), stored: show(stored), configured: show(configured) });
+        }
     }
     if let (Some(was), Some(is)) = (&stored.split, &start.split)
         && was != is
     {
         let shown = |split: &SplitDigests| format!("{} rows ({:.16})", split.held_out_rows, split.held_out_digest);
-        add("held-out rows", &shown(was), &shown(is));
-    }
-    if stored.loaded_digest != start.loaded_digest {
-        add("projectors of model_path_load", &show(&stored.loaded_digest), &show(&start.loaded_digest));
+        list.push(Difference { key: "held-out rows".to_owned(), stored: shown(was), configured: shown(is) });
     }
     list
 }

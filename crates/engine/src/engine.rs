@@ -233,6 +233,32 @@ impl Engine {
         Ok(hidden.chunks_exact(state.layout().hidden()).map(|hidden| state.read_out(hidden)).collect())
     }
 
+    /// A prediction in value units for each sample, in order, or why the model cannot take it.
+    ///
+    /// # Errors
+    /// The model cannot compute at all.
+    pub fn predict_each(
+        &mut self,
+        state: &State,
+        samples: &[Sample],
+    ) -> Result<Vec<Result<f64, EngineError>>, EngineError> {
+        self.apply_layer_norms(state)?;
+        let (mut answers, mut prepared) = (Vec::with_capacity(samples.len()), Vec::with_capacity(samples.len()));
+        for sample in samples {
+            // The place of a good sample's answer is filled below.
+            answers.push(self.prepare(sample).map(|sample| {
+                prepared.push(sample);
+                f64::NAN
+            }));
+        }
+        let hidden = self.hidden_of_prepared(state, &prepared)?;
+        let places = answers.iter_mut().filter_map(|answer| answer.as_mut().ok());
+        for (place, hidden) in places.zip(hidden.chunks_exact(state.layout().hidden())) {
+            *place = self.encoding.decode(state.read_out(hidden));
+        }
+        Ok(answers)
+    }
+
     /// Hidden states at the read position, `[samples, d]`.
     ///
     /// # Errors
@@ -247,8 +273,11 @@ impl Engine {
         for sample in samples {
             prepared.push(self.prepare(sample)?);
         }
+        self.hidden_of_prepared(state, &prepared)
+    }
+
+    fn hidden_of_prepared(&mut self, state: &State, mut rest: &[Prepared]) -> Result<Vec<f32>, EngineError> {
         let mut hidden = Vec::new();
-        let mut rest = prepared.as_slice();
         while !rest.is_empty() {
             let count = self.fits(rest.iter());
             hidden.extend(self.pass(state, rest[..count].iter(), false)?);

@@ -118,6 +118,15 @@ impl From<FitError> for EngineError {
 }
 
 impl EngineError {
+    /// What is wrong with a sample, without its number.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Sample { source, .. } => source.to_string(),
+            Self::BadSample { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<&str> {
         match self {

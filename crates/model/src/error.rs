@@ -32,6 +32,8 @@ pub enum ModelError {
     Hub { name: String, reason: String },
     #[error("device `{device}` cannot be used: {reason}")]
     Device { device: String, reason: String },
+    #[error("an operation failed on the device, so no later result of this process can be used: {reason}")]
+    DeviceTask { reason: String },
     #[error("device `{device}` cannot be used: {source}")]
     Gpu { device: String, source: GpuError },
     #[error("the model has no tokenizer: {reason}")]
@@ -72,7 +74,7 @@ impl ModelError {
             ),
             ModelError::Hub { .. } => Some(
                 "download the model on a machine with a network and set HF_HOME or HF_HUB_CACHE to its cache, or give \
-                 model_name the path of a local folder",
+                 model_name the path of a local folder; --model-name demo needs no network",
             ),
             ModelError::Weights { .. } | ModelError::Damaged { .. } => {
                 Some("copy the model folder again from its source; numalign never writes to it")
@@ -92,6 +94,10 @@ impl ModelError {
             }
             ModelError::Gpu { source, .. } => Some(source.hint()),
             ModelError::Device { .. } => Some("use --device cpu, or --device auto to take what there is"),
+            ModelError::DeviceTask { .. } => Some(
+                "if memory ran out: see nvidia-smi for other processes, or take dtype bf16 or a smaller micro_batch_size; \
+                 otherwise run numalign doctor",
+            ),
             ModelError::Read { .. } => Some("check the path and its permissions"),
             ModelError::UnknownToken { .. } => Some("the tokenizer and the weights are of different models"),
             ModelError::TooLarge { advice, .. } => Some(advice),

@@ -3,7 +3,7 @@
 use clap::{Arg, Command, value_parser};
 
 use super::parts::{
-    best_flag, count_option, device_argument, flag, help_with_examples, json_flag, model_argument, option,
+    best_flag, count_option, details_flag, device_argument, flag, help_with_examples, json_flag, model_argument, option,
 };
 
 pub fn commands() -> Vec<Command> {
@@ -36,6 +36,7 @@ fn eval() -> Command {
         .arg(best_flag())
         .arg(flag("ablation", "Also train and evaluate the same projectors without the language model"))
         .arg(flag("zero-shot", "Also ask the frozen model itself, as plain text (stage mixed)").alias("verbal"))
+        .arg(details_flag())
         .arg(option("plot", "FILE.svg|png", "Draw predicted against true, error over value and the loss curve"))
         .arg(model_argument())
         .arg(device_argument())
@@ -44,30 +45,47 @@ fn eval() -> Command {
 
 fn predict() -> Command {
     Command::new("predict")
-        .about("Reads numbers, texts, or texts with $$…&& and answers with numbers")
+        .about("Reads numbers, texts, or texts with marked numbers, and answers with numbers")
         .after_help(help_with_examples(
-            "A bare number given to a text or mixed checkpoint is marked first: 12.5 becomes $$12.5&&.",
+            "A bare number given to a text or mixed checkpoint is marked first: 12.5 becomes $$12.5&&. A marked number may \
+             be written $$12.5&& or <num>12.5</num>, and a number in any way that has one meaning: 1,234.50, 12.5 %, $ 99, \
+             1.5e3. With --file the rows come back in their order, with a `prediction` each, as JSONL or CSV; a row that \
+             has none says why in `error`, the others are answered, and the exit code is 1. The column `input` is read; \
+             JSONL, CSV and Parquet are told by the file's ending, and other content is JSONL where it begins with {, else \
+             one input a line.",
             &[
                 ("numalign predict --checkpoint chk/nn.safetensors 12.5 80", "one answer per line"),
                 (
                     "numalign predict --checkpoint chk/mixed.safetensors 'Which is less, $$3&& or $$8&&?'",
                     "single quotes keep the shell from replacing $$",
                 ),
+                (
+                    "numalign predict --checkpoint chk/mine.safetensors --file new.csv --out answered.csv",
+                    "every row of a file",
+                ),
+                ("cat texts.txt | numalign predict --checkpoint chk/mine.safetensors -", "every line of a pipe"),
             ],
         ))
         .arg(option("checkpoint", "FILE", "Checkpoint to use").required(true))
         .arg(
             Arg::new("input")
                 .value_name("INPUT")
-                .help("A number or a text, as the checkpoint's stage wants")
-                .required(true)
+                .help("A number or a text, as the checkpoint's stage wants; - reads one per line from standard input")
+                .required_unless_present("file")
+                .conflicts_with("file")
                 .num_args(1..)
                 .allow_negative_numbers(true),
+        )
+        .arg(option("file", "FILE", "Answer every row of a JSONL, CSV or Parquet file or of plain lines; - for standard input"))
+        .arg(option("out", "FILE", "File for the answered rows, .jsonl or .csv; standard output by default"))
+        .arg(
+            option("format", "FORMAT", "How the rows are written; the file's ending decides by default")
+                .value_parser(["jsonl", "csv", "parquet", "lines"]),
         )
         .arg(best_flag())
         .arg(model_argument())
         .arg(device_argument())
-        .arg(json_flag())
+        .arg(json_flag().conflicts_with("file"))
 }
 
 fn inspect() -> Command {
@@ -129,7 +147,7 @@ fn generate_text() -> Command {
             "",
             &[("numalign generate-text --model /models/gpt2 'The capital of France is'", "up to 16 tokens more")],
         ))
-        .arg(model_argument().default_value("demo"))
+        .arg(model_argument().default_value("demo").help("Frozen model: demo, a folder, a .gguf file or a hub id"))
         .arg(Arg::new("prompt").value_name("TEXT").help("Text to continue").required(true))
         .arg(count_option("max-tokens", "Tokens to add at most", "16"))
         .arg(device_argument())

@@ -6,6 +6,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use clap::ArgMatches;
 use numalign_access::ServerAccess;
 use numalign_config::Config;
+use numalign_coordinator::CoordinatorError;
 
 use crate::args::text;
 use crate::console::note;
@@ -57,16 +58,28 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
     let listener = tokio::net::TcpListener::from_std(listener)?;
     if !listen.starts_with("fd:") {
         note!(
-            "listening on {address}; start workers with: numalign worker --coordinator {}://HOST:{}{}",
+            "listening on {address}; start workers with: numalign worker --coordinator {}://HOST:{}{}{}",
             if access.tls.is_some() { "https" } else { "http" },
             address.port(),
-            if access.token.is_some() { " and the same join token" } else { "" }
+            if access.tls.is_some() { " --tls-ca CA.pem" } else { "" },
+            if access.token.is_some() { " --token-file TOKEN" } else { "" },
         );
     }
     let signals = Signals::listen(child::interrupt())?;
     let checkpoint_wanted = signals.checkpoint();
-    numalign_coordinator::run(config, listener, access, signals.stop(), checkpoint_wanted).await?;
-    Ok(())
+    let run_id = config.run.run_id.clone();
+    let outcome = numalign_coordinator::run(config, listener, access, signals.stop(), checkpoint_wanted).await;
+    outcome.map(|_| ()).map_err(|error| {
+        let is_saved = matches!(&error, CoordinatorError::Stopped { saved: Some(_), .. });
+        let error = CliError::from(error);
+        match is_saved && !child::is_launched() {
+            true => error.with_hint(format!(
+                "continue with: numalign coordinator --run-id {run_id} --resume auto --listen {address}, and the same \
+                 access flags"
+            )),
+            false => error,
+        }
+    })
 }
 
 /// `:PORT` means every address of this machine.

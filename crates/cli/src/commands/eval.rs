@@ -11,6 +11,7 @@ use numalign_engine::{Engine, Purpose, ablation, error_analysis, load_engine, me
 use crate::args::text;
 use crate::console::note;
 use crate::error::CliError;
+use crate::evaluation::closing::advice;
 use crate::evaluation::held_out::HeldOut;
 use crate::evaluation::plot::{Course, draw};
 use crate::evaluation::report::{Ablation, Report};
@@ -51,6 +52,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let HeldOut { stream, count } = HeldOut::of_checkpoint(&checkpoint, path, &recipe, dataset, count)?;
     let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, count)?;
     let mut report = Report::of(engine.recipe(), &evaluation, &stream);
+    let advice = advice(engine.recipe(), engine.lm().layers(), &report.metrics);
     if ask {
         report.zero_shot = Some(zero_shot::ask(&mut engine, &stream, count.min(zero_shot::MOST_QUESTIONS))?);
     }
@@ -61,7 +63,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         file.write(&draw(&checkpoint.identity.recipe, &evaluation, &Course::of(path)))?;
         note!("wrote {}", file.path().display());
     }
-    report.print(matches.get_flag("json"))
+    report.print(matches.get_flag("json"), matches.get_flag("details"))?;
+    if let Some(advice) = advice {
+        note!("hint: {advice}");
+    }
+    Ok(())
 }
 
 /// The same recipe trained and evaluated with the frozen stack bypassed.

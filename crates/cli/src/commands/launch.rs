@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
-use numalign_config::{CollectiveChoice, Config};
+use numalign_config::{CollectiveChoice, Config, DeviceChoice};
 use numalign_engine::{Purpose, load_engine};
+use numalign_model::LoadOptions;
 use numalign_model::load::name::ModelName;
 
 use crate::args::text;
 use crate::console::note;
 use crate::error::CliError;
+use crate::evaluation::closing::{advice, next_command};
 use crate::evaluation::evaluate_with_progress;
 use crate::evaluation::held_out::HeldOut;
 use crate::evaluation::report::Report;
@@ -27,18 +29,20 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let file = text(matches, "config");
     let stage = text(matches, "stage-name");
     let chaos = text(matches, "chaos").map(Chaos::parse).transpose()?;
-    process::runtime()?.block_on(async {
+    let runtime = process::runtime()?;
+    let result = runtime.block_on(async {
         let signals = Signals::listen(Interrupt::Stop)?;
         if stage == Some("all") {
             return all(matches, file, &signals, chaos.as_ref()).await;
         }
         let config = settings::load_for_launch(matches, file, stage, &[])?;
         train(matches, &config, &signals, chaos.as_ref()).await?;
-        match finish(matches, &config).await? {
-            Some(report) => report.print(matches.get_flag("json")),
-            None => Ok(()),
-        }
-    })
+        let Some(closing) = finish(matches, &config, &signals).await? else { return Ok(()) };
+        closing.print(matches)
+    });
+    // An evaluation that was stopped is not waited for.
+    runtime.shutdown_background();
+    result
 }
 
 /// nn, then text, then mixed, each from the last one's projectors.
@@ -72,12 +76,12 @@ async fn all(
     for config in &configs {
         note!("stage {}", config.recipe.stage);
         train(matches, config, signals, chaos).await?;
-        match finish(matches, config).await? {
-            Some(report) if json => {
-                results.insert(config.recipe.stage.to_string(), serde_json::json!(report));
+        match finish(matches, config, signals).await? {
+            Some(closing) if json => {
+                results.insert(config.recipe.stage.to_string(), serde_json::json!(closing.report));
             }
             // The stages that follow do not need it.
-            Some(report) => printed = printed.and(report.print(false)),
+            Some(closing) => printed = printed.and(closing.print(matches)),
             None => {}
         }
     }
@@ -109,6 +113,7 @@ async fn train(
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
     check_nccl(config)?;
+    check_base(config)?;
     Launcher::start(config.clone(), token, signals.clone(), chaos.cloned())?.wait().await
 }
 
@@ -124,22 +129,80 @@ fn check_nccl(config: &Config) -> Result<(), CliError> {
     })
 }
 
+/// Projectors fit one base only. Where the names differ, the models may be the same nevertheless.
+fn check_base(config: &Config) -> Result<(), CliError> {
+    let Some(path) = &config.run.model_path_load else { return Ok(()) };
+    let loaded = Checkpoint::read(path)?.identity;
+    let (name, stored) = (&config.recipe.model_name, &loaded.recipe.model_name);
+    if name == stored {
+        return Ok(());
+    }
+    let options = LoadOptions { dtype: loaded.recipe.dtype, ..LoadOptions::new(DeviceChoice::Cpu, false) };
+    let found = numalign_model::load_with(name, options)?.lm.fingerprint().to_hex().to_string();
+    if found == loaded.base_fingerprint {
+        return Ok(());
+    }
+    Err(CliError::new(format!(
+        "{} belongs to the model {stored} (fingerprint {:.16}), and model_name is {name} (fingerprint {found:.16})",
+        path.display(),
+        loaded.base_fingerprint
+    ))
+    .with_hint(format!(
+        "a projector is valid for one base only: set model_name to {stored}, or leave model_path_load out"
+    )))
+}
+
+/// What is said at the end.
+struct Closing {
+    report: Report,
+    /// What to try where the result is no better than a constant.
+    advice: Option<String>,
+    /// The command that comes next.
+    next: String,
+}
+
+impl Closing {
+    fn print(&self, matches: &ArgMatches) -> Result<(), CliError> {
+        self.report.print(matches.get_flag("json"), matches.get_flag("details"))?;
+        if let Some(advice) = &self.advice {
+            note!("hint: {advice}");
+        }
+        note!("{}", self.next);
+        Ok(())
+    }
+}
+
 /// The closing evaluation, on another thread: this one listens to signals.
-async fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, CliError> {
+async fn finish(matches: &ArgMatches, config: &Config, signals: &Signals) -> Result<Option<Closing>, CliError> {
     if matches.get_flag("no-eval") {
         return Ok(None);
     }
+    let path = config.run.model_path_save.clone();
     let config = config.clone();
     let evaluation = tokio::task::spawn_blocking(move || evaluated(&config));
-    evaluation.await.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?
+    tokio::select! {
+        evaluation = evaluation => {
+            evaluation.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?
+        }
+        () = signals.clone().stop() => Err(CliError::stopped(format!(
+            "the evaluation was stopped; the run is complete: {} holds the result",
+            path.display()
+        ))
+        .with_hint(format!("evaluate it with: numalign eval --checkpoint {}", path.display()))),
+    }
 }
 
 /// `None` where no row of the dataset is held out.
-fn evaluated(config: &Config) -> Result<Option<Report>, CliError> {
+fn evaluated(config: &Config) -> Result<Option<Closing>, CliError> {
     let path = &config.run.model_path_save;
     let Some(HeldOut { stream, count }) = HeldOut::of_run(config)? else { return Ok(None) };
     let checkpoint = Checkpoint::read(path)?;
     let mut engine = load_engine(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
     let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, count)?;
-    Ok(Some(Report::of(engine.recipe(), &evaluation, &stream)))
+    let report = Report::of(engine.recipe(), &evaluation, &stream);
+    Ok(Some(Closing {
+        advice: advice(engine.recipe(), engine.lm().layers(), &report.metrics),
+        next: next_command(path, &stream.sample(0).input),
+        report,
+    }))
 }

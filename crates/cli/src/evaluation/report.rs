@@ -8,6 +8,7 @@ use numalign_engine::metrics::{Metrics, measure};
 use numalign_engine::zero_shot::ZeroShot;
 use serde::Serialize;
 
+use super::closing::headline;
 use crate::error::CliError;
 use crate::output::outln;
 
@@ -54,8 +55,8 @@ impl Report {
         }
     }
 
-    /// On standard output.
-    pub fn print(&self, json: bool) -> Result<(), CliError> {
+    /// On standard output, for people with the headline last; `details` adds the deciles and the worst samples.
+    pub fn print(&self, json: bool, details: bool) -> Result<(), CliError> {
         if json {
             let text = serde_json::to_string(self).map_err(|error| CliError::new(error.to_string()))?;
             outln!("{text}")?;
@@ -63,15 +64,18 @@ impl Report {
         }
         self.print_metrics()?;
         self.print_choice_accuracy()?;
-        self.print_deciles()?;
-        self.print_worst()
+        if details {
+            self.print_deciles()?;
+            self.print_worst()?;
+        }
+        outln!("{}", headline(self))
     }
 
     fn print_metrics(&self) -> Result<(), CliError> {
         let metrics = &self.metrics;
         outln!("stage {} on {} held-out samples", metrics.stage, metrics.samples)?;
-        let without = if self.ablation.is_some() { "no language model" } else { "" };
-        outln!("                          projectors   constant predictor   {without:>17}")?;
+        let without = if self.ablation.is_some() { "   no language model" } else { "" };
+        outln!("                          projectors   constant predictor{without}")?;
         let row = |name: &str, of: fn(&Metrics) -> f64, constant: Option<f64>| {
             let constant = constant.map_or_else(String::new, |value| format!("{value:.6}"));
             let ablated =

@@ -1,12 +1,5 @@
-//! A row of a table as a sample.
-//!
-//! | stage | input |
-//! |---|---|
-//! | `nn` | a number, or a string that is a number, bare or as `$$number&&` |
-//! | `text` | a string, used as it is; a number becomes its shortest text |
-//! | `mixed` | a string that follows the grammar of marked numbers; it may hold none |
-//!
-//! The output is a number, or a string that is one, as in `nn`. Numbers are finite, texts are not empty.
+//! A row of a table as a sample: the input as [`table::input_of`] makes it of the recipe's columns, and the target, a finite
+//! number.
 
 use std::path::{Path, PathBuf};
 
@@ -14,9 +7,9 @@ use numalign_config::{Recipe, Stage};
 
 use super::{DEFAULT_OUTPUT, input_of};
 use crate::error::DataError;
-use crate::grammar;
-use crate::sample::{Input, Sample};
-use crate::table::{Cell, CellProblem, Row, RowProblem, RowText, Table};
+use crate::number::DecimalMark;
+use crate::sample::Sample;
+use crate::table::{self, Cell, CellProblem, Row, RowProblem, RowText, Table};
 
 /// Which cells of a row make a sample.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +18,8 @@ pub struct SampleColumns {
     pub input: RowText,
     /// The column of the target.
     pub output: String,
+    /// How texts write decimals.
+    pub mark: DecimalMark,
 }
 
 impl SampleColumns {
@@ -34,7 +29,7 @@ impl SampleColumns {
     /// A template that is none.
     pub fn of(recipe: &Recipe) -> Result<Self, DataError> {
         let output = recipe.dataset_output.as_deref().unwrap_or(DEFAULT_OUTPUT).to_string();
-        Ok(Self { input: input_of(recipe)?, output })
+        Ok(Self { input: input_of(recipe)?, output, mark: DecimalMark::of(recipe.dataset_decimal_comma) })
     }
 
     /// The sample of a row, with the index 0.
@@ -42,49 +37,17 @@ impl SampleColumns {
     /// # Errors
     /// What is wrong with the row.
     pub fn sample(&self, row: &Row, stage: Stage) -> Result<Sample, RowProblem> {
-        let input = self.input(row, stage)?;
-        let target = number(row, &self.output)?;
-        Ok(Sample { index: 0, input, target })
-    }
-
-    /// The input of a row, which may lack the target's column.
-    ///
-    /// # Errors
-    /// What is wrong with the row.
-    pub fn input(&self, row: &Row, stage: Stage) -> Result<Input, RowProblem> {
-        if let (Stage::Nn, RowText::Column(name)) = (stage, &self.input) {
-            return Ok(Input::Number(number(row, name)?));
-        }
         if let (Stage::Mixed, RowText::Column(name)) = (stage, &self.input)
             && let cell @ (Cell::Whole(_) | Cell::Number(_)) = row.cell(name)?
         {
             let problem = CellProblem::WrongType { found: cell.kind(), expected: "a string" };
             return Err(RowProblem::Cell { column: name.clone(), problem });
         }
-        let text = self.input.of(row)?;
-        let refused = |problem: String| RowProblem::Input { problem };
-        match stage {
-            Stage::Nn => {
-                let value = grammar::parse_value(&text);
-                value
-                    .map(Input::Number)
-                    .map_err(|_| refused(format!("{text:?} is no lone number, as stage nn reads it")))
-            }
-            Stage::Text | Stage::Mixed => {
-                if text.is_empty() {
-                    return Err(refused("an empty text".to_string()));
-                }
-                if stage == Stage::Mixed {
-                    grammar::parse(&text).map_err(|error| refused(error.to_string()))?;
-                }
-                Ok(Input::Text(text))
-            }
-        }
+        let input = table::input_of(row, &self.input, stage, self.mark)?;
+        let problem = |problem| RowProblem::Cell { column: self.output.clone(), problem };
+        let target = row.cell(&self.output)?.number(self.mark).map_err(problem)?;
+        Ok(Sample { index: 0, input, target })
     }
-}
-
-fn number(row: &Row, column: &str) -> Result<f64, RowProblem> {
-    row.cell(column)?.number().map_err(|problem| RowProblem::Cell { column: column.to_string(), problem })
 }
 
 /// The samples of a table with their rows' numbers, counted from 1.

@@ -7,6 +7,7 @@ use numalign_config::{Recipe, Span, Stage};
 use super::{Dataset, Side, Skipped, input_of};
 use crate::error::DataError;
 use crate::grammar::{self, Segment};
+use crate::number::DecimalMark;
 use crate::sample::{Input, Sample};
 use crate::table::{Cell, RowText, Table, TableOptions};
 
@@ -37,16 +38,17 @@ pub fn stage_of(path: &Path, recipe: &Recipe, options: &TableOptions) -> Result<
         RowText::Template(_) => return Ok(Stage::Text),
         RowText::Column(column) => column,
     };
+    let mark = DecimalMark::of(recipe.dataset_decimal_comma);
     let mut is_number = true;
     for row in Table::open(path, options)? {
         // What is wrong with a row is said when it is read for its stage.
         let Ok(row) = row else { continue };
         let Some(cell) = row.get(&column) else { continue };
-        if matches!(cell, Cell::Missing) || cell.number().is_ok() {
+        if matches!(cell, Cell::Missing) || cell.number(mark).is_ok() {
             continue;
         }
         is_number = false;
-        if cell.text().is_ok_and(|text| text.contains(grammar::OPEN)) {
+        if cell.text().is_ok_and(|text| grammar::with_marks(&text).contains(grammar::OPEN)) {
             return Ok(Stage::Mixed);
         }
     }

@@ -49,11 +49,18 @@ fn reads_what_each_stage_takes() {
         (Stage::Text, "0.10", "0.1", Input::Text("0.1".into()), 0.1),
         (Stage::Mixed, "\"a $$1&&\\n\"", "1", Input::Text("a $$1&&\n".into()), 1.0),
         (Stage::Mixed, "\"none\"", "1", Input::Text("none".into()), 1.0),
+        (Stage::Nn, "\"1,234.5 €\"", "\"12.5 %\"", Input::Number(1234.5), 12.5),
+        (Stage::Text, "\"<num>1,5</num> kg\"", "\"$$3&& kg\"", Input::Text("$$1,5&& kg".into()), 3.0),
+        (Stage::Mixed, "\"<num>1,234</num> kg\"", "1", Input::Text("$$1234&& kg".into()), 1.0),
     ];
     for (stage, input, output, expected, target) in cases {
         let dataset = read(line(input, output), stage).unwrap();
         assert_eq!(dataset.sample(Side::Train, 0, 5), Sample { index: 5, input: expected, target });
     }
+    let comma = Recipe { dataset_decimal_comma: true, ..test_recipe(Stage::Nn) };
+    let read_comma = read_as("input;output\n1.234,5;0,25\n", ".csv", &comma).unwrap();
+    let expected = Sample { index: 0, input: Input::Number(1234.5), target: 0.25 };
+    assert_eq!(read_comma.sample(Side::Train, 0, 0), expected);
     let turned = read("{\"id\": [1], \"output\":1,\"input\":2}\n\n", Stage::Nn).unwrap();
     assert_eq!(
         turned.sample(Side::Train, 0, 0).input,
@@ -69,7 +76,7 @@ fn says_what_is_wrong_with_a_value() {
         (Stage::Nn, line("null", "1"), "column \"input\" is empty".to_string()),
         (Stage::Nn, line("[1, [2]]", "1"), format!("column \"input\" is a list, {number}")),
         (Stage::Text, line("[true]", "1"), "column \"input\" is a list, expected a text or a number".to_string()),
-        (Stage::Text, line("\"\"", "1"), "the input: an empty text".to_string()),
+        (Stage::Text, line("\"\"", "1"), "the input is empty".to_string()),
         (Stage::Mixed, line("5", "1"), "column \"input\" is a number, expected a string".to_string()),
         (Stage::Mixed, line("\"$$5\"", "1"), "the input: the `$$` at byte 0 has no closing `&&`: \"$$5\"".to_string()),
         (Stage::Nn, line("1", "{\"a\": 1}"), format!("column \"output\" is an object, {number}")),

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-use crate::grammar::{self, NumberError};
+use crate::grammar;
+use crate::number::{DecimalMark, NumberError, NumberRule};
 use crate::text::excerpt;
 
 /// Characters of a bad cell that a message shows.
@@ -44,6 +45,8 @@ pub enum CellProblem {
     NotANumber { text: String },
     #[error("is {text:?}, not finite as a 64-bit float")]
     NotFinite { text: String },
+    #[error("is {text:?}: {rule}")]
+    Refused { text: String, rule: NumberRule },
     #[error("holds {mark:?}, and the template marks its numbers itself")]
     Marked { mark: &'static str },
 }
@@ -76,21 +79,22 @@ impl Cell {
         }
     }
 
-    /// As a finite number: one, or a text that is one.
+    /// As a finite number: one, or a text that is one and writes its decimals with `mark`.
     ///
     /// # Errors
     /// Anything else.
-    pub fn number(&self) -> Result<f64, CellProblem> {
+    pub fn number(&self, mark: DecimalMark) -> Result<f64, CellProblem> {
         match self {
             Cell::Missing => Err(CellProblem::Missing),
             Cell::Whole(value) => Ok(*value as f64),
             Cell::Number(value) if value.is_finite() => Ok(*value),
             Cell::Number(value) => Err(CellProblem::NotFinite { text: value.to_string() }),
-            Cell::Text(text) => grammar::parse_value(text).map_err(|error| {
+            Cell::Text(text) => grammar::parse_value(text, mark).map_err(|error| {
                 let text = excerpt(text, SHOWN_CHARS);
                 match error {
                     NumberError::NotDecimal => CellProblem::NotANumber { text },
                     NumberError::NotFinite => CellProblem::NotFinite { text },
+                    NumberError::Refused(rule) => CellProblem::Refused { text, rule },
                 }
             }),
             Cell::Bool(_) | Cell::Nested { .. } => {

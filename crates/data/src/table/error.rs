@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::cell::CellProblem;
+use crate::grammar::GrammarError;
+use crate::number::NumberError;
 
 /// Why a table, or its next row, cannot be read.
 #[derive(Debug, Error)]
@@ -31,6 +33,14 @@ pub enum TableError {
 }
 
 impl TableError {
+    /// The line that it is about, counted from 1.
+    pub fn line(&self) -> Option<u64> {
+        match self {
+            TableError::Line { line, .. } => Some(*line),
+            _ => None,
+        }
+    }
+
     /// Whether nothing can be read behind it.
     pub fn ends_the_table(&self) -> bool {
         match self {
@@ -62,6 +72,10 @@ pub enum RowProblem {
     NoColumn { column: String, found: String },
     #[error("column {column:?} {problem}")]
     Cell { column: String, problem: CellProblem },
-    #[error("the input: {problem}")]
-    Input { problem: String },
+    #[error("the input is empty")]
+    EmptyInput,
+    #[error("the input is {text:?}: {problem}")]
+    NotANumber { text: String, problem: NumberError },
+    #[error("the input: {0}")]
+    Grammar(GrammarError),
 }

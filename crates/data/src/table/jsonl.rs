@@ -116,7 +116,7 @@ fn line_excerpt(content: &[u8]) -> String {
 }
 
 /// The keys and values of one line, without its line ending, in its order.
-fn parse(line: &[u8]) -> Result<(Vec<String>, Vec<Cell>), RowProblem> {
+pub(super) fn parse(line: &[u8]) -> Result<(Vec<String>, Vec<Cell>), RowProblem> {
     if line.len() > MOST_LINE_BYTES {
         return Err(RowProblem::TooLong { limit: MOST_LINE_BYTES });
     }

@@ -7,6 +7,7 @@
 mod cell;
 mod csv;
 mod error;
+mod input;
 mod jsonl;
 mod parquet;
 mod sniff;
@@ -21,6 +22,7 @@ use numalign_config::TableFormat;
 
 pub use cell::{Cell, CellProblem};
 pub use error::{RowProblem, TableError};
+pub use input::input_of;
 pub use jsonl::MOST_LINE_BYTES;
 pub use template::{RowText, Template, TemplateError};
 
@@ -53,6 +55,15 @@ impl Row {
     pub fn cells(&self) -> impl Iterator<Item = (&str, &Cell)> {
         self.names.iter().map(String::as_str).zip(&self.cells)
     }
+}
+
+/// The row of one JSON object, which stands on line `line`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn json_row(line: u64, object: &[u8]) -> Result<Row, RowProblem> {
+    let (names, cells) = jsonl::parse(object)?;
+    Ok(Row { line, names: names.into(), cells })
 }
 
 /// The rows of a file, in its order.

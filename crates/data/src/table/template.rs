@@ -8,7 +8,8 @@ use thiserror::Error;
 use super::Row;
 use super::cell::CellProblem;
 use super::error::RowProblem;
-use crate::grammar::{self, CLOSE, OPEN};
+use crate::grammar::{self, CLOSE, OPEN, OPEN_TAG};
+use crate::number::DecimalMark;
 
 /// Columns that a message lists.
 const SHOWN_COLUMNS: usize = 12;
@@ -42,17 +43,17 @@ impl RowText {
         }
     }
 
-    /// The text of a row.
+    /// The text of a row, whose texts write decimals with `mark`.
     ///
     /// # Errors
     /// A column that the row lacks, or a cell that does not fit its place.
-    pub fn of(&self, row: &Row) -> Result<String, RowProblem> {
+    pub fn of(&self, row: &Row, mark: DecimalMark) -> Result<String, RowProblem> {
         match self {
             RowText::Column(name) => {
                 let cell = row.cell(name)?;
                 cell.text().map(Into::into).map_err(|problem| RowProblem::Cell { column: name.clone(), problem })
             }
-            RowText::Template(template) => template.fill(row),
+            RowText::Template(template) => template.fill(row, mark),
         }
     }
 }
@@ -157,26 +158,28 @@ impl Template {
         })
     }
 
-    /// The text of a row.
+    /// The text of a row, whose texts write decimals with `mark`. Its marked numbers are in canonical form.
     ///
     /// # Errors
     /// A column that the row lacks, a cell that is empty or no number where one is needed, or a text with marks of its own.
-    pub fn fill(&self, row: &Row) -> Result<String, RowProblem> {
+    pub fn fill(&self, row: &Row, mark: DecimalMark) -> Result<String, RowProblem> {
         let mut text = String::new();
         for piece in &self.pieces {
             match piece {
                 Piece::Plain(plain) => text.push_str(plain),
                 Piece::Cell(name) => {
-                    let cell = row.cell(name)?.text().and_then(|cell| match cell.contains(OPEN) {
-                        true => Err(CellProblem::Marked { mark: OPEN }),
-                        false => Ok(cell),
+                    let cell = row.cell(name)?.text().and_then(|cell| {
+                        match [OPEN, OPEN_TAG].into_iter().find(|mark| cell.contains(mark)) {
+                            Some(mark) => Err(CellProblem::Marked { mark }),
+                            None => Ok(cell),
+                        }
                     });
                     let problem = |problem| RowProblem::Cell { column: name.clone(), problem };
                     text.push_str(&cell.map_err(problem)?);
                 }
                 Piece::Number(name) => {
                     let problem = |problem| RowProblem::Cell { column: name.clone(), problem };
-                    text.push_str(&grammar::shortest_value(row.cell(name)?.number().map_err(problem)?));
+                    text.push_str(&grammar::shortest_value(row.cell(name)?.number(mark).map_err(problem)?));
                 }
             }
         }

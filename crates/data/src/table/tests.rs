@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 
 use super::*;
+use crate::number::DecimalMark;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tables").join(name)
@@ -36,7 +37,10 @@ fn the_same_rows_in_every_format_give_the_same_samples() {
         open(name)
             .map(|row| {
                 let row = row.unwrap();
-                (template.of(&row).unwrap(), row.cell("output").unwrap().number().unwrap())
+                (
+                    template.of(&row, DecimalMark::Point).unwrap(),
+                    row.cell("output").unwrap().number(DecimalMark::Point).unwrap(),
+                )
             })
             .collect()
     };
@@ -59,9 +63,9 @@ fn parquets_types_become_cells() {
     assert_eq!(cell(1, "flag"), Cell::Bool(false));
     assert!(matches!(cell(0, "list"), Cell::Nested { kind: "a list", .. }));
     assert!(matches!(cell(0, "day"), Cell::Text(day) if day.starts_with("1970-01-01")));
-    assert_eq!(cell(0, "price").number(), Ok(1.5));
+    assert_eq!(cell(0, "price").number(DecimalMark::Point), Ok(1.5));
     for row in 0..2 {
-        assert!(matches!(cell(row, "broken").number(), Err(CellProblem::NotFinite { .. })));
+        assert!(matches!(cell(row, "broken").number(DecimalMark::Point), Err(CellProblem::NotFinite { .. })));
     }
 }
 
@@ -179,7 +183,7 @@ fn templates_name_their_columns() {
     assert_eq!(template.columns(), ["age", "sex"]);
     assert_eq!(template.marked().collect::<Vec<_>>(), ["age", "age"]);
     let row = &csv("sex,age\nf,059.50\n")[0];
-    assert_eq!(template.fill(row).unwrap(), "Patient aged $$59.5&&, f, $$59.5&& {x}.");
+    assert_eq!(template.fill(row, DecimalMark::Point).unwrap(), "Patient aged $$59.5&&, f, $$59.5&& {x}.");
     let cases = [
         ("{age", TemplateError::Unclosed { offset: 0 }),
         ("a} {b}", TemplateError::Unopened { offset: 1 }),
@@ -196,7 +200,7 @@ fn templates_name_their_columns() {
 #[test]
 fn a_row_that_does_not_fit_says_which_column() {
     let template = Template::parse("$${age}&& {sex}").unwrap();
-    let said = |text: &str| template.fill(&csv(text)[0]).unwrap_err().to_string();
+    let said = |text: &str| template.fill(&csv(text)[0], DecimalMark::Point).unwrap_err().to_string();
     assert_eq!(said("age,sex\n,f\n"), "column \"age\" is empty");
     assert_eq!(said("age,sex\nold,f\n"), "column \"age\" is \"old\", expected a decimal number, bare or as $$number&&");
     assert_eq!(said("age,sex\n1e999,f\n"), "column \"age\" is \"1e999\", not finite as a 64-bit float");
