@@ -56,6 +56,7 @@ fn checkpoint(stage: &str) -> anyhow::Result<Checkpoint> {
         base_fingerprint: blake3::hash(b"no model").to_hex().to_string(),
         layer_norms: Vec::new(),
         dataset_digest: None,
+        split: None,
         loaded_digest: None,
     };
     let state = state.evaluated(&identity.recipe, &vec![0.5; state.layout().row_len()], 4)?;

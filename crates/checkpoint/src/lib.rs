@@ -15,6 +15,6 @@ mod temporary;
 mod tensor;
 
 pub use error::CheckpointError;
-pub use file::{Checkpoint, Identity};
+pub use file::{Checkpoint, Identity, SplitDigests};
 pub use folder::{CONFIGURATION, RunFolder, open_regular, write_atomically};
 pub use temporary::remove_abandoned;

@@ -26,6 +26,7 @@ fn checkpoint(hidden: usize, steps: u64) -> Checkpoint {
             base_fingerprint: "0123456789abcdef".to_owned(),
             layer_norms: Vec::new(),
             dataset_digest: None,
+            split: None,
             loaded_digest: Some("fedcba".to_owned()),
         },
         state,

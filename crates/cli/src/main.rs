@@ -13,6 +13,7 @@ mod commands;
 mod connect;
 mod console;
 mod credentials;
+mod dataset_settings;
 mod error;
 mod evaluation;
 mod launcher;

@@ -5,16 +5,23 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use numalign_checkpoint::{CONFIGURATION, Checkpoint, RunFolder};
-use numalign_config::{Config, DeviceChoice, RUNS_FOLDER, Source, Stage, recipe_to_yaml, resolve};
+use numalign_config::{Config, ConfigErrors, DeviceChoice, RUNS_FOLDER, Source, Stage, draft, recipe_to_yaml, resolve};
 use numalign_gpu::driver::visible_gpus;
 
 use crate::args::{key_flags, text};
 use crate::console::note;
+use crate::dataset_settings::resolve_with_dataset;
 use crate::error::CliError;
 
 /// The configuration of a command; `stage` overrides where given.
 pub fn load(matches: &ArgMatches, file: Option<&str>, stage: Option<&str>) -> Result<Config, CliError> {
     resolve_sources(sources(matches, file, stage, &[])?)
+}
+
+/// [`load`] for a run: with what follows from its dataset.
+pub fn load_for_run(matches: &ArgMatches, file: Option<&str>, stage: Option<&str>) -> Result<Config, CliError> {
+    let (yaml, env, flags) = sources(matches, file, stage, &[])?;
+    resolve_with_dataset(yaml, env, flags, not_valid)
 }
 
 /// [`load`] for a run on this machine: with further keys set as if by flags, and `workers: auto` counted.
@@ -23,6 +30,26 @@ pub fn load_for_launch(
     file: Option<&str>,
     stage: Option<&str>,
     more: &[(&str, String)],
+) -> Result<Config, CliError> {
+    load_with(matches, file, stage, more, |(yaml, env, flags)| resolve_with_dataset(yaml, env, flags, not_valid))
+}
+
+/// [`load_for_launch`] without a look at the dataset, which need not be there: to show a configuration, not to run it.
+pub fn load_to_show(
+    matches: &ArgMatches,
+    file: Option<&str>,
+    stage: Option<&str>,
+    more: &[(&str, String)],
+) -> Result<Config, CliError> {
+    load_with(matches, file, stage, more, resolve_sources)
+}
+
+fn load_with(
+    matches: &ArgMatches,
+    file: Option<&str>,
+    stage: Option<&str>,
+    more: &[(&str, String)],
+    resolve_sources: impl Fn(Sources) -> Result<Config, CliError>,
 ) -> Result<Config, CliError> {
     let (mut yaml, mut env, mut flags) = sources(matches, file, stage, more)?;
     let all = yaml.iter_mut().chain([&mut env, &mut flags]);
@@ -118,11 +145,21 @@ fn of_resumed_run(env: &Source, flags: &Source) -> Result<Option<Source>, CliErr
     Ok((!is_other_stage).then_some(source))
 }
 
-fn resolve_sources((yaml, env, flags): Sources) -> Result<Config, CliError> {
-    resolve(yaml, env, flags).map_err(|errors| {
-        CliError::usage(format!("the configuration is not valid\n{errors}"))
-            .with_hint("`numalign launch --help` lists every key with its default")
-    })
+fn resolve_sources((mut yaml, mut env, mut flags): Sources) -> Result<Config, CliError> {
+    let all: Vec<Source> = yaml.iter().chain([&env, &flags]).cloned().collect();
+    if draft(&all).is_some_and(|config| config.run.dataset_file.is_some()) {
+        // What `auto` comes to is known once the file is read.
+        for source in yaml.iter_mut().chain([&mut env, &mut flags]) {
+            source.forget_auto("min_val");
+            source.forget_auto("max_val");
+        }
+    }
+    resolve(yaml, env, flags).map_err(not_valid)
+}
+
+fn not_valid(errors: ConfigErrors) -> CliError {
+    CliError::usage(format!("the configuration is not valid\n{errors}"))
+        .with_hint("`numalign launch --help` lists every key with its default")
 }
 
 /// `coordinator_wait` as the environment or the default has it, for a worker that has not met its coordinator yet.

@@ -95,6 +95,16 @@ choices! {
         Parquet = "parquet",
     }
 
+    /// What becomes of a row with an empty cell, or with no number where one is needed.
+    #[derive(Default)]
+    MissingCells {
+        /// It is refused.
+        #[default]
+        Refuse = "refuse",
+        /// It is left out.
+        Skip = "skip",
+    }
+
     /// How the projectors are found.
     Solver {
         /// Gradient steps on whatever trains.

@@ -76,9 +76,7 @@ fn other_top_levels_are_refused() {
     }
     assert_eq!(
         lines(&yaml("dataset: a.jsonl")),
-        [
-            "run.yaml: dataset = a.jsonl: must be a mapping, not text; hint: set dataset.file or dataset.shuffle or dataset.decimal_comma"
-        ]
+        ["run.yaml: dataset = a.jsonl: must be a mapping, not text; hint: set dataset.file"]
     );
 }
 

@@ -63,9 +63,7 @@ impl CoordinatorError {
     pub fn hint(&self) -> Option<String> {
         match self {
             CoordinatorError::Checkpoint(error) => Some(error.hint().to_owned()),
-            CoordinatorError::Data(_) => {
-                Some("every line is {\"input\": …, \"output\": …}; `numalign generate` writes examples".to_owned())
-            }
+            CoordinatorError::Data(error) => Some(error.hint().to_owned()),
             CoordinatorError::Locked { .. } => Some("wait for the other run, or choose another --run-id".to_owned()),
             CoordinatorError::Lock { source, .. } if is_disk_full(source) => {
                 Some("the disk is full: free some space".to_owned())

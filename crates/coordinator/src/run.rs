@@ -10,7 +10,7 @@ use numalign_access::ServerAccess;
 use numalign_access::listener::{Listener, ListenerLimits};
 use numalign_checkpoint::{CheckpointError, remove_abandoned, write_atomically};
 use numalign_config::Config;
-use numalign_data::{Schedule, Streams};
+use numalign_data::Schedule;
 use numalign_protocol::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -72,7 +72,7 @@ pub async fn run(
     let published = access.token.as_ref().filter(|_| access.publish_token);
     let _token = published.map(|token| TokenFile::publish(start.folder.path(), token));
     let (dispatcher, reducer) = (Arc::new(Dispatcher::default()), Arc::new(Reducer::default()));
-    let streams = Streams::new(start.stream.clone(), &config.recipe)?;
+    let streams = start.streams.clone();
     let machine = Machine::new(config.clone(), incarnation(), start.state.clone(), start.fingerprint.clone())
         .with_rebalance(rebalance_policy());
     let driver = Driver::new(config.clone(), &start, machine, streams.clone(), dispatcher.clone(), reducer.clone())?;
@@ -173,6 +173,7 @@ async fn already_finished(
             base_fingerprint: fingerprint.clone(),
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
+            split: start.split.clone(),
             loaded_digest: start.loaded_digest.clone(),
         },
         state: state.clone(),

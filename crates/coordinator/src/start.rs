@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use numalign_checkpoint::{Checkpoint, Identity, RunFolder, open_regular, remove_abandoned};
+use numalign_checkpoint::{Checkpoint, Identity, RunFolder, SplitDigests, open_regular, remove_abandoned};
 use numalign_config::{Config, LoadedProjections, Recipe, Resume};
-use numalign_data::{Domain, SampleDigest, SampleStream, Schedule, Unit};
+use numalign_data::{SampleDigest, Schedule, Streams, Unit};
 use numalign_projector::{InputEncoder, Layout, NormTensor, State, Sums};
 
+use crate::dataset::RunData;
 use crate::error::CoordinatorError;
 
 /// Everything known before the first worker comes.
@@ -16,10 +17,12 @@ pub struct Start {
     pub folder: RunFolder,
     /// Held for the life of the run.
     pub lock: File,
-    /// The training samples.
-    pub stream: SampleStream,
+    /// The samples.
+    pub streams: Streams,
     /// Of the data file, hex.
     pub dataset_digest: Option<String>,
+    /// The two parts of the data, if rows of it are held out.
+    pub split: Option<SplitDigests>,
     /// Of the loaded projectors, hex.
     pub loaded_digest: Option<String>,
     /// State to continue from or to start with.
@@ -47,11 +50,8 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
     let folder = RunFolder::open(&Path::new(numalign_config::RUNS_FOLDER).join(&config.run.run_id))?;
     let lock = lock(&folder)?;
     remove_abandoned(folder.path());
-    let stream = match &config.run.dataset_file {
-        Some(path) => SampleStream::from_file(path, recipe)?,
-        None => SampleStream::generated(recipe, Domain::Train)?,
-    };
-    let dataset_digest = stream.content_digest().map(|digest| digest.to_hex().to_string());
+    let data = RunData::open(config)?;
+    let dataset_digest = data.streams.train.content_digest().map(|digest| digest.to_hex().to_string());
     let loaded = match &config.run.model_path_load {
         Some(path) => Some((path.clone(), Checkpoint::read(path)?)),
         None => None,
@@ -59,8 +59,9 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
     let mut start = Start {
         folder,
         lock,
-        stream,
+        streams: data.streams,
         dataset_digest,
+        split: data.split,
         loaded_digest: loaded.as_ref().map(|(_, checkpoint)| checkpoint.loaded_digest(config.run.load_projections)),
         state: None,
         sums: None,
@@ -68,7 +69,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         layer_norms: Vec::new(),
         sample_digest: SampleDigest::start(),
         replaces: false,
-        messages: Vec::new(),
+        messages: data.messages,
     };
     if let Some((path, checkpoint)) = &loaded {
         start.messages.push(format!(
@@ -260,6 +261,12 @@ fn differences(stored: &Identity, config: &Config, start: &Start) -> Vec<Differe
         if stored != configured {
             list.push(Difference { key: key.to_owned(), stored: show(stored), configured: show(configured) });
         }
+    }
+    if let (Some(was), Some(is)) = (&stored.split, &start.split)
+        && was != is
+    {
+        let shown = |split: &SplitDigests| format!("{} rows ({:.16})", split.held_out_rows, split.held_out_digest);
+        list.push(Difference { key: "held-out rows".to_owned(), stored: shown(was), configured: shown(is) });
     }
     list
 }

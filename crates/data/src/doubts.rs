@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use numalign_config::{Recipe, Stage};
+use numalign_config::{Recipe, Span, Stage};
 
 use crate::grammar::{self, CLOSE, OPEN, Segment};
 use crate::number::{DecimalMark, parse_number};
@@ -51,7 +51,7 @@ impl fmt::Display for Doubt {
 /// Everything that looks wrong with an input of `recipe`'s stage, in the form in which it is stored.
 pub fn doubts(input: &Input, recipe: &Recipe) -> Vec<Doubt> {
     let text = match input {
-        Input::Number(value) => return outside(*value, recipe).into_iter().collect(),
+        Input::Number(value) => return outside(*value, recipe.input_range(0)).into_iter().collect(),
         Input::Text(text) => text,
     };
     let mut found = unpaired(text);
@@ -59,7 +59,8 @@ pub fn doubts(input: &Input, recipe: &Recipe) -> Vec<Doubt> {
     if recipe.stage == Stage::Mixed && numbers.is_empty() {
         found.push(Doubt::NoNumber);
     }
-    found.extend(numbers.into_iter().filter_map(|value| outside(value, recipe)));
+    let ranged = numbers.into_iter().enumerate();
+    found.extend(ranged.filter_map(|(place, value)| outside(value, recipe.input_range(place))));
     found
 }
 
@@ -133,8 +134,8 @@ impl DoubtTally {
     }
 }
 
-fn outside(value: f64, recipe: &Recipe) -> Option<Doubt> {
-    let (min, max) = (recipe.min_val, recipe.max_val);
+fn outside(value: f64, range: Span) -> Option<Doubt> {
+    let Span { min, max } = range;
     (value < min || value > max).then_some(Doubt::Outside { value, min, max })
 }
 

@@ -20,7 +20,8 @@ const MOST_POSITIONS: usize = 2048;
 pub struct Engine {
     pub(crate) lm: Box<dyn FrozenLm>,
     pub(crate) recipe: Recipe,
-    pub(crate) inputs: InputEncoder,
+    /// By the number's place in an input; the last one holds for all that follow.
+    pub(crate) inputs: Vec<InputEncoder>,
     /// Of targets and predictions.
     pub(crate) encoding: Encoding,
     pub(crate) loss: LossFunction,
@@ -42,7 +43,9 @@ impl Engine {
     /// Puts `recipe` on top of `lm`.
     pub fn new(lm: Box<dyn FrozenLm>, recipe: Recipe) -> Self {
         keep_freed_memory();
-        let (inputs, encoding) = (InputEncoder::of(&recipe), Encoding::of(&recipe));
+        let places = recipe.input_ranges.len().max(1);
+        let inputs = (0..places).map(|place| InputEncoder::at(&recipe, place)).collect();
+        let encoding = Encoding::of(&recipe);
         let loss = LossFunction::of(&recipe);
         Self { lm, recipe, inputs, encoding, loss }
     }

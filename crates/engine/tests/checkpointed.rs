@@ -17,6 +17,7 @@ fn checkpoint(dataset_digest: Option<String>) -> Checkpoint {
         base_fingerprint: demo.fingerprint().to_hex().to_string(),
         layer_norms: Vec::new(),
         dataset_digest,
+        split: None,
         loaded_digest: None,
         recipe: recipe.clone(),
     };

@@ -23,17 +23,16 @@ fn eval() -> Command {
              strict one that wants the error below half the gap to the next number.",
             &[
                 ("numalign eval --checkpoint chk/nn.safetensors", "1,000 generated samples that were not trained on"),
-                ("numalign eval --checkpoint chk/mine.safetensors --dataset test.jsonl --count 100", "a file of your own"),
+                ("numalign eval --checkpoint chk/mine.safetensors --dataset rows.csv", "the held-out rows of the run's file"),
             ],
         ))
         .arg(option("checkpoint", "FILE", "Checkpoint to evaluate").required(true))
         .arg(
-            option("count", "N", "Held-out samples")
-                .default_value("1000")
+            option("count", "N", "Held-out samples: 1000 by default, or the rows of a file up to 10,000")
                 .value_parser(value_parser!(u64).range(1..=100_000_000)),
         )
         .arg(option("seed", "S", "Seed of the held-out stream; the run's by default").value_parser(value_parser!(u64)))
-        .arg(option("dataset", "FILE", "Evaluate on this JSONL file instead, from its first line"))
+        .arg(option("dataset", "FILE", "JSONL, CSV or Parquet: the held-out rows of the run's own file, each row of another"))
         .arg(best_flag())
         .arg(flag("ablation", "Also train and evaluate the same projectors without the language model"))
         .arg(flag("zero-shot", "Also ask the frozen model itself, as plain text (stage mixed)").alias("verbal"))
@@ -115,7 +114,7 @@ fn features() -> Command {
             option("count", "N", "Samples, from the first one on; all of them by default")
                 .value_parser(value_parser!(u64).range(1..=100_000_000)),
         )
-        .arg(option("dataset", "FILE", "The JSONL file of the run, where it had one"))
+        .arg(option("dataset", "FILE", "The file of the run, where it had one"))
         .arg(model_argument())
         .arg(device_argument())
 }
@@ -167,7 +166,8 @@ fn verify() -> Command {
             ],
         ))
         .arg(Arg::new("file").value_name("FILE").help("Checkpoint").required(true))
-        .arg(option("dataset", "FILE", "The JSONL file of a run that was trained from one"))
+        .arg(option("dataset", "FILE", "The file of a run that was trained from one"))
+        .arg(option("eval-file", "FILE", "The run's dataset.eval_file").requires("dataset"))
         .arg(model_argument())
         .arg(flag("no-base", "Do not look at the frozen model").conflicts_with("model"))
         .arg(json_flag())
@@ -191,7 +191,7 @@ fn replay() -> Command {
             option("eval-samples", "N", "The run's eval_samples; what the history shows by default, else 200")
                 .value_parser(value_parser!(u64).range(1..=1 << 20)),
         )
-        .arg(option("dataset", "FILE", "The JSONL file of a run that was trained from one"))
+        .arg(option("dataset", "FILE", "The file of a run that was trained from one"))
         .arg(model_argument())
         .arg(device_argument())
         .arg(json_flag())

@@ -23,7 +23,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         Ok(text) => {
             serde_json::from_str(&text).map_err(|error| CliError::new(format!("{CONFIG_VARIABLE}: {error}")))?
         }
-        Err(_) => settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?,
+        Err(_) => settings::load_for_run(matches, text(matches, "config"), text(matches, "stage-name"))?,
     };
     limits::open_files(0)?;
     let mut access = credentials::server(matches)?;

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{CollectiveChoice, Config, DeviceChoice};
-use numalign_data::{Domain, SampleStream};
 use numalign_engine::{Purpose, load_engine};
 use numalign_model::LoadOptions;
 use numalign_model::load::name::ModelName;
@@ -15,6 +14,7 @@ use crate::console::note;
 use crate::error::CliError;
 use crate::evaluation::closing::{advice, next_command};
 use crate::evaluation::evaluate_with_progress;
+use crate::evaluation::held_out::HeldOut;
 use crate::evaluation::report::Report;
 use crate::launcher::chaos::Chaos;
 use crate::launcher::child::die_with_parent;
@@ -182,7 +182,7 @@ async fn finish(matches: &ArgMatches, config: &Config, signals: &Signals) -> Res
     let evaluation = tokio::task::spawn_blocking(move || evaluated(&config));
     tokio::select! {
         evaluation = evaluation => {
-            evaluation.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?.map(Some)
+            evaluation.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?
         }
         () = signals.clone().stop() => Err(CliError::stopped(format!(
             "the evaluation was stopped; the run is complete: {} holds the result",
@@ -192,16 +192,17 @@ async fn finish(matches: &ArgMatches, config: &Config, signals: &Signals) -> Res
     }
 }
 
-fn evaluated(config: &Config) -> Result<Closing, CliError> {
+/// `None` where no row of the dataset is held out.
+fn evaluated(config: &Config) -> Result<Option<Closing>, CliError> {
     let path = &config.run.model_path_save;
+    let Some(HeldOut { stream, count }) = HeldOut::of_run(config)? else { return Ok(None) };
     let checkpoint = Checkpoint::read(path)?;
     let mut engine = load_engine(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
-    let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
-    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, config.run.eval_count)?;
+    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, count)?;
     let report = Report::of(engine.recipe(), &evaluation, &stream);
-    Ok(Closing {
+    Ok(Some(Closing {
         advice: advice(engine.recipe(), engine.lm().layers(), &report.metrics),
         next: next_command(path, &stream.sample(0).input),
         report,
-    })
+    }))
 }

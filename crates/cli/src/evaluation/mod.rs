@@ -11,6 +11,7 @@ use crate::console::{Progress, note};
 use crate::error::CliError;
 
 pub mod closing;
+pub mod held_out;
 pub mod plot;
 pub mod report;
 

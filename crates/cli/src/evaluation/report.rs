@@ -19,6 +19,9 @@ pub struct Report {
     pub metrics: Metrics,
     pub deciles: Vec<Decile>,
     pub worst: Vec<Worst>,
+    /// The numbers in the file, counted from 1, of the rows that it was measured on, in their order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Vec<u64>>,
     /// Of questions whose answer is one of the listed numbers.
     #[serde(rename = "right_numbers", skip_serializing_if = "Option::is_none")]
     pub choice_accuracy: Option<ChoiceAccuracy>,
@@ -45,6 +48,7 @@ impl Report {
             metrics: measure(recipe, predictions, targets),
             deciles: deciles(predictions, targets),
             worst: worst(predictions, targets, |place| stream.sample(place as u64)),
+            rows: (0..predictions.len() as u64).map(|index| stream.row_number(index)).collect(),
             choice_accuracy: choice_accuracy(recipe, evaluation, stream),
             ablation: None,
             zero_shot: None,

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use numalign_config::{Recipe, TableFormat};
+use numalign_data::dataset::SampleColumns;
 use numalign_data::table::{Cell, MOST_LINE_BYTES, Row, RowText, Table, TableOptions, json_row};
 use numalign_data::{DecimalMark, Input};
 
@@ -125,7 +126,7 @@ impl Rows {
 
 impl Asks {
     fn of(recipe: &Recipe) -> Result<Self, CliError> {
-        let text = RowText::Column("input".to_owned());
+        let text = SampleColumns::of(recipe)?.input;
         let mark = DecimalMark::of(recipe.dataset_decimal_comma);
         Ok(Self { recipe: recipe.clone(), text, mark })
     }

@@ -29,7 +29,7 @@ pub use template::{RowText, Template, TemplateError};
 /// What is known of a file before it is opened.
 #[derive(Debug, Clone, Default)]
 pub struct TableOptions {
-    /// The file's ending decides where there is none; a file without a known ending is JSONL.
+    /// The file's ending decides where there is none, and its first bytes where the ending says nothing.
     pub format: Option<TableFormat>,
     /// Of CSV; the header decides where there is none.
     pub separator: Option<u8>,
@@ -82,13 +82,16 @@ impl Table {
     pub fn open(path: &Path, options: &TableOptions) -> Result<Table, TableError> {
         let io_error = |source| TableError::Io { path: path.to_path_buf(), source };
         sniff::regular(path).map_err(io_error)?;
-        let file = File::open(path).map_err(io_error)?;
-        let format = options.format.unwrap_or_else(|| format_of(path));
+        let mut file = BufReader::new(File::open(path).map_err(io_error)?);
+        let format = match options.format.or_else(|| format_of(path)) {
+            Some(format) => format,
+            None => sniff::format(file.fill_buf().map_err(io_error)?),
+        };
         if format == TableFormat::Parquet {
-            let (columns, rows) = parquet::rows(file, path)?;
+            let (columns, rows) = parquet::rows(file.into_inner(), path)?;
             return Ok(Table { format, columns: Some(columns), rows: Box::new(rows) });
         }
-        Table::read(BufReader::new(file), path, &TableOptions { format: Some(format), ..options.clone() })
+        Table::read(file, path, &TableOptions { format: Some(format), ..options.clone() })
     }
 
     /// Reads JSONL or CSV from anything, such as standard input; `path` only names it in errors. Parquet is read from its
@@ -102,8 +105,8 @@ impl Table {
         options: &TableOptions,
     ) -> Result<Table, TableError> {
         let io_error = |source| TableError::Io { path: path.to_path_buf(), source };
-        let format = options.format.unwrap_or_else(|| format_of(path));
         let start = reader.fill_buf().map_err(io_error)?;
+        let format = options.format.or_else(|| format_of(path)).unwrap_or_else(|| sniff::format(start));
         if let Some(found) = sniff::foreign(start) {
             return Err(TableError::Foreign { path: path.to_path_buf(), found });
         }
@@ -145,13 +148,14 @@ impl std::fmt::Debug for Table {
     }
 }
 
-/// The format that a file's ending stands for.
-fn format_of(path: &Path) -> TableFormat {
+/// The format that a file's ending stands for; `None` if it stands for none.
+fn format_of(path: &Path) -> Option<TableFormat> {
     let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     match ending.as_str() {
-        "csv" | "tsv" => TableFormat::Csv,
-        "parquet" | "pq" => TableFormat::Parquet,
-        _ => TableFormat::Jsonl,
+        "jsonl" | "ndjson" | "json" => Some(TableFormat::Jsonl),
+        "csv" | "tsv" => Some(TableFormat::Csv),
+        "parquet" | "pq" => Some(TableFormat::Parquet),
+        _ => None,
     }
 }
 

@@ -4,6 +4,8 @@ use std::io::{Error, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use numalign_config::TableFormat;
+
 /// A run reads its data again when it is continued, which a pipe does not allow; opening one may wait without end.
 pub(super) fn regular(path: &Path) -> std::io::Result<()> {
     let kind = std::fs::metadata(path)?.file_type();
@@ -18,6 +20,16 @@ pub(super) fn regular(path: &Path) -> std::io::Result<()> {
         "it is {what}, which gives its lines once, and a run may have to read them again; write them to a file"
     );
     Err(Error::new(ErrorKind::InvalidInput, message))
+}
+
+/// The format that a file's first bytes speak for.
+pub(super) fn format(start: &[u8]) -> TableFormat {
+    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+    match text.first() {
+        _ if start.starts_with(b"PAR1") => TableFormat::Parquet,
+        Some(b'{' | b'[') | None => TableFormat::Jsonl,
+        Some(_) => TableFormat::Csv,
+    }
 }
 
 /// What the first bytes of a file say that it is, where that is neither JSONL nor CSV in UTF-8, and what to do with it.

@@ -148,13 +148,22 @@ fn jsonl_keeps_every_key_and_its_type() {
 #[test]
 fn the_ending_names_the_format() {
     for (name, format) in [
-        ("a.csv", TableFormat::Csv),
-        ("a.TSV", TableFormat::Csv),
-        ("a.parquet", TableFormat::Parquet),
-        ("a.jsonl", TableFormat::Jsonl),
-        ("a", TableFormat::Jsonl),
+        ("a.csv", Some(TableFormat::Csv)),
+        ("a.TSV", Some(TableFormat::Csv)),
+        ("a.parquet", Some(TableFormat::Parquet)),
+        ("a.jsonl", Some(TableFormat::Jsonl)),
+        ("a.txt", None),
+        ("a", None),
     ] {
         assert_eq!(format_of(Path::new(name)), format, "{name}");
+    }
+    for (start, format) in [
+        ("PAR1\u{15}", TableFormat::Parquet),
+        ("\u{feff} {\"a\": 1}", TableFormat::Jsonl),
+        ("a,b\n", TableFormat::Csv),
+        ("", TableFormat::Jsonl),
+    ] {
+        assert_eq!(sniff::format(start.as_bytes()), format, "{start}");
     }
     let cut = std::fs::read(fixture("invoices.parquet")).unwrap();
     let folder = tempfile::tempdir().unwrap();
