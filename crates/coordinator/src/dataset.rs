@@ -6,6 +6,7 @@ use std::sync::Arc;
 use numalign_checkpoint::SplitDigests;
 use numalign_config::Config;
 use numalign_data::dataset::survey::outside;
+use numalign_data::doubts::DoubtTally;
 use numalign_data::table::TableOptions;
 use numalign_data::{Dataset, Domain, SampleStream, Side, Streams};
 
@@ -108,6 +109,8 @@ fn told(config: &Config, path: &Path, dataset: &Dataset) -> Vec<String> {
             outside.rows, outside.furthest, outside.range
         ));
     }
+    let doubts = DoubtTally::of_texts(dataset, Side::Train, recipe);
+    lines.extend(doubts.lines().into_iter().map(|line| format!("warning: {line}")));
     lines
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 
 use numalign_config::{Recipe, Span, Stage};
 
+use crate::dataset::{Dataset, Side};
 use crate::grammar::{self, CLOSE, OPEN, Segment};
 use crate::number::{DecimalMark, parse_number};
 use crate::sample::Input;
@@ -55,8 +56,13 @@ pub fn doubts(input: &Input, recipe: &Recipe) -> Vec<Doubt> {
         Input::Text(text) => text,
     };
     let mut found = unpaired(text);
+    if recipe.stage != Stage::Mixed {
+        // The other numbers of a text have no range: they are tokens.
+        found.extend(lone_number(text).and_then(|value| outside(value, recipe.input_range(0))));
+        return found;
+    }
     let numbers = marked_numbers(text);
-    if recipe.stage == Stage::Mixed && numbers.is_empty() {
+    if numbers.is_empty() {
         found.push(Doubt::NoNumber);
     }
     let ranged = numbers.into_iter().enumerate();
@@ -81,9 +87,9 @@ struct Count {
 }
 
 impl Count {
-    fn add(&mut self, line: u64) {
+    fn add(&mut self, number: u64) {
         if self.rows == 0 {
-            self.first = line;
+            self.first = number;
         }
         self.rows += 1;
     }
@@ -93,18 +99,32 @@ impl Count {
             1 => ("1 row has".to_owned(), "it is"),
             rows => (format!("{rows} rows have"), "the first is"),
         };
-        (self.rows > 0).then(|| format!("{has} {what}; {them} line {}", self.first))
+        (self.rows > 0).then(|| format!("{has} {what}; {them} row {}", self.first))
     }
 }
 
 impl DoubtTally {
-    /// Takes in the doubts about the row that begins on `line`.
-    pub fn add(&mut self, line: u64, doubts: &[Doubt]) {
+    /// Of the rows of one side of a file.
+    pub fn of_rows(dataset: &Dataset, side: Side, recipe: &Recipe) -> Self {
+        let mut tally = Self::default();
+        for row in 0..dataset.len(side) {
+            tally.add(dataset.number(side, row), &doubts(&dataset.sample(side, row, row).input, recipe));
+        }
+        tally
+    }
+
+    /// The same without what is said of ranges.
+    pub fn of_texts(dataset: &Dataset, side: Side, recipe: &Recipe) -> Self {
+        Self { outside: Count::default(), furthest: None, ..Self::of_rows(dataset, side, recipe) }
+    }
+
+    /// Takes in the doubts about row `number` of the file, counted from 1.
+    pub fn add(&mut self, number: u64, doubts: &[Doubt]) {
         if doubts.iter().any(|doubt| matches!(doubt, Doubt::NothingOpened { .. } | Doubt::NotClosed { .. })) {
-            self.marks.add(line);
+            self.marks.add(number);
         }
         if doubts.contains(&Doubt::NoNumber) {
-            self.without_number.add(line);
+            self.without_number.add(number);
         }
         let distance = |value: f64, min: f64, max: f64| (min - value).max(value - max);
         let beyond = doubts.iter().filter_map(|doubt| match doubt {
@@ -119,7 +139,7 @@ impl DoubtTally {
             }
         }
         if is_outside {
-            self.outside.add(line);
+            self.outside.add(number);
         }
     }
 
@@ -139,21 +159,20 @@ fn outside(value: f64, range: Span) -> Option<Doubt> {
     (value < min || value > max).then_some(Doubt::Outside { value, min, max })
 }
 
-/// The numbers between marks; what is no number is left out.
+/// The number of a text that is one marked number and nothing else.
+fn lone_number(text: &str) -> Option<f64> {
+    let content = text.strip_prefix(OPEN)?.strip_suffix(CLOSE)?;
+    parse_number(content, DecimalMark::Point).ok()
+}
+
+/// The numbers of a text that follows the grammar.
 fn marked_numbers(text: &str) -> Vec<f64> {
-    if let Ok(segments) = grammar::parse(text) {
-        let numbers = segments.iter().filter_map(|segment| match segment {
-            Segment::Number(value) => Some(*value),
-            Segment::Text(_) => None,
-        });
-        return numbers.collect();
-    }
-    // A text of stage `text` need not follow the grammar.
-    let after_marks = text.split(OPEN).skip(1);
-    after_marks
-        .filter_map(|piece| piece.split_once(CLOSE))
-        .filter_map(|(content, _)| parse_number(content, DecimalMark::Point).ok())
-        .collect()
+    let segments = grammar::parse(text).unwrap_or_default();
+    let numbers = segments.iter().filter_map(|segment| match segment {
+        Segment::Number(value) => Some(*value),
+        Segment::Text(_) => None,
+    });
+    numbers.collect()
 }
 
 /// Marks without their other half, in order.
@@ -234,7 +253,8 @@ mod tests {
         assert_eq!(of(Stage::Mixed, "$$5&& && $$7&&"), [Doubt::NothingOpened { offset: 6 }]);
         assert_eq!(of(Stage::Mixed, "$$-3&& and $$500&&"), [beyond(-3.0), beyond(500.0)]);
         assert_eq!(of(Stage::Text, "Total $$12.50"), [Doubt::NotClosed { offset: 6 }]);
-        assert_eq!(of(Stage::Text, "$$1,234&& $$x&& $$7"), [Doubt::NotClosed { offset: 16 }, beyond(1234.0)]);
+        assert_eq!(of(Stage::Text, "$$1,234&& $$x&& $$7"), [Doubt::NotClosed { offset: 16 }]);
+        assert_eq!(of(Stage::Text, "$$1,234&&"), [beyond(1234.0)]);
         assert_eq!(doubts(&Input::Number(500.0), &test_recipe(Stage::Nn)), [beyond(500.0)]);
     }
 
@@ -248,9 +268,9 @@ mod tests {
         assert_eq!(
             tally.lines(),
             [
-                "1 row has a `$$` or `&&` without its other half; it is line 3",
-                "1 row has no marked number; it is line 2",
-                "2 rows have a number outside the range from 0 to 100, the furthest 120; the first is line 3",
+                "1 row has a `$$` or `&&` without its other half; it is row 3",
+                "1 row has no marked number; it is row 2",
+                "2 rows have a number outside the range from 0 to 100, the furthest 120; the first is row 3",
             ]
         );
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{Config, Recipe};
 use numalign_coordinator::RunData;
+use numalign_data::doubts::DoubtTally;
 use numalign_data::table::TableOptions;
 use numalign_data::{Dataset, Domain, SampleStream, Side};
 
@@ -66,6 +67,11 @@ impl HeldOut {
         };
         if own.is_none() && is_of_the_run {
             note!("warning: {} was trained on these rows", path.display());
+        }
+        if !is_of_the_run {
+            for line in DoubtTally::of_rows(&all, Side::HeldOut, &identity.recipe).lines() {
+                note!("warning: {line}");
+            }
         }
         let stream = own.unwrap_or_else(|| SampleStream::in_file_order(all, Side::HeldOut));
         let rows = stream.file_len().unwrap_or(0);

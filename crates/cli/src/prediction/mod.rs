@@ -60,7 +60,8 @@ pub fn predict_rows(engine: &mut Engine, state: &State, files: &Files<'_>) -> Re
         while (batch.len() as u64) < AT_ONCE
             && let Some(mut row) = rows.next_row()?
         {
-            check(&mut row, &recipe, &mut summary.tally);
+            let number = summary.rows + batch.len() as u64 + 1;
+            check(&mut row, number, &recipe, &mut summary.tally);
             batch.push(row);
         }
         if batch.is_empty() {
@@ -82,15 +83,15 @@ pub fn predict_rows(engine: &mut Engine, state: &State, files: &Files<'_>) -> Re
     }
 }
 
-/// A question without a number is not answered; what else looks wrong is counted.
-fn check(row: &mut AskedRow, recipe: &Recipe, tally: &mut DoubtTally) {
+/// A question without a number is not answered; what else looks wrong in row `number` is counted.
+fn check(row: &mut AskedRow, number: u64, recipe: &Recipe, tally: &mut DoubtTally) {
     let Ok(input) = &row.input else { return };
     let found = doubts(input, recipe);
     if found.contains(&Doubt::NoNumber) {
         row.input = Err(Doubt::NoNumber.to_string());
         return;
     }
-    tally.add(row.line, &found);
+    tally.add(number, &found);
 }
 
 /// One for each row, in order; or why there is none.
