@@ -36,11 +36,11 @@ pub fn question(text: &str, stage: Stage, mark: DecimalMark) -> Result<Input, Qu
     }
     match parse_number(text, mark) {
         Ok(value) => return Ok(Input::Text(format!("{OPEN}{}{CLOSE}", grammar::shortest_value(value)))),
-        // It would be read as a text, without its number.
-        Err(error @ (NumberError::Refused(_) | NumberError::NotFinite)) => {
+        // Digits and marks alone, which would be read as a text without a number. `3 apples` is a text.
+        Err(error) if is_bare(text) && error != NumberError::NotDecimal => {
             return Err(QuestionError::NotANumber(error));
         }
-        Err(NumberError::NotDecimal) => {}
+        Err(_) => {}
     }
     let text = match stage {
         Stage::Mixed => grammar::canonical(text, mark).map_err(QuestionError::Grammar)?,
