@@ -211,6 +211,21 @@ mod tests {
     }
 
     #[test]
+    fn each_place_has_its_own_range() {
+        let recipe = recipe(&[("input_ranges", "0..80,1000..5000"), ("max_val", "10")]);
+        let at = |place: usize, value: f64| InputEncoder::at(&recipe, place).encode(value)[0];
+        assert_eq!(
+            (at(0, 40.0), at(1, 3000.0), at(7, 3000.0)),
+            (0.0, 0.0, 0.0),
+            "the last one holds for all that follow"
+        );
+        assert_eq!(at(0, 80.0), at(1, 5000.0));
+        assert_eq!(Encoding::of(&recipe).encode(5.0), 0.0, "targets keep theirs");
+        let fields = InputEncoder::of(&recipe).describe(&recipe);
+        assert_eq!((&fields["offset"], &fields["places"][1]["offset"]), (&40.0.into(), &3000.0.into()));
+    }
+
+    #[test]
     fn the_target_may_differ_from_the_input() {
         let recipe = recipe(&[("target", "signlog"), ("min_val", "1"), ("max_val", "1000")]);
         let inputs = InputEncoder::of(&recipe);
