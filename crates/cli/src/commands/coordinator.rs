@@ -6,6 +6,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use clap::ArgMatches;
 use numalign_access::ServerAccess;
 use numalign_config::Config;
+use numalign_dashboard::HttpAddress;
 
 use crate::args::text;
 use crate::console::note;
@@ -13,6 +14,7 @@ use crate::error::CliError;
 use crate::launcher::child;
 use crate::launcher::signals::Signals;
 use crate::launcher::spawn::{CONFIG_VARIABLE, PUBLISH_TOKEN_VARIABLE};
+use crate::watching::Page;
 use crate::{credentials, limits, logging, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -65,7 +67,20 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
     }
     let signals = Signals::listen(child::interrupt())?;
     let checkpoint_wanted = signals.checkpoint();
-    numalign_coordinator::run(config, listener, access, signals.stop(), checkpoint_wanted).await?;
+    // `launch` serves the page of the one that it starts.
+    let page = match child::is_launched() {
+        true => None,
+        false => Page::open(&config, HttpAddress::Off, access.token.clone(), access.tls.clone())?,
+    };
+    let queries = page.as_ref().map(|page| {
+        page.show(&config);
+        page.follow()
+    });
+    let result = numalign_coordinator::run(config, listener, access, signals.stop(), checkpoint_wanted, queries).await;
+    if let Some(page) = page {
+        page.end(result.is_ok()).await;
+    }
+    result?;
     Ok(())
 }
 
