@@ -193,6 +193,7 @@ keys! {
     /// `None` is the join token, which is asked for beyond loopback.
     Run http_token_file: Option<PathBuf> = unset, WATCHING, optional(input_file()),
         "File with the token that the page asks for; beyond loopback the join token by default";
+    Run tensorboard: bool = "false", WATCHING, boolean(), "Write event files for TensorBoard to chk/<run_id>/tensorboard";
 }
 
 /// The largest divisor of the batch size up to 8.

@@ -1,8 +1,9 @@
-//! A page to watch a run: HTTP, Prometheus, TensorBoard. Everything here only reads.
+//! A page to watch a run: HTTP, Prometheus, TensorBoard. Nothing here touches a run.
 //!
 //! Reading order: [`source`] (what a command has to tell of a run) → [`tail`] and [`history`] (`metrics.jsonl`, read as it
 //! grows and thinned) → [`board`] (all that is known of the runs shown) → [`server`] (the port), with [`guard`] (who may
-//! ask), `routes`, `events` (the live stream) and [`metrics`] (Prometheus). [`alerts`] says what deserves a look.
+//! ask), `routes`, `events` (the live stream) and [`metrics`] (Prometheus). [`alerts`] says what deserves a look, and
+//! [`tensorboard`] writes event files from the same `metrics.jsonl`.
 
 #![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
@@ -20,6 +21,7 @@ mod routes;
 pub mod server;
 pub mod source;
 pub mod tail;
+pub mod tensorboard;
 
 pub use address::HttpAddress;
 pub use board::Board;

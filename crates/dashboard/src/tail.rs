@@ -65,6 +65,11 @@ impl Tail {
         self.lines(file, &mut take)
     }
 
+    /// The next call begins at the start of the file, as the first one did.
+    pub fn rewind(&mut self) {
+        *self = Self::of(std::mem::take(&mut self.path));
+    }
+
     fn forget(&mut self, identity: Option<(u64, u64)>, take: &mut impl FnMut(Piece<'_>)) {
         if self.identity.is_some() {
             take(Piece::Reset);

@@ -14,7 +14,7 @@ use crate::error::CliError;
 use crate::launcher::child;
 use crate::launcher::signals::Signals;
 use crate::launcher::spawn::{CONFIG_VARIABLE, PUBLISH_TOKEN_VARIABLE};
-use crate::watching::Page;
+use crate::watching::{EventWriter, Page};
 use crate::{credentials, limits, logging, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -72,11 +72,19 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
         true => None,
         false => Page::open(&config, HttpAddress::Off, access.token.clone(), access.tls.clone())?,
     };
+    let events = if child::is_launched() { None } else { EventWriter::start(&config) };
+    let steps = config.recipe.total_steps();
     let queries = page.as_ref().map(|page| {
         page.show(&config);
         page.follow()
     });
     let result = numalign_coordinator::run(config, listener, access, signals.stop(), checkpoint_wanted, queries).await;
+    if let Some(events) = events
+        && let Some(events) = events.finish().await
+        && result.is_ok()
+    {
+        events.close(steps, None);
+    }
     if let Some(page) = page {
         page.end(result.is_ok()).await;
     }

@@ -14,13 +14,14 @@ use crate::args::text;
 use crate::console::note;
 use crate::error::CliError;
 use crate::evaluation::evaluate_with_progress;
+use crate::evaluation::plot::{Course, draw};
 use crate::evaluation::report::Report;
 use crate::launcher::chaos::Chaos;
 use crate::launcher::child::die_with_parent;
 use crate::launcher::signals::{Interrupt, Signals};
 use crate::launcher::{JoinToken, Launcher};
 use crate::output::outln;
-use crate::watching::Page;
+use crate::watching::{EventWriter, FinishedEvents, Page};
 use crate::{credentials, logging, process, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -53,8 +54,8 @@ async fn one(
     chaos: Option<&Chaos>,
     page: Option<&Page>,
 ) -> Result<(), CliError> {
-    train(matches, config, signals, chaos, page).await?;
-    match finish(matches, config, page).await? {
+    let events = train(matches, config, signals, chaos, page).await?;
+    match finish(matches, config, page, events).await? {
         Some(report) => report.print(matches.get_flag("json")),
         None => Ok(()),
     }
@@ -116,8 +117,8 @@ async fn chain(
     let mut printed = Ok(());
     for config in configs {
         note!("stage {}", config.recipe.stage);
-        train(matches, config, signals, chaos, page).await?;
-        match finish(matches, config, page).await? {
+        let events = train(matches, config, signals, chaos, page).await?;
+        match finish(matches, config, page, events).await? {
             Some(report) if json => {
                 results.insert(config.recipe.stage.to_string(), serde_json::json!(report));
             }
@@ -150,7 +151,7 @@ async fn train(
     signals: &Signals,
     chaos: Option<&Chaos>,
     page: Option<&Page>,
-) -> Result<(), CliError> {
+) -> Result<Option<FinishedEvents>, CliError> {
     let token = JoinToken::or_random(credentials::token(matches)?)?;
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
@@ -158,7 +159,14 @@ async fn train(
     if let Some(page) = page {
         page.show(config);
     }
-    Launcher::start(config.clone(), token, signals.clone(), chaos.cloned(), page.cloned())?.wait().await
+    let events = EventWriter::start(config);
+    let launcher = Launcher::start(config.clone(), token, signals.clone(), chaos.cloned(), page.cloned())?;
+    let result = launcher.wait().await;
+    let events = match events {
+        Some(events) => events.finish().await,
+        None => None,
+    };
+    result.map(|()| events)
 }
 
 /// All workers are here: what they will miss is known before the first one starts.
@@ -174,23 +182,35 @@ fn check_nccl(config: &Config) -> Result<(), CliError> {
 }
 
 /// The closing evaluation, on another thread: this one listens to signals.
-async fn finish(matches: &ArgMatches, config: &Config, page: Option<&Page>) -> Result<Option<Report>, CliError> {
+async fn finish(
+    matches: &ArgMatches,
+    config: &Config,
+    page: Option<&Page>,
+    events: Option<FinishedEvents>,
+) -> Result<Option<Report>, CliError> {
     if matches.get_flag("no-eval") {
+        if let Some(events) = events {
+            events.close(config.recipe.total_steps(), None);
+        }
         return Ok(None);
     }
     if let Some(page) = page {
         page.closing("evaluating", "the training is over; the result is evaluated on held-out samples");
     }
     let config = config.clone();
-    let evaluation = tokio::task::spawn_blocking(move || evaluated(&config));
+    let evaluation = tokio::task::spawn_blocking(move || evaluated(&config, events));
     evaluation.await.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?.map(Some)
 }
 
-fn evaluated(config: &Config) -> Result<Report, CliError> {
+fn evaluated(config: &Config, events: Option<FinishedEvents>) -> Result<Report, CliError> {
     let path = &config.run.model_path_save;
     let checkpoint = Checkpoint::read(path)?;
     let mut engine = load_engine(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
     let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
     let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, config.run.eval_count)?;
+    if let Some(events) = events {
+        let picture = draw(engine.recipe(), &evaluation, &Course::of(path));
+        events.close(checkpoint.state.step(), Some(&picture));
+    }
     Ok(Report::of(engine.recipe(), &evaluation, &stream))
 }

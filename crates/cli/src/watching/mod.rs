@@ -1,6 +1,7 @@
 //! The page to watch a run: what `launch`, `coordinator` and `watch` have in common. `numalign_dashboard` serves it; here
 //! it gets to know the run.
 
+mod events;
 mod run;
 
 use std::path::Path;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::console::note;
 use crate::error::CliError;
 
+pub use events::{EventWriter, FinishedEvents};
 pub use run::{WatchedRun, runs_of_this_folder};
 
 /// How often a coordinator asks itself, and how long the answer may take.

@@ -10,6 +10,7 @@ mod access;
 mod api;
 mod browser;
 mod http;
+mod tensorboard;
 mod webdriver;
 
 use common::{Child, Folder};
