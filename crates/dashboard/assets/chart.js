@@ -160,6 +160,6 @@ export function drawStrip(figure, { generations, faults, last }) {
     svg.append(node("text", { x: px(x), y: 56, "text-anchor": "middle" }, number(x)));
   }
   const words = document.createElement("figcaption");
-  words.textContent = `${faults.length} faults; numbers are generations, over steps`;
+  words.textContent = `${faults.length === 1 ? "1 fault" : `${faults.length} faults`}; numbers are generations, over steps`;
   figure.replaceChildren(svg, words);
 }

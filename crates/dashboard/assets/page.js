@@ -96,7 +96,7 @@ function render() {
   charts(list);
   first.faults = faultsOf(first);
   drawStrip(byId("strip"), { generations: first.generations, faults: first.faults, last: first.status.step });
-  byId("faults").hidden = several;
+  for (const id of ["faults", "files", "keys"]) byId(id).hidden = several;
   view.workers(first);
   view.faults(first);
   view.checkpoints(first.row);

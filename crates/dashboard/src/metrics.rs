@@ -145,10 +145,15 @@ impl Sheet {
     ) {
         let family = Labelled::<N>::default();
         for (labels, value) in values {
-            family.get_or_create(&labels).set(value);
+            family.get_or_create(&labels.map(|(name, text)| (name, escaped(&text)))).set(value);
         }
         self.0.register(name, help, family);
     }
+}
+
+/// A label's value as both formats want it; `prometheus-client` writes it as it is.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// Percent as the ratio that Prometheus wants.
