@@ -220,7 +220,8 @@ fn seconds_of(time: &str) -> Option<f64> {
     let from_march = if month > 2 { month - 3 } else { month + 9 };
     let year = if month > 2 { year } else { year - 1 };
     let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + (153 * from_march + 2) / 5 + day - 1 - 719_468;
+    let days =
+        era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + (153 * from_march + 2) / 5 + day - 1 - 719_468;
     Some((days * 86_400 + hour * 3600 + minute * 60) as f64 + second)
 }
 
@@ -260,7 +261,10 @@ mod tests {
     }
 
     fn line(step: u64) -> String {
-        format!("{{\"time\":\"2026-11-26T12:00:00.250Z\",\"kind\":\"epoch\",\"step\":{step},\"loss\":{}}}\n", 0.5 / step as f64)
+        format!(
+            "{{\"time\":\"2026-11-26T12:00:00.250Z\",\"kind\":\"epoch\",\"step\":{step},\"loss\":{}}}\n",
+            0.5 / step as f64
+        )
     }
 
     #[test]
@@ -271,7 +275,11 @@ mod tests {
         let mut file = EventFile::of_run(folder.path(), settings.clone());
         std::fs::write(&record, line(1) + &line(2)).unwrap();
         file.catch_up().unwrap();
-        std::fs::write(&record, line(1) + &line(2) + &line(3) + "{\"kind\":\"failure\",\"step\":3,\"recovery_ms\":1}\n").unwrap();
+        std::fs::write(
+            &record,
+            line(1) + &line(2) + &line(3) + "{\"kind\":\"failure\",\"step\":3,\"recovery_ms\":1}\n",
+        )
+        .unwrap();
         file.catch_up().unwrap();
         file.catch_up().unwrap();
         assert_eq!(points(&events(folder.path()), "epoch/loss"), [(1, 0.5), (2, 0.25), (3, 0.5 / 3.0)]);
