@@ -14,7 +14,7 @@ use crate::args::text;
 use crate::console::note;
 use crate::error::CliError;
 use crate::evaluation::evaluate_with_progress;
-use crate::evaluation::plot::{Course, draw};
+use crate::evaluation::plot::{Course, Subject, draw};
 use crate::evaluation::report::Report;
 use crate::launcher::chaos::Chaos;
 use crate::launcher::child::die_with_parent;
@@ -209,7 +209,8 @@ fn evaluated(config: &Config, events: Option<FinishedEvents>) -> Result<Report, 
     let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
     let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, config.run.eval_count)?;
     if let Some(events) = events {
-        let picture = draw(engine.recipe(), &evaluation, &Course::of(path));
+        let subject = Subject { checkpoint: path, without_model: None };
+        let picture = draw(engine.recipe(), &evaluation, &Course::of(path), subject);
         events.close(checkpoint.state.step(), Some(&picture));
     }
     Ok(Report::of(engine.recipe(), &evaluation, &stream))

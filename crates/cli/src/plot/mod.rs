@@ -36,6 +36,8 @@ pub enum Mark {
     Line {
         points: Vec<Point>,
         grey: u8,
+        /// Two lines of one panel stay apart in print.
+        dashed: bool,
     },
     Dots {
         points: Vec<Point>,
