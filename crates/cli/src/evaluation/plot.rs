@@ -208,9 +208,14 @@ mod tests {
         let picture = draw(&recipe(&[]), &evaluation, &course, subject());
         assert_eq!(dots(&picture), 3 + 3 + 2 + 1);
         let texts = labels(&picture);
-        for label in
-            ["predicted against true", "absolute error, in value units", "training loss", "held out during training", "100", "0.01"]
-        {
+        for label in [
+            "predicted against true",
+            "absolute error, in value units",
+            "training loss",
+            "held out during training",
+            "100",
+            "0.01",
+        ] {
             assert!(texts.contains(&label), "{label} is missing in {texts:?}");
         }
         let bare = draw(&recipe(&[]), &evaluation, &Course::default(), subject());
@@ -226,8 +231,7 @@ mod tests {
         let headline =
             "mine | model demo | stage nn | error 1.00 % of the range, best constant 33.3 %, without the model 7.50 %";
         assert_eq!(texts[0], headline);
-        for (name, times) in
-            [("exact", 1), ("mean error of the best constant", 2), ("mean error without the model", 2)]
+        for (name, times) in [("exact", 1), ("mean error of the best constant", 2), ("mean error without the model", 2)]
         {
             assert_eq!(texts.iter().filter(|text| **text == name).count(), times, "{name} in {texts:?}");
         }
