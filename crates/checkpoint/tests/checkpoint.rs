@@ -24,6 +24,7 @@ fn checkpoint(hidden: usize, steps: u64) -> Checkpoint {
         identity: Identity {
             recipe,
             base_fingerprint: "0123456789abcdef".to_owned(),
+            tokenizer_fingerprint: None,
             layer_norms: Vec::new(),
             dataset_digest: None,
             loaded_digest: Some("fedcba".to_owned()),

@@ -70,6 +70,7 @@ impl Connection {
             layer_norms: loaded.layer_norms.iter().map(layer_norm).collect(),
             nccl: ability,
             no_nccl,
+            tokenizer_fingerprint: loaded.tokenizer_fingerprint.clone().unwrap_or_default(),
         };
         self.send(FromWorker::Ready(ready)).await;
     }

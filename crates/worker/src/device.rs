@@ -42,6 +42,8 @@ pub(crate) struct Loaded {
     pub nccl: Result<Ability, String>,
     /// Of the model, in hex.
     pub fingerprint: String,
+    /// Of its tokenizer, in hex, where the stage reads texts.
+    pub tokenizer_fingerprint: Option<String>,
     pub hidden_size: usize,
     /// Of the model.
     pub parameters: u64,
@@ -146,12 +148,14 @@ fn load(
         description: model.description.clone(),
         nccl: nccl::ability(config.run.collective, model.place, local_rank),
         fingerprint: model.lm.fingerprint().to_hex().to_string(),
+        tokenizer_fingerprint: None,
         hidden_size: model.lm.hidden_size(),
         parameters: model.lm.parameters(),
         probe_digest: Vec::new(),
         layer_norms: if recipe.train_layer_norms { model.lm.norm_parameters()? } else { Vec::new() },
     };
     let mut engine = Engine::new(model.lm, recipe.clone());
+    facts.tokenizer_fingerprint = engine.tokenizer_fingerprint()?;
     let state = engine.initial_state(0)?;
     let mut hasher = blake3::Hasher::new();
     for (_, row) in engine.gradients(&state, &[(0, probe.to_vec())])? {

@@ -102,6 +102,7 @@ mod tests {
             description: Description { device: name.clone(), weights: "test", name },
             nccl: Err("not asked for".to_owned()),
             fingerprint: String::new(),
+            tokenizer_fingerprint: None,
             hidden_size: HIDDEN,
             parameters: 0,
             probe_digest: Vec::new(),

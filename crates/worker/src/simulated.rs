@@ -63,6 +63,7 @@ impl Simulated {
             },
             nccl: Err("it is simulated".to_owned()),
             fingerprint: blake3::hash(b"simulated").to_hex().to_string(),
+            tokenizer_fingerprint: None,
             hidden_size: self.hidden,
             parameters: 0,
             probe_digest: blake3::hash(&self.hidden.to_le_bytes()).as_bytes().to_vec(),

@@ -20,6 +20,7 @@ impl Driver {
             match effect {
                 Effect::BaseKnown(base) => {
                     self.fingerprint = base.base_fingerprint.clone();
+                    self.tokenizer_fingerprint = base.tokenizer_fingerprint.clone();
                     self.layer_norms = base.layer_norms.clone();
                     if let Some(folder) = self.replaced.take()
                         && let Err(error) = folder.clear()

@@ -61,6 +61,8 @@ pub struct Driver {
     solutions: mpsc::UnboundedReceiver<SolveResult>,
     /// Of the frozen model; empty until it is known.
     fingerprint: String,
+    /// Of its tokenizer, where it is known and the stage reads texts.
+    tokenizer_fingerprint: Option<String>,
     /// The base's layer norms, if they train and it is known.
     layer_norms: Vec<NormTensor>,
     dataset_digest: Option<String>,
@@ -119,7 +121,8 @@ impl Driver {
             writer,
             solver,
             solutions,
-            fingerprint: start.fingerprint.clone().unwrap_or_default(),
+            fingerprint: start.base.as_ref().map(|base| base.fingerprint.clone()).unwrap_or_default(),
+            tokenizer_fingerprint: start.base.as_ref().and_then(|base| base.tokenizer.clone()),
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
             loaded_digest: start.loaded_digest.clone(),

@@ -36,6 +36,8 @@ pub struct JoinRequest {
 pub struct WorkerReady {
     /// BLAKE3 of the frozen model, hex.
     pub base_fingerprint: String,
+    /// BLAKE3 of its tokenizer, hex, where the stage reads texts.
+    pub tokenizer_fingerprint: Option<String>,
     /// The model's hidden size `d`.
     pub hidden_size: usize,
     /// Parameters of the frozen model.

@@ -15,6 +15,7 @@ pub mod stall;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,10 +33,25 @@ pub use events::{
     WorkerReady,
 };
 
+/// The frozen model that a checkpoint or loaded projectors belong to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownBase {
+    /// The file.
+    pub source: PathBuf,
+    /// Of the model, hex.
+    pub fingerprint: String,
+    /// Of its tokenizer, hex, if it is known and counts in this run.
+    pub tokenizer: Option<String>,
+}
+
 /// What identifies the frozen model of this run.
 #[derive(Debug, Clone, PartialEq)]
 struct Base {
     fingerprint: String,
+    /// Of its tokenizer; none before the first worker, and in a stage that reads no text.
+    tokenizer: Option<String>,
+    /// The file that binds the run to it, until a worker was ready.
+    source: Option<PathBuf>,
     /// From the first worker that was ready.
     probe: Option<Vec<u8>>,
 }
@@ -87,9 +103,14 @@ impl Default for RebalancePolicy {
 const MAX_REFUSED: usize = 1024;
 
 impl Machine {
-    /// `committed` is the state to continue from, if there is one; `fingerprint` that of the frozen model it belongs to.
-    pub fn new(config: Arc<Config>, incarnation: u64, committed: Option<State>, fingerprint: Option<String>) -> Self {
-        let base = fingerprint.map(|fingerprint| Base { fingerprint, probe: None });
+    /// `committed` is the state to continue from, if there is one; `base` the frozen model it belongs to.
+    pub fn new(config: Arc<Config>, incarnation: u64, committed: Option<State>, base: Option<KnownBase>) -> Self {
+        let base = base.map(|KnownBase { source, fingerprint, tokenizer }| Base {
+            fingerprint,
+            tokenizer,
+            source: Some(source),
+            probe: None,
+        });
         Self {
             config,
             incarnation,

@@ -149,6 +149,7 @@ fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
     }
     Ok(WorkerReady {
         base_fingerprint: ready.base_fingerprint,
+        tokenizer_fingerprint: Some(ready.tokenizer_fingerprint).filter(|hex| !hex.is_empty()),
         hidden_size: ready.hidden_size as usize,
         model_parameters: ready.model_parameters,
         weights: ready.weights,

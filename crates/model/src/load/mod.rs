@@ -157,7 +157,7 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
         }
         ModelName::Folder(folder) => folder_parts(folder, None),
         ModelName::Gguf(file) => gguf_parts(file),
-        ModelName::Hub(id) => folder_parts(&hub::folder_of(id)?, Some(id)),
+        ModelName::Hub(name) => folder_parts(&hub::folder_of(name)?, Some(&name.id)),
     }
 }
 
