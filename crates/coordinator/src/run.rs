@@ -74,6 +74,7 @@ pub async fn run(
     let streams = Streams::new(start.stream.clone(), &config.recipe)?;
     let machine = Machine::new(config.clone(), incarnation(), start.state.clone(), start.base.clone())
         .with_rebalance(rebalance_policy());
+    let machine = if config.run.dataset_file.is_some() { machine.with_sample_check() } else { machine };
     let driver = Driver::new(config.clone(), &start, machine, streams.clone(), dispatcher.clone(), reducer.clone())?;
     let (calls, inbox) = mpsc::channel(1024);
     let service =

@@ -6,6 +6,7 @@ use tokenizers::{Encoding, ModelWrapper, PostProcessor, Token};
 
 use crate::error::ModelError;
 
+mod bound;
 mod fingerprint;
 
 /// GPT-2's vocabulary size, as published.
@@ -123,6 +124,24 @@ impl Tokenizer {
     pub fn encode_with_special_tokens(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         let Around { before, after } = self.around()?;
         Ok([before, self.encode(text)?, after].concat())
+    }
+
+    /// The longest text, in bytes, that has at most `tokens` tokens whatever it says; 0 where only tokenising tells.
+    pub fn longest_text(&self, tokens: usize) -> usize {
+        match self {
+            Tokenizer::File(file) => bound::tokens_per_byte(&file.tokenizer).map_or(0, |each| tokens / each),
+            Tokenizer::Gpt2(_) => tokens,
+            Tokenizer::Missing(_) => 0,
+        }
+    }
+
+    /// The largest id that a text can have; none without a tokenizer.
+    pub fn largest_id(&self) -> Option<u32> {
+        match self {
+            Tokenizer::File(file) => file.tokenizer.get_vocab(true).into_values().max(),
+            Tokenizer::Gpt2(_) => Some(GPT2_VOCABULARY as u32 - 1),
+            Tokenizer::Missing(_) => None,
+        }
     }
 
     /// BLAKE3 over what determines ids: vocabulary, merges, normaliser, pre-tokenizer, added tokens, and with

@@ -103,6 +103,7 @@ mod tests {
             nccl: Err("not asked for".to_owned()),
             fingerprint: String::new(),
             tokenizer_fingerprint: None,
+            longest_text: 0,
             hidden_size: HIDDEN,
             parameters: 0,
             probe_digest: Vec::new(),

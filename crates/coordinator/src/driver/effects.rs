@@ -31,6 +31,7 @@ impl Driver {
                     self.console.banner(&base);
                     self.update_sample_digest();
                 }
+                Effect::CheckSamples(member, longest_text) => self.start_sample_check(member, longest_text),
                 Effect::Begin(start) => self.begin(&start),
                 Effect::BroadcastNcclId(members, generation, id) => {
                     for member in members {

@@ -84,6 +84,7 @@ fn worker_ready() -> WorkerReady {
     WorkerReady {
         base_fingerprint: "0123456789abcdef".to_owned(),
         tokenizer_fingerprint: None,
+        longest_text: 0,
         hidden_size: 2,
         model_parameters: 10,
         weights: "random".to_owned(),

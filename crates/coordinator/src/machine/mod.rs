@@ -11,6 +11,7 @@ mod decide;
 pub mod events;
 mod generation;
 pub mod load_balancing;
+mod sample_check;
 pub mod stall;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,6 +26,7 @@ use numalign_projector::State;
 
 use collective::{CollectiveDecision, NcclFailures};
 use generation::Running;
+use sample_check::SampleCheck;
 use stall::StallWatch;
 
 pub use decide::Decision;
@@ -67,6 +69,7 @@ pub struct Machine {
     /// From the checkpoint or projectors that `committed` came from, else from the first worker that was ready.
     base: Option<Base>,
     first_ready: Option<Instant>,
+    sample_check: SampleCheck,
     /// The unit at the end of the round that the driver is solving for.
     solving: Option<u64>,
     /// A worker brought a rejoin state: the run continues after the loss of another coordinator.
@@ -120,6 +123,7 @@ impl Machine {
             committed: committed.map(Arc::new),
             base,
             first_ready: None,
+            sample_check: SampleCheck::Done,
             solving: None,
             resuming: false,
             rebalance: RebalancePolicy::default(),
@@ -230,6 +234,7 @@ impl Machine {
             }
             // From a worker that was refused or declared dead: the run continues without it.
             Event::PermanentFailure(..) => {}
+            Event::SamplesChecked(id, checked) => self.samples_checked(id, checked, &mut effects),
             Event::Solved(unit, solution) => self.solved(unit, solution, &mut effects),
             Event::Tick => {
                 self.evict_silent(now, &mut effects);
@@ -289,6 +294,10 @@ impl Machine {
     }
 
     fn advance(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if self.is_checking(effects) {
+            self.reason = "checking that the model can take every sample of the dataset".to_owned();
+            return;
+        }
         let (decision, reason) = self.decide(now);
         self.reason = reason;
         match decision {

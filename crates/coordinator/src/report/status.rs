@@ -121,6 +121,7 @@ mod tests {
         WorkerReady {
             base_fingerprint: "0123".to_owned(),
             tokenizer_fingerprint: None,
+            longest_text: 0,
             hidden_size: 2,
             model_parameters: 10,
             weights: "random".to_owned(),

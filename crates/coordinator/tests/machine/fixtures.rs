@@ -124,6 +124,7 @@ pub fn worker_ready() -> WorkerReady {
     WorkerReady {
         base_fingerprint: FINGERPRINT.to_owned(),
         tokenizer_fingerprint: None,
+        longest_text: 0,
         hidden_size: HIDDEN,
         model_parameters: 1000,
         weights: "random".to_owned(),

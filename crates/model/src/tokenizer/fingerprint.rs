@@ -100,7 +100,7 @@ fn byte_pairs(mut model: Map<String, Json>, pre_tokenizer: &Json) -> Json {
 }
 
 /// The steps of a normaliser or pre-tokenizer, those of a sequence in a sequence too.
-fn steps(step: &Json, name: &str) -> Vec<Json> {
+pub(super) fn steps(step: &Json, name: &str) -> Vec<Json> {
     match (step.is_null(), &step["type"], &step[name]) {
         (true, ..) => Vec::new(),
         (_, Json::String(kind), Json::Array(inner)) if kind == "Sequence" => {

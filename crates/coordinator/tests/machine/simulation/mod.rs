@@ -189,6 +189,7 @@ impl Simulation {
                     assert_eq!(base, worker_ready());
                     self.base_known = true;
                 }
+                Effect::CheckSamples(..) => panic!("there is no data file"),
                 Effect::Begin(start) => self.begin(start),
                 Effect::Pause(members, why) => {
                     assert!(!why.is_empty());
