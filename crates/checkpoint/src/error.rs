@@ -33,7 +33,7 @@ impl CheckpointError {
             CheckpointError::Read { .. } => "check the path and its permissions",
             CheckpointError::Write { .. } => "check free space and permissions of the folder",
             CheckpointError::Foreign { .. } => {
-                "give a file that `numalign launch` or `numalign coordinator` wrote; `numalign import` makes one of bare projectors"
+                "give a file that `numalign launch` or `numalign coordinator` wrote; `numalign import` makes one of bare projectors (docs/OPERATIONS.md)"
             }
             CheckpointError::NotProjectors { .. } => {
                 "docs/OPERATIONS.md says which tensors are wanted, and how a PyTorch file becomes such a file"

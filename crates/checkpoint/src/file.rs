@@ -230,6 +230,9 @@ impl Checkpoint {
         if bytes.is_empty() {
             return Err(damaged("the file is empty".to_owned()));
         }
+        if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
+            return Err(foreign("it is a PyTorch file (pickle)".to_owned()));
+        }
         let (_, header) = SafeTensors::read_metadata(bytes)
             .map_err(|error| damaged(format!("not a whole safetensors file ({error})")))?;
         let Some(mut metadata) =

@@ -12,6 +12,7 @@ use tokenizers::AddedToken;
 use tokenizers::processors::template::{Template, TemplateProcessing};
 
 use super::byte_level::{Document, Parts, QWEN_2, bytes, merge, sequence, split};
+use super::json;
 use super::weights::read_text;
 use crate::arch::Architecture;
 use crate::error::ModelError;
@@ -173,7 +174,7 @@ fn object(folder: &Path, name: &str) -> Result<Map<String, Json>, ModelError> {
     if path.symlink_metadata().is_err() {
         return Ok(Map::new());
     }
-    match serde_json::from_str(&read_text(&path, MOST_SETTINGS)?) {
+    match json::parse(&read_text(&path, MOST_SETTINGS)?) {
         Ok(Json::Object(object)) => Ok(object),
         Ok(_) => Err(ModelError::Damaged { path, reason: "not a JSON object".to_owned() }),
         Err(error) => Err(ModelError::Damaged { path, reason: format!("not JSON: {error}") }),

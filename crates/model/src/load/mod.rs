@@ -21,6 +21,7 @@ pub mod gguf;
 pub(crate) mod gpt2;
 pub mod hub;
 mod hub_env;
+pub(crate) mod json;
 pub(crate) mod llama;
 mod misplaced;
 pub mod name;
@@ -164,9 +165,9 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
 fn folder_parts(folder: &Path, hub_id: Option<&str>) -> Result<Parts, ModelError> {
     let path: PathBuf = folder.join("config.json");
     if !path.exists()
-        && let Some(adapter) = misplaced::adapter(folder)
+        && let Some(other) = misplaced::adapter(folder).or_else(|| misplaced::cache_of_hub(folder))
     {
-        return Err(adapter);
+        return Err(other);
     }
     let architecture = Architecture::parse(&path, &read_text(&path, MOST_CONFIG)?)?;
     let source = Safetensors::open_folder(folder)?;
