@@ -233,9 +233,9 @@ impl Fetcher {
     /// The folder of the complete snapshot; the weights come last, so that nothing incomplete looks complete.
     fn fetch(&self) -> Result<PathBuf, String> {
         let config = self.get("config.json").map_err(|error| reason("config.json", &error))?;
-        if !self.get_if_there("tokenizer.json")?
-            && !(self.get_if_there("vocab.json")? && self.get_if_there("merges.txt")?)
-        {
+        let has_tokenizer = self.get_if_there("tokenizer.json")?
+            || self.get_if_there("vocab.json")? && self.get_if_there("merges.txt")?;
+        if !has_tokenizer {
             // Fine for numbers.
             tracing::warn!("the model has no tokenizer.json");
         }
