@@ -9,6 +9,7 @@ use error::CliError;
 use numalign_coordinator::stderr::write_line;
 
 mod args;
+mod checkpointed;
 mod commands;
 mod connect;
 mod console;
@@ -25,6 +26,7 @@ mod prediction;
 mod process;
 mod settings;
 mod table;
+mod watching;
 
 fn main() -> ExitCode {
     report_panics();

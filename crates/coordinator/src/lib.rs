@@ -24,4 +24,4 @@ pub mod stderr;
 pub use dataset::{RunData, split_of};
 pub use driver::Outcome;
 pub use error::CoordinatorError;
-pub use run::run;
+pub use run::{StatusQueries, run};

@@ -229,6 +229,7 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         layer: None,
         train_layer_norms: false,
         dataset_decimal_comma: false,
+        add_special_tokens: false,
     }
 }
 

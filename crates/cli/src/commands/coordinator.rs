@@ -7,6 +7,7 @@ use clap::ArgMatches;
 use numalign_access::ServerAccess;
 use numalign_config::Config;
 use numalign_coordinator::CoordinatorError;
+use numalign_dashboard::HttpAddress;
 
 use crate::args::text;
 use crate::console::note;
@@ -14,6 +15,7 @@ use crate::error::CliError;
 use crate::launcher::child;
 use crate::launcher::signals::Signals;
 use crate::launcher::spawn::{CONFIG_VARIABLE, PUBLISH_TOKEN_VARIABLE};
+use crate::watching::{EventWriter, Page};
 use crate::{credentials, limits, logging, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -48,6 +50,8 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
                 std::io::ErrorKind::AddrInUse => {
                     CliError::new(message).with_hint("another program uses the port: end it, or choose another port")
                 }
+                std::io::ErrorKind::PermissionDenied => CliError::new(message)
+                    .with_hint("ports below 1024 belong to root on most machines: choose a higher one, such as 7400"),
                 _ => CliError::new(message).with_hint("use an address of this machine, such as 0.0.0.0:7400"),
             }
         })?,
@@ -67,9 +71,29 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
     }
     let signals = Signals::listen(child::interrupt())?;
     let checkpoint_wanted = signals.checkpoint();
+    // `launch` serves the page of the one that it starts.
+    let page = match child::is_launched() {
+        true => None,
+        false => Page::open(&config, HttpAddress::Off, access.token.clone(), access.tls.clone())?,
+    };
+    let events = if child::is_launched() { None } else { EventWriter::start(&config) };
+    let steps = config.recipe.total_steps();
     let run_id = config.run.run_id.clone();
-    let outcome = numalign_coordinator::run(config, listener, access, signals.stop(), checkpoint_wanted).await;
-    outcome.map(|_| ()).map_err(|error| {
+    let queries = page.as_ref().map(|page| {
+        page.show(&config);
+        page.follow()
+    });
+    let result = numalign_coordinator::run(config, listener, access, signals.stop(), checkpoint_wanted, queries).await;
+    if let Some(events) = events
+        && let Some(events) = events.finish().await
+        && result.is_ok()
+    {
+        events.close(steps, None);
+    }
+    if let Some(page) = page {
+        page.end(result.is_ok()).await;
+    }
+    result.map(|_| ()).map_err(|error| {
         let is_saved = matches!(&error, CoordinatorError::Stopped { saved: Some(_), .. });
         let error = CliError::from(error);
         match is_saved && !child::is_launched() {

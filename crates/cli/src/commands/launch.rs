@@ -5,22 +5,26 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{CollectiveChoice, Config, DeviceChoice};
-use numalign_engine::{Purpose, load_engine};
+use numalign_dashboard::HttpAddress;
+use numalign_engine::Purpose;
 use numalign_model::LoadOptions;
 use numalign_model::load::name::ModelName;
 
 use crate::args::text;
+use crate::checkpointed::engine_of;
 use crate::console::note;
 use crate::error::CliError;
 use crate::evaluation::closing::{advice, next_command};
 use crate::evaluation::evaluate_with_progress;
 use crate::evaluation::held_out::HeldOut;
+use crate::evaluation::plot::{Course, Subject, draw};
 use crate::evaluation::report::Report;
 use crate::launcher::chaos::Chaos;
 use crate::launcher::child::die_with_parent;
 use crate::launcher::signals::{Interrupt, Signals};
 use crate::launcher::{JoinToken, Launcher};
 use crate::output::outln;
+use crate::watching::{EventWriter, FinishedEvents, Page};
 use crate::{credentials, logging, process, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -36,13 +40,39 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
             return all(matches, file, &signals, chaos.as_ref()).await;
         }
         let config = settings::load_for_launch(matches, file, stage, &[])?;
-        train(matches, &config, &signals, chaos.as_ref()).await?;
-        let Some(closing) = finish(matches, &config, &signals).await? else { return Ok(()) };
-        closing.print(matches)
+        let page = open_page(matches, &config)?;
+        let result = one(matches, &config, &signals, chaos.as_ref(), page.as_ref()).await;
+        end_page(page, &result).await;
+        result
     });
-    // An evaluation that was stopped is not waited for.
+    // Neither an evaluation that was stopped nor what the page still reads from a slow disk is waited for.
     runtime.shutdown_background();
     result
+}
+
+async fn one(
+    matches: &ArgMatches,
+    config: &Config,
+    signals: &Signals,
+    chaos: Option<&Chaos>,
+    page: Option<&Page>,
+) -> Result<(), CliError> {
+    let events = train(matches, config, signals, chaos, page).await?;
+    match finish(matches, config, signals, page, events).await? {
+        Some(closing) => closing.print(matches),
+        None => Ok(()),
+    }
+}
+
+/// On loopback, unless the configuration says otherwise.
+fn open_page(matches: &ArgMatches, config: &Config) -> Result<Option<Page>, CliError> {
+    Page::open(config, HttpAddress::loopback(), credentials::token(matches)?, None)
+}
+
+async fn end_page(page: Option<Page>, result: &Result<(), CliError>) {
+    if let Some(page) = page {
+        page.end(result.is_ok()).await;
+    }
 }
 
 /// nn, then text, then mixed, each from the last one's projectors.
@@ -70,13 +100,28 @@ async fn all(
         }
         configs.push(settings::load_for_launch(matches, file, Some(stage), &more)?);
     }
+    let page = open_page(matches, &whole)?;
+    let result = chain(matches, &configs, &save, signals, chaos, page.as_ref()).await;
+    end_page(page, &result).await;
+    result
+}
+
+/// Trains the stages one after another.
+async fn chain(
+    matches: &ArgMatches,
+    configs: &[Config],
+    save: &Path,
+    signals: &Signals,
+    chaos: Option<&Chaos>,
+    page: Option<&Page>,
+) -> Result<(), CliError> {
     let json = matches.get_flag("json");
     let mut results = serde_json::Map::new();
     let mut printed = Ok(());
-    for config in &configs {
+    for config in configs {
         note!("stage {}", config.recipe.stage);
-        train(matches, config, signals, chaos).await?;
-        match finish(matches, config, signals).await? {
+        let events = train(matches, config, signals, chaos, page).await?;
+        match finish(matches, config, signals, page, events).await? {
             Some(closing) if json => {
                 results.insert(config.recipe.stage.to_string(), serde_json::json!(closing.report));
             }
@@ -90,7 +135,7 @@ async fn all(
     }
     if let Some(last) = configs.last() {
         let bytes = std::fs::read(&last.run.model_path_save)?;
-        numalign_checkpoint::write_atomically(&save, &bytes)?;
+        numalign_checkpoint::write_atomically(save, &bytes)?;
         note!("wrote {}", save.display());
     }
     printed
@@ -108,13 +153,24 @@ async fn train(
     config: &Config,
     signals: &Signals,
     chaos: Option<&Chaos>,
-) -> Result<(), CliError> {
+    page: Option<&Page>,
+) -> Result<Option<FinishedEvents>, CliError> {
     let token = JoinToken::or_random(credentials::token(matches)?)?;
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
     check_nccl(config)?;
     check_base(config)?;
-    Launcher::start(config.clone(), token, signals.clone(), chaos.cloned())?.wait().await
+    if let Some(page) = page {
+        page.show(config);
+    }
+    let events = EventWriter::start(config);
+    let launcher = Launcher::start(config.clone(), token, signals.clone(), chaos.cloned(), page.cloned())?;
+    let result = launcher.wait().await;
+    let events = match events {
+        Some(events) => events.finish().await,
+        None => None,
+    };
+    result.map(|()| events)
 }
 
 /// All workers are here: what they will miss is known before the first one starts.
@@ -173,13 +229,25 @@ impl Closing {
 }
 
 /// The closing evaluation, on another thread: this one listens to signals.
-async fn finish(matches: &ArgMatches, config: &Config, signals: &Signals) -> Result<Option<Closing>, CliError> {
+async fn finish(
+    matches: &ArgMatches,
+    config: &Config,
+    signals: &Signals,
+    page: Option<&Page>,
+    events: Option<FinishedEvents>,
+) -> Result<Option<Closing>, CliError> {
     if matches.get_flag("no-eval") {
+        if let Some(events) = events {
+            events.close(config.recipe.total_steps(), None);
+        }
         return Ok(None);
+    }
+    if let Some(page) = page {
+        page.closing("evaluating", "the training is over; the result is evaluated on held-out samples");
     }
     let path = config.run.model_path_save.clone();
     let config = config.clone();
-    let evaluation = tokio::task::spawn_blocking(move || evaluated(&config));
+    let evaluation = tokio::task::spawn_blocking(move || evaluated(&config, events));
     tokio::select! {
         evaluation = evaluation => {
             evaluation.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?
@@ -193,12 +261,22 @@ async fn finish(matches: &ArgMatches, config: &Config, signals: &Signals) -> Res
 }
 
 /// `None` where no row of the dataset is held out.
-fn evaluated(config: &Config) -> Result<Option<Closing>, CliError> {
+fn evaluated(config: &Config, events: Option<FinishedEvents>) -> Result<Option<Closing>, CliError> {
     let path = &config.run.model_path_save;
-    let Some(HeldOut { stream, count }) = HeldOut::of_run(config)? else { return Ok(None) };
+    let Some(HeldOut { stream, count }) = HeldOut::of_run(config)? else {
+        if let Some(events) = events {
+            events.close(config.recipe.total_steps(), None);
+        }
+        return Ok(None);
+    };
     let checkpoint = Checkpoint::read(path)?;
-    let mut engine = load_engine(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
+    let mut engine = engine_of(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
     let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, count)?;
+    if let Some(events) = events {
+        let subject = Subject { checkpoint: path, without_model: None };
+        let picture = draw(engine.recipe(), &evaluation, &Course::of(path), subject);
+        events.close(checkpoint.state.step(), Some(&picture));
+    }
     let report = Report::of(engine.recipe(), &evaluation, &stream);
     Ok(Some(Closing {
         advice: advice(engine.recipe(), engine.lm().layers(), &report.metrics),

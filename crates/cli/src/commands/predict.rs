@@ -9,9 +9,10 @@ use numalign_config::{DeviceChoice, Recipe, Stage, TableFormat};
 use numalign_data::doubts::{Doubt, doubts, shell_hint};
 use numalign_data::question::question;
 use numalign_data::{DecimalMark, Input, Sample};
-use numalign_engine::{Purpose, load_engine};
+use numalign_engine::Purpose;
 
 use crate::args::text;
+use crate::checkpointed::engine_of;
 use crate::console::note;
 use crate::error::CliError;
 use crate::evaluation::take_best;
@@ -26,7 +27,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         take_best(&mut checkpoint, path)?;
     }
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
-    let load = || load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Predict);
+    let load = || engine_of(&checkpoint, path, text(matches, "model"), device, Purpose::Predict);
     if let Some(files) = files(matches)? {
         return predict_rows(&mut load()?, &checkpoint.state, &files);
     }

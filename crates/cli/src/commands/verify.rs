@@ -10,10 +10,11 @@ use numalign_config::DeviceChoice;
 use numalign_coordinator::split_of;
 use numalign_data::table::TableOptions;
 use numalign_data::{Dataset, SampleDigest, SampleStream, Side};
-use numalign_engine::{Purpose, load_engine, training_stream};
+use numalign_engine::{Purpose, training_stream};
 use numalign_model::load::name::ModelName;
 
 use crate::args::text;
+use crate::checkpointed::engine_of;
 use crate::error::CliError;
 use crate::output::outln;
 
@@ -49,6 +50,8 @@ struct Proof {
     ledger: String,
     state_digest: String,
     held_out: Option<HeldOut>,
+    /// How another program that saved the file again changed it.
+    rearranged: Option<&'static str>,
     base: Base,
 }
 
@@ -63,6 +66,7 @@ enum HeldOut {
 fn verify(matches: &ArgMatches, path: &Path) -> Result<Proof, CliError> {
     // Reading compares the digest over the whole file and the state's own.
     let checkpoint = Checkpoint::read(path)?;
+    let rearranged = checkpoint.rearranged(&std::fs::read(path)?);
     let recipe = &checkpoint.identity.recipe;
     let stream = training_stream(&checkpoint, path, text(matches, "dataset").map(Path::new))?;
     let (step, samples) = (checkpoint.state.step(), checkpoint.samples());
@@ -82,7 +86,7 @@ fn verify(matches: &ArgMatches, path: &Path) -> Result<Proof, CliError> {
         true => Base::Skipped,
         false => base_of(&checkpoint, path, text(matches, "model"))?,
     };
-    Ok(Proof { step, samples, ledger, state_digest: checkpoint.state.digest().to_hex(), held_out, base })
+    Ok(Proof { step, samples, ledger, state_digest: checkpoint.state.digest().to_hex(), held_out, rearranged, base })
 }
 
 /// Compares the two parts of the data with what the checkpoint says of them, and with each other. `training` gives the
@@ -130,7 +134,7 @@ fn base_of(checkpoint: &Checkpoint, path: &Path, model: Option<&str>) -> Result<
     if !at_hand {
         return Ok(Base::NotAtHand(name.to_owned()));
     }
-    load_engine(checkpoint, path, model, DeviceChoice::Cpu, Purpose::Predict)?;
+    engine_of(checkpoint, path, model, DeviceChoice::Cpu, Purpose::Predict)?;
     Ok(Base::Matches(name.to_owned()))
 }
 
@@ -148,9 +152,12 @@ impl Proof {
             }
             None => String::new(),
         };
+        let rearranged = self.rearranged.map_or_else(String::new, |how| {
+            format!("; another program saved the file again: {how}, its content is the same")
+        });
         format!(
-            "{}: file and state are whole (state {:.16}); {} steps took samples 0 to {} (exclusive) once each, in order \
-             (ledger {:.16}){held_out}; {base}",
+            "{}: file and state are whole (state {:.16}){rearranged}; {} steps took samples 0 to {} (exclusive) once each, \
+             in order (ledger {:.16}){held_out}; {base}",
             path.display(),
             self.state_digest,
             self.step,
@@ -168,6 +175,7 @@ impl Proof {
         let mut json = serde_json::json!({
             "path": path, "ok": true, "step": self.step, "samples": self.samples, "sample_digest": self.ledger,
             "state_digest": self.state_digest, "base": base, "base_model": name,
+            "rearranged": self.rearranged,
         });
         if let Some(held_out) = &self.held_out {
             let (said, rows) = match held_out {
