@@ -163,6 +163,8 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         distribution: None,
         huber_delta: None,
         layer: None,
+        taps: Vec::new(),
+        probe: None,
         train_layer_norms: false,
     }
 }

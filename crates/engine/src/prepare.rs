@@ -1,6 +1,6 @@
 //! A sample as the model takes it: pieces of tokens and embeddings, checked and encoded.
 
-use numalign_config::{Pooling, Stage};
+use numalign_config::Stage;
 use numalign_data::{Input, Sample, Segment, grammar};
 use numalign_model::{ModelError, Piece, lm::positions};
 
@@ -57,7 +57,7 @@ impl Engine {
             }
             (Input::Text(text), _) => pieces.push(Piece::Tokens(self.tokenize(index, text)?)),
         }
-        if self.recipe.pooling == Pooling::Numbers && inputs.is_empty() {
+        if self.reads_numbers() && inputs.is_empty() {
             let reason = "it has no marked number, and pooling numbers reads there".to_owned();
             return Err(EngineError::BadSample { index, reason });
         }
