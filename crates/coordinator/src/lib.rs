@@ -20,6 +20,7 @@ pub mod run;
 pub mod start;
 pub mod stderr;
 
+pub use background::probe::REPORT as PROBE_REPORT;
 pub use driver::Outcome;
 pub use error::CoordinatorError;
 pub use run::run;

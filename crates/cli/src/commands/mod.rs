@@ -19,6 +19,8 @@ mod hidden;
 mod inspect;
 mod launch;
 mod predict;
+mod probe;
+mod probe_page;
 mod replay;
 mod report;
 mod report_page;
@@ -31,6 +33,7 @@ mod worker;
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     match matches.subcommand() {
         Some(("launch", matches)) => launch::run(matches),
+        Some(("probe", matches)) => probe::run(matches),
         Some(("coordinator", matches)) => coordinator::run(matches),
         Some(("worker", matches)) => worker::run(matches),
         Some(("cert", matches)) => cert::run(matches),

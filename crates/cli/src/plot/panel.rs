@@ -92,6 +92,13 @@ impl<'a> Panel<'a> {
         self.picture.marks.push(Mark::Dots { points, radius: 3.0, grey: INK, opacity: 1.0 });
     }
 
+    /// A text that ends just above a value.
+    pub fn named(&mut self, value: (f64, f64), name: &str) {
+        if let Some((x, y)) = self.places(&[value]).first() {
+            self.text((x - 2.0, y - 6.0), LABEL_SIZE, Anchor::End, false, name);
+        }
+    }
+
     /// A line through the values, in their order.
     pub fn line(&mut self, values: &[(f64, f64)], grey: u8) {
         let points = self.places(values);
