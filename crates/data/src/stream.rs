@@ -166,6 +166,7 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         taps: Vec::new(),
         probe: None,
         train_layer_norms: false,
+        add_special_tokens: false,
     }
 }
 

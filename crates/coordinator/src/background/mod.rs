@@ -2,4 +2,5 @@
 
 pub mod checkpoint_writer;
 pub mod probe;
+pub mod sample_check;
 pub mod solver;

@@ -14,7 +14,7 @@ use crate::error::ModelError;
 use crate::lm::{FrozenLm, LmInput, Piece, positions};
 use crate::ops::norms::{NormGradients, NormParameter, NormSums, NormWeights, Normed};
 use crate::ops::sequences::Sequences;
-use crate::ops::{FrozenOps, RotaryTable, WeightStorage, to_host};
+use crate::ops::{FrozenOps, RotaryTable, WeightStorage, move_to_device, to_host};
 use crate::tokenizer::Tokenizer;
 
 pub mod block;
@@ -201,7 +201,7 @@ impl<B: FrozenOps> Decoder<B> {
                 break;
             }
             x_rd = place.run(|| {
-                let mut x_rd = x_rd.to_device(&place.device);
+                let mut x_rd = move_to_device(x_rd, &place.device)?;
                 for layer in place.blocks.start..place.blocks.end.min(plan.layers) {
                     let rows = self.rows(sequences, plan, layer, index);
                     let (next, saved) = self.parts.blocks[layer].forward(x_rd, &rows, keep);
@@ -242,7 +242,7 @@ impl<B: FrozenOps> Decoder<B> {
             }
             let of_place = saved.split_off(place.blocks.start);
             grad_rd = place.run(|| {
-                let mut grad_rd = grad_rd.to_device(&place.device);
+                let mut grad_rd = move_to_device(grad_rd, &place.device)?;
                 for (index_in_place, kept) in of_place.into_iter().enumerate().rev() {
                     let layer = place.blocks.start + index_in_place;
                     let block = &self.parts.blocks[layer];
@@ -301,12 +301,8 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         self.parts.max_positions
     }
 
-    fn tokenize(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        self.parts.tokenizer.encode(text)
-    }
-
-    fn detokenize(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.parts.tokenizer.decode(ids)
+    fn tokenizer(&self) -> &Tokenizer {
+        &self.parts.tokenizer
     }
 
     fn embed_tokens(&self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
