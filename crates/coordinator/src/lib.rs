@@ -23,4 +23,4 @@ pub mod stderr;
 pub use background::probe::REPORT as PROBE_REPORT;
 pub use driver::Outcome;
 pub use error::CoordinatorError;
-pub use run::run;
+pub use run::{StatusQueries, run};
