@@ -35,7 +35,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     process::runtime()?.block_on(async {
         let signals = Signals::listen(Interrupt::Stop)?;
         let token = JoinToken::or_random(credentials::token(matches)?)?;
-        Launcher::start(config.clone(), token, signals, None)?.wait().await
+        Launcher::start(config.clone(), token, signals, None, None)?.wait().await
     })?;
     let path = Path::new(RUNS_FOLDER).join(&config.run.run_id).join(PROBE_REPORT);
     let written = std::fs::read_to_string(&path)

@@ -131,12 +131,11 @@ impl Page {
             x: "layer; at the right end after the final norm",
             y: "held-out error, % of the range",
         };
-        let mut picture = Picture::of_panels(1);
+        let headline = format!("probe of {}, stage {}, {} samples", self.model, self.stage, self.samples);
+        let mut picture = Picture::of_panels(1, &headline);
         let mut panel = Panel::begin(&mut picture, 0, &titles, &x, &y);
-        let (from, to) = x.ends();
         for (name, level) in [("constant", self.constant_percent_of_range), ("chosen, together", together)] {
-            panel.line(&[(from, level), (to, level)], GUIDE);
-            panel.named((to, level), name);
+            panel.level(level, name);
         }
         for (index, (name, curve)) in curves.iter().enumerate() {
             panel.line(curve, GREYS[index % GREYS.len()]);
@@ -149,8 +148,7 @@ impl Page {
     }
 }
 
-/// Of lines to compare with, and of the poolings' lines.
-const GUIDE: u8 = 0xaa;
+/// Of the poolings' lines.
 const GREYS: [u8; 3] = [0x22, 0x66, 0x99];
 
 /// Figures side by side, in columns of one width.
