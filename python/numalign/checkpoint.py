@@ -107,6 +107,22 @@ class Checkpoint:
         return Encoding.from_fields(fields.get("target", fields))
 
     @property
+    def places(self) -> list[tuple[int | None, str]]:
+        """Where hidden states are read, in the order of the output projector's columns: block and pooling.
+
+        The block is counted from 1; 0 is the embeddings, and None the output of the final norm.
+        """
+        taps = json.loads(self.metadata.get("taps", "[]"))
+        if not taps:
+            recipe = self.recipe
+            return [(recipe.get("layer"), recipe["readout"])]
+        places: list[tuple[int | None, str]] = []
+        for tap in taps:
+            layer, pooling = tap.split(":")
+            places.append((None if layer == "-1" else int(layer), pooling))
+        return places
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """The evaluations during training, first to last; errors in value units."""
         return json.loads(self.metadata["history"])

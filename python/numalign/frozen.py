@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
 
 from .errors import NumalignError
 from .fingerprint import LLAMA_STYLE, fingerprint
@@ -58,14 +60,15 @@ class FrozenModel:
                 f"{name} has random weights that only the binary makes", "use `numalign predict` for this checkpoint"
             )
         source, options = _source(name)
-        try:
-            model = AutoModel.from_pretrained(source, dtype=torch.float32, **options)
-        except (OSError, ValueError, ImportError) as error:
-            raise NumalignError(f"the model {name} cannot be loaded: {error}") from error
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        except Exception:  # A folder without a tokenizer serves stage nn; what is missing is told when a text comes.
-            tokenizer = None
+        with _silence():
+            try:
+                model = AutoModel.from_pretrained(source, dtype=torch.float32, **options)
+            except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+                raise NumalignError(f"the model {name} cannot be loaded: {error}") from error
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            except Exception:  # A folder without one serves stage nn; what is missing is told when a text comes.
+                tokenizer = None
         frozen = cls(model.eval().requires_grad_(False), tokenizer)
         frozen.fingerprint()
         frozen._round(dtype)
@@ -202,6 +205,20 @@ def _source(name: str) -> tuple[str, dict[str, str]]:
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise NumalignError(f"there is no folder {name}", "say where the model lies with model=")
     return name, {}
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No bars and no reports of heads that are passed over, while a model is loaded."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _sliding_window(config: Any) -> int | None:

@@ -53,7 +53,7 @@ class NumberModel:
         self.input_projection = _linear(tensors, "input_projection")
         self.output_projection = _linear(tensors, "output_projection")
         self._norms = {name: torch.from_numpy(values.copy()) for name, values in checkpoint.layer_norms(best).items()}
-        self._places: list[tuple[Place, str]] = [(self._recipe.get("layer"), self._recipe["readout"])]
+        self._places: list[tuple[Place, str]] = checkpoint.places
         self._frozen: FrozenModel | None = None
         self._device: str | torch.device = "cpu"
 
@@ -117,9 +117,18 @@ class NumberModel:
         Raises:
             NumalignError: An input that the model cannot take, named by its place.
         """
-        given = _rows(inputs)
+        return self.read_out(self.hidden(inputs, batch_size))
+
+    def hidden(
+        self, inputs: Sequence[str | float] | npt.NDArray[Any] | pandas.DataFrame, batch_size: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Hidden states at the read position, ``[n, k·d]``, one row for each input: what ``read_out`` takes.
+
+        Raises:
+            NumalignError: As :meth:`predict`.
+        """
         prepared = []
-        for index, value in enumerate(given):
+        for index, value in enumerate(_rows(inputs)):
             try:
                 prepared.append(self._prepare(value))
             except NumalignError as error:
@@ -127,20 +136,7 @@ class NumberModel:
         hidden = np.empty((len(prepared), self.output_projection.in_features), dtype=np.float32)
         with torch.no_grad():
             for batch in _batches(prepared, batch_size):
-                hidden[batch] = self._hidden([prepared[index] for index in batch]).cpu().numpy()
-        return self.read_out(hidden)
-
-    def hidden(self, inputs: Sequence[str | float] | npt.NDArray[Any] | pandas.DataFrame) -> npt.NDArray[np.float32]:
-        """Hidden states at the read position, ``[n, k·d]``, one row for each input: what ``read_out`` takes.
-
-        Raises:
-            NumalignError: As :meth:`predict`.
-        """
-        prepared = [self._prepare(value) for value in _rows(inputs)]
-        hidden = np.empty((len(prepared), self.output_projection.in_features), dtype=np.float32)
-        with torch.no_grad():
-            for batch in _batches(prepared, None):
-                hidden[batch] = self._hidden([prepared[index] for index in batch]).cpu().numpy()
+                hidden[batch] = self._read([prepared[index] for index in batch]).cpu().numpy()
         return hidden
 
     def embed(self, values: npt.ArrayLike) -> torch.Tensor:
@@ -208,7 +204,7 @@ class NumberModel:
             raise NumalignError("it has no marked number, and pooling numbers reads there")
         return prepared
 
-    def _hidden(self, batch: list[_Prepared]) -> torch.Tensor:
+    def _read(self, batch: list[_Prepared]) -> torch.Tensor:
         """Hidden states at the read position of inputs of one length, ``[b, k·d]``."""
         rows, is_number = [], []
         for prepared in batch:
