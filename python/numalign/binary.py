@@ -14,7 +14,7 @@ VARIABLE = "PYNUMALIGN_BINARY"
 
 
 def binary() -> Path:
-    """The program: the one that ``PYNUMALIGN_BINARY`` names, else the one installed with this package, else one on PATH.
+    """The program: that of ``PYNUMALIGN_BINARY``, else the one installed with this package, else one on PATH.
 
     Raises:
         NumalignError: There is none.

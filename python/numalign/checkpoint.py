@@ -78,7 +78,8 @@ class Checkpoint:
     @property
     def recipe(self) -> dict[str, Any]:
         """Everything that determines the result, under the names of ``config``."""
-        return json.loads(self.metadata["config"])
+        recipe: dict[str, Any] = json.loads(self.metadata["config"])
+        return recipe
 
     @property
     def stage(self) -> str:
@@ -125,7 +126,8 @@ class Checkpoint:
     @property
     def history(self) -> list[dict[str, Any]]:
         """The evaluations during training, first to last; errors in value units."""
-        return json.loads(self.metadata["history"])
+        history: list[dict[str, Any]] = json.loads(self.metadata["history"])
+        return history
 
     @property
     def best(self) -> dict[str, Any] | None:

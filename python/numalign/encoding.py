@@ -48,7 +48,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class InputEncoder:
-    """What the input projector sees of a value: one scalar, and with ``fourier`` a sine and a cosine for each period."""
+    """What the input projector sees of a value: a scalar, and with ``fourier`` sine and cosine for each period."""
 
     scalar: Encoding
     origin: float
@@ -66,7 +66,7 @@ class InputEncoder:
         return 1 + 2 * len(self.periods)
 
     def encode(self, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """``[n]`` values to ``[n, w]``: the scalar, then sine and cosine of ``2π(v - origin)/period`` for each period."""
+        """Values ``[n]`` to ``[n, w]``: the scalar, then sine and cosine of ``2π(v - origin)/period`` per period."""
         values = np.asarray(values, dtype=np.float64).reshape(-1)
         columns = [self.scalar.encode(values)]
         for period in self.periods:

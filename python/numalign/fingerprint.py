@@ -120,7 +120,10 @@ def _rope(config: Any) -> str:
     given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     theta = _debug_float(float(given.get("rope_theta") or getattr(config, "rope_theta", None) or 10_000.0))
     kind = given.get("rope_type", given.get("type", "default"))
-    number = lambda name: _debug_float(float(given[name]))  # noqa: E731
+
+    def number(name: str) -> str:
+        return _debug_float(float(given[name]))
+
     if kind == "default":
         scaling = "None"
     elif kind == "linear":
@@ -144,7 +147,7 @@ def _activation(name: str) -> str:
 
 def _debug_float(value: float | np.float32) -> str:
     """The fewest digits, as Rust's ``{:?}`` writes them: an exponent below 1e-4 and from 1e16 on."""
-    if value != 0 and not 1e-4 <= abs(value) < 1e16:
+    if value != 0 and not 1e-4 <= abs(float(value)) < 1e16:
         digits, exponent = np.format_float_scientific(value, trim="-").split("e")
         return f"{digits}e{int(exponent)}"
     return np.format_float_positional(value, trim="0")

@@ -84,7 +84,7 @@ class FrozenModel:
     @property
     def hidden_size(self) -> int:
         """Width ``d`` of embeddings and hidden states."""
-        return self._embeddings.weight.shape[1]
+        return int(self._embeddings.weight.shape[1])
 
     @property
     def layers(self) -> int:
@@ -94,7 +94,8 @@ class FrozenModel:
     @property
     def device(self) -> torch.device:
         """Where the embeddings are."""
-        return self._embeddings.weight.device
+        device: torch.device = self._embeddings.weight.device
+        return device
 
     @property
     def max_positions(self) -> int:
@@ -112,13 +113,15 @@ class FrozenModel:
         """
         if self.tokenizer is None:
             raise NumalignError(
-                "the model has no tokenizer", "put its tokenizer.json into the folder, or give one: attach(model, tokenizer)"
+                "the model has no tokenizer",
+                "put its tokenizer.json into the folder, or give one: attach(model, tokenizer)",
             )
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def embed_tokens(self, ids: Sequence[int]) -> torch.Tensor:
         """Rows of the token table, ``[ids, d]``."""
-        return self._embeddings(torch.tensor(list(ids), dtype=torch.long, device=self.device))
+        rows: torch.Tensor = self._embeddings(torch.tensor(list(ids), dtype=torch.long, device=self.device))
+        return rows
 
     def hidden(
         self, embeddings: torch.Tensor, places: Sequence[Place], norms: Mapping[str, torch.Tensor]
@@ -223,9 +226,9 @@ def _silence() -> Iterator[None]:
 
 def _sliding_window(config: Any) -> int | None:
     """Width of the sliding window, where some block has one."""
+    window: int | None = None
     if config.model_type == "mistral":
-        return config.sliding_window
-    if config.model_type in ("qwen2", "qwen3") and config.use_sliding_window:
-        types = config.layer_types or []
-        return config.sliding_window if "sliding_attention" in types else None
-    return None
+        window = config.sliding_window
+    elif config.model_type in ("qwen2", "qwen3") and config.use_sliding_window:
+        window = config.sliding_window if "sliding_attention" in (config.layer_types or []) else None
+    return window

@@ -140,9 +140,10 @@ class NumberModel:
         return hidden
 
     def embed(self, values: npt.ArrayLike) -> torch.Tensor:
-        """Input embeddings of numbers: values ``[n]`` to ``[n, d]`` float32, with a gradient to ``input_projection``."""
+        """Input embeddings of values ``[n]``: ``[n, d]`` float32, with a gradient to ``input_projection``."""
         encoded = torch.from_numpy(self._inputs.encode(values)).to(self.input_projection.weight.device)
-        return self.input_projection(encoded)
+        embeddings: torch.Tensor = self.input_projection(encoded)
+        return embeddings
 
     def read_out(self, hidden: torch.Tensor | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Predictions in value units, ``[n]``, of hidden states ``[n, k·d]`` at the read position."""
@@ -166,8 +167,8 @@ class NumberModel:
         stored, found = self.checkpoint.metadata["base_fingerprint"], frozen.fingerprint()
         if stored != found:
             raise NumalignError(
-                f"{self.checkpoint.path} was trained on another model: its fingerprint is {stored[:16]}, that of "
-                f"{name} is {found[:16]}",
+                f"{self.checkpoint.path} was trained on another model: its fingerprint is {stored[:16]}, "
+                f"that of {name} is {found[:16]}",
                 f"the checkpoint names {self.checkpoint.metadata['base_model']}; load its weights unrounded, in float32",
             )
         self._frozen = frozen
@@ -221,7 +222,10 @@ class NumberModel:
             rows.append(torch.cat(parts))
             is_number.append(torch.tensor(marks, device=self.frozen.device))
         states = self.frozen.hidden(torch.stack(rows), [layer for layer, _ in self._places], self._norms)
-        pooled = [_pool(state, pooling, torch.stack(is_number)) for state, (_, pooling) in zip(states, self._places)]
+        pooled = [
+            _pool(state, pooling, torch.stack(is_number))
+            for state, (_, pooling) in zip(states, self._places, strict=True)
+        ]
         return torch.cat(pooled, dim=1)
 
 

@@ -95,7 +95,7 @@ class Run:
         self._stdout = tempfile.TemporaryFile()
         self._began = time.time()
         arguments = [program, "launch", "--config", str(file), *more, "--json"]
-        # In a group of its own, so that the terminal's Ctrl-C reaches this process alone, which then ends the run in order.
+        # In a group of its own: the terminal's Ctrl-C reaches this process alone, which then ends the run in order.
         self._process = subprocess.Popen(
             arguments + ([] if evaluate else ["--no-eval"]),
             cwd=folder,
@@ -143,7 +143,7 @@ class Run:
         return self
 
     def stop(self) -> None:
-        """Ends the run in order: it writes a checkpoint, from which ``resume="auto"`` continues. Does nothing after its end."""
+        """Ends the run in order: it writes a checkpoint, from which ``resume="auto"`` continues."""
         if self.is_running:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -192,7 +192,7 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The evaluation with the smallest error, such as ``{"step": 200, "mae": 0.1, …}``; None without ``eval_every``."""
+        """The evaluation with the smallest error, ``{"step": 200, "mae": 0.1, …}``; None without ``eval_every``."""
         return Checkpoint.read(self.checkpoint).best
 
     def model(self, best: bool = False) -> NumberModel:

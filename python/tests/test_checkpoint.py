@@ -59,7 +59,9 @@ def test_tensors_have_the_shapes_of_the_page(checkpoint):
     assert read.layer_norms()["h.0.ln_1.weight"].shape == (d,) and read.places == [(None, "last")]
     assert read.stage == "mixed" and read.step == 10 and len(read.history) == 2
     best = [made["step"] for made in read.history].index(read.best["step"])
-    same = np.array_equal(read.projectors(best=True)["output_projection.weight"], read.projectors()["output_projection.weight"])
+    same = np.array_equal(
+        read.projectors(best=True)["output_projection.weight"], read.projectors()["output_projection.weight"]
+    )
     assert same == (best == 1)
 
 

@@ -24,7 +24,13 @@ def test_what_is_no_decimal_number_is_refused(piece):
 
 
 def test_numbers_are_written_in_the_fewest_digits_without_exponent():
-    for value, text in [(12.5, "12.5"), (60.0, "60"), (1e21, "1" + "0" * 21), (1e-7, "0.0000001"), (0.1 + 0.2, "0.30000000000000004")]:
+    for value, text in [
+        (12.5, "12.5"),
+        (60.0, "60"),
+        (1e21, "1" + "0" * 21),
+        (1e-7, "0.0000001"),
+        (0.1 + 0.2, "0.30000000000000004"),
+    ]:
         assert marked(value) == f"$${text}&&" and parse_value(marked(value)) == value
 
 

@@ -92,9 +92,10 @@ def test_a_loaded_model_is_attached_and_not_changed(checkpoint, families):
     tokenizer = AutoTokenizer.from_pretrained(families("llama"))
     model = numalign.NumberModel.from_checkpoint(file, base, tokenizer)
     inputs = helpers.inputs_of("mixed")
-    assert helpers.relative_difference(
-        model.predict(inputs), numalign.NumberModel.from_checkpoint(file).predict(inputs)
-    ) <= 1e-6
+    assert (
+        helpers.relative_difference(model.predict(inputs), numalign.NumberModel.from_checkpoint(file).predict(inputs))
+        <= 1e-6
+    )
     assert all(torch.equal(before[name], tensor) for name, tensor in base.state_dict().items())
 
 
