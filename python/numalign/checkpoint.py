@@ -97,9 +97,10 @@ class Checkpoint:
         return int(self.metadata["hidden_size"])
 
     @property
-    def inputs(self) -> InputEncoder:
-        """The encoding of inputs."""
-        return InputEncoder.from_fields(json.loads(self.metadata["encoder"]))
+    def inputs(self) -> list[InputEncoder]:
+        """The encoding of the numbers in an input, by place; the last one holds for all that follow."""
+        fields = json.loads(self.metadata["encoder"])
+        return [InputEncoder.from_fields(one) for one in fields.get("places", [fields])]
 
     @property
     def targets(self) -> Encoding:

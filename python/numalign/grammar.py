@@ -1,4 +1,7 @@
-"""Marked numbers, ``$$12.34&&`` inside a text, read as the program reads them."""
+"""Marked numbers, ``$$12.34&&`` or ``<num>12.34</num>`` inside a text, read as the program reads them.
+
+Numbers in other forms, such as ``1,234`` or ``12.5 %``, are read by the program alone.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,11 @@ OPEN, CLOSE = "$$", "&&"
 _DECIMAL = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
 
 
+def with_marks(text: str) -> str:
+    """``text`` with ``$$`` and ``&&`` in place of ``<num>`` and ``</num>``."""
+    return text.replace("<num>", OPEN).replace("</num>", CLOSE)
+
+
 def parse_number(text: str) -> float | None:
     """The number that ``text`` is; None where it is none, or is too large for a float."""
     if not _DECIMAL.match(text):
@@ -23,6 +31,7 @@ def parse_number(text: str) -> float | None:
 
 def parse_value(text: str) -> float | None:
     """The number that ``text`` is, bare (``12.34``) or marked (``$$12.34&&``); None where it is none."""
+    text = with_marks(text)
     if text.startswith(OPEN) and text.endswith(CLOSE) and len(text) >= 4:
         text = text[2:-2]
     return parse_number(text)

@@ -13,8 +13,10 @@ import torch
 
 from . import grammar
 from .checkpoint import Checkpoint
+from .encoding import InputEncoder
 from .errors import NumalignError
 from .frozen import FrozenModel, Place
+from .template import RowText
 
 if TYPE_CHECKING:
     import pandas
@@ -54,6 +56,7 @@ class NumberModel:
         self.output_projection = _linear(tensors, "output_projection")
         self._norms = {name: torch.from_numpy(values.copy()) for name, values in checkpoint.layer_norms(best).items()}
         self._places: list[tuple[Place, str]] = checkpoint.places
+        self._row_text = RowText.parse(self._recipe.get("dataset_input") or "input")
         self._frozen: FrozenModel | None = None
         self._device: str | torch.device = "cpu"
 
@@ -111,7 +114,8 @@ class NumberModel:
 
         Args:
             inputs: Numbers (stage ``nn``), or texts whose numbers are marked, ``$$12.34&&``; a bare number is marked
-                first. Of a DataFrame, the column ``input``.
+                first. Of a DataFrame, what the run's ``dataset.input`` makes of each row: a template over columns,
+                or a column, by default ``input``.
             batch_size: Most inputs that pass through the model at once. By default as many as 2,048 positions hold.
 
         Raises:
@@ -128,7 +132,7 @@ class NumberModel:
             NumalignError: As :meth:`predict`.
         """
         prepared = []
-        for index, value in enumerate(_rows(inputs)):
+        for index, value in enumerate(_rows(inputs, self._row_text)):
             try:
                 prepared.append(self._prepare(value))
             except NumalignError as error:
@@ -139,9 +143,15 @@ class NumberModel:
                 hidden[batch] = self._read([prepared[index] for index in batch]).cpu().numpy()
         return hidden
 
-    def embed(self, values: npt.ArrayLike) -> torch.Tensor:
-        """Input embeddings of values ``[n]``: ``[n, d]`` float32, with a gradient to ``input_projection``."""
-        encoded = torch.from_numpy(self._inputs.encode(values)).to(self.input_projection.weight.device)
+    def embed(self, values: npt.ArrayLike, place: int = 0) -> torch.Tensor:
+        """Input embeddings of values ``[n]``: ``[n, d]`` float32, with a gradient to ``input_projection``.
+
+        Args:
+            values: Numbers in value units.
+            place: Which number of an input they are, from 0. It matters only to a run on a table whose columns have
+                ranges of their own.
+        """
+        encoded = torch.from_numpy(self._encoder(place).encode(values)).to(self.input_projection.weight.device)
         embeddings: torch.Tensor = self.input_projection(encoded)
         return embeddings
 
@@ -151,6 +161,9 @@ class NumberModel:
         with torch.no_grad():
             encoded = self.output_projection(states)[..., 0]
         return self._targets.decode(encoded.cpu().numpy())
+
+    def _encoder(self, place: int) -> InputEncoder:
+        return self._inputs[min(place, len(self._inputs) - 1)]
 
     @property
     def frozen(self) -> FrozenModel:
@@ -167,8 +180,8 @@ class NumberModel:
         stored, found = self.checkpoint.metadata["base_fingerprint"], frozen.fingerprint()
         if stored != found:
             raise NumalignError(
-                f"{self.checkpoint.path} was trained on another model: its fingerprint is {stored[:16]}, "
-                f"that of {name} is {found[:16]}",
+                f"{self.checkpoint.path} was trained on another model: its fingerprint is "
+                f"{stored[:16]}, that of {name} is {found[:16]}",
                 f"the checkpoint names {self.checkpoint.metadata['base_model']}; load its weights unrounded, in float32",
             )
         self._frozen = frozen
@@ -185,7 +198,7 @@ class NumberModel:
             prepared.values.append(number)
             prepared.pieces.append((0, int(self._recipe["numeric_positions"])))
         else:
-            text = value if isinstance(value, str) else grammar.marked(float(value))
+            text = grammar.with_marks(value) if isinstance(value, str) else grammar.marked(float(value))
             if grammar.parse_number(text) is not None:
                 text = f"{grammar.OPEN}{text}{grammar.CLOSE}"
             for segment in grammar.split(text) if self.checkpoint.stage == "mixed" else [text]:
@@ -199,8 +212,9 @@ class NumberModel:
             raise NumalignError("the text has no tokens")
         if length > most:
             raise NumalignError(f"it fills {length} positions, and the model has {most}")
-        if not np.isfinite(self._inputs.encode(prepared.values)).all():
-            raise NumalignError(f"its numbers overflow 32-bit floats when encoded: {prepared.values}")
+        for place, number in enumerate(prepared.values):
+            if not np.isfinite(self._encoder(place).encode([number])).all():
+                raise NumalignError(f"its number {number} overflows 32-bit floats when encoded")
         if not prepared.values and any(pooling == "numbers" for _, pooling in self._places):
             raise NumalignError("it has no marked number, and pooling numbers reads there")
         return prepared
@@ -209,7 +223,7 @@ class NumberModel:
         """Hidden states at the read position of inputs of one length, ``[b, k·d]``."""
         rows, is_number = [], []
         for prepared in batch:
-            numbers = self.embed(prepared.values)
+            numbers = [self.embed([number], place)[0] for place, number in enumerate(prepared.values)]
             parts, marks = [], []
             for piece in prepared.pieces:
                 if isinstance(piece, tuple):
@@ -253,15 +267,23 @@ def _batches(prepared: list[_Prepared], batch_size: int | None) -> list[list[int
     return batches
 
 
-def _rows(inputs: Any) -> list[str | float]:
-    """The inputs one by one; of a DataFrame, its column ``input``."""
+def _rows(inputs: Any, row_text: RowText) -> list[str | float]:
+    """The inputs one by one."""
     if isinstance(inputs, (str, int, float)):
         raise NumalignError(f"predict takes a list of inputs, not {inputs!r}", f"write [{inputs!r}]")
-    if hasattr(inputs, "columns"):
-        if "input" not in inputs.columns:
-            raise NumalignError(f"the table has no column `input`; it has {', '.join(map(str, inputs.columns))}")
-        inputs = inputs["input"]
-    return [value if isinstance(value, str) else float(value) for value in inputs]
+    if not hasattr(inputs, "columns"):
+        return [value if isinstance(value, str) else float(value) for value in inputs]
+    missing = [name for name in row_text.columns if name not in inputs.columns]
+    if missing:
+        found = ", ".join(map(str, inputs.columns))
+        raise NumalignError(f"the table has no column `{missing[0]}`; it has {found}")
+    rows: list[str | float] = []
+    for index, cells in enumerate(zip(*(inputs[name] for name in row_text.columns), strict=True)):
+        try:
+            rows.append(row_text.fill(dict(zip(row_text.columns, cells, strict=True))))
+        except NumalignError as error:
+            raise NumalignError(f"row {index}: {error.message}", error.hint) from None
+    return rows
 
 
 def _linear(tensors: dict[str, torch.Tensor], name: str) -> torch.nn.Linear:

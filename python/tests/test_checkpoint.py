@@ -52,7 +52,7 @@ def test_every_key_and_tensor_stands_in_the_page(name, checkpoint):
 
 def test_tensors_have_the_shapes_of_the_page(checkpoint):
     read = Checkpoint.read(checkpoint("documented-mixed"))
-    d, w = read.hidden_size, read.inputs.width
+    d, w = read.hidden_size, read.inputs[0].width
     shapes = {name: values.shape for name, values in read.projectors().items()}
     assert shapes["input_projection.weight"] == (d, w) and shapes["output_projection.weight"] == (1, d)
     assert shapes["input_projection.bias"] == (d,) and shapes["output_projection.bias"] == (1,)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numalign.encoding import Encoding, InputEncoder
 from numalign.errors import NumalignError
-from numalign.grammar import marked, parse_value, split
+from numalign.grammar import marked, parse_value, split, with_marks
 
 
 def test_texts_are_split_at_marked_numbers():
@@ -14,6 +14,7 @@ def test_texts_are_split_at_marked_numbers():
     assert split("plain $5 & b && c") == ["plain $5 & b && c"]
     assert split("Given $$-1.5&& and $$2e-3&&: which?") == ["Given ", -1.5, " and ", 0.002, ": which?"]
     assert split("$$1&&$$+2&&é&") == [1.0, 2.0, "é&"]
+    assert split(with_marks("<num>5</num> and $$1&&")) == [5.0, " and ", 1.0]
 
 
 @pytest.mark.parametrize("piece", ["", " 1", "inf", "0x10", "1_000", ".5", "5.", "1e", "--1", "١", "1e999"])

@@ -123,7 +123,7 @@ def test_inputs_that_the_model_cannot_take_are_named(checkpoint):
         (mixed, ["$$x&&"], "is not a finite decimal number"),
         (mixed, ["no number"], "no marked number"),
         (mixed, ["$$1&& " + "long " * 200], "positions, and the model has 128"),
-        (mixed, ["$$1e300&&"], "overflow"),
+        (mixed, ["$$1e300&&"], "overflows 32-bit floats"),
     ]:
         with pytest.raises(numalign.NumalignError) as error:
             model.predict(inputs)
