@@ -65,6 +65,11 @@ def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.max(np.abs(found - expected) / np.abs(expected)))
 
 
+def shortest(value: float) -> str:
+    """A number as the program writes it: ``12`` for 12.0."""
+    return repr(float(value)).removesuffix(".0")
+
+
 def inputs_of(stage: str) -> list[str]:
     """Inputs that a checkpoint of the stage takes."""
     return {"nn": NUMBERS, "text": TEXTS, "mixed": QUESTIONS}[stage]
