@@ -9,6 +9,7 @@ use error::CliError;
 use numalign_coordinator::stderr::write_line;
 
 mod args;
+mod checkpointed;
 mod commands;
 mod connect;
 mod console;

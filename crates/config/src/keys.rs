@@ -59,6 +59,8 @@ keys! {
         "The frozen model: a folder, a .gguf file, a hub id, demo, or synthetic:<size>[:seed]";
     Recipe dtype: Dtype = "f32", MODEL, choice(),
         "How the frozen model's weights lie in memory; arithmetic is f32 in any case", sparse 1;
+    Recipe add_special_tokens: bool = "false", MODEL, boolean(),
+        "Put the tokenizer's special tokens (BOS, EOS) around each text, as transformers does by default", sparse 10;
     Recipe num_epochs: u64 = "60", RECIPE, whole(1, EXACT), "Epochs of the run; may grow on resume";
     Recipe num_batches: u64 = "10", RECIPE, whole(1, EXACT), "Steps per epoch";
     Recipe batch_size: usize = "8", RECIPE, whole(1, MOST_SAMPLES_PER_STEP), "Samples per step, over all workers";

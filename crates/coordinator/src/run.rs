@@ -72,8 +72,9 @@ pub async fn run(
     let _token = published.map(|token| TokenFile::publish(start.folder.path(), token));
     let (dispatcher, reducer) = (Arc::new(Dispatcher::default()), Arc::new(Reducer::default()));
     let streams = Streams::new(start.stream.clone(), &config.recipe)?;
-    let machine = Machine::new(config.clone(), incarnation(), start.state.clone(), start.fingerprint.clone())
+    let machine = Machine::new(config.clone(), incarnation(), start.state.clone(), start.base.clone())
         .with_rebalance(rebalance_policy());
+    let machine = if config.run.dataset_file.is_some() { machine.with_sample_check() } else { machine };
     let driver = Driver::new(config.clone(), &start, machine, streams.clone(), dispatcher.clone(), reducer.clone())?;
     let (calls, inbox) = mpsc::channel(1024);
     let service =
@@ -151,7 +152,7 @@ async fn already_finished(
     start: &Start,
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Option<Outcome>, CoordinatorError> {
-    let (Some(state), Some(fingerprint)) = (&start.state, &start.fingerprint) else {
+    let (Some(state), Some(base)) = (&start.state, &start.base) else {
         return Ok(None);
     };
     let next = Schedule::of_run(config).next(state.position());
@@ -161,7 +162,8 @@ async fn already_finished(
     let checkpoint = numalign_checkpoint::Checkpoint {
         identity: numalign_checkpoint::Identity {
             recipe: config.recipe.clone(),
-            base_fingerprint: fingerprint.clone(),
+            base_fingerprint: base.fingerprint.clone(),
+            tokenizer_fingerprint: base.tokenizer.clone(),
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
             loaded_digest: start.loaded_digest.clone(),

@@ -89,9 +89,10 @@ impl ModelError {
             ModelError::Tokenizer { .. } => {
                 Some("put the model's tokenizer.json, or its vocab.json and merges.txt, into its folder")
             }
-            ModelError::TooLong { .. } => {
-                Some("shorten the text or lower numeric_positions to what the model has positions for")
-            }
+            ModelError::TooLong { .. } => Some(
+                "shorten the text or lower numeric_positions to what the model has positions for; with a sliding window \
+                 (sliding_window in config.json) that is the window",
+            ),
             ModelError::Gpu { source, .. } => Some(source.hint()),
             ModelError::Device { .. } => Some("use --device cpu, or --device auto to take what there is"),
             ModelError::DeviceTask { .. } => Some(

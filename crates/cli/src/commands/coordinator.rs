@@ -47,6 +47,8 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
                 std::io::ErrorKind::AddrInUse => {
                     CliError::new(message).with_hint("another program uses the port: end it, or choose another port")
                 }
+                std::io::ErrorKind::PermissionDenied => CliError::new(message)
+                    .with_hint("ports below 1024 belong to root on most machines: choose a higher one, such as 7400"),
                 _ => CliError::new(message).with_hint("use an address of this machine, such as 0.0.0.0:7400"),
             }
         })?,

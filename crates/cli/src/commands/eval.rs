@@ -6,9 +6,10 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Stage};
 use numalign_data::{Domain, SampleStream};
-use numalign_engine::{Engine, Purpose, ablation, error_analysis, load_engine, metrics, zero_shot};
+use numalign_engine::{Engine, Purpose, ablation, error_analysis, metrics, zero_shot};
 
 use crate::args::text;
+use crate::checkpointed::engine_of;
 use crate::console::note;
 use crate::error::CliError;
 use crate::evaluation::plot::{Course, draw};
@@ -39,7 +40,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         .with_hint("leave --ablation out"));
     }
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
-    let mut engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
+    let mut engine = engine_of(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
     let mut recipe = checkpoint.identity.recipe.clone();
     if let Some(seed) = matches.get_one::<u64>("seed") {
         recipe.seed = *seed;

@@ -6,10 +6,11 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{CollectiveChoice, Config};
 use numalign_data::{Domain, SampleStream};
-use numalign_engine::{Purpose, load_engine};
+use numalign_engine::Purpose;
 use numalign_model::load::name::ModelName;
 
 use crate::args::text;
+use crate::checkpointed::engine_of;
 use crate::console::note;
 use crate::error::CliError;
 use crate::evaluation::evaluate_with_progress;
@@ -137,7 +138,7 @@ async fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>,
 fn evaluated(config: &Config) -> Result<Report, CliError> {
     let path = &config.run.model_path_save;
     let checkpoint = Checkpoint::read(path)?;
-    let mut engine = load_engine(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
+    let mut engine = engine_of(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
     let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
     let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, config.run.eval_count)?;
     Ok(Report::of(engine.recipe(), &evaluation, &stream))

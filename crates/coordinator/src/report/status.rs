@@ -120,6 +120,8 @@ mod tests {
     fn ready() -> WorkerReady {
         WorkerReady {
             base_fingerprint: "0123".to_owned(),
+            tokenizer_fingerprint: None,
+            longest_text: 0,
             hidden_size: 2,
             model_parameters: 10,
             weights: "random".to_owned(),

@@ -86,6 +86,10 @@ pub fn worker_message(member: MemberId, message: proto::WorkerMessage) -> Result
         Message::Heartbeat(heartbeat) => {
             return Ok(Some(Call::Heartbeat(member, heartbeat.generation, heartbeat.rows_until)));
         }
+        Message::SamplesChecked(checked) => {
+            let problem = sanitize(&checked.problem, MAX_MESSAGE);
+            return Ok(Some(Call::SamplesChecked(member, if problem.is_empty() { Ok(()) } else { Err(problem) })));
+        }
         Message::Failure(failure) if failure.permanent => {
             Event::PermanentFailure(member, sanitize(&failure.message, MAX_MESSAGE))
         }
@@ -149,6 +153,8 @@ fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
     }
     Ok(WorkerReady {
         base_fingerprint: ready.base_fingerprint,
+        longest_text: ready.longest_text,
+        tokenizer_fingerprint: Some(ready.tokenizer_fingerprint).filter(|hex| !hex.is_empty()),
         hidden_size: ready.hidden_size as usize,
         model_parameters: ready.model_parameters,
         weights: ready.weights,

@@ -275,12 +275,8 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         self.parts.max_positions
     }
 
-    fn tokenize(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        self.parts.tokenizer.encode(text)
-    }
-
-    fn detokenize(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.parts.tokenizer.decode(ids)
+    fn tokenizer(&self) -> &Tokenizer {
+        &self.parts.tokenizer
     }
 
     fn embed_tokens(&self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
