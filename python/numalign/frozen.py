@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from .errors import NumalignError
 from .fingerprint import LLAMA_STYLE, fingerprint
+from .tokenizer import around
 
 #: The files of the model that the binary calls ``demo``.
 DEMO = Path(__file__).parent / "demo"
@@ -40,6 +41,10 @@ class FrozenModel:
             raise NumalignError(f"model_type `{family}` is not known; known: {known}")
         self.backbone: torch.nn.Module = model.base_model
         self.tokenizer = tokenizer
+        #: Whether it was read from a GGUF file.
+        self.is_gguf = False
+        #: What it was loaded from, where it was loaded here.
+        self._source: str | None = None
         if family == "gpt2":
             self._blocks, self._norm = self.backbone.h, self.backbone.ln_f
         else:
@@ -70,6 +75,7 @@ class FrozenModel:
             except Exception:  # A folder without one serves stage nn; what is missing is told when a text comes.
                 tokenizer = None
         frozen = cls(model.eval().requires_grad_(False), tokenizer)
+        frozen.is_gguf, frozen._source = "gguf_file" in options, source
         frozen.fingerprint()
         frozen._round(dtype)
         frozen.backbone.to(device)
@@ -111,12 +117,35 @@ class FrozenModel:
         Raises:
             NumalignError: The model has no tokenizer.
         """
+        return list(self._need_tokenizer()(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def special_tokens(self) -> tuple[list[int], list[int]]:
+        """Ids of the special tokens that the tokenizer puts before and behind a text.
+
+        Raises:
+            NumalignError: The model has no tokenizer.
+        """
+        return around(self._need_tokenizer())
+
+    def plain_tokenizer(self) -> Any:
+        """The tokenizer as its ``tokenizer.json`` has it, without what ``transformers`` changes in it for its family.
+
+        None where there is no such file, or where the model was not loaded here.
+        """
+        if self._source is None or self.is_gguf:
+            return None
+        try:
+            return PreTrainedTokenizerFast.from_pretrained(self._source)
+        except Exception:  # No such file, or not one of the tokenizers library.
+            return None
+
+    def _need_tokenizer(self) -> Any:
         if self.tokenizer is None:
             raise NumalignError(
                 "the model has no tokenizer",
                 "put its tokenizer.json into the folder, or give one: attach(model, tokenizer)",
             )
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return self.tokenizer
 
     def embed_tokens(self, ids: Sequence[int]) -> torch.Tensor:
         """Rows of the token table, ``[ids, d]``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from .encoding import InputEncoder
 from .errors import NumalignError
 from .frozen import FrozenModel, Place
 from .template import RowText
+from .tokenizer import COMPILED_IN
+from .tokenizer import fingerprint as tokenizer_fingerprint
 
 if TYPE_CHECKING:
     import pandas
@@ -56,6 +59,7 @@ class NumberModel:
         self.output_projection = _linear(tensors, "output_projection")
         self._norms = {name: torch.from_numpy(values.copy()) for name, values in checkpoint.layer_norms(best).items()}
         self._places: list[tuple[Place, str]] = checkpoint.places
+        self._adds_special_tokens = bool(self._recipe.get("add_special_tokens", False))
         self._row_text = RowText.parse(self._recipe.get("dataset_input") or "input")
         self._frozen: FrozenModel | None = None
         self._device: str | torch.device = "cpu"
@@ -182,12 +186,34 @@ class NumberModel:
             raise NumalignError(
                 f"{self.checkpoint.path} was trained on another model: its fingerprint is "
                 f"{stored[:16]}, that of {name} is {found[:16]}",
-                f"the checkpoint names {self.checkpoint.metadata['base_model']}; load its weights unrounded, in float32",
+                f"the checkpoint names {self.checkpoint.metadata['base_model']}; load that in float32, not rounded",
             )
+        self._check_tokenizer(frozen, name)
         self._frozen = frozen
         for module in (self.input_projection, self.output_projection):
             module.to(frozen.device)
         self._norms = {name: values.to(frozen.device) for name, values in self._norms.items()}
+
+    def _check_tokenizer(self, frozen: FrozenModel, name: str) -> None:
+        stored = self.checkpoint.metadata.get("tokenizer_fingerprint")
+        if stored is None or stored == COMPILED_IN or frozen.tokenizer is None:
+            return
+        found = tokenizer_fingerprint(frozen.tokenizer, self._adds_special_tokens)
+        if found is None or found == stored:
+            return
+        plain = frozen.plain_tokenizer()
+        if plain is not None and tokenizer_fingerprint(plain, self._adds_special_tokens) == stored:
+            frozen.tokenizer = plain
+            return
+        problem = (
+            f"{self.checkpoint.path} was trained with another tokenizer: its fingerprint is {stored[:16]}, that of the "
+            f"tokenizer of {name} is {found[:16]}"
+        )
+        if frozen.is_gguf:
+            # transformers describes the tokenizer inside a GGUF file in its own way; the ids may be the same.
+            warnings.warn(problem, stacklevel=2)
+            return
+        raise NumalignError(problem, "give the tokenizer of the training")
 
     def _prepare(self, value: str | float) -> _Prepared:
         prepared = _Prepared([], [])
@@ -207,6 +233,9 @@ class NumberModel:
                 else:
                     prepared.pieces.append((len(prepared.values), 1))
                     prepared.values.append(segment)
+            if self._adds_special_tokens:
+                before, after = self.frozen.special_tokens()
+                prepared.pieces = [before, *prepared.pieces, after]
         length, most = prepared.length, self.frozen.max_positions
         if length == 0:
             raise NumalignError("the text has no tokens")

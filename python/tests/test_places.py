@@ -1,4 +1,4 @@
-"""Where hidden states are read, against ``output_hidden_states`` of transformers; a file with several places is made here."""
+"""Where hidden states are read, against transformers; a file with several places is made here."""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import helpers
 import numpy as np
 import pytest
@@ -111,6 +114,36 @@ def test_a_table_is_read_by_its_column(checkpoint):
 def test_another_base_is_refused(checkpoint, families):
     with pytest.raises(numalign.NumalignError, match="trained on another model"):
         numalign.NumberModel.from_checkpoint(checkpoint("text-last"), families("qwen2"))
+
+
+def test_another_tokenizer_is_refused(binary, checkpoint, families, tmp_path):
+    file = checkpoint("text-last")
+    if "tokenizer_fingerprint" not in numalign.Checkpoint.read(file).metadata:
+        pytest.skip("this binary stores no fingerprint of the tokenizer")
+    folder = shutil.copytree(families("llama"), tmp_path / "llama")
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["normalizer"] = {"type": "Lowercase"}
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(numalign.NumalignError, match="trained with another tokenizer"):
+        numalign.NumberModel.from_checkpoint(file, folder)
+
+
+def test_special_tokens_stand_around_the_text(binary, runs, families, tmp_path):
+    if '"add_special_tokens"' not in helpers.run(binary, runs, "config", "schema"):
+        pytest.skip("this binary has no key add_special_tokens")
+    folder = shutil.copytree(families("qwen2"), tmp_path / "qwen2")
+    document = json.loads((folder / "tokenizer.json").read_text())
+    end = {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+    parts = [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    document["post_processor"] = {
+        "type": "TemplateProcessing", "single": parts, "pair": parts, "special_tokens": {"<|endoftext|>": end},
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    config = {"stage": "mixed", "model_name": str(folder), "add_special_tokens": True, "pooling": "mean"}
+    file = helpers.train(binary, runs, "special", config)
+    model, inputs = numalign.NumberModel.from_checkpoint(file), helpers.inputs_of("mixed")
+    assert model.frozen.special_tokens() == ([0], [])
+    assert helpers.relative_difference(model.predict(inputs), helpers.predict(binary, file, inputs)) <= BOUND
 
 
 def test_inputs_that_the_model_cannot_take_are_named(checkpoint):
