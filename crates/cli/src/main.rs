@@ -24,6 +24,7 @@ mod plot;
 mod process;
 mod settings;
 mod table;
+mod watching;
 
 fn main() -> ExitCode {
     report_panics();

@@ -44,6 +44,7 @@ const RUN: &str = "Keys: run";
 const WORKERS: &str = "Keys: workers";
 const EVALUATION: &str = "Keys: evaluation";
 const TIMEOUTS: &str = "Keys: timeouts";
+const WATCHING: &str = "Keys: watching";
 
 /// The folder of all runs: run `nn` keeps its checkpoints in `chk/nn/` and its result in `chk/nn.safetensors`.
 pub const RUNS_FOLDER: &str = "chk";
@@ -188,6 +189,13 @@ keys! {
     Run join_debounce: Duration = "0.2s", TIMEOUTS, time(),
         "How long a join waits for others, so that they come in together";
     Run coordinator_wait: Duration = "30s", TIMEOUTS, positive_time(), "How long a worker waits for the coordinator";
+    /// `None` is any free port of loopback for `launch`, and nowhere for `coordinator`.
+    Run http: Option<String> = unset, WATCHING, optional(text()),
+        "Where the page to watch the run is served: HOST:PORT, or off; launch takes loopback by default";
+    /// `None` is the join token, which is asked for beyond loopback.
+    Run http_token_file: Option<PathBuf> = unset, WATCHING, optional(input_file()),
+        "File with the token that the page asks for; beyond loopback the join token by default";
+    Run tensorboard: bool = "false", WATCHING, boolean(), "Write event files for TensorBoard to chk/<run_id>/tensorboard";
 }
 
 /// The largest divisor of the batch size up to 8.

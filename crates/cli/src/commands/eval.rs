@@ -12,7 +12,7 @@ use crate::args::text;
 use crate::checkpointed::engine_of;
 use crate::console::note;
 use crate::error::CliError;
-use crate::evaluation::plot::{Course, draw};
+use crate::evaluation::plot::{Course, Subject, draw};
 use crate::evaluation::report::{Ablation, Report};
 use crate::evaluation::{evaluate_with_progress, take_best};
 use crate::launcher::child::die_with_parent;
@@ -60,7 +60,9 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         report.ablation = Some(without_model(engine, &stream, count)?);
     }
     if let Some(file) = plot {
-        file.write(&draw(&checkpoint.identity.recipe, &evaluation, &Course::of(path)))?;
+        let without_model = report.ablation.as_ref().map(|ablation| ablation.metrics.mae);
+        let subject = Subject { checkpoint: path, without_model };
+        file.write(&draw(&checkpoint.identity.recipe, &evaluation, &Course::of(path), subject))?;
         note!("wrote {}", file.path().display());
     }
     report.print(matches.get_flag("json"))

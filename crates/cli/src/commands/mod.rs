@@ -27,6 +27,7 @@ mod report_page;
 mod selftest;
 mod status;
 mod verify;
+mod watch;
 mod worker;
 
 /// Runs the command that `matches` names.
@@ -49,6 +50,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         Some(("replay", matches)) => replay::run(matches),
         Some(("report", matches)) => report::run(matches),
         Some(("status", matches)) => status::run(matches),
+        Some(("watch", matches)) => watch::run(matches),
         Some(("bench", matches)) => bench::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("selftest", matches)) => selftest::run(matches),
