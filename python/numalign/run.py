@@ -158,6 +158,13 @@ class Run:
         """Whether its processes have not ended yet."""
         return self._process.poll() is None
 
+    @property
+    def page(self) -> str | None:
+        """The address of the page that shows the run while it goes on; None with ``http="off"``."""
+        said = "watch it on "
+        lines = [line.removeprefix(said) for line in list(self.log) if line.startswith(said)]
+        return lines[-1] if lines else None
+
     def metrics(self) -> pandas.DataFrame:
         """What ``metrics.jsonl`` says so far: a row for each record, a column for each key (``kind``, ``step``, …)."""
         import pandas

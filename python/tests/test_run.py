@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import urllib.request
 
 import helpers
 import numalign
@@ -82,6 +83,15 @@ def test_an_interrupt_ends_the_run_in_order(program, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run.wait()
     assert not run.is_running and numalign.Checkpoint.read(run.checkpoint).step > 0
+
+
+def test_the_page_of_a_run_is_named(program, binary, tmp_path):
+    if '"http"' not in helpers.run(binary, tmp_path, "config", "schema"):
+        pytest.skip("this binary serves no page")
+    run = endless(tmp_path)
+    with urllib.request.urlopen(run.page, timeout=10) as answer:
+        assert answer.status == 200
+    run.stop()
 
 
 def test_without_a_binary_it_says_where_to_get_one(monkeypatch, tmp_path):
