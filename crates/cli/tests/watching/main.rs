@@ -23,6 +23,15 @@ fn launch(folder: &Folder, settings: &str) -> (Child, String) {
     (launch, address)
 }
 
+/// Starts `watch` with these arguments; answers with the page's `HOST:PORT`.
+fn watch(folder: &Folder, args: &[&str]) -> (Child, String) {
+    let mut watch = folder.spawn(&[&["watch"], args].concat());
+    watch.wait_for_stderr("the page stays");
+    common::run::wait_for("the URL", || watch.stdout().ends_with('\n'));
+    let address = watch.stdout().trim().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    (watch, address)
+}
+
 /// The page's `HOST:PORT`, once the process has told it.
 fn page_of(child: &mut Child) -> String {
     child.wait_for_stderr("watch it on http://");
