@@ -48,7 +48,8 @@ def launch(
 
     Args:
         config: Keys and values as in a configuration file, such as ``{"stage": "nn", "num_epochs": 20}``; nested keys
-            as nested dictionaries (``{"dataset": {"file": "train.jsonl"}}``).
+            as nested dictionaries (``{"dataset": {"file": "train.csv"}}``). Without ``run_id`` the run is called as its
+            stage, or ``run``.
         folder: Where the run's ``chk/`` lies, and what paths in ``config`` are relative to.
         wait: Wait for the end, with a progress bar. Otherwise the run goes on in the background, until ``wait()`` is
             called or this Python process ends.
@@ -85,7 +86,7 @@ class Run:
         file = Path(self._temporary.name) / "config.yaml"
         # JSON is YAML.
         file.write_text(json.dumps(_plain(config), allow_nan=False))
-        more = [] if "run_id" in config else ["--run-id", str(config.get("stage", "nn"))]
+        more = [] if "run_id" in config else ["--run-id", str(config.get("stage", "run"))]
         known = _resolved(program, file, folder, more)
         self.run_id: str = known["run_id"]
         self.folder: Path = folder / "chk" / self.run_id
