@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     for (field, attribute) in [
         ("StatusReply.steps_per_second", "#[serde(rename = \"steps_per_s\")]"),
-        ("StatusReply.refused_pids", "#[serde(skip)]"),
+        ("StatusReply.refused", "#[serde(skip)]"),
         ("WorkerStatus.last_heartbeat_seconds", "#[serde(rename = \"last_heartbeat_s\")]"),
     ] {
         builder = builder.field_attribute(format!(".numalign.v1.{field}"), attribute);

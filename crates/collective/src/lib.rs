@@ -13,6 +13,7 @@ use std::future::Future;
 pub mod nccl;
 
 use numalign_access::Client;
+use numalign_access::rate_limited_log::sanitize;
 use numalign_projector::{MicroBatchGradients, RowError};
 use numalign_protocol as proto;
 
@@ -78,6 +79,9 @@ pub trait Collective: Send {
     ) -> impl Future<Output = Result<Gathered, CollectiveError>> + Send;
 }
 
+/// Characters that are kept of what a coordinator says.
+const MAX_MESSAGE: usize = 4096;
+
 /// Bytes of rows in one message: far below every limit on messages, whatever the hidden size.
 const BYTES_AT_ONCE: usize = 4 << 20;
 
@@ -104,9 +108,12 @@ impl Grpc {
         let reply = match self.client.reduce(request).await {
             Ok(reply) => reply.into_inner(),
             Err(status) if status.code() == tonic::Code::InvalidArgument => {
-                return Err(CollectiveError::Refused { unit, reason: status.message().to_owned() });
+                return Err(CollectiveError::Refused { unit, reason: sanitize(status.message(), MAX_MESSAGE) });
             }
-            Err(status) => return Err(CollectiveError::Connection { unit, reason: status.message().to_owned() }),
+            Err(status) => {
+                let reason = sanitize(status.message(), MAX_MESSAGE);
+                return Err(CollectiveError::Connection { unit, reason });
+            }
         };
         if !reply.complete {
             return Err(CollectiveError::GenerationOver);

@@ -88,15 +88,18 @@ pub struct Timing {
 /// Longer times are an error of the sender's clock, and their sum would overflow.
 const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// No machine has more memory: 64 TiB.
+const MAX_RSS_MIB: u64 = 1 << 26;
+
 impl UnitDone {
-    /// The timing fields, in whole microseconds on the wire; at most a day each.
+    /// The timing fields, in whole microseconds on the wire, at most a day each; memory is at most 64 TiB.
     pub fn timing(&self) -> Timing {
         let time = |microseconds| Duration::from_micros(microseconds).min(MAX_TIME);
         Timing {
             compute: time(self.compute_us),
             data_wait: time(self.data_wait_us),
             reduce: time(self.reduce_us),
-            peak_rss_mib: self.peak_rss_mib,
+            peak_rss_mib: self.peak_rss_mib.min(MAX_RSS_MIB),
         }
     }
 

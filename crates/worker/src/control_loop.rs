@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use numalign_access::rate_limited_log::sanitize;
 use numalign_collective::CollectiveError;
 use numalign_collective::nccl::NcclError;
 use numalign_config::Config;
@@ -13,7 +14,7 @@ use numalign_protocol::worker_message::Message as FromWorker;
 use crate::connection::{Connection, steps_end};
 use crate::device::{Device, Loaded, Loading};
 use crate::error::WorkerError;
-use crate::handshake::{Ending, ended_by, refused_or_lost};
+use crate::handshake::{Ending, MAX_MESSAGE, ended_by, refused_or_lost};
 use crate::nccl::News;
 use crate::session::{Kept, Worker};
 use crate::steps::samples_of;
@@ -116,7 +117,7 @@ impl Worker {
         match message {
             Some(FromCoordinator::Begin(begin)) => self.begin(connection, begin)?,
             Some(FromCoordinator::Pause(pause)) => {
-                tracing::info!("{}", pause.reason);
+                tracing::info!("{}", sanitize(&pause.reason, MAX_MESSAGE));
                 connection.stop_steps();
                 self.communicators.end();
             }
@@ -127,10 +128,10 @@ impl Worker {
                 }
             }
             Some(FromCoordinator::Done(done)) => {
-                tracing::info!("done: {}", done.summary);
+                tracing::info!("done: {}", sanitize(&done.summary, MAX_MESSAGE));
                 return Ok(Some(Ending::Done));
             }
-            Some(FromCoordinator::Abort(abort)) => return ended_by(abort).map(Some),
+            Some(FromCoordinator::Abort(abort)) => return ended_by(&abort).map(Some),
             Some(FromCoordinator::Welcome(_)) | None => {}
         }
         Ok(None)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use numalign_projector::MicroBatchGradients;
 
-/// Where a worker finds its faults: `wrong=UNIT` and `slow=MILLISECONDS`, separated by commas.
+/// Where a worker finds its faults: `wrong=UNIT`, `nan=UNIT`, `foreign=UNIT` and `slow=MILLISECONDS`, separated by commas.
 pub const VARIABLE: &str = "NUMALIGN_INTERNAL_FAULTS";
 
 /// The faults of this process.
@@ -13,6 +13,10 @@ pub const VARIABLE: &str = "NUMALIGN_INTERNAL_FAULTS";
 pub(crate) struct Faults {
     /// From this unit on, the lowest bit of every row's first number is flipped.
     wrong_from: Option<u64>,
+    /// From this unit on, every row's first number is NaN.
+    nan_from: Option<u64>,
+    /// From this unit on, a row of the micro-batch that follows this rank's own is sent along.
+    foreign_from: Option<u64>,
     /// Extra time for every micro-batch.
     slow: Duration,
 }
@@ -28,6 +32,8 @@ impl Faults {
         for part in text.split(',') {
             match part.split_once('=') {
                 Some(("wrong", unit)) => faults.wrong_from = unit.parse().ok(),
+                Some(("nan", unit)) => faults.nan_from = unit.parse().ok(),
+                Some(("foreign", unit)) => faults.foreign_from = unit.parse().ok(),
                 Some(("slow", milliseconds)) => {
                     faults.slow = Duration::from_millis(milliseconds.parse().unwrap_or(0));
                 }
@@ -42,15 +48,27 @@ impl Faults {
         self.slow * micro_batches as u32
     }
 
-    /// Flips a bit of every row of `unit`, once the faults say so.
+    /// Changes every row of `unit`, once the faults say so: by a bit, or to NaN.
     pub fn corrupt(&self, unit: u64, rows: &mut MicroBatchGradients) {
-        if self.wrong_from.is_none_or(|from| unit < from) {
-            return;
-        }
-        for (_, row) in rows {
-            if let Some(value) = row.first_mut() {
+        let due = |from: Option<u64>| from.is_some_and(|from| unit >= from);
+        for value in rows.iter_mut().filter_map(|(_, row)| row.first_mut()) {
+            if due(self.wrong_from) {
                 *value = f32::from_bits(value.to_bits() ^ 1);
             }
+            if due(self.nan_from) {
+                *value = f32::NAN;
+            }
+        }
+    }
+
+    /// Adds a row of another rank's micro-batch to a rank's own of `unit`, once the faults say so.
+    pub fn add_foreign(&self, unit: u64, micro_batches: usize, rows: &mut MicroBatchGradients) {
+        if self.foreign_from.is_none_or(|from| unit < from) {
+            return;
+        }
+        if let Some((last, row)) = rows.last() {
+            let foreign = ((last + 1) % micro_batches, row.clone());
+            rows.push(foreign);
         }
     }
 }
@@ -71,5 +89,19 @@ mod tests {
         assert_eq!(rows[0].1[0].to_bits(), 1.5f32.to_bits() ^ 1);
         assert_eq!(rows[0].1[1], 2.0);
         assert_eq!(Faults::parse("anything"), Faults::default());
+    }
+
+    #[test]
+    fn rows_turn_to_nan_and_foreign_ones_join_from_the_unit_on() {
+        let faults = Faults::parse("nan=3,foreign=5");
+        let right = vec![(3, vec![1.5f32, 2.0]), (4, vec![2.5])];
+        let mut rows = right.clone();
+        faults.corrupt(2, &mut rows);
+        faults.add_foreign(4, 5, &mut rows);
+        assert_eq!(rows, right);
+        faults.add_foreign(5, 5, &mut rows);
+        assert_eq!(rows[2], (0, vec![2.5]));
+        faults.corrupt(3, &mut rows);
+        assert!(rows.iter().all(|(_, row)| row[0].is_nan()));
     }
 }

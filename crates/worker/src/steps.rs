@@ -86,6 +86,7 @@ impl Steps {
                 false => Vec::new(),
             };
             rows.retain(|(micro_batch, _)| self.part.contains(micro_batch));
+            faults.add_foreign(unit, self.config.recipe.micro_batches(), &mut rows);
 
             let started = Instant::now();
             let made = match kind {

@@ -73,6 +73,8 @@ pub struct Launcher {
     client: StatusClient,
     looked: Instant,
     faults: FaultInjector,
+    /// This machine's name, as its workers tell it.
+    host: String,
 }
 
 impl Launcher {
@@ -104,6 +106,7 @@ impl Launcher {
             signals,
             looked: Instant::now(),
             faults: FaultInjector::new(chaos),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         };
         for index in 0..count {
             let child = launcher.spawn_worker(index)?;
@@ -186,7 +189,7 @@ impl Launcher {
             return;
         }
         let now = Instant::now();
-        let evicted = self.ask(now).await.is_some_and(|reply| reply.refused_pids.contains(&pid));
+        let evicted = self.ask(now).await.is_some_and(|reply| was_refused(&reply, &self.host, pid));
         let worker = &mut self.workers[index];
         let number = index + 1;
         match after_exit(&mut worker.restarts, evicted, self.step, self.config.run.max_restarts) {
@@ -311,6 +314,16 @@ impl Launcher {
     }
 }
 
+/// Whether the coordinator refused the process `pid` of this machine: another machine's, or another container's, may have
+/// the same id.
+fn was_refused(reply: &StatusReply, host: &str, pid: u32) -> bool {
+    let namespace = numalign_worker::pid_namespace();
+    reply
+        .refused
+        .iter()
+        .any(|process| process.pid == pid && process.host == host && [0, namespace].contains(&process.pid_namespace))
+}
+
 /// The next worker that ends, by its index; cancelling is safe.
 async fn next_exit(workers: &mut [Worker]) -> (usize, std::io::Result<ExitStatus>) {
     let mut waits = Vec::new();
@@ -328,4 +341,28 @@ async fn next_exit(workers: &mut [Worker]) -> (usize, std::io::Result<ExitStatus
         Poll::Pending
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use numalign_protocol::RefusedProcess;
+
+    use super::*;
+
+    #[test]
+    fn only_a_process_of_this_machine_counts_as_refused() {
+        let process = |host: &str, pid, pid_namespace| RefusedProcess { host: host.to_owned(), pid, pid_namespace };
+        let own = numalign_worker::pid_namespace();
+        assert_ne!(own, 0);
+        let reply = |process| StatusReply { refused: vec![process], ..StatusReply::default() };
+        for (refused, expected) in [
+            (process("here", 7, own), true),
+            (process("here", 7, 0), true),
+            (process("here", 8, own), false),
+            (process("there", 7, own), false),
+            (process("here", 7, own + 1), false),
+        ] {
+            assert_eq!(was_refused(&reply(refused.clone()), "here", 7), expected, "{refused:?}");
+        }
+    }
 }

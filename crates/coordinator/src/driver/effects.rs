@@ -64,9 +64,18 @@ impl Driver {
                 Effect::Evict(member, permanent, reason) => {
                     self.console.print(&format!("worker {} is dismissed: {reason}", member.0));
                     let hint = if permanent { "give the worker what the message asks for" } else { "it may come back" };
-                    self.send(member, Message::Abort(proto::Abort { permanent, reason, hint: hint.to_owned() }));
+                    self.send(
+                        member,
+                        Message::Abort(proto::Abort { permanent, reason, hint: hint.to_owned(), run_over: false }),
+                    );
                     self.outboxes.remove(&member);
                     self.pending_acks.forget(member);
+                }
+                Effect::TurnAway(member, reason) => {
+                    self.turned_away.warn(&format!("worker {} is turned away: {reason}", member.0));
+                    let hint = "it may come back".to_owned();
+                    self.send(member, Message::Abort(proto::Abort { permanent: false, reason, hint, run_over: false }));
+                    self.outboxes.remove(&member);
                 }
                 Effect::Finished => return Some(self.finish().await),
                 Effect::Failed(reason, hint) => {
@@ -123,7 +132,7 @@ impl Driver {
         let mut list = Vec::with_capacity(start.ranks.len());
         for (id, part) in &start.ranks {
             let member = self.machine.members().get(id);
-            let host = member.map_or("?", |member| member.join_request.host.as_str());
+            let host = member.map_or("?", |member| member.join_request.process.host.as_str());
             let device =
                 member.and_then(|member| member.worker_ready.as_ref()).map_or("?", |ready| ready.device.as_str());
             list.push((format!("{device} on {host}"), part.len()));

@@ -13,6 +13,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use numalign_access::rate_limited_log::RateLimitedLog;
 use numalign_checkpoint::RunFolder;
 use numalign_config::Config;
 use numalign_data::{SampleDigest, Schedule, Streams};
@@ -73,6 +74,8 @@ pub struct Driver {
     boundary: Option<(Generation, u64)>,
     failures: FailureLog,
     pending_acks: PendingAcks,
+    /// A worker that there is no place for asks again and again.
+    turned_away: RateLimitedLog,
     /// Members that were disconnected, and why; the machine learns of them next.
     unreachable: Vec<(MemberId, String)>,
     started: Instant,
@@ -126,6 +129,7 @@ impl Driver {
             boundary: None,
             failures: FailureLog::default(),
             pending_acks: PendingAcks::default(),
+            turned_away: RateLimitedLog::default(),
             unreachable: Vec::new(),
             started: Instant::now(),
             last_reason: String::new(),
@@ -182,7 +186,12 @@ impl Driver {
             self.pending_acks.forget(member);
             let why = format!("it has not answered the news of a generation for {:.1} s", limit.as_secs_f64());
             self.console.print(&format!("worker {} is dismissed: {why}", member.0));
-            let abort = proto::Abort { permanent: false, reason: why.clone(), hint: "it may come back".to_owned() };
+            let abort = proto::Abort {
+                permanent: false,
+                reason: why.clone(),
+                hint: "it may come back".to_owned(),
+                run_over: false,
+            };
             self.send(member, Message::Abort(abort));
             self.disconnect(member, why);
         }
@@ -221,8 +230,13 @@ impl Driver {
             }
             Call::Connected(member, join_request, outbox) => {
                 self.outboxes.insert(member, outbox);
-                self.welcome(member, &join_request);
-                self.machine.handle(now, Event::Joined(member, join_request))
+                self.note_lost_coordinator(&join_request);
+                let effects = self.machine.handle(now, Event::Joined(member, join_request));
+                // A Welcome makes a worker load its model: one that has no place gets none.
+                if self.machine.members().contains_key(&member) || self.machine.phase() == "done" {
+                    self.welcome(member);
+                }
+                effects
             }
             Call::Status(reply) => {
                 // The client may have gone.
@@ -232,12 +246,15 @@ impl Driver {
         }
     }
 
-    fn welcome(&mut self, member: MemberId, join_request: &JoinRequest) {
-        // A worker with a rejoin state shows that a coordinator was lost; that is recorded once.
+    /// A worker with a rejoin state shows that a coordinator was lost; that is recorded once.
+    fn note_lost_coordinator(&mut self, join_request: &JoinRequest) {
         if join_request.rejoin_state.is_some() && self.failures.total() == 0 && self.machine.phase() == "waiting" {
             let text = "the coordinator was lost and started again".to_owned();
             self.failures.record(self.started, self.committed_step(), text);
         }
+    }
+
+    fn welcome(&mut self, member: MemberId) {
         let no_generation = Generation { incarnation: self.machine.incarnation(), number: 0 };
         let probe = micro_batch(&self.streams, &self.config, no_generation, 0, 0);
         let welcome = proto::Welcome {

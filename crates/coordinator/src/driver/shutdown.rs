@@ -83,7 +83,8 @@ impl Driver {
         self.reducer.end();
         let members: Vec<MemberId> = self.outboxes.keys().copied().collect();
         for member in members {
-            let abort = proto::Abort { permanent: true, reason: reason.to_owned(), hint: hint.to_owned() };
+            let abort =
+                proto::Abort { permanent: true, reason: reason.to_owned(), hint: hint.to_owned(), run_over: true };
             self.send(member, Message::Abort(abort));
         }
         self.outboxes.clear();

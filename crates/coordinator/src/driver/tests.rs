@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 
 use super::*;
-use crate::machine::{Report, Timing, WorkerReady};
+use crate::machine::{Cause, Process, Report, Timing, WorkerReady};
 use crate::rpc::outbox::{OutboxStream, outbox};
 
 const STEPS: u64 = 3;
@@ -77,7 +77,8 @@ impl Fixture {
 }
 
 fn join_request() -> JoinRequest {
-    JoinRequest { host: "host".to_owned(), pid: 1, restarts: 0, rejoin_state: None }
+    let process = Process { host: "host".to_owned(), pid: 1, namespace: 5 };
+    JoinRequest { process, restarts: 0, rejoin_state: None }
 }
 
 fn worker_ready() -> WorkerReady {
@@ -286,9 +287,21 @@ async fn a_status_is_answered_while_nothing_happens() {
 async fn a_permanent_failure_ends_the_run_for_every_worker() {
     let running = Running::start();
     let (mut stream, _) = running.begin().await;
-    let failure = Event::PermanentFailure(MemberId(1), "the data file is gone".to_owned());
+    let failure = Event::PermanentFailure(MemberId(1), Cause::Machine, "the data file is gone".to_owned());
     running.send(Call::Event(failure)).await;
     let Some(Message::Abort(abort)) = next(&mut stream).await else { panic!("no Abort") };
     assert!(abort.permanent && abort.reason.contains("the data file is gone"), "{abort:?}");
     assert!(matches!(running.task.await.unwrap(), Err(CoordinatorError::Failed { .. })));
+}
+
+#[tokio::test]
+async fn a_worker_without_a_place_is_told_to_come_back_and_loads_nothing() {
+    let mut fixture = Fixture::new();
+    let most = fixture.config.run.max_workers as u64;
+    let _streams: Vec<OutboxStream> = (1..=most).map(|member| fixture.connect(member)).collect();
+    let (outbox, mut stream) = outbox();
+    fixture.apply(Call::Connected(MemberId(most + 1), join_request(), outbox)).await;
+    let Some(Message::Abort(abort)) = next(&mut stream).await else { panic!("a Welcome makes it load its model") };
+    assert!(!abort.permanent && !abort.run_over && abort.reason.contains("max_workers is 64"), "{abort:?}");
+    assert_eq!(next(&mut stream).await, None, "its stream ends");
 }

@@ -4,13 +4,17 @@
 //! membership, generations and commits is made here, and every wait has a reason as text.
 
 mod admission;
+pub mod agreement;
 pub mod audit;
 pub mod collective;
 mod commit;
 mod decide;
+mod dismissal;
 pub mod events;
 mod generation;
 pub mod load_balancing;
+pub mod rejoin;
+mod suspects;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -22,12 +26,14 @@ use numalign_data::Schedule;
 use numalign_projector::State;
 
 use collective::{CollectiveDecision, NcclFailures};
+use dismissal::Complaint;
 use generation::Running;
+use suspects::Suspects;
 
 pub use decide::Decision;
 pub use events::{
-    Activity, Commit, Effect, Event, Generation, GenerationStart, JoinRequest, Member, MemberId, Report, Timing,
-    WorkerReady,
+    Activity, Cause, Commit, Effect, Event, Generation, GenerationStart, JoinRequest, Member, MemberId, Process,
+    Report, Timing, WorkerReady,
 };
 
 /// What identifies the frozen model of this run.
@@ -46,6 +52,8 @@ pub struct Machine {
     running: Option<Running>,
     generations: u64,
     committed: Option<Arc<State>>,
+    /// What the run was started from, before any returning worker brought a later state.
+    started_from: Option<Arc<State>>,
     /// From the checkpoint or projectors that `committed` came from, else from the first worker that was ready.
     base: Option<Base>,
     first_ready: Option<Instant>,
@@ -57,7 +65,17 @@ pub struct Machine {
     /// Host and device of workers that computed wrong numbers.
     excluded: Vec<(String, String)>,
     /// Processes that were told not to come back, the latest last.
-    refused_pids: VecDeque<u32>,
+    refused: VecDeque<Process>,
+    /// Rows that were not finite and are computed again.
+    suspects: Option<Suspects>,
+    /// The first worker that could not load the model, before the first generation.
+    cannot_load: Option<Complaint>,
+    /// The rank that complained of the samples or the recipe last.
+    about_data: Option<Complaint>,
+    /// Why members were dismissed, the latest last.
+    dismissed: VecDeque<String>,
+    /// Since when nobody is left after a dismissal, and what to do about it.
+    deserted: Option<(Instant, &'static str)>,
     /// Of the present generation, or of the one before.
     collective: Option<CollectiveDecision>,
     nccl_failures: NcclFailures,
@@ -93,6 +111,7 @@ impl Machine {
             members: BTreeMap::new(),
             running: None,
             generations: 0,
+            started_from: None,
             committed: committed.map(Arc::new),
             base,
             first_ready: None,
@@ -100,7 +119,12 @@ impl Machine {
             resuming: false,
             rebalance: RebalancePolicy::default(),
             excluded: Vec::new(),
-            refused_pids: VecDeque::new(),
+            refused: VecDeque::new(),
+            suspects: None,
+            cannot_load: None,
+            about_data: None,
+            dismissed: VecDeque::new(),
+            deserted: None,
             collective: None,
             nccl_failures: NcclFailures::default(),
             reason: "starting".to_owned(),
@@ -131,8 +155,8 @@ impl Machine {
     }
 
     /// Processes that were told not to come back.
-    pub fn refused_pids(&self) -> impl Iterator<Item = u32> + '_ {
-        self.refused_pids.iter().copied()
+    pub fn refused(&self) -> impl Iterator<Item = &Process> {
+        self.refused.iter()
     }
 
     /// How the present generation reduces, or the last one did; `None` before the first.
@@ -195,18 +219,14 @@ impl Machine {
             Event::NcclId(id, generation, bytes) => self.broadcast_nccl_id(id, generation, bytes, &mut effects),
             Event::NcclFailed(id, generation, why) => self.nccl_failed(id, generation, &why, &mut effects),
             Event::Left(id, why) => self.left(id, &why, &mut effects),
-            Event::PermanentFailure(id, why) if self.members.contains_key(&id) => {
-                let name = self.name(id);
-                self.fail(
-                    format!("{name}: {why}"),
-                    "another worker of the same kind would fail in the same way",
-                    &mut effects,
-                );
-            }
-            // From a worker that was refused or declared dead: the run continues without it.
-            Event::PermanentFailure(..) => {}
+            Event::PermanentFailure(id, cause, why) => self.permanent_failure(now, id, cause, &why, &mut effects),
+            Event::NotFinite(generation, unit, bad) => self.not_finite(generation, unit, &bad, &mut effects),
+            Event::RowsRefused(id, generation, why) => self.rows_refused(now, id, generation, &why, &mut effects),
             Event::Solved(unit, solution) => self.solved(unit, solution, &mut effects),
-            Event::Tick => self.evict_silent(now, &mut effects),
+            Event::Tick => {
+                self.evict_silent(now, &mut effects);
+                self.check_deserted(now, &mut effects);
+            }
         }
         let nothing_new = is_routine && self.running.is_some() && self.unit() == before;
         if !self.over && !nothing_new {
@@ -218,11 +238,12 @@ impl Machine {
     fn name(&self, id: MemberId) -> String {
         match self.members.get(&id) {
             Some(member) => {
+                let process = &member.join_request.process;
                 let rank = match member.activity {
                     Activity::Training(rank) => format!("rank {rank}, "),
                     _ => String::new(),
                 };
-                format!("worker {} ({rank}{}, pid {})", id.0, member.join_request.host, member.join_request.pid)
+                format!("worker {} ({rank}{}, pid {})", id.0, process.host, process.pid)
             }
             None => format!("worker {}", id.0),
         }
@@ -235,10 +256,10 @@ impl Machine {
     }
 
     /// Evicts a member for good; the launcher does not start its process again.
-    fn refuse(&mut self, id: MemberId, pid: u32, reason: String, effects: &mut Vec<Effect>) {
-        self.refused_pids.push_back(pid);
-        if self.refused_pids.len() > MAX_REFUSED {
-            self.refused_pids.pop_front();
+    fn refuse(&mut self, id: MemberId, process: Process, reason: String, effects: &mut Vec<Effect>) {
+        self.refused.push_back(process);
+        if self.refused.len() > MAX_REFUSED {
+            self.refused.pop_front();
         }
         effects.push(Effect::Evict(id, true, reason));
     }

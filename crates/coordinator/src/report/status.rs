@@ -7,7 +7,10 @@ use numalign_projector::{Evaluation, Evaluations};
 use numalign_protocol as proto;
 
 use super::failures::{Failure, FailureLog};
-use crate::machine::{Activity, Machine, Member, MemberId};
+use crate::machine::{Activity, Machine, Member, MemberId, Process};
+
+/// Missing micro-batches that are listed.
+const MAX_MISSING: usize = 32;
 
 /// What a status is made of.
 pub struct StatusInput<'a> {
@@ -32,7 +35,10 @@ pub fn status(now: Instant, input: &StatusInput<'_>) -> proto::StatusReply {
     let (config, machine, failures) = (input.config, input.machine, input.failures);
     let mut reason = machine.reason().to_owned();
     if let Some((step, missing)) = &input.waiting_for {
-        reason = format!("{reason}; step {step} waits for the rows of micro-batches {missing:?}");
+        let more = missing.len().saturating_sub(MAX_MISSING);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let shown = &missing[..missing.len().min(MAX_MISSING)];
+        reason = format!("{reason}; step {step} waits for the rows of micro-batches {shown:?}{more}");
     }
     let evaluations = machine.committed().map(|state| state.evaluations());
     let range = config.recipe.range();
@@ -49,7 +55,7 @@ pub fn status(now: Instant, input: &StatusInput<'_>) -> proto::StatusReply {
         workers: machine.members().iter().map(|(id, member)| worker(now, machine, *id, member)).collect(),
         collective: collective.map_or_else(String::new, |decision| decision.backend.name().to_owned()),
         collective_reason: collective.map_or_else(String::new, |decision| decision.reason.clone()),
-        refused_pids: machine.refused_pids().collect(),
+        refused: machine.refused().map(refused).collect(),
         failures: failures.newest().map(failure).collect(),
         failures_total: failures.total(),
         recoveries_total: failures.recoveries(),
@@ -70,8 +76,8 @@ fn worker(now: Instant, machine: &Machine, id: MemberId, member: &Member) -> pro
     let timing = member.last_timing;
     proto::WorkerStatus {
         member: id.0,
-        host: member.join_request.host.clone(),
-        pid: member.join_request.pid,
+        host: member.join_request.process.host.clone(),
+        pid: member.join_request.process.pid,
         device: member.worker_ready.as_ref().map_or_else(String::new, |ready| ready.device.clone()),
         state: state.to_owned(),
         rank,
@@ -80,6 +86,10 @@ fn worker(now: Instant, machine: &Machine, id: MemberId, member: &Member) -> pro
         last_heartbeat_seconds: now.saturating_duration_since(member.last_seen).as_secs_f64(),
         restarts: member.join_request.restarts,
     }
+}
+
+fn refused(process: &Process) -> proto::RefusedProcess {
+    proto::RefusedProcess { host: process.host.clone(), pid: process.pid, pid_namespace: process.namespace }
 }
 
 fn failure(failure: &Failure) -> proto::FailureStatus {
@@ -132,7 +142,11 @@ mod tests {
     }
 
     fn join(machine: &mut Machine, now: Instant, member: u64) {
-        let request = JoinRequest { host: "node".to_owned(), pid: 40 + member as u32, restarts: 2, rejoin_state: None };
+        let request = JoinRequest {
+            process: Process { host: "node".to_owned(), pid: 40 + member as u32, namespace: 5 },
+            restarts: 2,
+            rejoin_state: None,
+        };
         machine.handle(now, Event::Joined(MemberId(member), request));
     }
 

@@ -11,13 +11,16 @@ use tonic::Status;
 
 use super::call::Call;
 use crate::machine::collective::Nccl;
-use crate::machine::{Event, JoinRequest, MemberId, Report, WorkerReady};
+use crate::machine::{Cause, Event, JoinRequest, MemberId, Process, Report, WorkerReady};
 
-/// Characters that are kept of a host, a build or a GPU's name.
+/// Characters that are kept of a host, a build, a device, a fingerprint or a tensor's name.
 const MAX_NAME: usize = 128;
 
 /// Characters that are kept of a worker's message.
 const MAX_MESSAGE: usize = 4096;
+
+/// Bytes of the longest digest there is.
+const MAX_DIGEST: usize = 64;
 
 /// Bytes of an `ncclUniqueId`.
 const NCCL_ID: usize = 128;
@@ -51,7 +54,8 @@ pub fn join_request(hello: proto::Hello, config: &Config, config_digest: &str) -
         rejoin_state = Some(state);
     }
     let host = sanitize(&hello.host, MAX_NAME);
-    Ok(JoinRequest { host, pid: hello.pid, restarts: hello.restarts, rejoin_state })
+    let process = Process { host, pid: hello.pid, namespace: hello.pid_namespace };
+    Ok(JoinRequest { process, restarts: hello.restarts, rejoin_state })
 }
 
 /// Rows of a `ReduceRequest`: micro-batch and floats of each.
@@ -85,7 +89,8 @@ pub fn worker_message(member: MemberId, message: proto::WorkerMessage) -> Result
         Message::Hello(_) => return Err("it said Hello twice".to_owned()),
         Message::Heartbeat(heartbeat) => return Ok(Some(Call::Heartbeat(member, heartbeat.generation))),
         Message::Failure(failure) if failure.permanent => {
-            Event::PermanentFailure(member, sanitize(&failure.message, MAX_MESSAGE))
+            let cause = if failure.data { Cause::Data } else { Cause::Machine };
+            Event::PermanentFailure(member, cause, sanitize(&failure.message, MAX_MESSAGE))
         }
         Message::Failure(failure) => Event::Left(member, sanitize(&failure.message, MAX_MESSAGE)),
         Message::NcclId(id) => {
@@ -141,16 +146,20 @@ fn nccl(ability: Option<proto::NcclAbility>, reason: String) -> Nccl {
 fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
     let (mut layer_norms, mut layer_norm_values) = (Vec::new(), Vec::new());
     for tensor in ready.layer_norms {
-        let values = tensor.floats().map_err(|_| format!("its layer norm {} is not whole floats", tensor.name))?;
-        layer_norms.push(NormTensor { name: tensor.name, len: values.len() });
+        let name = sanitize(&tensor.name, MAX_NAME);
+        let values = tensor.floats().map_err(|_| format!("its layer norm {name} is not whole floats"))?;
+        layer_norms.push(NormTensor { name, len: values.len() });
         layer_norm_values.extend(values);
     }
+    if ready.probe_digest.len() > MAX_DIGEST {
+        return Err(format!("it sent a probe digest of {} bytes", ready.probe_digest.len()));
+    }
     Ok(WorkerReady {
-        base_fingerprint: ready.base_fingerprint,
+        base_fingerprint: sanitize(&ready.base_fingerprint, MAX_NAME),
         hidden_size: ready.hidden_size as usize,
         model_parameters: ready.model_parameters,
-        weights: ready.weights,
-        device: ready.device,
+        weights: sanitize(&ready.weights, MAX_NAME),
+        device: sanitize(&ready.device, MAX_NAME),
         probe_digest: ready.probe_digest,
         nccl: nccl(ready.nccl, ready.no_nccl),
         layer_norms,
@@ -189,7 +198,7 @@ mod tests {
 
     fn hello() -> proto::Hello {
         let (host, pid) = ("host\x1b[31m".to_owned(), 9);
-        proto::Hello { protocol: proto::PROTOCOL, host, pid, restarts: 2, ..proto::Hello::default() }
+        proto::Hello { protocol: proto::PROTOCOL, host, pid, restarts: 2, pid_namespace: 77, ..proto::Hello::default() }
     }
 
     fn with_state(run_id: &str, config_digest: &str, state: &[u8]) -> proto::Hello {
@@ -212,7 +221,8 @@ mod tests {
     #[test]
     fn a_hello_becomes_a_join_request_without_control_characters() {
         let request = join_request(hello(), &config(), "digest").unwrap();
-        assert_eq!((request.host.as_str(), request.pid, request.restarts), ("host\u{fffd}[31m", 9, 2));
+        let process = Process { host: "host\u{fffd}[31m".to_owned(), pid: 9, namespace: 77 };
+        assert_eq!((request.process, request.restarts), (process, 2));
         assert_eq!(request.rejoin_state, None);
     }
 
@@ -250,9 +260,10 @@ mod tests {
     fn failures_are_permanent_or_not_and_their_text_is_bounded() {
         let message = "x".repeat(2 * MAX_MESSAGE);
         for permanent in [true, false] {
-            let event = decoded(Message::Failure(proto::Failure { permanent, message: message.clone() })).unwrap();
+            let event =
+                decoded(Message::Failure(proto::Failure { permanent, message: message.clone(), data: true })).unwrap();
             let text = match (permanent, event) {
-                (true, Event::PermanentFailure(MEMBER, text)) | (false, Event::Left(MEMBER, text)) => text,
+                (true, Event::PermanentFailure(MEMBER, Cause::Data, text)) | (false, Event::Left(MEMBER, text)) => text,
                 (_, event) => panic!("{event:?}"),
             };
             assert_eq!(text.len(), MAX_MESSAGE);
@@ -271,7 +282,7 @@ mod tests {
             compute_us: 1_000,
             data_wait_us: 2_000,
             reduce_us: u64::MAX,
-            peak_rss_mib: 6,
+            peak_rss_mib: u64::MAX,
             rows: vec![proto::RowDigest::new(3, [9; 32])],
             features: proto::codec::floats_to_bytes(&[1.0, 2.0, 3.0]),
         };
@@ -285,6 +296,7 @@ mod tests {
             (Duration::from_millis(1), Duration::from_millis(2))
         );
         assert!(report.timing.reduce <= Duration::from_secs(24 * 60 * 60), "an absurd time is bounded");
+        assert_eq!(report.timing.peak_rss_mib, 1 << 26, "so is absurd memory");
     }
 
     #[test]
@@ -335,6 +347,22 @@ mod tests {
         let lengths: Vec<_> = ready.layer_norms.iter().map(|tensor| (tensor.name.as_str(), tensor.len)).collect();
         assert_eq!(lengths, [("a", 1), ("b", 2)]);
         assert_eq!(ready.nccl.unwrap().gpu, "GPU\u{fffd}");
+        let hostile = format!("\x1b[2J\x1b]0;owned\x07\u{9b}31m\u{202e}{}", "x".repeat(1 << 20));
+        let norms = vec![proto::LayerNorm::new(hostile.clone(), &[1.0])];
+        let hostile = proto::Ready {
+            base_fingerprint: hostile.clone(),
+            weights: hostile.clone(),
+            device: hostile.clone(),
+            layer_norms: norms,
+            ..proto::Ready::default()
+        };
+        let Ok(Event::Ready(_, shown)) = decoded(Message::Ready(hostile)) else { panic!("ready") };
+        for text in [&shown.base_fingerprint, &shown.weights, &shown.device, &shown.layer_norms[0].name] {
+            assert_eq!(text.chars().count(), MAX_NAME);
+            assert!(text.starts_with("\u{fffd}[2J\u{fffd}]0;owned\u{fffd}\u{fffd}31m\u{fffd}x"), "{text:?}");
+        }
+        let long = proto::Ready { probe_digest: vec![0; 65], ..proto::Ready::default() };
+        assert_eq!(refusal(Message::Ready(long)), "it sent a probe digest of 65 bytes");
         let Ok(Event::Ready(_, silent)) = decoded(Message::Ready(proto::Ready::default())) else { panic!("ready") };
         assert_eq!(silent.nccl, Err("it did not say whether it has NCCL".to_owned()));
     }

@@ -2,6 +2,7 @@
 //! solver's chunks are kept instead, and only their digest goes out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,9 +16,10 @@ use tokio::sync::oneshot;
 
 use crate::machine::{Generation, GenerationStart, MemberId};
 
-/// No rank gets further ahead of the others than the unit after theirs, so only a handful of units are open. A member that
-/// names more is faulty or malicious, and its rows would fill the memory.
-const MAX_UNITS: usize = 8;
+/// No rank gets further ahead of the others than the unit after theirs, so only a handful of units are open: those from
+/// the first that is not reduced yet. A member that names others is faulty or malicious: its rows would fill the memory,
+/// or take the place of the units that everybody waits for.
+const MAX_UNITS: u64 = 8;
 
 /// What the rows of a unit come to.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,9 +40,12 @@ struct UnitRows {
 
 struct Current {
     generation: Generation,
-    members: HashSet<MemberId>,
+    /// Micro-batches of each rank: nobody else's rows of them are taken.
+    parts: HashMap<MemberId, Range<usize>>,
     units: Schedule,
     first_unit: u64,
+    /// One past the latest unit that was reduced; the first unit before that.
+    next_unit: u64,
     open: BTreeMap<u64, UnitRows>,
     /// Gathered rows of chunks that are not committed yet.
     gathered: BTreeMap<u64, Vec<f32>>,
@@ -65,12 +70,31 @@ impl Default for Reducer {
     }
 }
 
+/// Why rows are not taken: only their sender can be at fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RowsRefused {
+    /// They are another rank's.
+    #[error("it sent a row of micro-batch {micro_batch}, and its own are {part:?}")]
+    NotItsOwn {
+        /// Whose row came.
+        micro_batch: usize,
+        /// What the sender has to compute.
+        part: Range<usize>,
+    },
+    /// They do not fit.
+    #[error(transparent)]
+    Row(#[from] RowError),
+}
+
 /// What became of a contribution.
 pub enum Contribution {
     /// The result.
     Done(Reduced),
     /// The result comes here, or the sender is dropped with the generation.
     Later(oneshot::Receiver<Reduced>),
+    /// All rows are there, and those of these micro-batches are not finite: there is no result. The receiver is dropped
+    /// with the generation.
+    NotFinite(Vec<usize>, oneshot::Receiver<Reduced>),
     /// It belongs to no present generation.
     Stale,
 }
@@ -78,14 +102,20 @@ pub enum Contribution {
 impl Current {
     /// Whether `unit` is one of this generation, and not far ahead of the others.
     fn accepts(&self, unit: u64) -> bool {
-        unit >= self.first_unit && (self.open.contains_key(&unit) || self.open.len() < MAX_UNITS)
+        unit >= self.first_unit && unit < self.next_unit.saturating_add(MAX_UNITS)
     }
 
     fn is_chunk(&self, unit: u64) -> bool {
         matches!(self.units.unit(unit), Unit::Chunk { .. })
     }
 
-    fn add(&mut self, unit: u64, rows: Vec<(usize, Vec<f32>)>) -> Result<&mut UnitRows, RowError> {
+    fn add(&mut self, member: MemberId, unit: u64, rows: Vec<(usize, Vec<f32>)>) -> Result<&mut UnitRows, RowsRefused> {
+        let part = self.parts.get(&member).cloned().unwrap_or_default();
+        for (micro_batch, _) in &rows {
+            if *micro_batch < self.micro_batches && !part.contains(micro_batch) {
+                return Err(RowsRefused::NotItsOwn { micro_batch: *micro_batch, part });
+            }
+        }
         let row_len = if self.is_chunk(unit) { self.chunk_row_len } else { self.row_len };
         let micro_batches = self.micro_batches;
         let entry = self.open.entry(unit).or_insert_with(|| UnitRows {
@@ -109,15 +139,16 @@ impl Reducer {
     /// A generation begins; what an earlier one left is dropped.
     pub fn begin(&self, start: &GenerationStart, config: &Config) {
         let (recipe, units) = (&config.recipe, Schedule::of_run(config));
-        let layout = start.state.layout();
+        let (layout, first_unit) = (start.state.layout(), units.index(start.state.position()));
         let (row_len, chunk_row_len) = (layout.row_len(), recipe.micro_batch_size * Features::width(layout.hidden()));
         let largest = request_bytes(recipe.micro_batches(), row_len.max(chunk_row_len));
         self.largest.store(largest, Ordering::Relaxed);
         *self.lock() = Some(Current {
             generation: start.generation,
-            members: start.ranks.iter().map(|(id, _)| *id).collect(),
+            parts: start.ranks.iter().cloned().collect(),
             units,
-            first_unit: units.index(start.state.position()),
+            first_unit,
+            next_unit: first_unit,
             open: BTreeMap::new(),
             gathered: BTreeMap::new(),
             micro_batches: recipe.micro_batches(),
@@ -139,19 +170,19 @@ impl Reducer {
     /// Adds some of a member's rows of one unit; more will come. False if they belong to no present generation.
     ///
     /// # Errors
-    /// A row that does not fit.
+    /// A row that does not fit, or is not the member's own.
     pub fn deposit(
         &self,
         generation: Generation,
         member: MemberId,
         unit: u64,
         rows: Vec<(usize, Vec<f32>)>,
-    ) -> Result<bool, RowError> {
+    ) -> Result<bool, RowsRefused> {
         match self.lock().as_mut() {
-            Some(current) if current.generation == generation && current.members.contains(&member) => {
+            Some(current) if current.generation == generation && current.parts.contains_key(&member) => {
                 let accepted = current.accepts(unit);
                 if accepted {
-                    current.add(unit, rows)?;
+                    current.add(member, unit, rows)?;
                 }
                 Ok(accepted)
             }
@@ -162,17 +193,17 @@ impl Reducer {
     /// Adds a member's rows of one unit, or the last of them.
     ///
     /// # Errors
-    /// A row that does not fit.
+    /// A row that does not fit, or is not the member's own.
     pub fn contribute(
         &self,
         generation: Generation,
         member: MemberId,
         unit: u64,
         rows: Vec<(usize, Vec<f32>)>,
-    ) -> Result<Contribution, RowError> {
+    ) -> Result<Contribution, RowsRefused> {
         let mut current = self.lock();
         let Some(current) =
-            current.as_mut().filter(|current| current.generation == generation && current.members.contains(&member))
+            current.as_mut().filter(|current| current.generation == generation && current.parts.contains_key(&member))
         else {
             return Ok(Contribution::Stale);
         };
@@ -180,35 +211,39 @@ impl Reducer {
             return Ok(Contribution::Stale);
         }
         let is_chunk = current.is_chunk(unit);
-        let entry = current.add(unit, rows)?;
+        let entry = current.add(member, unit, rows)?;
         entry.asked.insert(member);
-        let mut gathered = None;
+        let (mut gathered, mut bad) = (None, Vec::new());
         if entry.reduced.is_none() && entry.rows.complete() {
-            entry.reduced = Some(match is_chunk {
-                true => {
-                    let rows = entry.rows.concatenated()?;
-                    let digest = digest_of(&rows);
-                    gathered = Some(rows);
-                    Reduced::Gathered(digest)
-                }
-                false => {
-                    let sum = entry.rows.sum()?;
-                    Reduced::Sum(floats_to_bytes(&sum).into())
-                }
-            });
+            let floats = if is_chunk { entry.rows.concatenated()? } else { entry.rows.sum()? };
+            // A sum of finite rows may be infinite too: that is the recipe's doing, and every rank finds it.
+            if !floats.iter().all(|value| value.is_finite()) {
+                bad = entry.rows.not_finite();
+            }
+            if bad.is_empty() {
+                entry.reduced = Some(match is_chunk {
+                    true => Reduced::Gathered(digest_of(&floats)),
+                    false => Reduced::Sum(floats_to_bytes(&floats).into()),
+                });
+                gathered = is_chunk.then_some(floats);
+            }
         }
         let Some(reduced) = entry.reduced.clone() else {
             let (sender, receiver) = oneshot::channel();
             entry.waiting.insert(member, sender);
-            return Ok(Contribution::Later(receiver));
+            return Ok(match bad.is_empty() {
+                true => Contribution::Later(receiver),
+                false => Contribution::NotFinite(bad, receiver),
+            });
         };
         for (_, waiter) in entry.waiting.drain() {
             // A waiter that went away has left its generation too.
             let _ = waiter.send(reduced.clone());
         }
-        if entry.asked.len() == current.members.len() {
-            current.open.remove(&unit);
-        }
+        let all_asked = entry.asked.len() == current.parts.len();
+        current.next_unit = current.next_unit.max(unit + 1);
+        let oldest = current.next_unit.saturating_sub(MAX_UNITS);
+        current.open.retain(|open, _| *open >= oldest && !(all_asked && *open == unit));
         if let Some(rows) = gathered {
             current.gathered.insert(unit, rows);
         }
@@ -282,6 +317,7 @@ mod tests {
         match contribution {
             Contribution::Later(receiver) => receiver,
             Contribution::Done(_) => panic!("a sum without all rows"),
+            Contribution::NotFinite(bad, _) => panic!("{bad:?} are not finite"),
             Contribution::Stale => panic!("stale"),
         }
     }
@@ -290,6 +326,7 @@ mod tests {
         match contribution {
             Contribution::Done(reduced) => sum_of(reduced),
             Contribution::Later(_) => panic!("all rows are there"),
+            Contribution::NotFinite(bad, _) => panic!("{bad:?} are not finite"),
             Contribution::Stale => panic!("stale"),
         }
     }
@@ -323,7 +360,7 @@ mod tests {
         assert_eq!(reducer.take_gathered(OLD, 2), None);
         assert_eq!(
             reducer.contribute(OLD, A, 3, vec![row(0)]).err(),
-            Some(RowError::WrongLength { micro_batch: 0, got: 5, want: 2 })
+            Some(RowError::WrongLength { micro_batch: 0, got: 5, want: 2 }.into())
         );
     }
 
@@ -352,13 +389,13 @@ mod tests {
     fn what_is_missing_is_named_and_steps_do_not_mix() {
         let reducer = Reducer::default();
         begin(&reducer, OLD);
+        let mut of_six = later(reducer.contribute(OLD, B, 6, vec![row(2)]).unwrap());
         let mut of_seven = later(reducer.contribute(OLD, B, 7, vec![row(2)]).unwrap());
-        let mut of_eight = later(reducer.contribute(OLD, B, 8, vec![row(2)]).unwrap());
+        assert_eq!(reducer.waiting_for(), Some((6, vec![0, 1])));
+        sum(reducer.contribute(OLD, A, 6, vec![row(0), row(1)]).unwrap());
+        assert!(of_six.try_recv().is_ok());
+        assert_eq!(of_seven.try_recv(), Err(TryRecvError::Empty));
         assert_eq!(reducer.waiting_for(), Some((7, vec![0, 1])));
-        sum(reducer.contribute(OLD, A, 7, vec![row(0), row(1)]).unwrap());
-        assert!(of_seven.try_recv().is_ok());
-        assert_eq!(of_eight.try_recv(), Err(TryRecvError::Empty));
-        assert_eq!(reducer.waiting_for(), Some((8, vec![0, 1])));
     }
 
     #[test]
@@ -403,10 +440,72 @@ mod tests {
         assert_eq!(again.try_recv(), Err(TryRecvError::Empty));
         for step in 1..10_000 {
             let contribution = reducer.contribute(OLD, B, step, vec![row(2)]).unwrap();
-            assert_eq!(matches!(contribution, Contribution::Stale), step >= MAX_UNITS as u64, "step {step}");
+            assert_eq!(matches!(contribution, Contribution::Stale), step >= MAX_UNITS, "step {step}");
         }
         sum(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
         assert!(again.try_recv().is_ok(), "the step in work is not harmed");
+    }
+
+    #[test]
+    fn junk_units_never_take_the_place_of_the_units_that_all_wait_for() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        for junk in (1 << 50)..(1 << 50) + 100 {
+            assert!(!reducer.deposit(OLD, B, junk, vec![row(2)]).unwrap());
+        }
+        // What is ahead and allowed moves the bound by nothing: only a whole unit does.
+        for ahead in 1..MAX_UNITS {
+            assert!(reducer.deposit(OLD, B, ahead, vec![row(2)]).unwrap());
+        }
+        assert!(!reducer.deposit(OLD, B, MAX_UNITS, vec![row(2)]).unwrap());
+        for unit in 0..100 {
+            later(reducer.contribute(OLD, A, unit, vec![row(0), row(1)]).unwrap());
+            sum(reducer.contribute(OLD, B, unit, vec![row(2)]).unwrap());
+        }
+        assert!(!reducer.deposit(OLD, B, u64::MAX, vec![row(2)]).unwrap());
+        assert_eq!(reducer.lock().as_ref().unwrap().open.len(), 7, "A has not asked for their sums");
+    }
+
+    #[test]
+    fn rows_of_another_rank_are_refused_and_their_owners_still_count() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        for foreign in [0, 1] {
+            let refused = RowsRefused::NotItsOwn { micro_batch: foreign, part: 2..3 };
+            let garbage = vec![(foreign, vec![7.0; 5])];
+            assert_eq!(reducer.deposit(OLD, B, 0, garbage.clone()), Err(refused.clone()));
+            assert_eq!(reducer.contribute(OLD, B, 0, garbage).err(), Some(refused));
+        }
+        later(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
+        sum(reducer.contribute(OLD, B, 0, vec![row(2)]).unwrap());
+    }
+
+    #[test]
+    fn rows_that_are_not_finite_have_no_sum_and_are_named() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let reducer = Reducer::default();
+            begin(&reducer, OLD);
+            let mut waiting = later(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
+            let found = reducer.contribute(OLD, B, 0, vec![(2, vec![1.0, 2.0, bad, 3.0, 4.0])]).unwrap();
+            let Contribution::NotFinite(micro_batches, mut receiver) = found else { panic!("it has a sum") };
+            assert_eq!(micro_batches, [2]);
+            assert_eq!((waiting.try_recv(), receiver.try_recv()), (Err(TryRecvError::Empty), Err(TryRecvError::Empty)));
+            reducer.end();
+            assert_eq!(waiting.try_recv(), Err(TryRecvError::Closed));
+        }
+        // The rows are finite and their sum is not: that is for the ranks to say.
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        let huge = |micro_batch| (micro_batch, vec![f32::MAX; 5]);
+        later(reducer.contribute(OLD, A, 0, vec![huge(0), huge(1)]).unwrap());
+        sum(reducer.contribute(OLD, B, 0, vec![huge(2)]).unwrap());
+        // Features are looked at too.
+        let exact = config(&[("solver", "exact"), ("train_input_projection", "false")]);
+        begin_with(&reducer, NEW, &exact);
+        later(reducer.contribute(NEW, B, 0, vec![(2, vec![1.0, 2.0])]).unwrap());
+        let found = reducer.contribute(NEW, A, 0, vec![(0, vec![1.0, 2.0]), (1, vec![f32::NAN, 2.0])]).unwrap();
+        assert!(matches!(found, Contribution::NotFinite(bad, _) if bad == [1]));
+        assert_eq!(reducer.take_gathered(NEW, 0), None);
     }
 
     #[test]
@@ -415,10 +514,13 @@ mod tests {
         begin(&reducer, OLD);
         let refusal = |rows| reducer.contribute(OLD, A, 0, rows).err();
         let no_such = RowError::NoSuchMicroBatch { micro_batch: 3, count: 3 };
-        assert_eq!(refusal(vec![(3, row(0).1)]), Some(no_such));
-        assert_eq!(refusal(vec![(0, vec![1.0])]), Some(RowError::WrongLength { micro_batch: 0, got: 1, want: 5 }));
+        assert_eq!(refusal(vec![(3, row(0).1)]), Some(no_such.into()));
+        assert_eq!(
+            refusal(vec![(0, vec![1.0])]),
+            Some(RowError::WrongLength { micro_batch: 0, got: 1, want: 5 }.into())
+        );
         later(reducer.contribute(OLD, A, 0, vec![row(0)]).unwrap());
-        assert_eq!(refusal(vec![(0, row(1).1)]), Some(RowError::Conflict { micro_batch: 0 }));
+        assert_eq!(refusal(vec![(0, row(1).1)]), Some(RowError::Conflict { micro_batch: 0 }.into()));
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use numalign_config::Config;
 use numalign_data::Streams;
-use numalign_projector::RowError;
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_server::Coordinator;
 use tokio::sync::{mpsc, oneshot};
@@ -22,7 +21,7 @@ use super::connections::ConnectionRegistry;
 use super::decode;
 use super::dispatch::{Claim, Dispatcher, micro_batch};
 use super::outbox::outbox;
-use super::reduce::{Contribution, Reduced, Reducer};
+use super::reduce::{Contribution, Reduced, Reducer, RowsRefused};
 use crate::machine::{Event, Generation, MemberId};
 
 /// A stream must bring its first message within this time.
@@ -114,15 +113,25 @@ impl Coordinator for CoordinatorService {
         let generation = request.generation.ok_or_else(|| Status::invalid_argument("no generation"))?;
         self.0.connections.check(MemberId(request.member), connection)?;
         let rows = decode::rows(&request.rows)?;
-        let refused = |error: RowError| Status::invalid_argument(error.to_string());
-        let member = MemberId(request.member);
+        let (member, unit) = (MemberId(request.member), request.unit);
         if request.more {
-            let complete = self.0.reducer.deposit(generation, member, request.unit, rows).map_err(refused)?;
+            let complete = match self.0.reducer.deposit(generation, member, unit, rows) {
+                Ok(complete) => complete,
+                Err(refused) => return Err(self.0.refused(member, generation, &refused).await),
+            };
             return Ok(Response::new(proto::ReduceReply { complete, ..Default::default() }));
         }
-        let reduced = match self.0.reducer.contribute(generation, member, request.unit, rows).map_err(refused)? {
+        let contribution = match self.0.reducer.contribute(generation, member, unit, rows) {
+            Ok(contribution) => contribution,
+            Err(refused) => return Err(self.0.refused(member, generation, &refused).await),
+        };
+        let reduced = match contribution {
             Contribution::Done(reduced) => Some(reduced),
             Contribution::Later(receiver) => receiver.await.ok(),
+            Contribution::NotFinite(bad, receiver) => {
+                self.0.send_to_driver(Call::Event(Event::NotFinite(generation, unit, bad))).await?;
+                receiver.await.ok()
+            }
             Contribution::Stale => None,
         };
         let mut reply = proto::ReduceReply { complete: reduced.is_some(), ..Default::default() };
@@ -165,6 +174,16 @@ impl CoordinatorService {
 }
 
 impl Service {
+    /// The driver learns whose rows were refused; the sender gets the reason.
+    async fn refused(&self, member: MemberId, generation: Generation, refused: &RowsRefused) -> Status {
+        let reason = refused.to_string();
+        let event = Event::RowsRefused(member, generation, reason.clone());
+        match self.send_to_driver(Call::Event(event)).await {
+            Ok(()) => Status::invalid_argument(reason),
+            Err(over) => over,
+        }
+    }
+
     async fn send_to_driver(&self, message: Call) -> Result<(), Status> {
         self.driver.send(message).await.map_err(|_| Status::unavailable("the run has ended"))
     }

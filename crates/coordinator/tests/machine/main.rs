@@ -7,3 +7,4 @@ mod generations;
 mod harness;
 mod properties;
 mod simulation;
+mod suspects;
