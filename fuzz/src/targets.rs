@@ -7,6 +7,7 @@ use numalign_checkpoint::Checkpoint;
 use numalign_config::{Source, Stage, resolve, to_yaml};
 use numalign_data::{Domain, SampleDigest, SampleStream, Segment, grammar, jsonl};
 use numalign_model::arch::{Architecture, numbers};
+use numalign_model::load::gguf;
 use numalign_model::load::weights::{Safetensors, TensorSource};
 use numalign_projector::State;
 use prost::Message;
@@ -29,6 +30,7 @@ pub const ALL: &[Target] = &[
     Target { name: "model_config", run: model_config },
     Target { name: "weights", run: weights },
     Target { name: "shard_index", run: shard_index },
+    Target { name: "gguf", run: gguf },
     Target { name: "messages", run: messages },
 ];
 
@@ -195,6 +197,25 @@ pub fn shard_index(input: &[u8]) -> Result<(), String> {
     for name in names {
         assert!(Path::new(&name).file_name().is_some_and(|last| last == name.as_str()), "{name:?}");
     }
+    Ok(())
+}
+
+/// A GGUF file: every tensor of an accepted one has its shape, whole and in parts, and its tokenizer answers.
+///
+/// # Errors
+/// Why the input is refused.
+pub fn gguf(input: &[u8]) -> Result<(), String> {
+    let model = gguf::from_bytes("fuzz.gguf", input.to_vec()).map_err(|error| error.to_string())?;
+    for (name, shape) in model.architecture.tensors() {
+        let whole = model.tensors.read(&name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(whole.len(), shape.iter().product::<usize>(), "{name}");
+        let mut count = 0;
+        let parts = model.tensors.read_parts(&name, &mut |part| count += part.len());
+        parts.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(count, whole.len(), "{name}");
+    }
+    // A tokenizer without a text's bytes may refuse it.
+    let _ = model.tokenizer.encode("a 12.5 $$-3&& é<|end|>").and_then(|ids| model.tokenizer.decode(&ids));
     Ok(())
 }
 

@@ -56,7 +56,7 @@ keys! {
     Recipe stage: Stage = "nn", RECIPE, choice(),
         "What is learnt: number to number, text to number, or text with numbers inside to number";
     Recipe model_name: String = "demo", MODEL, text(),
-        "The frozen model: a folder, a hub id, demo, or synthetic:<size>[:seed]";
+        "The frozen model: a folder, a .gguf file, a hub id, demo, or synthetic:<size>[:seed]";
     Recipe dtype: Dtype = "f32", MODEL, choice(),
         "How the frozen model's weights lie in memory; arithmetic is f32 in any case", sparse 1;
     Recipe num_epochs: u64 = "60", RECIPE, whole(1, EXACT), "Epochs of the run; may grow on resume";

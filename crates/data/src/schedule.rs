@@ -113,14 +113,14 @@ impl Schedule {
         due || (self.once && step == self.steps)
     }
 
-    /// Schedule behind a state that has just made its step number `step`, with `adam` and `alternate`.
+    /// Units behind a state that has just made its step number `step`, with `adam` and `alternate`.
     fn behind(&self, step: u64) -> u64 {
         let earlier = step.saturating_sub(1);
         let rounds = if self.solver == Solver::Alternate { earlier / self.every } else { 0 };
         step + rounds * (self.chunks + 1) + earlier.checked_div(self.evaluate_every).unwrap_or(0)
     }
 
-    /// Schedule of the round that follows `step`, its solution among them.
+    /// Units of the round that follows `step`, its solution among them.
     fn of_round_after(&self, step: u64) -> u64 {
         if self.round_after(step) { self.chunks + 1 } else { 0 }
     }

@@ -58,7 +58,7 @@ impl ModelError {
         match self {
             ModelError::UnknownModel { .. } => Some(
                 "model_name is `demo`, `synthetic:small|medium|large|xl[:seed]`, a folder with config.json and \
-                 model.safetensors, or a hub id such as openai-community/gpt2",
+                 model.safetensors, a .gguf file, or a hub id such as openai-community/gpt2",
             ),
             ModelError::Hub { .. } => Some(
                 "download the model on a machine with a network and set HF_HOME or HF_HUB_CACHE to its cache, or give \

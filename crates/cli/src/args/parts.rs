@@ -35,7 +35,7 @@ pub fn model_argument() -> Arg {
     option(
         "model",
         "MODEL",
-        "Frozen model: demo, synthetic:<size>[:seed], a folder or a hub id; the checkpoint's by default",
+        "Frozen model: demo, synthetic:<size>[:seed], a folder, a .gguf file or a hub id; the checkpoint's by default",
     )
 }
 

@@ -88,7 +88,7 @@ pub struct Machine {
 pub struct RebalancePolicy {
     /// Time since the generation began.
     pub after: Duration,
-    /// Schedule committed since the generation began.
+    /// Units committed since the generation began.
     pub after_units: u64,
 }
 

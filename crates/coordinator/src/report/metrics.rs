@@ -44,7 +44,7 @@ impl MetricsFile {
 pub struct Epoch {
     /// When it began; evaluations and solutions do not count.
     pub since: Instant,
-    /// Schedule so far.
+    /// Steps so far.
     pub steps: u64,
     loss: f64,
     data_wait: Duration,
@@ -99,7 +99,7 @@ pub struct EpochSummary {
     pub learning_rate: f64,
     /// Samples gathered for the solver, if the epoch gathers.
     pub gathered_samples: Option<u64>,
-    /// Schedule per second.
+    /// Steps per second.
     pub steps_per_second: f64,
     /// Samples per second.
     pub samples_per_second: f64,

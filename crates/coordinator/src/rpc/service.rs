@@ -51,7 +51,7 @@ struct Assignment {
     part: Range<usize>,
     /// The first unit.
     unit: u64,
-    /// Schedule that the worker asked for so far.
+    /// Units that the worker asked for so far.
     credit: u64,
 }
 

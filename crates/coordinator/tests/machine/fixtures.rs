@@ -78,7 +78,7 @@ pub fn fit() -> Fit {
     Fit { weight: vec![0.5; HIDDEN], bias: -1.0, ridge: 1e-6, held_out_error: 0.25 }
 }
 
-/// Schedule behind a state.
+/// Units behind a state.
 pub fn unit_of(state: &State, config: &Config) -> u64 {
     Schedule::of_run(config).index(state.position())
 }

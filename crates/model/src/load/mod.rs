@@ -15,6 +15,7 @@ use crate::tokenizer::Tokenizer;
 
 pub mod budget;
 mod devices;
+pub mod gguf;
 pub(crate) mod gpt2;
 pub mod hub;
 pub(crate) mod llama;
@@ -25,6 +26,7 @@ pub mod weights;
 
 pub(crate) use devices::Devices;
 pub use devices::{ModelDevice, choose_device};
+use gguf::GgufModel;
 use name::ModelName;
 use synthetic::Synthetic;
 use weights::{Safetensors, TensorSource, read_text};
@@ -149,6 +151,7 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
             Ok(Parts { architecture: Architecture::Gpt2(config), source: Box::new(source), tokenizer })
         }
         ModelName::Folder(folder) => folder_parts(folder),
+        ModelName::Gguf(file) => gguf_parts(file),
         ModelName::Hub(id) => folder_parts(&hub::folder_of(id)?),
     }
 }
@@ -167,6 +170,17 @@ fn folder_parts(folder: &Path) -> Result<Parts, ModelError> {
         Tokenizer::Missing("the folder has no tokenizer.json".to_owned())
     };
     Ok(Parts { architecture, source: Box::new(source), tokenizer })
+}
+
+/// A `tokenizer.json` beside the file comes before the tokenizer in it.
+fn gguf_parts(file: &Path) -> Result<Parts, ModelError> {
+    let path = file.with_file_name("tokenizer.json");
+    let beside = match path.exists() {
+        true => Some(Tokenizer::from_json(&path, read_text(&path, MOST_TOKENIZER)?.as_bytes())?),
+        false => None,
+    };
+    let GgufModel { architecture, tensors, tokenizer } = gguf::open(file, beside)?;
+    Ok(Parts { architecture, source: Box::new(tensors), tokenizer })
 }
 
 fn place(parts: Parts, devices: &Devices, storage: WeightStorage) -> Result<Box<dyn FrozenLm>, ModelError> {

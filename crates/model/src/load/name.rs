@@ -1,8 +1,8 @@
-//! From `model_name` to something that can be loaded: `demo`, `synthetic:…`, a folder, or a hub id.
+//! From `model_name` to something that can be loaded: `demo`, `synthetic:…`, a folder, a GGUF file, or a hub id.
 
 use std::path::{Path, PathBuf};
 
-use super::hub;
+use super::{gguf, hub};
 use crate::arch::Gpt2Config;
 use crate::error::ModelError;
 
@@ -20,12 +20,15 @@ pub enum ModelName {
     },
     /// A folder in Hugging Face layout.
     Folder(PathBuf),
+    /// A GGUF file.
+    Gguf(PathBuf),
     /// `organisation/name` or `name` on the hub.
     Hub(String),
 }
 
 impl ModelName {
-    /// Reads a name; touches the file system only to see whether a folder of that name exists.
+    /// Reads a name; touches the file system only to see whether there is such a folder or file, and
+    /// whether a folder holds a GGUF file.
     ///
     /// # Errors
     /// A name that means nothing of these.
@@ -49,10 +52,19 @@ impl ModelName {
         }
         let path = Path::new(name);
         if path.is_dir() {
-            return Ok(Self::Folder(path.to_owned()));
+            return Ok(match gguf::source::only_file(path)? {
+                Some(file) => Self::Gguf(file),
+                None => Self::Folder(path.to_owned()),
+            });
+        }
+        if path.is_file() && gguf::source::has_extension(path) {
+            return Ok(Self::Gguf(path.to_owned()));
         }
         if path.is_file() {
-            return Err(unknown("it is a file; give the folder that holds config.json".to_owned()));
+            return Err(unknown("it is a file; give the folder that holds config.json, or a .gguf file".to_owned()));
+        }
+        if gguf::source::has_extension(path) {
+            return Err(unknown("there is no such file".to_owned()));
         }
         if name.starts_with(['/', '.', '~']) || name.matches('/').count() > 1 {
             return Err(unknown("there is no such folder".to_owned()));
@@ -66,7 +78,7 @@ impl ModelName {
     /// Whether the model can be loaded without the network.
     pub fn is_at_hand(&self) -> bool {
         match self {
-            Self::Demo | Self::Synthetic { .. } | Self::Folder(_) => true,
+            Self::Demo | Self::Synthetic { .. } | Self::Folder(_) | Self::Gguf(_) => true,
             Self::Hub(id) => hub::is_cached(id),
         }
     }

@@ -50,13 +50,13 @@ struct TensorLocation {
     bytes: usize,
 }
 
-enum Storage {
+pub(crate) enum Storage {
     File { path: PathBuf, file: File },
     Memory { name: PathBuf, bytes: Cow<'static, [u8]> },
 }
 
 impl Storage {
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         match self {
             Storage::File { path, .. } => path,
             Storage::Memory { name, .. } => name,
@@ -65,8 +65,8 @@ impl Storage {
 
     /// Calls `with` on a tensor's bytes. A file's are mapped for that long only, so that what was read does not count
     /// as this process's memory.
-    fn with_bytes(&self, place: &TensorLocation, with: impl FnOnce(&[u8])) -> Result<(), ModelError> {
-        let end = place.start + place.bytes as u64;
+    pub(crate) fn with_bytes(&self, start: u64, bytes: usize, with: impl FnOnce(&[u8])) -> Result<(), ModelError> {
+        let end = start + bytes as u64;
         let short = |path: &Path| ModelError::Damaged { path: path.to_owned(), reason: "ends too early".to_owned() };
         match self {
             Storage::File { path, file } => {
@@ -75,16 +75,16 @@ impl Storage {
                 if file.metadata().map_err(read)?.len() < end {
                     return Err(short(path));
                 }
-                if place.bytes > 0 {
+                if bytes > 0 {
                     let mut options = memmap2::MmapOptions::new();
                     // SAFETY: the bytes are only read, and no reference to them outlives the map. Another program that
                     // changes the file meanwhile changes numbers, which the fingerprint tells.
-                    let map = unsafe { options.offset(place.start).len(place.bytes).map(file) }.map_err(read)?;
+                    let map = unsafe { options.offset(start).len(bytes).map(file) }.map_err(read)?;
                     with(&map);
                 }
             }
             Storage::Memory { name, bytes } => {
-                with(bytes.get(place.start as usize..end as usize).ok_or_else(|| short(name))?);
+                with(bytes.get(start as usize..end as usize).ok_or_else(|| short(name))?);
             }
         }
         Ok(())
@@ -318,7 +318,7 @@ impl TensorSource for Safetensors {
         let Some(place) = self.places.get(name) else {
             return Err(ModelError::Damaged { path: PathBuf::new(), reason: format!("no tensor {name}") });
         };
-        self.files[place.file].with_bytes(place, |bytes| {
+        self.files[place.file].with_bytes(place.start, place.bytes, |bytes| {
             let mut wide = Vec::with_capacity(PART);
             for part in bytes.chunks(PART * place.dtype.bitsize() / 8) {
                 wide.clear();

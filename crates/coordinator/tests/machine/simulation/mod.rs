@@ -70,9 +70,9 @@ pub struct Simulation {
     generations: u64,
     /// Where this life has to start from, by its checkpoint and the rejoin states that came.
     start: u64,
-    /// Schedule committed in this life, or before it where it started.
+    /// Units committed in this life, or before it where it started.
     committed: u64,
-    /// Schedule that were ever committed.
+    /// Units that were ever committed.
     furthest: u64,
     /// The unit of which a row was spoiled last.
     spoiled: Option<u64>,
