@@ -81,13 +81,12 @@ impl Machine {
         Ok(())
     }
 
-    /// The first model that is loaded says what the hidden size is. A rejoin state of another one was no state of this
-    /// run: it is dropped, and who brought it is refused.
+    /// The first model that is loaded says what the hidden size is: real survivors have theirs loaded when they come. A
+    /// rejoin state of another one was no state of this run: it is dropped, and who brought it is refused.
     fn drop_foreign_rejoin_states(&mut self, hidden: usize, effects: &mut Vec<Effect>) {
         let is_foreign = |state: &Option<State>| state.as_ref().is_some_and(|state| state.layout().hidden() != hidden);
-        let started_hidden = self.started_from.as_ref().map(|state| state.layout().hidden());
-        let confirmed = self.base.is_some() || started_hidden.is_some();
-        if confirmed || !self.committed.as_ref().is_some_and(|state| state.layout().hidden() != hidden) {
+        // A checkpoint comes with its model's fingerprint, and so does a worker that is ready.
+        if self.base.is_some() || self.committed.as_ref().is_none_or(|state| state.layout().hidden() == hidden) {
             return;
         }
         let mut foreign = Vec::new();

@@ -52,8 +52,6 @@ pub struct Machine {
     running: Option<Running>,
     generations: u64,
     committed: Option<Arc<State>>,
-    /// What the run was started from, before any returning worker brought a later state.
-    started_from: Option<Arc<State>>,
     /// From the checkpoint or projectors that `committed` came from, else from the first worker that was ready.
     base: Option<Base>,
     first_ready: Option<Instant>,
@@ -111,7 +109,6 @@ impl Machine {
             members: BTreeMap::new(),
             running: None,
             generations: 0,
-            started_from: None,
             committed: committed.map(Arc::new),
             base,
             first_ready: None,

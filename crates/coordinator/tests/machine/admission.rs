@@ -94,6 +94,7 @@ fn a_rejoin_state_binds_the_hidden_size() {
     let states = correct_states(&config_of(PAIR));
     let mut run = Run::new(PAIR);
     run.join_with(1, Some(states[2].clone()));
+    run.ready(1);
     run.join(2);
     let effects = run.ready_with(2, WorkerReady { hidden_size: 4, ..worker_ready() });
     assert!(matches!(evicted(&effects), Some((2, true, why)) if why.contains("hidden size is 4")), "{effects:?}");
