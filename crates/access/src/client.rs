@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use numalign_protocol::coordinator_client::CoordinatorClient;
@@ -60,6 +61,15 @@ pub enum Unconnected {
     Refused(AccessError),
 }
 
+/// An IPv6 address gets the brackets that a URL wants: `http://::1:7400` is `http://[::1]:7400`.
+fn with_brackets(url: &str) -> String {
+    let bare = url.split_once("://").and_then(|(scheme, rest)| {
+        let (host, port) = rest.trim_end_matches('/').rsplit_once(':')?;
+        host.parse::<Ipv6Addr>().ok().map(|host| format!("{scheme}://[{host}]:{port}"))
+    });
+    bare.unwrap_or_else(|| url.to_owned())
+}
+
 impl ClientAccess {
     /// The endpoint of `http://HOST:PORT`, or of `https://HOST:PORT` with a CA.
     ///
@@ -67,7 +77,7 @@ impl ClientAccess {
     /// The address is malformed, or its scheme does not match the TLS settings.
     pub fn endpoint(&self, url: &str) -> Result<Endpoint, AccessError> {
         let wrong = |reason: String| AccessError::Address { url: url.to_owned(), reason };
-        let mut endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| wrong(error.to_string()))?;
+        let mut endpoint = Endpoint::from_shared(with_brackets(url)).map_err(|error| wrong(error.to_string()))?;
         match (endpoint.uri().scheme_str(), &self.tls) {
             (Some("http"), None) => {}
             (Some("https"), Some(tls)) => {
@@ -204,6 +214,11 @@ mod tests {
     fn addresses_have_a_scheme_a_port_and_tls_where_they_say_so() {
         let plain = ClientAccess::default();
         assert!(plain.endpoint("http://127.0.0.1:7400").is_ok());
+        for (bare, bracketed) in
+            [("http://::1:7400", "http://[::1]:7400/"), ("http://fd00::2:80/", "http://[fd00::2]:80/")]
+        {
+            assert_eq!(plain.endpoint(bare).unwrap().uri().to_string(), bracketed);
+        }
         for (url, said) in [
             ("127.0.0.1:7400", "http://"),
             ("ftp://127.0.0.1:7400", "http://"),

@@ -11,6 +11,7 @@ pub mod listener;
 pub mod rate_limited_log;
 pub mod tls;
 pub mod token;
+pub mod warnings;
 
 use std::net::IpAddr;
 

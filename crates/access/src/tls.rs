@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -15,6 +16,7 @@ use tokio_rustls::rustls::{self, CertificateError, RootCertStore, ServerConfig};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::error::AccessError;
+use crate::warnings;
 
 /// Far more than any chain or key needs.
 const MAX_FILE: u64 = 1 << 20;
@@ -125,6 +127,18 @@ impl TlsFiles {
             config = config.identity(Identity::from_pem(identity.pem.0, identity.pem.1));
         }
         Ok(Some(ClientTls { config, ca: ca.clone(), identity: shown }))
+    }
+
+    /// What is unwise about these files: a key that everybody can read, an own certificate that has expired.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut list = Vec::new();
+        list.extend(self.key.as_deref().and_then(warnings::of_secret_file));
+        if let Some(path) = &self.cert
+            && let Ok(chain) = read(path).and_then(|pem| certificates(path, &pem))
+        {
+            list.extend(chain.first().and_then(|own| warnings::of_certificate(path, own, SystemTime::now())));
+        }
+        list
     }
 
     fn identity(&self) -> Result<Option<OwnIdentity>, AccessError> {

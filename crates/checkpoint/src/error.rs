@@ -19,6 +19,12 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
+    /// Whether there was no room: writing again helps once there is.
+    pub fn is_disk_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, CheckpointError::Write { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
     /// What the person at the keyboard can do about it.
     pub fn hint(&self) -> &'static str {
         match self {

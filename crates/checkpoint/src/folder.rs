@@ -2,10 +2,14 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::error::CheckpointError;
 use crate::file::Checkpoint;
+use crate::temporary;
 
 /// A run's folder.
 #[derive(Debug, Clone)]
@@ -89,7 +93,7 @@ impl RunFolder {
     /// The mark cannot be written.
     pub fn mark_replaced(&self) -> Result<(), CheckpointError> {
         let path = self.path.join(REPLACED);
-        File::create(&path).map_err(|source| CheckpointError::Write { path, source })?;
+        open_regular(&path, false).map_err(|source| CheckpointError::Write { path, source })?;
         Ok(())
     }
 
@@ -134,20 +138,28 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError
     if path.is_dir() {
         return Err(failed(std::io::Error::other("it is a folder")));
     }
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".numalign-")
-        .suffix(".tmp")
-        .permissions(permissions())
-        .tempfile_in(folder)
-        .map_err(failed)?;
+    let mut temporary = temporary::create(folder).map_err(failed)?;
     temporary.write_all(bytes).map_err(failed)?;
     temporary.as_file().sync_all().map_err(failed)?;
     temporary.persist(path).map_err(|error| failed(error.error))?;
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
-/// Readable by everybody, before the umask: a checkpoint is a result, not a secret.
-fn permissions() -> std::fs::Permissions {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::Permissions::from_mode(0o666)
+/// Opens a file for writing, or makes it; nothing but a regular file, and never through a symbolic link, which could lead
+/// out of the run's folder.
+///
+/// # Errors
+/// Something else has that name, or the file cannot be opened.
+pub fn open_regular(path: &Path, append: bool) -> std::io::Result<File> {
+    let other = |what: &str| std::io::Error::other(format!("{} is {what}, not a file", path.display()));
+    match path.symlink_metadata() {
+        Ok(found) if found.is_symlink() => return Err(other("a symbolic link")),
+        Ok(found) if found.is_dir() => return Err(other("a folder")),
+        Ok(found) if found.file_type().is_fifo() => return Err(other("a named pipe")),
+        Ok(found) if !found.is_file() => return Err(other("a device or socket")),
+        _ => {}
+    }
+    // It may have become another thing since.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    File::options().create(true).truncate(false).write(true).append(append).custom_flags(flags.bits() as i32).open(path)
 }

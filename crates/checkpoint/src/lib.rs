@@ -11,8 +11,10 @@ pub mod file;
 pub mod folder;
 mod history;
 mod solver_state;
+mod temporary;
 mod tensor;
 
 pub use error::CheckpointError;
 pub use file::{Checkpoint, Identity};
-pub use folder::{RunFolder, write_atomically};
+pub use folder::{RunFolder, open_regular, write_atomically};
+pub use temporary::remove_abandoned;

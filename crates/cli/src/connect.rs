@@ -101,7 +101,7 @@ fn is_open(url: &str) -> bool {
 pub fn from_environment(access: &ClientAccess) -> Result<Option<String>, CliError> {
     let scheme = if access.tls.is_some() { "https" } else { "http" };
     match (std::env::var("MASTER_ADDR"), std::env::var("MASTER_PORT")) {
-        (Ok(host), Ok(port)) => Ok(Some(format!("{scheme}://{host}:{port}"))),
+        (Ok(host), Ok(port)) => Ok(Some(format!("{scheme}://{}:{port}", host.trim()))),
         (Err(std::env::VarError::NotUnicode(_)), _) | (_, Err(std::env::VarError::NotUnicode(_))) => {
             Err(CliError::usage("MASTER_ADDR or MASTER_PORT is not UTF-8"))
         }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::atomic::Ordering;
 
-use numalign_coordinator::stderr::write_line;
+use numalign_coordinator::stderr::{write_bytes, write_line};
 use numalign_worker::session::RANK;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -19,36 +19,38 @@ pub fn start(default: &str, worker: bool) {
         _ => EnvFilter::new(default),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(false).without_time();
-    // A second start (in tests) changes nothing.
-    let _ =
-        if worker { builder.with_writer(Ranked).try_init() } else { builder.with_writer(std::io::stderr).try_init() };
+    // It would tell of its own errors with a macro that panics where stderr is broken. A second start (in tests) changes
+    // nothing.
+    let _ = builder.log_internal_errors(false).with_writer(Lines { ranked: worker }).try_init();
 }
 
-/// Puts `[rank 3]`, or `[worker 4711]` before there is a rank, in front of each line.
-struct Ranked;
+/// Writes each line at once, and never fails. A worker's begin with `[rank 3]`, or `[worker 4711]` before it has a rank.
+#[derive(Clone, Copy)]
+struct Lines {
+    ranked: bool,
+}
 
-struct RankedWriter;
+impl MakeWriter<'_> for Lines {
+    type Writer = Self;
 
-impl<'a> MakeWriter<'a> for Ranked {
-    type Writer = RankedWriter;
-
-    fn make_writer(&'a self) -> RankedWriter {
-        RankedWriter
+    fn make_writer(&self) -> Self {
+        *self
     }
 }
 
-impl Write for RankedWriter {
+impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         let mut text = match RANK.load(Ordering::Relaxed) {
+            _ if !self.ranked => Vec::new(),
             rank if rank >= 0 => format!("[rank {rank}] ").into_bytes(),
             _ => format!("[worker {}] ", std::process::id()).into_bytes(),
         };
         text.extend_from_slice(line);
-        std::io::stderr().write_all(&text)?;
+        write_bytes(&text);
         Ok(line.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stderr().flush()
+        Ok(())
     }
 }

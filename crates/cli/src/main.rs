@@ -2,7 +2,11 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+use std::io::Write;
 use std::process::ExitCode;
+
+use error::CliError;
+use numalign_coordinator::stderr::write_line;
 
 mod args;
 mod commands;
@@ -14,30 +18,40 @@ mod evaluation;
 mod launcher;
 mod limits;
 mod logging;
+mod output;
 mod plot;
 mod process;
 mod settings;
 mod table;
 
 fn main() -> ExitCode {
-    exit_quietly_on_broken_pipe();
+    report_panics();
+    launcher::signals::ignore_file_size_signal();
     #[cfg(feature = "cuda")]
     point_at_cuda_headers();
     let matches = match args::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
             // Help and version are no errors; both go where clap sends them.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            let printed = error.print();
+            if error.use_stderr() {
+                return ExitCode::from(2);
+            }
+            return exit_code(output::checked(printed.and_then(|()| std::io::stdout().flush())));
         }
     };
     console::set_verbosity(args::verbosity(&matches));
-    match commands::run(&matches) {
+    exit_code(commands::run(&matches))
+}
+
+/// Tells the error, and what this process exits with.
+fn exit_code(result: Result<(), CliError>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let text = error.to_string();
             if !text.is_empty() {
-                numalign_coordinator::stderr::write_line(&text);
+                write_line(&text);
             }
             ExitCode::from(error.code)
         }
@@ -55,15 +69,26 @@ fn point_at_cuda_headers() {
     }
 }
 
-/// A reader that has seen enough, such as `head`, ends this process without a word: `println!` panics on a closed pipe.
-/// The signal itself stays ignored, since sockets raise it too.
-fn exit_quietly_on_broken_pipe() {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let said = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
-        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
+/// A panic is told like any other error: in one write, which cannot panic itself. A thread that the system refuses, which
+/// libraries answer with a panic, ends the process in plain words.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let said = payload.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        if let Some(why) = limits::refused_thread(said) {
+            let error =
+                CliError::new(format!("the system refuses another thread: {why}")).with_hint(limits::THREADS_HINT);
+            write_line(&error.to_string());
             std::process::exit(1);
         }
-        usual(panic);
+        let thread = std::thread::current();
+        let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
+        let mut text = format!("thread '{}' panicked{place}:\n{said}", thread.name().unwrap_or("<unnamed>"));
+        let backtrace = std::backtrace::Backtrace::capture();
+        if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+            text.push_str(&format!("\n{backtrace}"));
+        }
+        write_line(&text);
     }));
 }

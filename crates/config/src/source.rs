@@ -2,7 +2,7 @@
 //! errors, so that all of them are reported at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,8 @@ pub(crate) const HELPER_PREFIX: &str = "x-";
 
 /// The YAML key whose mapping, or list of them, is merged into the one that it stands in.
 pub(crate) const MERGE_KEY: &str = "<<";
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Largest file that is read. A configuration has some kilobytes, and the time of the YAML parser
 /// grows with the square of the depth, so a hostile file is done with in seconds.
@@ -77,7 +79,8 @@ impl Source {
         if is_blank(text) {
             return source;
         }
-        match serde_yaml::from_str::<Raw>(text) {
+        // The parser takes a mark before more than one line for another document.
+        match serde_yaml::from_str::<Raw>(text.trim_start_matches(BYTE_ORDER_MARK)) {
             Ok(Raw::Null) => source,
             Ok(Raw::Map(entries)) => {
                 for (name, value) in with_merged(entries) {
@@ -97,7 +100,8 @@ impl Source {
     }
 
     /// Reads settings from pairs of an environment variable's name and value. Variables without
-    /// the prefix are passed over; `NUMALIGN_TOKEN`, `NUMALIGN_LOG` and `NUMALIGN_INTERNAL_…` too.
+    /// the prefix are passed over; `NUMALIGN_TOKEN`, `NUMALIGN_LOG` and `NUMALIGN_INTERNAL_…` too, and what a cluster sets
+    /// for its services whose names begin with `numalign`.
     pub fn from_env(variables: impl IntoIterator<Item = (String, String)>) -> Source {
         let pairs = variables.into_iter();
         Source::from_env_os(pairs.map(|(name, value)| (name.into(), value.into())))
@@ -109,7 +113,7 @@ impl Source {
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
             let is_reserved = RESERVED_ENV.contains(&name.as_str()) || name.starts_with(INTERNAL_ENV_PREFIX);
-            if name.starts_with(ENV_PREFIX) && !is_reserved {
+            if name.starts_with(ENV_PREFIX) && !is_reserved && !is_of_a_service(&name, &value) {
                 source.add_variable(name, value);
             }
         }
@@ -263,6 +267,26 @@ fn with_merged(entries: Vec<(Raw, Raw)>) -> Vec<(Raw, Raw)> {
     own
 }
 
+/// Whether a cluster set the variable for a service: Kubernetes does so in every container beside a service called
+/// `numalign` or `numalign-…`. A key's own variable never is one.
+fn is_of_a_service(name: &str, value: &OsStr) -> bool {
+    if key_of_variable(name).is_some() {
+        return false;
+    }
+    let words: Vec<&str> = name.split('_').skip(1).collect();
+    let is_port = |text: &str| text.parse::<u16>().is_ok();
+    let is_protocol = |text: &str| matches!(text, "TCP" | "UDP" | "SCTP");
+    match &words[..] {
+        [.., "SERVICE", "HOST" | "PORT"] => true,
+        // `tcp://10.0.0.1:7400`; a plain number is somebody's mistake.
+        [.., "PORT"] if value.to_string_lossy().contains("://") => true,
+        [.., "PORT", port, protocol] if is_port(port) && is_protocol(protocol) => true,
+        [.., "PORT", port, protocol, "PROTO" | "PORT" | "ADDR"] => is_port(port) && is_protocol(protocol),
+        // A port with a name: `NUMALIGN_SERVICE_PORT_GRPC`.
+        _ => words.windows(2).any(|pair| pair == ["SERVICE", "PORT"]),
+    }
+}
+
 fn nearest_variable(name: &str) -> Option<String> {
     if let Some(reserved) = RESERVED_ENV.iter().find(|known| crate::suggest::close(known, name)) {
         return Some(reserved.to_string());
@@ -272,7 +296,7 @@ fn nearest_variable(name: &str) -> Option<String> {
 
 /// Whether the text holds nothing but spaces, comments and document marks.
 fn is_blank(text: &str) -> bool {
-    let text = text.trim_start_matches('\u{feff}');
+    let text = text.trim_start_matches(BYTE_ORDER_MARK);
     text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#') || line == "---")
 }
 

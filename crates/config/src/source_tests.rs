@@ -214,3 +214,38 @@ fn old_spellings_are_accepted_everywhere() {
         assert!(error.starts_with(name), "an old name is told as it was written: {error}");
     }
 }
+
+#[test]
+fn what_a_cluster_sets_for_its_services_is_passed_over() {
+    let services = env(&[
+        ("NUMALIGN_PORT", "tcp://10.0.0.1:7400"),
+        ("NUMALIGN_SERVICE_HOST", "10.0.0.1"),
+        ("NUMALIGN_SERVICE_PORT", "7400"),
+        ("NUMALIGN_SERVICE_PORT_GRPC", "7400"),
+        ("NUMALIGN_PORT_7400_TCP", "tcp://10.0.0.1:7400"),
+        ("NUMALIGN_PORT_7400_TCP_PROTO", "tcp"),
+        ("NUMALIGN_PORT_7400_TCP_PORT", "7400"),
+        ("NUMALIGN_PORT_7400_TCP_ADDR", "10.0.0.1"),
+        ("NUMALIGN_COORDINATOR_SERVICE_HOST", "fd00::1"),
+        ("NUMALIGN_COORDINATOR_0_PORT", "udp://[fd00::1]:53"),
+        ("NUMALIGN_COORDINATOR_0_PORT_53_UDP_ADDR", "fd00::1"),
+        ("NUMALIGN_LR", "0.5"),
+    ]);
+    assert!(lines(&services).is_empty(), "{:?}", lines(&services));
+    assert!(services.is_set("lr"));
+    for (name, value) in [
+        ("NUMALIGN_PORT", "7400"),
+        ("NUMALIGN_SERVICE", "x"),
+        ("NUMALIGN_PORT_7400_HTTP", "x"),
+        ("NUMALIGN_BATCHSIZE", "8"),
+        ("NUMALIGN_HOST", "x"),
+    ] {
+        assert_eq!(lines(&env(&[(name, value)])).len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_before_several_keys_is_passed_over() {
+    let source = yaml("\u{feff}lr: 0.1\nbatch_size: 8\n");
+    assert!(lines(&source).is_empty() && source.is_set("lr") && source.is_set("batch_size"), "{:?}", lines(&source));
+}

@@ -2,8 +2,10 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use numalign_checkpoint::open_regular;
 
 /// Name of the file in the run's folder.
 pub const FILE_NAME: &str = "address";
@@ -18,13 +20,11 @@ impl AddressFile {
     /// the run does not need the file.
     pub fn publish(folder: &Path, address: SocketAddr, tls: bool) -> Self {
         let path = folder.join(FILE_NAME);
-        let written = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut file| writeln!(file, "{}", url(address, tls)));
+        let written = open_regular(&path, false).and_then(|mut file| {
+            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+            file.set_len(0)?;
+            writeln!(file, "{}", url(address, tls))
+        });
         if let Err(error) = written {
             tracing::warn!("cannot write {}: {error}", path.display());
         }
@@ -50,8 +50,6 @@ fn url(address: SocketAddr, tls: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]

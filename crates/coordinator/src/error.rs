@@ -61,7 +61,9 @@ impl CoordinatorError {
                 Some("every line is {\"input\": …, \"output\": …}; `numalign generate` writes examples".to_owned())
             }
             CoordinatorError::Locked { .. } => Some("wait for the other run, or choose another --run-id".to_owned()),
-            CoordinatorError::Lock { .. } => Some("check the permissions of chk/".to_owned()),
+            CoordinatorError::Lock { .. } => {
+                Some("check the permissions of chk/, and that `lock` there is a file".to_owned())
+            }
             CoordinatorError::Unfinished { run_id, .. } => {
                 Some(format!("continue it with --resume auto, or start another with --run-id (not `{run_id}`)"))
             }

@@ -12,6 +12,7 @@ pub mod address;
 pub mod background;
 pub mod driver;
 pub mod error;
+mod final_file;
 pub mod machine;
 pub mod report;
 pub mod rpc;

@@ -1,12 +1,14 @@
 //! One run from start to end: prepares, serves, and waits for the driver. The entry point of this crate.
 
 use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use numalign_access::ServerAccess;
 use numalign_access::listener::{Listener, ListenerLimits};
-use numalign_checkpoint::{CheckpointError, write_atomically};
+use numalign_checkpoint::{CheckpointError, remove_abandoned, write_atomically};
 use numalign_config::Config;
 use numalign_data::{Schedule, Streams};
 use numalign_protocol::coordinator_server::CoordinatorServer;
@@ -18,6 +20,7 @@ use tonic::transport::Server;
 use crate::address::AddressFile;
 use crate::driver::{Driver, Outcome};
 use crate::error::CoordinatorError;
+use crate::final_file::{FinalFile, RETRY_AFTER};
 use crate::machine::{Machine, RebalancePolicy};
 use crate::rpc::auth::AuthInterceptor;
 use crate::rpc::dispatch::Dispatcher;
@@ -57,7 +60,8 @@ pub async fn run(
     for line in &start.messages {
         stderr::note(line);
     }
-    if let Some(outcome) = already_finished(&config, &start)? {
+    tokio::pin!(shutdown);
+    if let Some(outcome) = already_finished(&config, &start, shutdown.as_mut()).await? {
         return Ok(outcome);
     }
     check_destination(&config)?;
@@ -139,7 +143,11 @@ pub fn config_digest(config: &Config) -> String {
 }
 
 /// A run whose last step is committed needs no workers: its result is written again, and that is all.
-fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, CoordinatorError> {
+async fn already_finished(
+    config: &Config,
+    start: &Start,
+    mut shutdown: Pin<&mut impl Future<Output = ()>>,
+) -> Result<Option<Outcome>, CoordinatorError> {
     let (Some(state), Some(fingerprint)) = (&start.state, &start.fingerprint) else {
         return Ok(None);
     };
@@ -160,7 +168,18 @@ fn already_finished(config: &Config, start: &Start) -> Result<Option<Outcome>, C
         sums: None,
     };
     let path = &config.run.model_path_save;
-    write_atomically(path, &checkpoint.to_bytes())?;
+    let mut file = FinalFile::new(path.clone(), checkpoint.to_bytes());
+    while !file.write(stderr::note)? {
+        tokio::select! {
+            () = tokio::time::sleep(RETRY_AFTER) => {}
+            () = &mut shutdown => return Err(CoordinatorError::Stopped {
+                step: state.step(),
+                total: config.recipe.total_steps(),
+                run_id: config.run.run_id.clone(),
+                saved: None,
+            }),
+        }
+    }
     stderr::note(&format!(
         "the run is finished: all {} steps are committed; {} holds the result",
         state.step(),
@@ -179,6 +198,8 @@ fn check_destination(config: &Config) -> Result<(), CoordinatorError> {
     let mut probe = path.as_os_str().to_owned();
     probe.push(".probe");
     let probe = std::path::PathBuf::from(probe);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    remove_abandoned(folder.unwrap_or(Path::new(".")));
     write_atomically(&probe, b"")?;
     // An empty file left behind would be untidy, nothing more.
     let _ = std::fs::remove_file(&probe);

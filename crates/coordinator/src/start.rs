@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use numalign_checkpoint::{Checkpoint, Identity, RunFolder};
+use numalign_checkpoint::{Checkpoint, Identity, RunFolder, open_regular, remove_abandoned};
 use numalign_config::{Config, LoadedProjections, Recipe, Resume};
 use numalign_data::{Domain, SampleDigest, SampleStream, Schedule, Unit};
 use numalign_projector::{InputEncoder, Layout, NormTensor, State, Sums};
@@ -46,6 +46,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
     let recipe = &config.recipe;
     let folder = RunFolder::open(&Path::new(numalign_config::RUNS_FOLDER).join(&config.run.run_id))?;
     let lock = lock(&folder)?;
+    remove_abandoned(folder.path());
     let stream = match &config.run.dataset_file {
         Some(path) => SampleStream::from_file(path, recipe)?,
         None => SampleStream::generated(recipe, Domain::Train)?,
@@ -120,7 +121,7 @@ fn loadable(recipe: &Recipe, path: &Path, layout: Layout) -> Result<(), Coordina
 fn lock(folder: &RunFolder) -> Result<File, CoordinatorError> {
     let path = folder.path().join("lock");
     let failed = |source| CoordinatorError::Lock { folder: folder.path().to_owned(), source };
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let file = open_regular(&path, false).map_err(failed)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(CoordinatorError::Locked { folder: folder.path().to_owned() }),

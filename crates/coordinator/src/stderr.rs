@@ -24,6 +24,11 @@ pub fn note(line: &str) {
 
 /// A line in any case.
 pub fn write_line(line: &str) {
-    // Without a reader there is nobody to tell.
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+    write_bytes(format!("{line}\n").as_bytes());
+}
+
+/// Bytes as they are, in one write where the system takes them so. A full disk or a closed pipe costs the line, never the
+/// run.
+pub fn write_bytes(bytes: &[u8]) {
+    let _ = std::io::stderr().write_all(bytes);
 }

@@ -10,13 +10,15 @@ use crate::grammar::GrammarError;
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the messages say what each is")]
 pub enum DataError {
-    #[error("the range from min_val {min_val} to max_val {max_val} is empty or not finite")]
+    #[error("the range from min_val {min_val:?} to max_val {max_val:?} is empty or not finite")]
     BadRange { min_val: f64, max_val: f64 },
     #[error(
-        "no number with {decimals} decimals lies from min_val {min_val} up to, but not including, max_val {max_val}"
+        "no number with {decimals} decimals lies from min_val {min_val:?} up to, but not including, max_val {max_val:?}"
     )]
     EmptyGrid { min_val: f64, max_val: f64, decimals: u32 },
-    #[error("numbers from {min_val} to {max_val} with {decimals} decimals have more digits than a 64-bit float holds")]
+    #[error(
+        "numbers from {min_val:?} to {max_val:?} with {decimals} decimals have more digits than a 64-bit float holds"
+    )]
     GridTooFine { min_val: f64, max_val: f64, decimals: u32 },
     #[error("mixed_tasks is empty: name at least one of min, max, mean, count")]
     NoTasks,

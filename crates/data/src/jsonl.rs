@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use numalign_config::Stage;
@@ -77,8 +78,25 @@ impl FileSamples {
 /// A file that cannot be read or holds nothing, or the first bad line, with its number and what is wrong with it.
 pub fn read_file(path: &Path, stage: Stage) -> Result<FileSamples, DataError> {
     let io_error = |source| DataError::Io { path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(io_error)?;
-    read_lines(BufReader::new(file), path, stage)
+    regular(path)
+        .and_then(|()| File::open(path))
+        .map_err(io_error)
+        .and_then(|file| read_lines(BufReader::new(file), path, stage))
+}
+
+/// A run reads its data again when it is continued, which a pipe does not allow; opening one may wait without end.
+fn regular(path: &Path) -> std::io::Result<()> {
+    let kind = std::fs::metadata(path)?.file_type();
+    let what = match () {
+        () if kind.is_fifo() => "a pipe",
+        () if kind.is_socket() => "a socket",
+        () if kind.is_char_device() => "a device",
+        () => return Ok(()),
+    };
+    let message = format!(
+        "it is {what}, which gives its lines once, and a run may have to read them again; write them to a file"
+    );
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, message))
 }
 
 /// As [`read_file`], from any reader; `path` only names it in errors.

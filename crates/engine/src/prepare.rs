@@ -72,7 +72,7 @@ impl Engine {
         }
         let target = self.encoding.encode(sample.target);
         if !target.is_finite() || inputs.iter().flatten().any(|input| !input.is_finite()) {
-            let reason = format!("its values overflow 32-bit floats when encoded (target {})", sample.target);
+            let reason = format!("its values overflow 32-bit floats when encoded (target {:?})", sample.target);
             return Err(EngineError::BadSample { index, reason });
         }
         let weight = self.loss.weight(sample.target);

@@ -13,6 +13,7 @@ use numalign_model::measure::matrix_rate;
 
 use crate::args::text;
 use crate::error::CliError;
+use crate::output::outln;
 use crate::settings;
 
 /// Steps before the measured ones, unless one takes longer than this many seconds.
@@ -81,25 +82,28 @@ fn step(matches: &ArgMatches) -> Result<(), CliError> {
         false => None,
     };
     if matches.get_flag("json") {
-        println!(
+        outln!(
             "{}",
             serde_json::json!({
                 "ms_per_step": median * 1e3, "samples_per_s": samples_per_s, "peak_rss_mib": peak,
                 "peak_device_mib": taken, "matrix_flops": matrix_flops,
             })
-        );
+        )?;
         return Ok(());
     }
-    println!(
+    outln!(
         "{} on {}: {} samples × {} positions",
-        description.name, description.device, recipe.batch_size, recipe.numeric_positions
-    );
-    println!("  {:.2} ms/step (median of {steps}), {samples_per_s:.1} samples/s, peak {peak} MiB", median * 1e3);
+        description.name,
+        description.device,
+        recipe.batch_size,
+        recipe.numeric_positions
+    )?;
+    outln!("  {:.2} ms/step (median of {steps}), {samples_per_s:.1} samples/s, peak {peak} MiB", median * 1e3)?;
     if let Some(taken) = taken {
-        println!("  {taken} MiB of the GPU's memory");
+        outln!("  {taken} MiB of the GPU's memory")?;
     }
     if let Some(rate) = matrix_flops {
-        println!("  matrices of [n, 1024] × [1024, 1024] in f32: {:.1} GFLOP/s", rate / 1e9);
+        outln!("  matrices of [n, 1024] × [1024, 1024] in f32: {:.1} GFLOP/s", rate / 1e9)?;
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::credentials::TOKEN_VARIABLE;
 use crate::error::CliError;
 use crate::launcher::spawn::spawn_coordinator;
 use crate::limits;
+use crate::output::outln;
 use crate::process::{ChildGuard, last_lines};
 
 /// Steps before the measured ones.
@@ -58,8 +59,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let figures = runtime
         .block_on(measure(&mut coordinator, &url, workers, steps, hidden as usize))
         .map_err(|failure| with_log(failure, &log))?;
-    print(&figures, matches.get_flag("json"));
-    Ok(())
+    print(&figures, matches.get_flag("json"))
 }
 
 /// One micro-batch of one sample for each worker. Workers that wait for a core are not dead: the time limits are wide.
@@ -184,11 +184,11 @@ fn with_log(error: CliError, log: &Path) -> CliError {
     }
 }
 
-fn print(figures: &Figures, json: bool) {
+fn print(figures: &Figures, json: bool) -> Result<(), CliError> {
     let steps_per_s = figures.steps as f64 / figures.seconds.max(1e-9);
     let per_worker_kib = figures.peak_kib.saturating_sub(figures.idle_kib) as f64 / figures.workers as f64;
     if json {
-        println!(
+        return outln!(
             "{}",
             serde_json::json!({
                 "workers": figures.workers, "steps": figures.steps, "steps_per_s": steps_per_s,
@@ -196,17 +196,19 @@ fn print(figures: &Figures, json: bool) {
                 "coordinator_cpu_ms_per_step": figures.cpu_ms_per_step, "peak_rss_mib": figures.peak_kib as f64 / MIB, "rss_per_worker_kib": per_worker_kib,
             })
         );
-        return;
     }
-    println!(
+    outln!(
         "{} simulated workers: {steps_per_s:.1} steps/s; a step takes {:.2} ms (median), {:.2} ms (99th percentile of {})",
-        figures.workers, figures.p50_ms, figures.p99_ms, figures.steps
-    );
-    println!(
+        figures.workers,
+        figures.p50_ms,
+        figures.p99_ms,
+        figures.steps
+    )?;
+    outln!(
         "  coordinator: {:.2} ms of processor time a step; {:.1} MiB before the first worker, {:.1} MiB at most, \
          {per_worker_kib:.0} KiB per worker",
         figures.cpu_ms_per_step,
         figures.idle_kib as f64 / MIB,
         figures.peak_kib as f64 / MIB
-    );
+    )
 }

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -118,7 +118,9 @@ fn write(folder: &Path, pieces: &[Piece]) -> Result<(), CliError> {
         }
         _ => CliError::new(format!("cannot write {}: {error}", path.display())),
     };
-    std::fs::create_dir_all(folder).map_err(|error| match error.kind() {
+    // Others could put their own keys in the place of these.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => CliError::new(format!("{} is not a folder", folder.display())),
         _ => failed(folder, error),
     })?;

@@ -1,6 +1,5 @@
 //! `numalign completions`: shell completion and man pages, from the command line's own description.
 
-use std::io::Write;
 use std::path::Path;
 
 use clap::{ArgMatches, Command};
@@ -51,8 +50,5 @@ fn cannot_write(folder: &Path, error: &std::io::Error) -> CliError {
 }
 
 fn print(text: &[u8]) -> Result<(), CliError> {
-    match std::io::stdout().write_all(text) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    crate::output::write(text)
 }

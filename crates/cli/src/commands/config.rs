@@ -6,18 +6,19 @@ use clap::ArgMatches;
 use crate::args::text;
 use crate::console::note;
 use crate::error::CliError;
+use crate::output::{self, outln};
 use crate::settings;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let (name, matches) = matches.subcommand().ok_or_else(|| CliError::usage("check, show or schema?"))?;
     if name == "schema" {
-        println!("{:#}", numalign_config::schema());
+        outln!("{:#}", numalign_config::schema())?;
         return Ok(());
     }
     let file = text(matches, "file");
     let config = settings::load_for_launch(matches, file, None, &[])?;
     if name == "show" {
-        print!("{}", numalign_config::to_yaml(&config));
+        output::write(numalign_config::to_yaml(&config).as_bytes())?;
     } else {
         note!("{} is valid", file.unwrap_or_default());
     }

@@ -1,5 +1,6 @@
 //! `numalign coordinator`: the coordinator alone, or the one that `launch` started.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use clap::ArgMatches;
@@ -36,7 +37,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
 async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: bool) -> Result<(), CliError> {
     let listener = match listen.strip_prefix("fd:") {
         Some(number) => inherited(number)?,
-        None => std::net::TcpListener::bind(listen).map_err(|error| {
+        None => bind(listen).map_err(|error| {
             let message = format!("cannot listen on {listen}: {error}");
             match error.kind() {
                 std::io::ErrorKind::InvalidInput => {
@@ -65,6 +66,16 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
     let checkpoint_wanted = signals.checkpoint();
     numalign_coordinator::run(config, listener, access, signals.stop(), checkpoint_wanted).await?;
     Ok(())
+}
+
+/// `:PORT` means every address of this machine.
+fn bind(listen: &str) -> std::io::Result<std::net::TcpListener> {
+    let Some(Ok(port)) = listen.strip_prefix(':').map(str::parse::<u16>) else {
+        return std::net::TcpListener::bind(listen);
+    };
+    // Where there is IPv6, that socket takes IPv4 too.
+    std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
 }
 
 /// A listening socket that `launch` opened, so that it outlives a coordinator.

@@ -9,7 +9,7 @@ use numalign_data::{Domain, SampleStream, jsonl};
 use crate::args::{key_flags, text};
 use crate::console::note;
 use crate::error::CliError;
-use crate::settings;
+use crate::{output, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     if !names_a_stage(matches) {
@@ -21,11 +21,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let out = text(matches, "out").unwrap_or("-");
     let stream = SampleStream::generated(&config.recipe, Domain::Train)?;
     if out == "-" {
-        return match write(&stream, count, &mut BufWriter::new(std::io::stdout().lock())) {
-            // The reader has seen enough, like `head`.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            result => result.map_err(|error| CliError::new(format!("standard output: {error}"))),
-        };
+        return output::checked(write(&stream, count, &mut BufWriter::new(std::io::stdout().lock())));
     }
     let path = Path::new(out);
     let failed = |error: std::io::Error| {

@@ -6,6 +6,7 @@ use numalign_model::greedy;
 
 use crate::args::text;
 use crate::error::CliError;
+use crate::output::outln;
 use crate::settings;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -26,9 +27,9 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let answer = answers.pop().unwrap_or_default();
     let completion = lm.detokenize(&answer)?;
     if matches.get_flag("json") {
-        println!("{}", serde_json::json!({ "prompt": prompt, "completion": completion, "ids": answer }));
+        outln!("{}", serde_json::json!({ "prompt": prompt, "completion": completion, "ids": answer }))?;
     } else {
-        println!("{completion}");
+        outln!("{completion}")?;
     }
     Ok(())
 }

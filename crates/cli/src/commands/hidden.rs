@@ -11,6 +11,7 @@ use numalign_model::{LmInput, Piece};
 
 use crate::args::text;
 use crate::error::CliError;
+use crate::output::outln;
 use crate::settings;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -35,12 +36,12 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         None => of_tokens(matches, device)?,
     };
     if matches.get_flag("json") {
-        println!("{}", serde_json::json!({ "ids": ids, "hidden": hidden }));
+        outln!("{}", serde_json::json!({ "ids": ids, "hidden": hidden }))?;
         return Ok(());
     }
-    println!("ids {ids:?}");
+    outln!("ids {ids:?}")?;
     for value in hidden {
-        println!("{value}");
+        outln!("{value}")?;
     }
     Ok(())
 }

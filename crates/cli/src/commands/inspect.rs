@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::args::text;
 use crate::error::CliError;
+use crate::output::outln;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let path = Path::new(text(matches, "file").unwrap_or_default());
@@ -26,19 +27,19 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     all.insert("tensors".to_owned(), tensors.into());
     all.insert("projector_digest".to_owned(), checkpoint.projector_digest().into());
     if matches.get_flag("json") {
-        println!("{}", Value::Object(all));
+        outln!("{}", Value::Object(all))?;
         return Ok(());
     }
     for (key, value) in &all {
         match value {
             Value::Object(fields) => {
-                println!("{key}:");
+                outln!("{key}:")?;
                 for (name, value) in fields {
-                    println!("  {name}: {value}");
+                    outln!("  {name}: {value}")?;
                 }
             }
-            Value::String(text) => println!("{key}: {text}"),
-            other => println!("{key}: {other}"),
+            Value::String(text) => outln!("{key}: {text}")?,
+            other => outln!("{key}: {other}")?,
         }
     }
     Ok(())

@@ -18,6 +18,7 @@ use crate::launcher::Launcher;
 use crate::launcher::chaos::Chaos;
 use crate::launcher::child::die_with_parent;
 use crate::launcher::signals::{Interrupt, Signals};
+use crate::output::outln;
 use crate::{credentials, logging, process, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -67,6 +68,7 @@ async fn all(
     }
     let json = matches.get_flag("json");
     let mut results = serde_json::Map::new();
+    let mut printed = Ok(());
     for config in &configs {
         note!("stage {}", config.recipe.stage);
         train(matches, config, signals, chaos).await?;
@@ -74,19 +76,20 @@ async fn all(
             Some(report) if json => {
                 results.insert(config.recipe.stage.to_string(), serde_json::json!(report));
             }
-            Some(report) => report.print(false)?,
+            // The stages that follow do not need it.
+            Some(report) => printed = printed.and(report.print(false)),
             None => {}
         }
     }
     if !results.is_empty() {
-        println!("{}", serde_json::Value::Object(results));
+        printed = outln!("{}", serde_json::Value::Object(results));
     }
     if let Some(last) = configs.last() {
         let bytes = std::fs::read(&last.run.model_path_save)?;
         numalign_checkpoint::write_atomically(&save, &bytes)?;
         note!("wrote {}", save.display());
     }
-    Ok(())
+    printed
 }
 
 /// `chk/run.safetensors` → `chk/run-nn.safetensors`

@@ -11,6 +11,7 @@ use numalign_engine::{Purpose, load_engine};
 use crate::args::text;
 use crate::error::CliError;
 use crate::evaluation::take_best;
+use crate::output::outln;
 use crate::settings;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -35,11 +36,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
             .zip(&predictions)
             .map(|(input, prediction)| serde_json::json!({ "input": input, "prediction": prediction }))
             .collect();
-        println!("{}", serde_json::json!({ "stage": stage, "predictions": list }));
+        outln!("{}", serde_json::json!({ "stage": stage, "predictions": list }))?;
         return Ok(());
     }
     for prediction in predictions {
-        println!("{prediction}");
+        outln!("{prediction}")?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use numalign_engine::{LocalRun, Purpose, load_engine, training_stream};
 use crate::args::text;
 use crate::console::note;
 use crate::error::CliError;
+use crate::output::{self, outln};
 use crate::settings;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -51,11 +52,14 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         if json {
             lines.push(serde_json::json!({ "step": step, "loss": loss, "state_digest": digest }));
         } else {
-            println!("step {step:>8}  loss {loss:<14}  state {digest}");
+            if output::reader_gone() {
+                break;
+            }
+            outln!("step {step:>8}  loss {loss:<14}  state {digest}")?;
         }
     }
     if json {
-        println!("{}", serde_json::json!({ "checkpoint": path, "from_step": from, "steps": lines }));
+        outln!("{}", serde_json::json!({ "checkpoint": path, "from_step": from, "steps": lines }))?;
     }
     Ok(())
 }

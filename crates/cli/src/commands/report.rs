@@ -20,6 +20,7 @@ use crate::args::{key_flags, text};
 use crate::console::note;
 use crate::error::CliError;
 use crate::launcher::signals::{Interrupt, Signals};
+use crate::output::outln;
 use crate::process::{self, ChildGuard, this_program};
 use crate::settings;
 
@@ -58,7 +59,7 @@ async fn report(matches: &ArgMatches) -> Result<(), CliError> {
     }
     note!("wrote {}", out.join("report.md").display());
     if matches.get_flag("json") {
-        println!("{}", serde_json::json!({ "rows": rows }));
+        outln!("{}", serde_json::json!({ "rows": rows }))?;
     }
     match rows.iter().filter(|row| row.has_failed()).count() {
         0 => Ok(()),

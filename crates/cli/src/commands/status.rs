@@ -10,6 +10,7 @@ use numalign_protocol::{StatusReply, WorkerStatus};
 use crate::args::text;
 use crate::console::note;
 use crate::error::CliError;
+use crate::output::{self, outln};
 use crate::table::table;
 use crate::{connect, credentials};
 
@@ -31,20 +32,21 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let json = matches.get_flag("json");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        print(&connect::status(&access, &url, TIMEOUT).await?, json, false);
+        print(&connect::status(&access, &url, TIMEOUT).await?, json, false)?;
         if !matches.get_flag("watch") {
             return Ok(());
         }
-        loop {
+        while !output::reader_gone() {
             tokio::time::sleep(WATCH_EVERY).await;
             match connect::status(&access, &url, TIMEOUT).await {
-                Ok(status) => print(&status, json, true),
+                Ok(status) => print(&status, json, true)?,
                 Err(_) => {
                     note!("the coordinator at {url} is gone");
                     return Ok(());
                 }
             }
         }
+        Ok(())
     })
 }
 
@@ -60,15 +62,14 @@ fn found_here() -> String {
 }
 
 /// One JSON object on a line, or a page; `again` replaces the page before on a terminal.
-fn print(status: &StatusReply, json: bool, again: bool) {
+fn print(status: &StatusReply, json: bool, again: bool) -> Result<(), CliError> {
     if json {
-        println!("{}", as_json(status));
-        return;
+        return outln!("{}", as_json(status));
     }
     if again && std::io::stdout().is_terminal() {
-        print!("\x1b[H\x1b[2J");
+        output::write(b"\x1b[H\x1b[2J")?;
     }
-    print!("{}", page(status));
+    output::write(page(status).as_bytes())
 }
 
 fn as_json(status: &StatusReply) -> serde_json::Value {

@@ -12,18 +12,19 @@ use numalign_model::load::name::ModelName;
 
 use crate::args::text;
 use crate::error::CliError;
+use crate::output::outln;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let path = Path::new(text(matches, "file").unwrap_or_default());
     let json = matches.get_flag("json");
     match verify(matches, path) {
-        Ok(proof) if json => println!("{}", proof.as_json(path)),
-        Ok(proof) => println!("{}", proof.line(path)),
+        Ok(proof) if json => outln!("{}", proof.as_json(path))?,
+        Ok(proof) => outln!("{}", proof.line(path))?,
         Err(failure) => {
             if json {
                 let why = failure.to_string();
                 let why = why.strip_prefix("error: ").unwrap_or(&why);
-                println!("{}", serde_json::json!({ "path": path, "ok": false, "why": why }));
+                outln!("{}", serde_json::json!({ "path": path, "ok": false, "why": why }))?;
             }
             return Err(failure);
         }

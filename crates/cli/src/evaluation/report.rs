@@ -9,6 +9,7 @@ use numalign_engine::zero_shot::ZeroShot;
 use serde::Serialize;
 
 use crate::error::CliError;
+use crate::output::outln;
 
 /// Everything that was measured; what was not asked for is left out.
 #[derive(Debug, Clone, Serialize)]
@@ -53,92 +54,101 @@ impl Report {
     pub fn print(&self, json: bool) -> Result<(), CliError> {
         if json {
             let text = serde_json::to_string(self).map_err(|error| CliError::new(error.to_string()))?;
-            println!("{text}");
+            outln!("{text}")?;
             return Ok(());
         }
-        self.print_metrics();
-        self.print_choice_accuracy();
-        self.print_deciles();
-        self.print_worst();
-        Ok(())
+        self.print_metrics()?;
+        self.print_choice_accuracy()?;
+        self.print_deciles()?;
+        self.print_worst()
     }
 
-    fn print_metrics(&self) {
+    fn print_metrics(&self) -> Result<(), CliError> {
         let metrics = &self.metrics;
-        println!("stage {} on {} held-out samples", metrics.stage, metrics.samples);
+        outln!("stage {} on {} held-out samples", metrics.stage, metrics.samples)?;
         let without = if self.ablation.is_some() { "no language model" } else { "" };
-        println!("                          projectors   constant predictor   {without:>17}");
+        outln!("                          projectors   constant predictor   {without:>17}")?;
         let row = |name: &str, of: fn(&Metrics) -> f64, constant: Option<f64>| {
             let constant = constant.map_or_else(String::new, |value| format!("{value:.6}"));
             let ablated =
                 self.ablation.as_ref().map_or_else(String::new, |ablation| format!("{:.6}", of(&ablation.metrics)));
-            println!("{}", format!("  {name:<21} {:>12.6} {constant:>20} {ablated:>19}", of(metrics)).trim_end());
+            outln!("{}", format!("  {name:<21} {:>12.6} {constant:>20} {ablated:>19}", of(metrics)).trim_end())
         };
-        row("mean absolute error", |m| m.mae, Some(metrics.baseline_mae));
-        row("in % of the range", |m| m.mae_percent_of_range, Some(metrics.baseline_mae_percent_of_range));
-        row("mean squared error", |m| m.mse, None);
-        row("relative error in %", |m| m.mean_relative_error_percent, None);
-        row("its median in %", |m| m.median_relative_error_percent, None);
-        row("R²", |m| m.r2, None);
-        row("within 1 % in %", |m| m.within_1_percent, None);
-        row("within 5 % in %", |m| m.within_5_percent, None);
-        println!("  (relative errors divide by the target; for the mean by at least 1 % of the range)");
+        row("mean absolute error", |m| m.mae, Some(metrics.baseline_mae))?;
+        row("in % of the range", |m| m.mae_percent_of_range, Some(metrics.baseline_mae_percent_of_range))?;
+        row("mean squared error", |m| m.mse, None)?;
+        row("relative error in %", |m| m.mean_relative_error_percent, None)?;
+        row("its median in %", |m| m.median_relative_error_percent, None)?;
+        row("R²", |m| m.r2, None)?;
+        row("within 1 % in %", |m| m.within_1_percent, None)?;
+        row("within 5 % in %", |m| m.within_5_percent, None)?;
+        outln!("  (relative errors divide by the target; for the mean by at least 1 % of the range)")
     }
 
-    fn print_choice_accuracy(&self) {
+    fn print_choice_accuracy(&self) -> Result<(), CliError> {
         if let Some(choices) = &self.choice_accuracy {
-            println!(
+            outln!(
                 "choice accuracy {:.2} % of {} questions: the answer is the listed number nearest to the prediction \
                  (chance {:.2} %)",
-                choices.right_percent, choices.questions, choices.chance_percent
-            );
-            println!(
+                choices.right_percent,
+                choices.questions,
+                choices.chance_percent
+            )?;
+            outln!(
                 "  strictly, with an error below half the gap to the next number, {:.2} %; constant predictors: the median \
                  answer {:.2} %, the better end of the range {:.2} %",
-                choices.strict_percent, choices.median_percent, choices.end_percent
-            );
+                choices.strict_percent,
+                choices.median_percent,
+                choices.end_percent
+            )?;
         }
         if let Some(choices) = self.ablation.as_ref().and_then(|ablation| ablation.choice_accuracy.as_ref()) {
-            println!(
+            outln!(
                 "  without the language model {:.2} %, strictly {:.2} %",
-                choices.right_percent, choices.strict_percent
-            );
+                choices.right_percent,
+                choices.strict_percent
+            )?;
         }
         if let Some(zero_shot) = &self.zero_shot {
-            println!(
+            outln!(
                 "zero-shot, the frozen model writes the answer to {:.2} % of {} questions, and some number to {:.2} %",
-                zero_shot.right_percent, zero_shot.questions, zero_shot.number_percent
-            );
+                zero_shot.right_percent,
+                zero_shot.questions,
+                zero_shot.number_percent
+            )?;
         }
+        Ok(())
     }
 
-    fn print_deciles(&self) {
-        println!("by decile of the target");
-        println!("            from           to   mean error         bias   median relative error in %");
+    fn print_deciles(&self) -> Result<(), CliError> {
+        outln!("by decile of the target")?;
+        outln!("            from           to   mean error         bias   median relative error in %")?;
         for group in &self.deciles {
-            println!(
+            outln!(
                 "  {:>14} {:>12} {:>12} {:>12} {:>12.4}",
                 short(group.from),
                 short(group.to),
                 short(group.mae),
                 short(group.bias),
                 group.median_relative_error_percent
-            );
+            )?;
         }
+        Ok(())
     }
 
-    fn print_worst(&self) {
-        println!("worst samples");
-        println!("          target   prediction        error   input");
+    fn print_worst(&self) -> Result<(), CliError> {
+        outln!("worst samples")?;
+        outln!("          target   prediction        error   input")?;
         for sample in &self.worst {
-            println!(
+            outln!(
                 "  {:>14} {:>12} {:>12}   {}",
                 short(sample.target),
                 short(sample.prediction),
                 short(sample.error),
                 sample.input
-            );
+            )?;
         }
+        Ok(())
     }
 }
 

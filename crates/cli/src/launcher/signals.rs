@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::error::CliError;
@@ -23,10 +23,12 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Begins to listen, in the context of a runtime. The second request to stop ends the process at once; children follow
-    /// their parent.
+    /// Begins to listen, in the context of a runtime. The second request to stop ends the process at once, and its children
+    /// with it.
     pub fn listen(interrupt: Interrupt) -> Result<Self, CliError> {
         let mut terminate_signal = signal(SignalKind::terminate())?;
+        // The terminal or the session is gone. What `nohup` started ignores that, and its children do.
+        let mut hangup_signal = if is_ignored(libc::SIGHUP) { None } else { Some(signal(SignalKind::hangup())?) };
         let mut interrupt_signal = signal(SignalKind::interrupt())?;
         // SLURM's warning, for example. Without a handler it would kill the process.
         let mut warning_signal = signal(SignalKind::user_defined1())?;
@@ -37,6 +39,7 @@ impl Signals {
             loop {
                 tokio::select! {
                     _ = terminate_signal.recv() => {}
+                    () = received(&mut hangup_signal) => {}
                     _ = interrupt_signal.recv() => {
                         if interrupt == Interrupt::Ignore {
                             continue;
@@ -47,7 +50,8 @@ impl Signals {
                         continue;
                     }
                 }
-                if stop.send_replace(true) {
+                // A signal to the whole group reaches a child twice, once through its parent; that one ends it in time.
+                if stop.send_replace(true) && interrupt == Interrupt::Stop {
                     std::process::exit(1);
                 }
             }
@@ -76,6 +80,33 @@ impl Signals {
     pub fn forget_checkpoint(&self) {
         std::pin::pin!(self.checkpoint.notified()).as_mut().enable();
     }
+}
+
+/// The next signal; never, of one that is not listened to.
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this process ignores a signal, as its parent wanted it to.
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: all zeros are a valid `sigaction`, which the call only fills in.
+    let (result, action) = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        (libc::sigaction(signal, std::ptr::null(), &mut action), action)
+    };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// A file that may not grow further (`ulimit -f`) gives an error, not the end of the process. Children inherit it; a closed
+/// pipe is ignored by the language itself.
+pub fn ignore_file_size_signal() {
+    // SAFETY: to ignore a signal runs no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 #[cfg(test)]

@@ -127,9 +127,14 @@ impl Folder {
 
     /// As [`Folder::spawn`], with no more than `descriptors` open files.
     pub fn spawn_with_few_descriptors(&self, descriptors: u32, args: &[&str]) -> Child {
+        self.spawn_shell(&format!("ulimit -n {descriptors} && exec \"$0\" \"$@\""), args)
+    }
+
+    /// Starts a shell on `script`, in which `"$0" "$@"` is the binary with `args`, as the leader of a process group.
+    pub fn spawn_shell(&self, script: &str, args: &[&str]) -> Child {
+        use std::os::unix::process::CommandExt;
         let mut command = Command::new("sh");
-        let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
-        command.args(["-c", &script, env!("CARGO_BIN_EXE_numalign")]);
+        command.args(["-c", script, env!("CARGO_BIN_EXE_numalign")]).process_group(0);
         self.start(command, args, &[])
     }
 

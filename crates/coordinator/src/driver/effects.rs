@@ -77,7 +77,10 @@ impl Driver {
                     self.send(member, Message::Abort(proto::Abort { permanent: false, reason, hint, run_over: false }));
                     self.outboxes.remove(&member);
                 }
-                Effect::Finished => return Some(self.finish().await),
+                Effect::Finished => {
+                    self.finished = true;
+                    return None;
+                }
                 Effect::Failed(reason, hint) => {
                     self.abort_all(&reason, hint);
                     self.flush(STOP_TIMEOUT);
@@ -105,7 +108,7 @@ impl Driver {
         self.dispatcher.begin(start, Schedule::of_run(&self.config));
         if start.first {
             let workers = self.rank_descriptions(start);
-            self.console.start(start.state.step(), &workers);
+            self.console.start(&start.state, &workers);
         }
         self.console.collective(&start.collective);
         let state = start.state.to_bytes();

@@ -80,6 +80,9 @@ pub struct Driver {
     unreachable: Vec<(MemberId, String)>,
     started: Instant,
     last_reason: String,
+    folder: RunFolder,
+    /// The last step is committed.
+    finished: bool,
 }
 
 /// How often heartbeats and acknowledgements are checked.
@@ -133,6 +136,8 @@ impl Driver {
             unreachable: Vec::new(),
             started: Instant::now(),
             last_reason: String::new(),
+            folder: start.folder.clone(),
+            finished: false,
         })
     }
 
@@ -175,6 +180,9 @@ impl Driver {
                 if let Some(end) = self.apply_effects(effects).await {
                     return end;
                 }
+            }
+            if self.finished {
+                return self.finish(&mut calls, shutdown.as_mut()).await;
             }
         }
     }

@@ -1,14 +1,19 @@
 //! How a run ends: complete, stopped or failed. Files come first, then the workers are told.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use numalign_checkpoint::write_atomically;
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_message::Message;
 
+use tokio::sync::mpsc;
+
 use super::{Driver, Outcome};
 use crate::error::CoordinatorError;
-use crate::machine::MemberId;
+use crate::final_file::{FinalFile, RETRY_AFTER};
+use crate::machine::{Event, MemberId};
+use crate::rpc::call::Call;
 
 /// Time for the last checkpoint of a run that was stopped or failed …
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -17,7 +22,11 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Driver {
     /// Writes both final files, then tells every worker that the run is done.
-    pub(super) async fn finish(&mut self) -> Result<Outcome, CoordinatorError> {
+    pub(super) async fn finish(
+        &mut self,
+        calls: &mut mpsc::Receiver<Call>,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Outcome, CoordinatorError> {
         self.console.finish();
         let step = self.committed_step();
         self.flush(FINISH_TIMEOUT);
@@ -25,10 +34,29 @@ impl Driver {
             return Err(CoordinatorError::Server("the run ended without a state".to_owned()));
         };
         let path = self.config.run.model_path_save.clone();
-        if let Err(error) = write_atomically(&path, &checkpoint.to_bytes()) {
-            self.abort_all(&error.to_string(), "the run is complete in its folder: repeat it with --resume auto");
-            return Err(error.into());
+        let bytes = checkpoint.to_bytes();
+        let mut file = FinalFile::new(path.clone(), bytes.clone());
+        loop {
+            match file.write(|line| self.console.print(line)) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => {
+                    self.abort_all(
+                        &error.to_string(),
+                        "the run is complete in its folder: repeat it with --resume auto",
+                    );
+                    return Err(error.into());
+                }
+            }
+            // The run's own folder may have room where the final file's has none.
+            self.keep_checkpoint(step, &bytes);
+            if self.stopped_within(RETRY_AFTER, calls, shutdown.as_mut()).await {
+                self.abort_all("the run was stopped", "start it again with --resume auto");
+                self.keep_checkpoint(step, &bytes);
+                return Err(self.stopped());
+            }
         }
+        self.keep_checkpoint(step, &bytes);
         self.console.print(&format!("wrote {}", path.display()));
         if let Some(line) = self.failures.summary() {
             self.console.print(&line);
@@ -69,6 +97,48 @@ impl Driver {
     pub(super) fn stop(&mut self) -> CoordinatorError {
         self.abort_all("the run was stopped", "start it again with --resume auto");
         self.flush(STOP_TIMEOUT);
+        self.stopped()
+    }
+
+    /// Writes the last checkpoint to the run's folder, if the disk did not take it before.
+    fn keep_checkpoint(&self, step: u64, bytes: &[u8]) {
+        if self.writer.failed() > 0
+            && !self.folder.file_of(step).exists()
+            && let Err(error) = self.folder.write(step, bytes, self.config.run.keep_checkpoints)
+        {
+            tracing::debug!("{error}");
+        }
+    }
+
+    /// Whether the run is told to stop within `time`; `status` is answered meanwhile.
+    async fn stopped_within(
+        &mut self,
+        time: Duration,
+        calls: &mut mpsc::Receiver<Call>,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> bool {
+        let over = tokio::time::sleep(time);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return true,
+                () = &mut over => return false,
+                Some(call) = calls.recv() => match call {
+                    Call::Status(reply) => {
+                        // The client may have gone.
+                        let _ = reply.send(self.status(Instant::now()));
+                    }
+                    Call::Event(Event::Left(member, _)) => {
+                        self.outboxes.remove(&member);
+                    }
+                    // Nothing is left to do; a worker that comes now tries again and is told that the run is done.
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    fn stopped(&self) -> CoordinatorError {
         CoordinatorError::Stopped {
             step: self.committed_step(),
             saved: None,

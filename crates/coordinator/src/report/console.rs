@@ -56,8 +56,9 @@ impl Console {
         self.print(&banner(&self.config, base));
     }
 
-    /// The first generation begins at `step` with these workers: device and host of each, and its number of micro-batches.
-    pub fn start(&mut self, step: u64, workers: &[(String, usize)]) {
+    /// The first generation begins with `state` and these workers: device and host of each, and its number of micro-batches.
+    pub fn start(&mut self, state: &State, workers: &[(String, usize)]) {
+        self.metrics.cut_after(state);
         let all = self.config.recipe.micro_batches();
         for (rank, (device, micro_batches)) in workers.iter().enumerate() {
             self.print(&format!("  rank {rank:<5} {device}, {micro_batches} of {all} micro-batches"));
@@ -70,7 +71,7 @@ impl Console {
         if let Ok(style) = ProgressStyle::with_template("{bar:30} step {pos}/{len}  {msg}  {elapsed}  ETA {eta}") {
             bar.set_style(style);
         }
-        bar.set_position(step);
+        bar.set_position(state.step());
         self.bar = Some(bar);
     }
 

@@ -2,41 +2,102 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use numalign_checkpoint::{open_regular, write_atomically};
 use numalign_config::Recipe;
+use numalign_projector::State;
 use numalign_projector::schedule::learning_rate;
 
 use crate::machine::Commit;
 
-/// The file; once a line cannot be written, no more are.
+/// The file. A line that cannot be written is lost, and told once.
 pub struct MetricsFile {
+    path: PathBuf,
     file: Option<File>,
+    is_told: bool,
 }
 
 impl MetricsFile {
     /// Opens `metrics.jsonl` in the run's folder; a failure is a warning, since the record is not part of the promise.
     pub fn open(folder: &Path) -> Self {
-        let path = folder.join("metrics.jsonl");
-        let file = match File::options().create(true).append(true).open(&path) {
-            Ok(file) => Some(file),
-            Err(error) => {
-                tracing::warn!("cannot write {}: {error}", path.display());
-                None
-            }
-        };
-        Self { file }
+        let mut metrics = Self { path: folder.join("metrics.jsonl"), file: None, is_told: false };
+        match open_regular(&metrics.path, true) {
+            Ok(file) => metrics.file = Some(file),
+            Err(error) => metrics.tell(&error),
+        }
+        metrics
     }
 
-    /// Appends one line.
+    /// Appends one line, in one write.
     pub fn record(&mut self, line: &serde_json::Value) {
-        if let Some(file) = &mut self.file
-            && let Err(error) = writeln!(file, "{line}")
-        {
-            tracing::warn!("metrics.jsonl: {error}; no more lines are written");
-            self.file = None;
+        let Some(file) = &mut self.file else {
+            return;
+        };
+        let length = file.metadata().map(|metadata| metadata.len());
+        if let Err(error) = file.write_all(format!("{line}\n").as_bytes()) {
+            // Half a line would spoil the next one.
+            if let Ok(length) = length {
+                let _ = file.set_len(length);
+            }
+            self.tell(&error);
         }
+    }
+
+    /// The run goes on from `state`: what the file says of a later one goes, and a last line that was cut off in the
+    /// middle.
+    pub fn cut_after(&mut self, state: &State) {
+        if self.file.is_none() {
+            return;
+        }
+        if let Err(error) = self.rewrite(state) {
+            self.tell(&error);
+        }
+    }
+
+    fn rewrite(&mut self, state: &State) -> std::io::Result<()> {
+        let before = std::fs::read(&self.path)?;
+        let after = kept_lines(&before, state);
+        if before == after {
+            return Ok(());
+        }
+        write_atomically(&self.path, &after).map_err(std::io::Error::other)?;
+        self.file = Some(open_regular(&self.path, true)?);
+        Ok(())
+    }
+
+    fn tell(&mut self, error: &dyn std::fmt::Display) {
+        if !self.is_told {
+            self.is_told = true;
+            tracing::warn!("cannot write {}: {error}; the run goes on, this record has gaps", self.path.display());
+        }
+    }
+}
+
+/// The whole lines of `bytes` that do not tell of what comes after `state`.
+fn kept_lines(bytes: &[u8], state: &State) -> Vec<u8> {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    // A line that is none of ours stays.
+    lines
+        .filter(|line| serde_json::from_slice(line).map_or(true, |record| is_of(&record, state)))
+        .flatten()
+        .copied()
+        .collect()
+}
+
+/// Whether a record tells of `state` or what led to it.
+fn is_of(record: &serde_json::Value, state: &State) -> bool {
+    let Some(step) = record["step"].as_u64() else {
+        return true;
+    };
+    if step != state.step() {
+        return step < state.step();
+    }
+    match record["kind"].as_str() {
+        Some("evaluation") => state.evaluations().list().last().is_some_and(|made| made.step == step),
+        Some("solution") => state.solve().is_some_and(|solve| solve.solved.is_some()),
+        _ => true,
     }
 }
 
@@ -142,5 +203,30 @@ mod tests {
     fn a_folder_that_cannot_be_written_is_survived() {
         let folder = tempfile::tempdir().unwrap();
         MetricsFile::open(&folder.path().join("missing")).record(&serde_json::json!({}));
+    }
+
+    #[test]
+    fn a_resumed_run_mends_a_torn_line_and_cuts_what_comes_after_its_state() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let zero = "{\"kind\":\"epoch\",\"step\":0}\nno JSON\n";
+        let later = "{\"kind\":\"evaluation\",\"step\":0}\n{\"kind\":\"epoch\",\"step\":2}\n{\"kind\":\"ep";
+        std::fs::write(&path, format!("{zero}{later}")).unwrap();
+        let mut metrics = MetricsFile::open(folder.path());
+        metrics.cut_after(&State::initial(2, 0));
+        metrics.record(&serde_json::json!({ "step": 1 }));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{zero}{{\"step\":1}}\n"));
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let outside = folder.path().join("outside");
+        std::fs::write(&outside, "").unwrap();
+        let inside = folder.path().join("run");
+        std::fs::create_dir(&inside).unwrap();
+        std::os::unix::fs::symlink(&outside, inside.join("metrics.jsonl")).unwrap();
+        MetricsFile::open(&inside).record(&serde_json::json!({ "step": 1 }));
+        assert_eq!(std::fs::read_to_string(&outside).unwrap(), "");
     }
 }

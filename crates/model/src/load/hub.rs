@@ -1,7 +1,7 @@
 //! Hub ids: the local Hugging Face cache first, then the hub itself where that is allowed.
 //!
-//! Honours `HF_HUB_CACHE`, `HF_HOME`, `HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_DOWNLOAD_TIMEOUT`, with the
-//! meaning that `huggingface_hub` gives them.
+//! Honours `HF_ENDPOINT` and `HF_HUB_DOWNLOAD_TIMEOUT`, with the meaning that `huggingface_hub` gives them, and the variables
+//! of `hub_env.rs`.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
+use super::hub_env::HubEnv;
 use super::weights::Safetensors;
 use crate::error::ModelError;
 
@@ -53,25 +54,14 @@ pub fn is_cached(id: &str) -> bool {
     cache_folder().and_then(|cache| cached(&cache, id)).is_some()
 }
 
-/// `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`.
+/// Where `huggingface_hub` has its cache; `None` where nothing says so.
 pub fn cache_folder() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(folder) = set("HF_HUB_CACHE") {
-        return Some(folder);
-    }
-    if let Some(home) = set("HF_HOME") {
-        return Some(home.join("hub"));
-    }
-    set("HOME").map(|home| home.join(".cache/huggingface/hub"))
+    HubEnv::of_process().cache()
 }
 
 /// Whether nothing may be fetched.
 pub fn is_offline() -> bool {
-    flag("HF_HUB_OFFLINE")
-}
-
-fn flag(name: &str) -> bool {
-    std::env::var(name).is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
+    HubEnv::of_process().is_offline()
 }
 
 /// A complete snapshot of `id` in the cache.
@@ -105,9 +95,7 @@ fn fetch(cache: &Path, id: &str) -> Result<PathBuf, ModelError> {
     if let Some(endpoint) = text("HF_ENDPOINT") {
         builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
     }
-    if let Some(token) = text("HF_TOKEN") {
-        builder = builder.with_token(Some(token));
-    }
+    builder = builder.with_token(HubEnv::of_process().token());
     let timeout = match text("HF_HUB_DOWNLOAD_TIMEOUT") {
         None => TIMEOUT,
         Some(seconds) => seconds

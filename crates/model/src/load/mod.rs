@@ -18,6 +18,7 @@ mod devices;
 pub mod gguf;
 pub(crate) mod gpt2;
 pub mod hub;
+mod hub_env;
 pub(crate) mod llama;
 pub mod name;
 pub mod synthetic;

@@ -5,6 +5,7 @@ use clap::ArgMatches;
 use serde::Serialize;
 
 use crate::error::CliError;
+use crate::output::outln;
 use crate::table::row;
 
 mod folders;
@@ -48,10 +49,10 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     checks.extend(folders::checks());
     let ok = checks.iter().all(|check| check.status != Status::Failure);
     if matches.get_flag("json") {
-        println!("{}", serde_json::json!({ "ok": ok, "checks": checks }));
+        outln!("{}", serde_json::json!({ "ok": ok, "checks": checks }))?;
     } else {
         for check in &checks {
-            println!("{}", line(check));
+            outln!("{}", line(check))?;
         }
     }
     if ok { Ok(()) } else { Err(CliError::already_reported(1)) }

@@ -8,6 +8,7 @@ use numalign_config::DeviceChoice;
 use serde::Serialize;
 
 use crate::error::CliError;
+use crate::output::outln;
 use crate::table::row;
 use crate::{logging, settings};
 
@@ -42,6 +43,8 @@ type Seen = Result<String, String>;
 struct Table {
     outcomes: Vec<Outcome>,
     quiet: bool,
+    /// Whether the lines could be printed.
+    printed: Result<(), CliError>,
 }
 
 impl Table {
@@ -59,8 +62,8 @@ impl Table {
     }
 
     fn add(&mut self, outcome: Outcome) {
-        if !self.quiet {
-            println!("{}", line(&outcome));
+        if !self.quiet && self.printed.is_ok() {
+            self.printed = outln!("{}", line(&outcome));
         }
         self.outcomes.push(outcome);
     }
@@ -71,9 +74,9 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let wanted = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
     let device = numalign_model::load::choose_device(wanted, None, 1);
     let json = matches.get_flag("json");
-    let mut table = Table { outcomes: Vec::new(), quiet: json };
+    let mut table = Table { outcomes: Vec::new(), quiet: json, printed: Ok(()) };
     if !json {
-        println!("numalign {} on {device}", env!("CARGO_PKG_VERSION"));
+        outln!("numalign {} on {device}", env!("CARGO_PKG_VERSION"))?;
     }
     numbers::check(&mut table, device);
     reductions::check(&mut table);
@@ -85,10 +88,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let (passed, failed, skipped) = (count(Status::Passed), count(Status::Failed), count(Status::Skipped));
     if json {
         let object = serde_json::json!({ "ok": failed == 0, "device": device.to_string(), "checks": table.outcomes });
-        println!("{object}");
+        outln!("{object}")?;
     } else {
-        println!("{passed} passed, {failed} failed, {skipped} skipped");
+        outln!("{passed} passed, {failed} failed, {skipped} skipped")?;
     }
+    table.printed?;
     if failed == 0 { Ok(()) } else { Err(CliError::already_reported(1)) }
 }
 
@@ -108,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_table_keeps_what_failed_and_what_was_skipped() {
-        let mut table = Table { outcomes: Vec::new(), quiet: true };
+        let mut table = Table { outcomes: Vec::new(), quiet: true, printed: Ok(()) };
         table.run("good", || Ok("seen".to_owned()));
         table.run("bad", || Err("wrong".to_owned()));
         table.skip("absent", "no GPU");
