@@ -114,9 +114,13 @@ impl ClientAccess {
         self.client(endpoint.connect_lazy())
     }
 
+    /// What puts the token into each call.
+    pub fn credentials(&self) -> Credentials {
+        Credentials { header: self.token.as_ref().and_then(Token::header) }
+    }
+
     fn client(&self, channel: Channel) -> Client {
-        let header = self.token.as_ref().and_then(Token::header);
-        CoordinatorClient::with_interceptor(channel, Credentials { header })
+        CoordinatorClient::with_interceptor(channel, self.credentials())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(usize::MAX)
     }

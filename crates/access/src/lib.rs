@@ -28,6 +28,8 @@ pub struct ServerAccess {
     pub token: Option<Token>,
     /// Connections must be encrypted with this.
     pub tls: Option<ServerTls>,
+    /// Nobody gave the token: it is kept in the run's folder, where `status` of the same user finds it.
+    pub publish_token: bool,
 }
 
 impl ServerAccess {
@@ -53,7 +55,8 @@ mod tests {
         for address in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
             assert!(open.check_exposure(address.parse().unwrap(), false).is_ok(), "{address}");
         }
-        let closed = ServerAccess { token: Some(Token::new("secret", "a test").unwrap()), tls: None };
+        let closed =
+            ServerAccess { token: Some(Token::new("secret", "a test").unwrap()), tls: None, publish_token: false };
         for address in ["0.0.0.0", "::", "10.0.0.1", "fe80::1", "::ffff:10.0.0.1"] {
             let address = address.parse().unwrap();
             let refusal = open.check_exposure(address, false).unwrap_err();

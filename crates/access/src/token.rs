@@ -54,6 +54,18 @@ impl Token {
         Ok(Self { text: text.into(), digest: blake3::hash(text.as_bytes()) })
     }
 
+    /// A new token that nobody can guess: 32 bytes of the kernel's randomness, in hex.
+    ///
+    /// # Errors
+    /// The kernel gives none.
+    pub fn random() -> Result<Self, AccessError> {
+        let path = Path::new("/dev/urandom");
+        let failed = |source| AccessError::Read { path: path.to_owned(), source };
+        let mut bytes = [0; 32];
+        std::fs::File::open(path).map_err(failed)?.read_exact(&mut bytes).map_err(failed)?;
+        Self::new(&blake3::Hash::from_bytes(bytes).to_hex(), "a random token")
+    }
+
     /// The token that is the whole content of a file.
     ///
     /// # Errors
@@ -111,6 +123,13 @@ mod tests {
             assert!(!token.is_presented_by(&header(wrong)), "{wrong}");
         }
         assert_eq!(format!("{token:?} {:?}", token.header()), "Token(…) Some(Sensitive)");
+    }
+
+    #[test]
+    fn random_tokens_differ() {
+        let (first, second) = (Token::random().unwrap(), Token::random().unwrap());
+        assert_eq!(first.reveal().len(), 64);
+        assert_ne!(first.reveal(), second.reveal());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use numalign_access::rate_limited_log::sanitize;
-use numalign_access::{Client, ClientAccess, client::Unconnected, client::status_words};
+use numalign_access::{Client, ClientAccess, Token, client::Unconnected, client::status_words};
 use numalign_config::RUNS_FOLDER;
 use numalign_coordinator::address;
 use numalign_protocol::{StatusReply, StatusRequest};
@@ -88,6 +88,19 @@ pub fn run_of_this_folder() -> Option<(PathBuf, String)> {
     found.sort();
     // One that was killed has left its file.
     found.into_iter().rev().find(|(_, _, url)| is_open(url)).map(|(_, file, url)| (file, url))
+}
+
+/// The token that `launch` made for the run at `url`, if that is one of this folder.
+pub fn token_of(url: &str) -> Option<Token> {
+    for entry in std::fs::read_dir(RUNS_FOLDER).ok()?.flatten() {
+        let address = std::fs::read_to_string(entry.path().join(address::FILE_NAME));
+        if address.is_ok_and(|address| address.trim() == url)
+            && let Ok(token) = Token::read(&entry.path().join(address::TOKEN_FILE_NAME))
+        {
+            return Some(token);
+        }
+    }
+    None
 }
 
 /// Whether somebody listens at `url`.

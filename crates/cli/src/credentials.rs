@@ -51,7 +51,7 @@ fn warn(warnings: impl IntoIterator<Item = String>) {
 
 /// What a coordinator demands.
 pub fn server(matches: &ArgMatches) -> Result<ServerAccess, CliError> {
-    Ok(ServerAccess { token: token(matches)?, tls: files(matches).server()? })
+    Ok(ServerAccess { token: token(matches)?, tls: files(matches).server()?, publish_token: false })
 }
 
 /// What a client presents.

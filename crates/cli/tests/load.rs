@@ -91,7 +91,7 @@ async fn mute(url: String) {
     };
     sender.send(say(Message::Ready(ready))).await.expect("room");
     // Until the coordinator has had enough.
-    while sender.send(say(Message::Heartbeat(proto::Heartbeat { generation: 0 }))).await.is_ok() {
+    while sender.send(say(Message::Heartbeat(proto::Heartbeat::default()))).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     drop(unread);

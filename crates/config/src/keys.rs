@@ -14,7 +14,7 @@ use crate::choice::{
 use crate::error::ParseError;
 use crate::kind::{
     Kind, block, boolean, choice, device, input_file, number, optional, output_file, positive, positive_time, refused,
-    resume, run_id, tasks, text, time, whole, whole_or_auto,
+    resume, run_id, tasks, text, time, time_or_auto, whole, whole_or_auto,
 };
 use crate::raw::Raw;
 
@@ -180,6 +180,9 @@ keys! {
     Run heartbeat: Duration = "0.5s", TIMEOUTS, positive_time(), "Time between two signs of life of a worker";
     Run dead_after: Duration = "3s", TIMEOUTS, positive_time(),
         "Silence after which a worker counts as dead; at least twice heartbeat";
+    /// `None` is `auto`: the larger of 60 s and 20 times the rank's slowest recent unit.
+    Run stall_after: Option<Duration> = "auto", TIMEOUTS, time_or_auto(),
+        "How long a live rank may owe rows or a report; auto is 60s, or 20 of its units if that is more";
     Run join_debounce: Duration = "0.2s", TIMEOUTS, time(),
         "How long a join waits for others, so that they come in together";
     Run coordinator_wait: Duration = "30s", TIMEOUTS, positive_time(), "How long a worker waits for the coordinator";

@@ -181,6 +181,19 @@ pub(crate) fn positive_time() -> Kind<Duration> {
     span("exclusiveMinimum", parse::above_zero)
 }
 
+/// A span of time above 0, or `auto`, which is `None`.
+pub(crate) fn time_or_auto() -> Kind<Option<Duration>> {
+    let Kind { parse, check, show, mut schema, .. } = positive_time();
+    let pattern = schema["pattern"].as_str().unwrap_or_default().to_owned();
+    schema["pattern"] = json!(format!("{pattern}|^auto$"));
+    let read = move |raw: &Raw| match raw {
+        Raw::Text(text) if text.trim() == "auto" => Ok(None),
+        raw => parse(raw).map(Some),
+    };
+    let shown = move |time: &Option<Duration>| time.as_ref().map_or(json!("auto"), &show);
+    Kind::new("TIME|auto", schema, read, shown).checked(move |time| time.as_ref().map_or(Ok(()), &check))
+}
+
 /// `auto`, `cpu`, `cuda` or `cuda:N`.
 pub(crate) fn device() -> Kind<DeviceChoice> {
     let examples = ["auto", "cpu", "cuda", "cuda:1"];

@@ -17,13 +17,14 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
-use crate::address::AddressFile;
+use crate::address::{AddressFile, TokenFile};
 use crate::driver::{Driver, Outcome};
 use crate::error::CoordinatorError;
 use crate::final_file::{FinalFile, RETRY_AFTER};
 use crate::machine::{Machine, RebalancePolicy};
 use crate::rpc::auth::AuthInterceptor;
 use crate::rpc::dispatch::Dispatcher;
+use crate::rpc::guesses::SlowGuesses;
 use crate::rpc::message_limits::MessageSizeLimit;
 use crate::rpc::reduce::Reducer;
 use crate::rpc::service::CoordinatorService;
@@ -67,6 +68,8 @@ pub async fn run(
     check_destination(&config)?;
     let address = socket.local_addr().map_err(|error| CoordinatorError::Server(error.to_string()))?;
     let _address = AddressFile::publish(start.folder.path(), address, access.tls.is_some());
+    let published = access.token.as_ref().filter(|_| access.publish_token);
+    let _token = published.map(|token| TokenFile::publish(start.folder.path(), token));
     let (dispatcher, reducer) = (Arc::new(Dispatcher::default()), Arc::new(Reducer::default()));
     let streams = Streams::new(start.stream.clone(), &config.recipe)?;
     let machine = Machine::new(config.clone(), incarnation(), start.state.clone(), start.fingerprint.clone())
@@ -88,7 +91,7 @@ pub async fn run(
         .initial_connection_window_size(WINDOW)
         .initial_stream_window_size(WINDOW)
         .add_service(InterceptedService::new(health, AuthInterceptor::optional(access.token.clone())))
-        .add_service(InterceptedService::new(service, AuthInterceptor::required(access.token)))
+        .add_service(SlowGuesses::new(InterceptedService::new(service, AuthInterceptor::required(access.token))))
         .serve_with_incoming_shutdown(listener.incoming(socket), async {
             // Either way the server goes.
             let _ = stopped.await;

@@ -16,6 +16,16 @@ pub enum ModelError {
     Unsupported { path: PathBuf, reason: String },
     #[error("the weights in {path} do not fit its config.json:\n{problems}")]
     Weights { path: PathBuf, problems: String },
+    #[error("{path} is {found}")]
+    Misplaced {
+        path: PathBuf,
+        /// What lies there in the place of a model.
+        found: String,
+        /// What to do about it.
+        advice: String,
+    },
+    #[error("tensor {tensor} holds {value} at index {index:?}")]
+    NotFinite { tensor: String, index: Vec<usize>, value: f32 },
     #[error("unknown model `{name}`: {reason}")]
     UnknownModel { name: String, reason: String },
     #[error("cannot fetch `{name}` from the hub: {reason}")]
@@ -67,10 +77,16 @@ impl ModelError {
             ModelError::Weights { .. } | ModelError::Damaged { .. } => {
                 Some("copy the model folder again from its source; numalign never writes to it")
             }
+            ModelError::Misplaced { advice, .. } => Some(advice),
+            ModelError::NotFinite { .. } => Some(
+                "the weights are not a usable model: copy the folder again, or save it from a training that has not diverged",
+            ),
             ModelError::Unsupported { .. } => {
                 Some("numalign aligns GPT-2 and Llama-style models (model_type gpt2, llama, mistral, qwen2, qwen3)")
             }
-            ModelError::Tokenizer { .. } => Some("put the model's tokenizer.json into its folder"),
+            ModelError::Tokenizer { .. } => {
+                Some("put the model's tokenizer.json, or its vocab.json and merges.txt, into its folder")
+            }
             ModelError::TooLong { .. } => {
                 Some("shorten the text or lower numeric_positions to what the model has positions for")
             }

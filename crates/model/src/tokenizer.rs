@@ -1,4 +1,4 @@
-//! Text to token ids: a model folder's `tokenizer.json`, or GPT-2's own vocabulary where the folder has none.
+//! Text to token ids: by a model's own tokenizer, or by GPT-2's published vocabulary.
 
 use std::path::Path;
 
@@ -18,15 +18,19 @@ pub enum Tokenizer {
 }
 
 impl Tokenizer {
-    /// A `tokenizer.json` in memory; `path` is named in errors.
+    /// A `tokenizer.json` in memory; `path` is named in errors. The truncation and padding that `transformers` stores in
+    /// it after one truncated or padded call are left out, as `transformers` leaves them out.
     ///
     /// # Errors
     /// Bytes that are no tokenizer.
     pub fn from_json(path: &Path, json: &[u8]) -> Result<Self, ModelError> {
-        let tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|error| ModelError::Damaged {
+        let damaged = |error: tokenizers::Error| ModelError::Damaged {
             path: path.to_owned(),
             reason: format!("not a tokenizer: {error}"),
-        })?;
+        };
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(damaged)?;
+        tokenizer.with_truncation(None).map_err(damaged)?;
+        tokenizer.with_padding(None);
         Ok(Self::File(Box::new(tokenizer)))
     }
 

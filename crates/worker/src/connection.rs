@@ -1,5 +1,7 @@
 //! What a worker says on its connection: ready, NCCL's failure, why it gives up.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use numalign_access::Client;
@@ -27,13 +29,15 @@ pub(crate) struct Connection {
     pub incarnation: u64,
     /// Number of the newest generation that was begun here.
     pub generation: u64,
+    /// The unit below which this generation's rows are computed.
+    pub rows_until: Arc<AtomicU64>,
     pub steps: Option<JoinHandle<Result<(), WorkerError>>>,
 }
 
 impl Connection {
     pub(crate) fn new(client: Client, reports: mpsc::Sender<proto::WorkerMessage>, welcome: &proto::Welcome) -> Self {
         let (member, incarnation) = (welcome.member, welcome.incarnation);
-        Self { client, reports, member, incarnation, generation: 0, steps: None }
+        Self { client, reports, member, incarnation, generation: 0, rows_until: Arc::default(), steps: None }
     }
 
     /// A closed channel means a lost connection, which the inbound stream reports.

@@ -1,6 +1,8 @@
 //! Follows the coordinator on one connection: its messages, the loading model, heartbeats, NCCL, the generation's task.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use numalign_access::rate_limited_log::sanitize;
 use numalign_collective::CollectiveError;
@@ -19,6 +21,10 @@ use crate::nccl::News;
 use crate::session::{Kept, Worker};
 use crate::steps::samples_of;
 use crate::uncommitted::UncommittedStates;
+
+/// A coordinator that has said nothing for this long in a generation is worth a line in the log. It decides how long to wait;
+/// a connection that is dead is found by HTTP/2's keepalive.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// A model on its way, for the run of `config`.
 struct LoadingModel {
@@ -40,6 +46,7 @@ impl Worker {
         let mut heartbeat = tokio::time::interval(config.run.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut loading = None;
+        let (mut heard, mut told) = (Instant::now(), false);
         match &self.kept {
             Some(kept) if kept.config_text == welcome.config => connection.ready(&kept.loaded).await,
             // A model loaded for another run does not fit this one.
@@ -51,6 +58,7 @@ impl Worker {
         loop {
             tokio::select! {
                 message = inbound.message() => {
+                    (heard, told) = (Instant::now(), false);
                     let message = match message {
                         Ok(Some(message)) => message.message,
                         Ok(None) => return Ok(Ending::Lost("the coordinator closed the connection".to_owned())),
@@ -61,8 +69,14 @@ impl Worker {
                     }
                 }
                 _ = heartbeat.tick() => {
+                    if !told && connection.steps.is_some() && heard.elapsed() > QUIET {
+                        told = true;
+                        let seconds = QUIET.as_secs();
+                        tracing::warn!("the coordinator has said nothing for {seconds} s; waiting for it");
+                    }
                     let generation = connection.generation;
-                    connection.send(FromWorker::Heartbeat(proto::Heartbeat { generation })).await;
+                    let rows_until = connection.rows_until.load(Ordering::Relaxed);
+                    connection.send(FromWorker::Heartbeat(proto::Heartbeat { generation, rows_until })).await;
                 }
                 loaded = wait_for(&mut loading) => match loaded {
                     Ok((model, loaded)) => {

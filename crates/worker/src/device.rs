@@ -10,6 +10,7 @@ use numalign_projector::{MicroBatchGradients, State};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::WorkerError;
+use crate::fault;
 use crate::nccl::{self, Ability};
 
 /// What the rows of micro-batches hold.
@@ -29,6 +30,8 @@ pub(crate) struct Job {
     pub state: Arc<State>,
     pub micro_batches: Vec<(usize, Vec<Sample>)>,
     pub reply: oneshot::Sender<Result<MicroBatchGradients, WorkerError>>,
+    /// An injected fault: the thread stops for ever.
+    pub freeze: bool,
 }
 
 /// What is known once the model is loaded and the probe computed.
@@ -80,6 +83,9 @@ impl Device {
                 }
             };
             while let Some(job) = inbox.blocking_recv() {
+                if job.freeze {
+                    fault::hang();
+                }
                 if job.reply.is_closed() {
                     continue;
                 }
@@ -108,8 +114,16 @@ impl Device {
     ) -> Result<MicroBatchGradients, WorkerError> {
         let gone = || WorkerError::Device("it panicked; its message is above".to_owned());
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job { kind, state, micro_batches, reply }).await.map_err(|_| gone())?;
+        self.jobs.send(Job { kind, state, micro_batches, reply, freeze: false }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// An injected fault: the thread does nothing any more, and the process goes on.
+    pub async fn freeze(&self, state: Arc<State>) {
+        let (reply, _) = oneshot::channel();
+        let job = Job { kind: RowKind::Gradients, state, micro_batches: Vec::new(), reply, freeze: true };
+        // A thread that ended does nothing either.
+        let _ = self.jobs.send(job).await;
     }
 }
 

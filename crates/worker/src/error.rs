@@ -48,6 +48,14 @@ pub enum WorkerError {
         /// What the user can do about it.
         hint: String,
     },
+    /// It was alive and did nothing.
+    #[error("the coordinator dismissed this process: {reason}")]
+    Stalled {
+        /// What the coordinator says.
+        reason: String,
+        /// What follows.
+        hint: String,
+    },
     /// A message that makes no sense.
     #[error("the coordinator broke the protocol: {0}")]
     Protocol(String),
@@ -98,7 +106,9 @@ impl WorkerError {
                 Some("start `numalign coordinator` first, and check host, port and firewall".to_owned())
             }
             WorkerError::Refused { .. } => Some("use the same build of numalign on every machine".to_owned()),
-            WorkerError::Aborted { hint, .. } | WorkerError::Dismissed { hint, .. } => Some(hint.clone()),
+            WorkerError::Aborted { hint, .. }
+            | WorkerError::Dismissed { hint, .. }
+            | WorkerError::Stalled { hint, .. } => Some(hint.clone()),
             _ => None,
         }
     }

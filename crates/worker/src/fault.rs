@@ -1,11 +1,13 @@
-//! Injected faults, for `launch --chaos` and the tests: a worker that computes wrong numbers, or slowly. They come from one
+//! Injected faults, for `launch --chaos` and the tests: a worker that computes wrong numbers, or slowly, or whose
+//! device hangs. They come from one
 //! environment variable that only the launcher sets.
 
 use std::time::Duration;
 
 use numalign_projector::MicroBatchGradients;
 
-/// Where a worker finds its faults: `wrong=UNIT`, `nan=UNIT`, `foreign=UNIT` and `slow=MILLISECONDS`, separated by commas.
+/// Where a worker finds its faults: `wrong=UNIT`, `nan=UNIT`, `foreign=UNIT`, `slow=MILLISECONDS` and `freeze=UNIT`,
+/// separated by commas.
 pub const VARIABLE: &str = "NUMALIGN_INTERNAL_FAULTS";
 
 /// The faults of this process.
@@ -19,6 +21,8 @@ pub(crate) struct Faults {
     foreign_from: Option<u64>,
     /// Extra time for every micro-batch.
     slow: Duration,
+    /// At this unit the device thread stops for ever.
+    freeze_at: Option<u64>,
 }
 
 impl Faults {
@@ -34,6 +38,7 @@ impl Faults {
                 Some(("wrong", unit)) => faults.wrong_from = unit.parse().ok(),
                 Some(("nan", unit)) => faults.nan_from = unit.parse().ok(),
                 Some(("foreign", unit)) => faults.foreign_from = unit.parse().ok(),
+                Some(("freeze", unit)) => faults.freeze_at = unit.parse().ok(),
                 Some(("slow", milliseconds)) => {
                     faults.slow = Duration::from_millis(milliseconds.parse().unwrap_or(0));
                 }
@@ -46,6 +51,11 @@ impl Faults {
     /// The pause that computing this many micro-batches takes longer.
     pub fn delay(&self, micro_batches: usize) -> Duration {
         self.slow * micro_batches as u32
+    }
+
+    /// Whether the device hangs at `unit`.
+    pub fn freezes(&self, unit: u64) -> bool {
+        self.freeze_at == Some(unit)
     }
 
     /// Changes every row of `unit`, once the faults say so: by a bit, or to NaN.
@@ -73,6 +83,13 @@ impl Faults {
     }
 }
 
+/// Holds the calling thread for ever.
+pub(crate) fn hang() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +105,8 @@ mod tests {
         faults.corrupt(3, &mut rows);
         assert_eq!(rows[0].1[0].to_bits(), 1.5f32.to_bits() ^ 1);
         assert_eq!(rows[0].1[1], 2.0);
+        let frozen = Faults::parse("freeze=7");
+        assert!(frozen.freezes(7) && !frozen.freezes(6) && !frozen.freezes(8) && !faults.freezes(0));
         assert_eq!(Faults::parse("anything"), Faults::default());
     }
 

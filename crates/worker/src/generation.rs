@@ -26,6 +26,8 @@ impl Worker {
         let state = Arc::new(State::from_bytes(&begin.state)?);
         check_begin(&begin, &state, &kept.config.recipe, &kept.loaded)?;
         kept.uncommitted.restart(state.clone());
+        // Another generation's task may still hold the old one.
+        connection.rows_until = Arc::default();
         RANK.store(i64::from(begin.rank), Ordering::Relaxed);
         tracing::info!(
             "generation {}: rank {} of {}, micro-batches {}..{}, from step {}",
@@ -55,6 +57,7 @@ impl Worker {
             state,
             uncommitted: kept.uncommitted.clone(),
             reports: connection.reports.clone(),
+            rows_until: connection.rows_until.clone(),
         };
         connection.steps = Some(tokio::spawn(steps.run()));
         Ok(())

@@ -100,9 +100,12 @@ pub fn pid_namespace() -> u64 {
 /// Characters that are kept of what a coordinator says.
 pub(crate) const MAX_MESSAGE: usize = 4096;
 
-/// An Abort is final if it says so; otherwise the worker may come back.
+/// An Abort is final for this process if it says so; otherwise the worker may come back.
 pub(crate) fn ended_by(abort: &proto::Abort) -> Result<Ending, WorkerError> {
     let (reason, hint) = (sanitize(&abort.reason, MAX_MESSAGE), sanitize(&abort.hint, MAX_MESSAGE));
+    if abort.restart {
+        return Err(WorkerError::Stalled { reason, hint });
+    }
     match (abort.permanent, abort.run_over) {
         (true, true) => Err(WorkerError::Aborted { reason, hint }),
         (true, false) => Err(WorkerError::Dismissed { reason, hint }),
@@ -172,7 +175,13 @@ mod tests {
     }
 
     fn abort(permanent: bool, run_over: bool) -> proto::Abort {
-        proto::Abort { reason: "no space left".to_owned(), hint: "make room".to_owned(), permanent, run_over }
+        proto::Abort {
+            reason: "no space left".to_owned(),
+            hint: "make room".to_owned(),
+            permanent,
+            run_over,
+            restart: false,
+        }
     }
 
     #[test]
@@ -188,12 +197,15 @@ mod tests {
         };
         assert_eq!(error.to_string(), "the coordinator dismissed this worker: no space left");
         assert_eq!(error.hint().as_deref(), Some("make room"));
+        let stalled = ended_by(&proto::Abort { restart: true, ..abort(false, false) });
+        assert!(matches!(stalled, Err(WorkerError::Stalled { .. })), "{stalled:?}");
     }
 
     #[test]
     fn a_coordinators_words_cannot_steer_the_terminal() {
         let hostile = "\x1b[2J\u{9b}31m\u{202e}".repeat(10_000);
-        let abort = proto::Abort { permanent: true, reason: hostile.clone(), hint: hostile, run_over: true };
+        let abort =
+            proto::Abort { permanent: true, reason: hostile.clone(), hint: hostile, run_over: true, restart: false };
         let Err(error) = ended_by(&abort) else { panic!("it is final") };
         for text in [error.to_string(), error.hint().unwrap()] {
             assert!(text.chars().count() < MAX_MESSAGE + 64);

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use numalign_access::Client;
@@ -37,6 +38,8 @@ pub(crate) struct Steps {
     pub state: Arc<State>,
     pub uncommitted: UncommittedStates,
     pub reports: mpsc::Sender<proto::WorkerMessage>,
+    /// The unit below which the rows are computed; heartbeats say it.
+    pub rows_until: Arc<AtomicU64>,
 }
 
 /// What came of a unit.
@@ -78,7 +81,11 @@ impl Steps {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
+            if faults.freezes(unit) {
+                self.device.freeze(self.state.clone()).await;
+            }
             let mut rows = self.device.rows(kind, self.state.clone(), micro_batches).await?;
+            self.rows_until.store(unit + 1, Ordering::Relaxed);
             faults.corrupt(unit, &mut rows);
             let compute = started.elapsed();
             let digests = match audit_due(unit, self.config.run.audit_every) {

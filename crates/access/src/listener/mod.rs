@@ -5,6 +5,7 @@
 //! full the oldest is dropped, so thousands of silent connections keep nobody out who speaks at once. A dropped
 //! connection costs nothing more: its descriptor and everything the HTTP library holds for it go with it.
 
+mod guesses;
 mod limits;
 mod negotiate;
 mod stream;
@@ -24,6 +25,7 @@ use negotiate::negotiate;
 use stream::{CancellableStream, ConnectionPermit};
 use table::Shared;
 
+pub use guesses::Guesses;
 pub use limits::ListenerLimits;
 pub use stream::{Connection, Peer};
 pub use table::ConnectionId;

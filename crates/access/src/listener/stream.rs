@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::guesses::Guesses;
 use super::table::{ConnectionId, Shared};
 
 /// An entry in the connection table; dropping it removes the entry.
@@ -26,7 +27,7 @@ pub(super) struct ConnectionPermit {
 impl ConnectionPermit {
     fn peer(&self, encrypted: bool) -> Peer {
         let private = encrypted || self.shared.tls.is_none();
-        Peer { id: self.id, address: self.address, private, shared: self.shared.clone() }
+        Peer { id: self.id, address: self.address, private, guesses: Arc::default(), shared: self.shared.clone() }
     }
 }
 
@@ -145,6 +146,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The connection is encrypted, or this coordinator does not demand that.
     pub private: bool,
+    /// Wrong tokens on this connection.
+    pub guesses: Arc<Guesses>,
     shared: Arc<Shared>,
 }
 

@@ -12,7 +12,7 @@ use crate::console::note;
 use crate::error::CliError;
 use crate::launcher::child;
 use crate::launcher::signals::Signals;
-use crate::launcher::spawn::CONFIG_VARIABLE;
+use crate::launcher::spawn::{CONFIG_VARIABLE, PUBLISH_TOKEN_VARIABLE};
 use crate::{credentials, limits, logging, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -25,7 +25,8 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         Err(_) => settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?,
     };
     limits::open_files(0)?;
-    let access = credentials::server(matches)?;
+    let mut access = credentials::server(matches)?;
+    access.publish_token = child::is_launched() && std::env::var_os(PUBLISH_TOKEN_VARIABLE).is_some();
     let insecure = matches.get_flag("insecure");
     let listen = text(matches, "listen").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -14,10 +14,10 @@ use crate::console::note;
 use crate::error::CliError;
 use crate::evaluation::evaluate_with_progress;
 use crate::evaluation::report::Report;
-use crate::launcher::Launcher;
 use crate::launcher::chaos::Chaos;
 use crate::launcher::child::die_with_parent;
 use crate::launcher::signals::{Interrupt, Signals};
+use crate::launcher::{JoinToken, Launcher};
 use crate::output::outln;
 use crate::{credentials, logging, process, settings};
 
@@ -105,7 +105,7 @@ async fn train(
     signals: &Signals,
     chaos: Option<&Chaos>,
 ) -> Result<(), CliError> {
-    let token = credentials::token(matches)?;
+    let token = JoinToken::or_random(credentials::token(matches)?)?;
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
     check_nccl(config)?;

@@ -24,11 +24,14 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 const MOST_SHOWN: usize = 10;
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
-    let access = credentials::client(matches)?;
+    let mut access = credentials::client(matches)?;
     let url = match text(matches, "coordinator") {
         Some(url) => url.to_owned(),
         None => connect::from_environment(&access)?.unwrap_or_else(found_here),
     };
+    if access.token.is_none() {
+        access.token = connect::token_of(&url);
+    }
     let json = matches.get_flag("json");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

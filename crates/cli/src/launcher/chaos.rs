@@ -12,7 +12,8 @@ use crate::error::CliError;
 pub const SYNTAX: &str = "\
 kill=TIME kills a worker about every TIME, hang=TIME[/TIME] stops one (for the second time; 5s), coordinator=TIME kills \
 the coordinator; kills=N, hangs=N, coordinators=N bound their numbers; wrong=STEP lets one worker compute wrong numbers \
-from that step on, nan=STEP numbers that are not finite, slow=MILLISECONDS makes one slow per micro-batch; seed=N (0). Separated by commas, such as \
+from that step on, nan=STEP numbers that are not finite, slow=MILLISECONDS makes one slow per micro-batch, \
+freeze=STEP stops the device of one's first process at that step while its heartbeat goes on; seed=N (0). Separated by commas, such as \
 seed=7,kill=1s,kills=100,hang=8s/5s,coordinator=15s";
 
 /// How long a worker hangs, where the specification does not say.
@@ -85,7 +86,7 @@ impl Chaos {
                     chaos.add(Fault::HangWorker(length), every);
                 }
                 "kills" | "hangs" | "coordinators" => limits.push((key, number()?)),
-                "wrong" | "nan" | "slow" => {
+                "wrong" | "nan" | "slow" | "freeze" => {
                     number()?;
                     worker_faults.push(part);
                 }
@@ -238,12 +239,12 @@ mod tests {
 
     #[test]
     fn a_specification_is_read_or_refused_with_a_hint() {
-        let chaos = Chaos::parse("seed=7,kill=1s,kills=3,hang=8s/2s,coordinator=15s,wrong=200,slow=5")
+        let chaos = Chaos::parse("seed=7,kill=1s,kills=3,hang=8s/2s,coordinator=15s,wrong=200,slow=5,freeze=9")
             .unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(chaos.plans.len(), 3);
         assert_eq!(chaos.plans[0].left, Some(3));
         assert_eq!(chaos.plans[1].fault, Fault::HangWorker(Duration::from_secs(2)));
-        assert_eq!(chaos.worker_faults.as_deref(), Some("wrong=200,slow=5"));
+        assert_eq!(chaos.worker_faults.as_deref(), Some("wrong=200,slow=5,freeze=9"));
         for bad in ["", "kill", "kill=0s", "kill=often", "kills=3", "tea=1s", "seed=x", "hang=1s/", "wrong=soon"] {
             let refusal = Chaos::parse(bad).err().map(|failure| (failure.code, failure.to_string()));
             let Some((2, text)) = refusal else { panic!("{bad}: {refusal:?}") };

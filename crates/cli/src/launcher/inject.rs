@@ -25,10 +25,12 @@ impl FaultInjector {
         Self { chaos, record: Record::default(), stopped: Vec::new() }
     }
 
-    /// What the worker with this number is told to do wrong.
-    pub fn worker_faults(&self, index: usize) -> Option<&str> {
+    /// What the worker with this number is told to do wrong. Only its first process freezes, or it would at every start.
+    pub fn worker_faults(&self, index: usize, restarts: u32) -> Option<String> {
         let chaos = self.chaos.as_ref().filter(|_| index == FAULTY)?;
-        chaos.worker_faults.as_deref()
+        let faults = chaos.worker_faults.as_deref()?.split(',');
+        let faults: Vec<&str> = faults.filter(|fault| restarts == 0 || !fault.starts_with("freeze=")).collect();
+        (!faults.is_empty()).then(|| faults.join(","))
     }
 
     /// When there is something to do next.

@@ -6,7 +6,6 @@ use std::process::ExitStatus;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use numalign_access::Token;
 use numalign_config::{Config, Resume};
 use numalign_protocol::StatusReply;
 use rustix::process::Signal;
@@ -19,14 +18,18 @@ use chaos::Chaos;
 use inject::FaultInjector;
 use restart_policy::{AfterExit, Restarts, after_exit};
 use signals::Signals;
-use spawn::{WorkerPlace, give_token, spawn_coordinator, spawn_worker};
+use silence::Silence;
+use spawn::{WorkerPlace, spawn_coordinator, spawn_worker};
 use status_client::StatusClient;
+
+pub use spawn::JoinToken;
 
 pub mod chaos;
 pub mod child;
 mod inject;
 mod restart_policy;
 pub mod signals;
+mod silence;
 pub mod spawn;
 mod status_client;
 
@@ -61,7 +64,7 @@ enum Event {
 pub struct Launcher {
     config: Config,
     /// Every process of the run has it; none on its command line.
-    token: Option<Token>,
+    token: JoinToken,
     listener: TcpListener,
     address: SocketAddr,
     workers: Vec<Worker>,
@@ -72,6 +75,7 @@ pub struct Launcher {
     signals: Signals,
     client: StatusClient,
     looked: Instant,
+    silence: Silence,
     faults: FaultInjector,
     /// This machine's name, as its workers tell it.
     host: String,
@@ -80,22 +84,17 @@ pub struct Launcher {
 impl Launcher {
     /// Starts the coordinator and `config.run.workers` workers, with the faults that `chaos` asks for. Every process gets
     /// `token`. Needs the context of a runtime on the main thread.
-    pub fn start(
-        config: Config,
-        token: Option<Token>,
-        signals: Signals,
-        chaos: Option<Chaos>,
-    ) -> Result<Self, CliError> {
+    pub fn start(config: Config, token: JoinToken, signals: Signals, chaos: Option<Chaos>) -> Result<Self, CliError> {
         let listener = TcpListener::bind("127.0.0.1:0")
             .map_err(|error| CliError::new(format!("cannot listen on loopback: {error}")))?;
         let address = listener.local_addr()?;
-        let coordinator = spawn_coordinator(&config, &listener, |command| give_token(command, token.as_ref()))?;
+        let coordinator = spawn_coordinator(&config, &listener, |command| token.give_to_coordinator(command))?;
         note!("coordinator on http://{address} (see it with: numalign status --coordinator http://{address})");
         signals.forget_checkpoint();
         let count = config.run.workers;
         let mut launcher = Self {
             config,
-            client: StatusClient::new(address, token.clone())?,
+            client: StatusClient::new(address, Some(token.token.clone()))?,
             token,
             listener,
             address,
@@ -105,6 +104,7 @@ impl Launcher {
             step: None,
             signals,
             looked: Instant::now(),
+            silence: Silence::new(Instant::now()),
             faults: FaultInjector::new(chaos),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         };
@@ -173,9 +173,10 @@ impl Launcher {
                         .with_hint("see the log above; continue with --resume auto"))));
                 }
                 note!("the coordinator was killed ({status}); starting it again");
+                self.coordinator_starts_again(Instant::now());
                 self.config.run.resume = Some(Resume::Auto);
                 self.coordinator = spawn_coordinator(&self.config, &self.listener, |command| {
-                    give_token(command, self.token.as_ref());
+                    self.token.give_to_coordinator(command);
                 })?;
                 Ok(None)
             }
@@ -189,10 +190,11 @@ impl Launcher {
             return;
         }
         let now = Instant::now();
-        let evicted = self.ask(now).await.is_some_and(|reply| was_refused(&reply, &self.host, pid));
+        let reply = self.ask(now).await;
+        let evicted = reply.as_ref().is_some_and(|reply| was_refused(reply, &self.host, pid));
         let worker = &mut self.workers[index];
         let number = index + 1;
-        match after_exit(&mut worker.restarts, evicted, self.step, self.config.run.max_restarts) {
+        match after_exit(&mut worker.restarts, reply.is_some(), evicted, self.step, self.config.run.max_restarts) {
             AfterExit::Restart(pause) => {
                 worker.start_at = Some(now + pause);
                 tracing::info!("worker {number} (pid {pid}) ended ({status}); a new one starts in {pause:?}");
@@ -222,6 +224,7 @@ impl Launcher {
     async fn ask(&mut self, now: Instant) -> Option<StatusReply> {
         let reply = self.client.status().await?;
         self.looked = now;
+        self.silence.answered(now);
         self.step = Some(self.step.unwrap_or(0).max(reply.step));
         self.faults.observe(now, &reply);
         for worker in &mut self.workers {
@@ -242,7 +245,7 @@ impl Launcher {
         }
         self.looked = now;
         if self.ask(now).await.is_none() {
-            return;
+            return self.coordinator_is_silent().await;
         }
         for (index, worker) in self.workers.iter_mut().enumerate() {
             if worker.counted.is_some_and(|counted| now.saturating_duration_since(counted) > HUNG)
@@ -257,6 +260,39 @@ impl Launcher {
                 worker.counted = None;
                 child.signal(Signal::KILL);
             }
+        }
+    }
+
+    /// It did not say how the run is. One that writes a large file answers the health service all the same; one that
+    /// answers nothing for too long makes place for another.
+    async fn coordinator_is_silent(&mut self) {
+        let is_alive = self.client.is_alive().await;
+        let now = Instant::now();
+        if is_alive {
+            return self.silence.answered(now);
+        }
+        let more = self.silence.unanswered(now);
+        // It could not count its workers meanwhile.
+        for worker in &mut self.workers {
+            worker.counted = worker.counted.map(|counted| (counted + more).min(now));
+        }
+        let Some(lasted) = self.silence.too_long() else {
+            return;
+        };
+        note!(
+            "the coordinator (pid {}) has not answered for {:.0} s: killing it, to start it again from its newest checkpoint",
+            self.coordinator.id(),
+            lasted.as_secs_f64()
+        );
+        self.silence.restarted(now);
+        self.coordinator.signal(Signal::KILL);
+    }
+
+    /// Another coordinator starts, and has not counted anybody yet.
+    fn coordinator_starts_again(&mut self, now: Instant) {
+        self.silence.restarted(now);
+        for worker in &mut self.workers {
+            worker.counted = worker.counted.map(|_| now);
         }
     }
 
@@ -309,8 +345,8 @@ impl Launcher {
 
     fn spawn_worker(&self, index: usize) -> Result<ChildGuard, CliError> {
         let restarts = self.workers.get(index).map_or(0, |worker| worker.restarts.in_all);
-        let place = WorkerPlace { index, restarts, faults: self.faults.worker_faults(index) };
-        spawn_worker(&self.config, self.address, self.token.as_ref(), place)
+        let place = WorkerPlace { index, restarts, faults: self.faults.worker_faults(index, restarts) };
+        spawn_worker(&self.config, self.address, &self.token.token, place)
     }
 }
 

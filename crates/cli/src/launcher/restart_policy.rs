@@ -4,6 +4,8 @@ use std::time::Duration;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Before a worker's restart that is not counted.
+const WITHOUT_COORDINATOR: Duration = Duration::from_secs(1);
 
 /// Restarts of one process.
 #[derive(Debug, Default)]
@@ -46,10 +48,20 @@ pub enum AfterExit {
     GiveUp,
 }
 
-/// Decides about a worker that failed at the committed step `step`, with at most `most` restarts without progress.
-pub fn after_exit(restarts: &mut Restarts, evicted: bool, step: Option<u64>, most: u32) -> AfterExit {
+/// Decides about a worker that failed at the committed step `step`, with at most `most` restarts without progress. A worker
+/// that ended while no coordinator answered is not to blame for it.
+pub fn after_exit(
+    restarts: &mut Restarts,
+    coordinator_answers: bool,
+    evicted: bool,
+    step: Option<u64>,
+    most: u32,
+) -> AfterExit {
     if evicted {
         return AfterExit::Evicted;
+    }
+    if !coordinator_answers {
+        return AfterExit::Restart(WITHOUT_COORDINATOR);
     }
     match restarts.allow(step, most) {
         true => AfterExit::Restart(restarts.pause()),
@@ -88,9 +100,13 @@ mod tests {
     #[test]
     fn an_evicted_worker_stays_away_and_a_failing_one_is_given_up() {
         let mut restarts = Restarts::default();
-        assert_eq!(after_exit(&mut restarts, true, Some(1), 1), AfterExit::Evicted);
+        assert_eq!(after_exit(&mut restarts, true, true, Some(1), 1), AfterExit::Evicted);
         assert_eq!(restarts.in_all, 0, "an eviction is no restart");
-        assert_eq!(after_exit(&mut restarts, false, Some(1), 1), AfterExit::Restart(FIRST_PAUSE));
-        assert_eq!(after_exit(&mut restarts, false, Some(1), 1), AfterExit::GiveUp);
+        for _ in 0..3 {
+            let restart = AfterExit::Restart(WITHOUT_COORDINATOR);
+            assert_eq!(after_exit(&mut restarts, false, false, Some(1), 1), restart, "it is not counted");
+        }
+        assert_eq!(after_exit(&mut restarts, true, false, Some(1), 1), AfterExit::Restart(FIRST_PAUSE));
+        assert_eq!(after_exit(&mut restarts, true, false, Some(1), 1), AfterExit::GiveUp);
     }
 }

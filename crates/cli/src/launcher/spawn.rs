@@ -22,6 +22,9 @@ pub const RESTARTS_VARIABLE: &str = "NUMALIGN_INTERNAL_RESTARTS";
 /// Where a worker finds its number among those of its machine; torchrun sets it too.
 pub const LOCAL_RANK_VARIABLE: &str = "LOCAL_RANK";
 
+/// Set where the coordinator keeps its token in the run's folder: nobody gave it by hand.
+pub const PUBLISH_TOKEN_VARIABLE: &str = "NUMALIGN_INTERNAL_PUBLISH_TOKEN";
+
 /// Starts a coordinator on `listener`, which stays open here; `adjust` is applied to the command last.
 pub fn spawn_coordinator(
     config: &Config,
@@ -39,20 +42,20 @@ pub fn spawn_coordinator(
 }
 
 /// What distinguishes a worker from the others of its run.
-pub struct WorkerPlace<'a> {
+pub struct WorkerPlace {
     /// Its number among the workers of this machine.
     pub index: usize,
     /// How often it was started before.
     pub restarts: u32,
     /// Faults on purpose, as [`numalign_worker::fault::VARIABLE`] has them.
-    pub faults: Option<&'a str>,
+    pub faults: Option<String>,
 }
 
 /// Starts a worker of the coordinator at `address`.
 pub fn spawn_worker(
     config: &Config,
     address: SocketAddr,
-    token: Option<&Token>,
+    token: &Token,
     place: WorkerPlace,
 ) -> Result<ChildGuard, CliError> {
     let mut command = this_program()?;
@@ -80,12 +83,36 @@ pub fn spawn_worker(
     spawn(command, |command| give_token(command, token))
 }
 
+/// What every process of a run has to present.
+pub struct JoinToken {
+    /// The token.
+    pub token: Token,
+    /// Nobody gave it by hand.
+    is_random: bool,
+}
+
+impl JoinToken {
+    /// The token that the user gave, or a random one: other users of this machine can reach the coordinator's port too.
+    pub fn or_random(given: Option<Token>) -> Result<Self, CliError> {
+        Ok(match given {
+            Some(token) => Self { token, is_random: false },
+            None => Self { token: Token::random()?, is_random: true },
+        })
+    }
+
+    /// `numalign status` has to find a token that nobody knows.
+    pub fn give_to_coordinator(&self, command: &mut Command) {
+        give_token(command, &self.token);
+        match self.is_random {
+            true => command.env(PUBLISH_TOKEN_VARIABLE, "1"),
+            false => command.env_remove(PUBLISH_TOKEN_VARIABLE),
+        };
+    }
+}
+
 /// The environment is where other users cannot read it.
-pub fn give_token(command: &mut Command, token: Option<&Token>) {
-    match token {
-        Some(token) => command.env(TOKEN_VARIABLE, token.reveal()),
-        None => command.env_remove(TOKEN_VARIABLE),
-    };
+fn give_token(command: &mut Command, token: &Token) {
+    command.env(TOKEN_VARIABLE, token.reveal());
 }
 
 fn spawn(mut command: Command, adjust: impl FnOnce(&mut Command)) -> Result<ChildGuard, CliError> {

@@ -197,3 +197,70 @@ fn a_worker_with_another_base_model_is_refused_and_the_run_goes_on() {
     assert!(coordinator.child.stderr().contains("frozen model has fingerprint"), "{}", coordinator.child.stderr());
     assert!(folder.read("chk/nn.safetensors") == folder.read("chk/alone.safetensors"), "the same bytes");
 }
+
+#[test]
+fn a_launch_without_a_token_makes_one_that_its_user_alone_can_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let (folder, elsewhere) = (Folder::new(), Folder::new());
+    let settings = ["--workers", "2", "--num-epochs", "150", "--micro-batch-size", "4"];
+    let plain = words(&[&["launch", "nn", "--no-eval"], &settings]);
+    // Slow, so that it is still there when it is asked.
+    let mut launch = folder.spawn(&words(&[&plain, &["--chaos", "slow=10"]]));
+    launch.wait_for_stderr("rank 1");
+    let url = launch.stderr().split("--coordinator ").nth(1).and_then(|rest| rest.split(')').next().map(str::to_owned));
+    let url = url.expect("the address");
+    let (token, path) = (folder.read("chk/nn/token"), folder.path().join("chk/nn/token"));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    // Its own user's status finds it, with and without the address; a stranger without it is refused.
+    for status in [&["status", "--json"][..], &["status", "--json", "--coordinator", &url]] {
+        let told = folder.run(status);
+        succeed("status", &told);
+        assert!(told.stdout.contains("\"run_id\":\"nn\""), "{told}");
+    }
+    let said = ["error:", "no join token", "hint:", "--token-file"];
+    check("a stranger's status", &elsewhere.run(&["status", "--coordinator", &url]), FAILED, &said);
+    check("a stranger's worker", &worker(&elsewhere, &url, &[], &[]), FAILED, &said);
+    let path = path.display().to_string();
+    succeed("status", &elsewhere.run(&["status", "--coordinator", &url, "--token-file", &path]));
+    let output = launch.wait();
+    succeed("launch", &output);
+    let token = String::from_utf8(token).unwrap();
+    assert!(token.trim().len() == 64 && !output.stderr.contains(token.trim()), "{output}");
+    assert!(!folder.path().join("chk/nn/token").exists(), "it goes with the run");
+    let given = words(&[&plain, &["--run-id", "given"]]);
+    succeed("launch with a token", &folder.run_env(&given, &[("NUMALIGN_TOKEN", SECRET)]));
+    assert!(folder.read("chk/nn.safetensors") == folder.read("chk/given.safetensors"));
+}
+
+#[test]
+fn guesses_on_a_connection_are_slowed() {
+    let folder = Folder::new();
+    let mut coordinator = Listening::start(&folder, &[], &[("NUMALIGN_TOKEN", SECRET)]);
+    let url = coordinator.plain();
+    let asked = |token: &str| {
+        let mut request = tonic::Request::new(proto::StatusRequest {});
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        request
+    };
+    runtime().block_on(async {
+        let mut client = connect(&url).await;
+        let start = std::time::Instant::now();
+        for _ in 0..7 {
+            assert_eq!(client.status(asked("guess")).await.unwrap_err().code(), Code::Unauthenticated);
+        }
+        // 50, 100, 200 and 400 ms before the last four.
+        assert!(start.elapsed().as_millis() >= 750, "{:?}", start.elapsed());
+        // At once, they wait one after the other.
+        let start = std::time::Instant::now();
+        let (mut one, mut two) = (client.clone(), client.clone());
+        let (one, two) = tokio::join!(one.status(asked("guess")), two.status(asked("guess")));
+        assert!(one.is_err() && two.is_err());
+        assert!(start.elapsed().as_millis() >= 1600, "{:?}", start.elapsed());
+        // Another connection is not slowed.
+        let start = std::time::Instant::now();
+        connect(&url).await.status(asked(SECRET)).await.unwrap();
+        assert!(start.elapsed().as_millis() < 750, "{:?}", start.elapsed());
+    });
+    succeed("the worker", &worker(&folder, &url, &[], &[("NUMALIGN_TOKEN", SECRET)]));
+    coordinator.ends_unharmed(&folder);
+}

@@ -180,6 +180,22 @@ fn damaged_model_folders_are_refused() {
 }
 
 #[test]
+fn weights_that_are_not_finite_or_not_whole_end_with_1() {
+    let folder = Folder::new();
+    let model = folder.copy_fixture("small-f32", "model");
+    let path = model.join("model.safetensors");
+    let whole = std::fs::read(&path).unwrap();
+    let hidden = ["hidden", "--model", "model", "--ids", "1"];
+    std::fs::write(&path, [&whole[..], &[0; 1000]].concat()).unwrap();
+    refuse(&folder, &hidden, FAILED, &["error:", "hint:", "1000 bytes follow the last tensor"]);
+    let mut bytes = whole;
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    refuse(&folder, &hidden, FAILED, &["error:", "hint:", "tensor wte.weight holds NaN at index [96, 29]"]);
+}
+
+#[test]
 fn a_model_without_tokenizer_is_refused_for_texts_only() {
     let folder = Folder::new();
     folder.copy_fixture("small-f32", "model");

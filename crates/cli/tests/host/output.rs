@@ -67,14 +67,15 @@ fn ctrl_c_through_tee_keeps_the_checkpoint() {
 #[test]
 fn results_that_cannot_be_written_are_an_error_and_a_closed_pipe_is_not() {
     let folder = Folder::new();
+    folder.write("run.yaml", "stage: nn\n");
     for line in [
         "config schema",
-        "config show",
+        "config show run.yaml",
         "--help",
         "--version",
         "hidden --model demo --ids 1",
         "completions bash",
-        "generate nn --count 9",
+        "generate nn --count 9 --out -",
     ] {
         let args: Vec<&str> = line.split_whitespace().collect();
         let output = folder.spawn_shell("exec \"$0\" \"$@\" >/dev/full", &args).wait();

@@ -66,15 +66,23 @@ impl Driver {
                     let hint = if permanent { "give the worker what the message asks for" } else { "it may come back" };
                     self.send(
                         member,
-                        Message::Abort(proto::Abort { permanent, reason, hint: hint.to_owned(), run_over: false }),
+                        Message::Abort(proto::Abort { permanent, reason, hint: hint.to_owned(), ..Default::default() }),
                     );
+                    self.outboxes.remove(&member);
+                    self.pending_acks.forget(member);
+                }
+                Effect::Replace(member, reason) => {
+                    self.console.print(&format!("worker {} is dismissed: {reason}", member.0));
+                    let hint = "another process may take its place".to_owned();
+                    let abort = proto::Abort { restart: true, reason, hint, ..Default::default() };
+                    self.send(member, Message::Abort(abort));
                     self.outboxes.remove(&member);
                     self.pending_acks.forget(member);
                 }
                 Effect::TurnAway(member, reason) => {
                     self.turned_away.warn(&format!("worker {} is turned away: {reason}", member.0));
                     let hint = "it may come back".to_owned();
-                    self.send(member, Message::Abort(proto::Abort { permanent: false, reason, hint, run_over: false }));
+                    self.send(member, Message::Abort(proto::Abort { reason, hint, ..Default::default() }));
                     self.outboxes.remove(&member);
                 }
                 Effect::Finished => {

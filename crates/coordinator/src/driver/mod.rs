@@ -194,14 +194,14 @@ impl Driver {
             self.pending_acks.forget(member);
             let why = format!("it has not answered the news of a generation for {:.1} s", limit.as_secs_f64());
             self.console.print(&format!("worker {} is dismissed: {why}", member.0));
-            let abort = proto::Abort {
-                permanent: false,
-                reason: why.clone(),
-                hint: "it may come back".to_owned(),
-                run_over: false,
-            };
+            let abort = proto::Abort { reason: why.clone(), hint: "it may come back".to_owned(), ..Default::default() };
             self.send(member, Message::Abort(abort));
             self.disconnect(member, why);
+        }
+        if let Some(unit) = self.machine.awaited_unit()
+            && let Some((generation, missing)) = self.reducer.missing(unit)
+        {
+            self.machine.rows_missing(now, generation, unit, &missing);
         }
         self.machine.handle(now, Event::Tick)
     }
@@ -232,8 +232,9 @@ impl Driver {
                 }
                 self.machine.handle(now, event)
             }
-            Call::Heartbeat(member, generation) => {
+            Call::Heartbeat(member, generation, rows_until) => {
                 self.pending_acks.acked(member, generation);
+                self.machine.rows_computed(now, member, generation, rows_until);
                 self.machine.handle(now, Event::Heartbeat(member))
             }
             Call::Connected(member, join_request, outbox) => {

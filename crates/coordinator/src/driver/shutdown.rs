@@ -153,8 +153,13 @@ impl Driver {
         self.reducer.end();
         let members: Vec<MemberId> = self.outboxes.keys().copied().collect();
         for member in members {
-            let abort =
-                proto::Abort { permanent: true, reason: reason.to_owned(), hint: hint.to_owned(), run_over: true };
+            let abort = proto::Abort {
+                permanent: true,
+                run_over: true,
+                reason: reason.to_owned(),
+                hint: hint.to_owned(),
+                ..Default::default()
+            };
             self.send(member, Message::Abort(abort));
         }
         self.outboxes.clear();

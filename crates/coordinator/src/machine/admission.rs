@@ -10,6 +10,7 @@ use super::collective::{self, Candidate, NcclFailures};
 use super::events::{Activity, Effect, JoinRequest, Member, MemberId, Timing, WorkerReady};
 use super::load_balancing::StepTimeEma;
 use super::rejoin::check_rejoin_state;
+use super::stall::UnitTimes;
 use super::{Base, Machine};
 
 /// Larger hidden sizes are nonsense, and their state would fill the memory.
@@ -44,6 +45,7 @@ impl Machine {
             last_seen: now,
             last_timing: Timing::default(),
             step_time: StepTimeEma::default(),
+            unit_times: UnitTimes::default(),
         };
         self.members.insert(id, member);
     }

@@ -52,6 +52,13 @@ impl Machine {
         if running.pending[offset].is_empty() {
             running.pending[offset] = vec![None; running.ranks.len()];
         }
+        if running.pending[offset][rank].is_none() {
+            let took = running.progress[rank].reported(now, report.unit, running.ranks[rank].1.len());
+            if let Some(member) = self.members.get_mut(&id) {
+                let claimed = report.timing.compute + report.timing.data_wait;
+                member.unit_times.observe(units.unit(report.unit), claimed, took);
+            }
+        }
         running.pending[offset][rank] = Some(report);
         self.commit_complete_units(effects);
     }

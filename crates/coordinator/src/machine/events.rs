@@ -12,6 +12,7 @@ pub use numalign_protocol::{Generation, Timing};
 use super::audit::RowDigests;
 use super::collective::{CollectiveDecision, Nccl};
 use super::load_balancing::StepTimeEma;
+use super::stall::UnitTimes;
 
 /// A worker's connection; a worker that comes back is another member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,6 +147,8 @@ pub enum Effect {
     Evict(MemberId, bool, String),
     /// There is no place for a worker now: it may ask again.
     TurnAway(MemberId, String),
+    /// Evict a member that is alive and does nothing, with the reason: its process is to end, another may come.
+    Replace(MemberId, String),
     /// Every step is committed.
     Finished,
     /// The run cannot go on: why, and what to do.
@@ -212,4 +215,6 @@ pub struct Member {
     pub last_timing: Timing,
     /// Its time per micro-batch.
     pub step_time: StepTimeEma,
+    /// Its time for each of its latest units.
+    pub unit_times: UnitTimes,
 }

@@ -8,13 +8,16 @@ use super::Machine;
 use super::collective::{self, CollectiveBackend};
 use super::events::{Activity, Effect, Generation, GenerationStart, MemberId, Report};
 use super::load_balancing::{self, StepTimeEma};
+use super::stall::RankProgress;
 
 /// The generation in progress.
 pub(super) struct Running {
     pub(super) generation: Generation,
     /// Member and micro-batches of each rank.
     pub(super) ranks: Vec<(MemberId, Range<usize>)>,
-    backend: CollectiveBackend,
+    pub(super) backend: CollectiveBackend,
+    /// What each rank has done.
+    pub(super) progress: Vec<RankProgress>,
     /// Reports of the units after the committed one, in order: one slot per rank, empty before a unit's first report.
     pub(super) pending: VecDeque<Vec<Option<Report>>>,
     /// Why the generation is coming to rest, if it is: a join, or another split.
@@ -158,13 +161,16 @@ impl Machine {
                 member.has_trained = true;
             }
         }
+        let unit = self.unit_after(&state);
+        let progress = ranks.iter().map(|(_, part)| RankProgress::begin(now, unit, part.len())).collect();
         self.running = Some(Running {
             generation,
+            progress,
             ranks: ranks.clone(),
             backend: choice.backend,
             pending: VecDeque::new(),
             quiescing: None,
-            since: (now, self.unit_after(&state)),
+            since: (now, unit),
         });
         self.reason = format!("training with {} worker{}", ranks.len(), if ranks.len() == 1 { "" } else { "s" });
         effects.push(Effect::Begin(GenerationStart { generation, ranks, state, collective: choice, first }));

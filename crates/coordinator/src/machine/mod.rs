@@ -14,6 +14,7 @@ pub mod events;
 mod generation;
 pub mod load_balancing;
 pub mod rejoin;
+pub mod stall;
 mod suspects;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,6 +29,7 @@ use numalign_projector::State;
 use collective::{CollectiveDecision, NcclFailures};
 use dismissal::Complaint;
 use generation::Running;
+use stall::StallWatch;
 use suspects::Suspects;
 
 pub use decide::Decision;
@@ -77,6 +79,7 @@ pub struct Machine {
     /// Of the present generation, or of the one before.
     collective: Option<CollectiveDecision>,
     nccl_failures: NcclFailures,
+    stall: StallWatch,
     reason: String,
     over: bool,
 }
@@ -124,6 +127,7 @@ impl Machine {
             deserted: None,
             collective: None,
             nccl_failures: NcclFailures::default(),
+            stall: StallWatch::default(),
             reason: "starting".to_owned(),
             over: false,
         }
@@ -222,6 +226,7 @@ impl Machine {
             Event::Solved(unit, solution) => self.solved(unit, solution, &mut effects),
             Event::Tick => {
                 self.evict_silent(now, &mut effects);
+                self.evict_stalled(now, &mut effects);
                 self.check_deserted(now, &mut effects);
             }
         }

@@ -35,6 +35,9 @@ impl AuthInterceptor {
         if result.is_ok() && !peer.admit() {
             result = Err(AuthError::Full);
         }
+        if matches!(result, Err(AuthError::WrongToken)) {
+            peer.guesses.count();
+        }
         if let (Err(error), false) = (&result, self.optional) {
             peer.log_refusal(&error.to_string());
         }

@@ -12,8 +12,9 @@ pub enum Call {
     Connected(MemberId, JoinRequest, Outbox),
     /// Anything else that the machine decides about.
     Event(Event),
-    /// A heartbeat, with the number of the newest generation that the member knows.
-    Heartbeat(MemberId, u64),
+    /// A heartbeat, with the number of the newest generation that the member knows, and the unit below which it has computed
+    /// its rows there.
+    Heartbeat(MemberId, u64, u64),
     /// Somebody asks for the status.
     Status(oneshot::Sender<proto::StatusReply>),
 }

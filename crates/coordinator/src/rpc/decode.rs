@@ -87,7 +87,9 @@ pub fn worker_message(member: MemberId, message: proto::WorkerMessage) -> Result
     };
     Ok(Some(Call::Event(match message {
         Message::Hello(_) => return Err("it said Hello twice".to_owned()),
-        Message::Heartbeat(heartbeat) => return Ok(Some(Call::Heartbeat(member, heartbeat.generation))),
+        Message::Heartbeat(heartbeat) => {
+            return Ok(Some(Call::Heartbeat(member, heartbeat.generation, heartbeat.rows_until)));
+        }
         Message::Failure(failure) if failure.permanent => {
             let cause = if failure.data { Cause::Data } else { Cause::Machine };
             Event::PermanentFailure(member, cause, sanitize(&failure.message, MAX_MESSAGE))
@@ -250,9 +252,9 @@ mod tests {
 
     #[test]
     fn a_heartbeat_brings_the_generation_that_is_known() {
-        let heartbeat = Message::Heartbeat(proto::Heartbeat { generation: 4 });
+        let heartbeat = Message::Heartbeat(proto::Heartbeat { generation: 4, rows_until: 3 });
         let call = worker_message(MEMBER, proto::WorkerMessage { message: Some(heartbeat) });
-        assert!(matches!(call, Ok(Some(Call::Heartbeat(MEMBER, 4)))));
+        assert!(matches!(call, Ok(Some(Call::Heartbeat(MEMBER, 4, 3)))));
         assert!(matches!(worker_message(MEMBER, proto::WorkerMessage::default()), Ok(None)));
     }
 

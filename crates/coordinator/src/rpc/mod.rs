@@ -5,6 +5,7 @@ pub mod call;
 pub mod connections;
 pub mod decode;
 pub mod dispatch;
+pub mod guesses;
 pub mod message_limits;
 pub mod outbox;
 pub mod reduce;

@@ -49,6 +49,8 @@ struct Current {
     open: BTreeMap<u64, UnitRows>,
     /// Gathered rows of chunks that are not committed yet.
     gathered: BTreeMap<u64, Vec<f32>>,
+    /// Units below this are reduced, and every rank has the result.
+    finished: u64,
     micro_batches: usize,
     row_len: usize,
     chunk_row_len: usize,
@@ -151,6 +153,7 @@ impl Reducer {
             next_unit: first_unit,
             open: BTreeMap::new(),
             gathered: BTreeMap::new(),
+            finished: 0,
             micro_batches: recipe.micro_batches(),
             row_len,
             chunk_row_len,
@@ -241,6 +244,9 @@ impl Reducer {
             let _ = waiter.send(reduced.clone());
         }
         let all_asked = entry.asked.len() == current.parts.len();
+        if all_asked {
+            current.finished = current.finished.max(unit + 1);
+        }
         current.next_unit = current.next_unit.max(unit + 1);
         let oldest = current.next_unit.saturating_sub(MAX_UNITS);
         current.open.retain(|open, _| *open >= oldest && !(all_asked && *open == unit));
@@ -254,6 +260,19 @@ impl Reducer {
     pub fn take_gathered(&self, generation: Generation, unit: u64) -> Option<Vec<f32>> {
         let mut current = self.lock();
         current.as_mut().filter(|current| current.generation == generation)?.gathered.remove(&unit)
+    }
+
+    /// The present generation, and the micro-batches whose rows of `unit` are not here yet.
+    pub fn missing(&self, unit: u64) -> Option<(Generation, Vec<usize>)> {
+        let current = self.lock();
+        let current = current.as_ref()?;
+        let missing = match current.open.get(&unit) {
+            Some(entry) if entry.reduced.is_some() => Vec::new(),
+            Some(entry) => entry.rows.missing(),
+            None if unit < current.finished => Vec::new(),
+            None => (0..current.micro_batches).collect(),
+        };
+        Some((current.generation, missing))
     }
 
     /// Micro-batches whose rows the oldest unfinished unit still lacks: the answer to "what does the reduction wait for?".

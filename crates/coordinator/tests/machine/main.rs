@@ -7,4 +7,5 @@ mod generations;
 mod harness;
 mod properties;
 mod simulation;
+mod stalls;
 mod suspects;

@@ -179,14 +179,25 @@ impl Fetcher {
         let config = self.get("config.json").map_err(|error| reason("config.json", &error))?;
         match self.get("tokenizer.json") {
             Ok(_) => {}
-            // A folder without a tokenizer is fine for numbers.
-            Err(error) if status(&error) == Some(404) => tracing::warn!("the model has no tokenizer.json"),
+            Err(error) if status(&error) == Some(404) => self.get_vocabulary(),
             Err(error) => return Err(reason("tokenizer.json", &error)),
         }
         self.get_weights()?;
         match config.parent() {
             Some(folder) => Ok(folder.to_owned()),
             None => Err("config.json lies in no folder".to_owned()),
+        }
+    }
+
+    /// What makes a tokenizer in the place of `tokenizer.json`. A model without one is fine for numbers.
+    fn get_vocabulary(&self) {
+        if self.get("vocab.json").and_then(|_| self.get("merges.txt")).is_err() {
+            tracing::warn!("the model has no tokenizer.json");
+            return;
+        }
+        for name in ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"] {
+            // Not every model has them.
+            drop(self.get(name));
         }
     }
 

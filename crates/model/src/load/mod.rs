@@ -14,12 +14,15 @@ use crate::ops::{FrozenOps, WeightStorage};
 use crate::tokenizer::Tokenizer;
 
 pub mod budget;
+mod byte_level;
 mod devices;
+mod folder_tokenizer;
 pub mod gguf;
 pub(crate) mod gpt2;
 pub mod hub;
 mod hub_env;
 pub(crate) mod llama;
+mod misplaced;
 pub mod name;
 pub mod synthetic;
 mod tensor_loader;
@@ -27,6 +30,7 @@ pub mod weights;
 
 pub(crate) use devices::Devices;
 pub use devices::{ModelDevice, choose_device};
+pub use folder_tokenizer::folder_tokenizer;
 use gguf::GgufModel;
 use name::ModelName;
 use synthetic::Synthetic;
@@ -151,25 +155,23 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
             let tokenizer = Tokenizer::gpt2(config.vocab_size);
             Ok(Parts { architecture: Architecture::Gpt2(config), source: Box::new(source), tokenizer })
         }
-        ModelName::Folder(folder) => folder_parts(folder),
+        ModelName::Folder(folder) => folder_parts(folder, None),
         ModelName::Gguf(file) => gguf_parts(file),
-        ModelName::Hub(id) => folder_parts(&hub::folder_of(id)?),
+        ModelName::Hub(id) => folder_parts(&hub::folder_of(id)?, Some(id)),
     }
 }
 
-fn folder_parts(folder: &Path) -> Result<Parts, ModelError> {
+fn folder_parts(folder: &Path, hub_id: Option<&str>) -> Result<Parts, ModelError> {
     let path: PathBuf = folder.join("config.json");
+    if !path.exists()
+        && let Some(adapter) = misplaced::adapter(folder)
+    {
+        return Err(adapter);
+    }
     let architecture = Architecture::parse(&path, &read_text(&path, MOST_CONFIG)?)?;
     let source = Safetensors::open_folder(folder)?;
     source.check(&architecture.tensors(), folder)?;
-    let path = folder.join("tokenizer.json");
-    let tokenizer = if path.exists() {
-        Tokenizer::from_json(&path, read_text(&path, MOST_TOKENIZER)?.as_bytes())?
-    } else if let Architecture::Gpt2(config) = &architecture {
-        Tokenizer::gpt2(config.vocab_size)
-    } else {
-        Tokenizer::Missing("the folder has no tokenizer.json".to_owned())
-    };
+    let tokenizer = folder_tokenizer(folder, &architecture, hub_id)?;
     Ok(Parts { architecture, source: Box::new(source), tokenizer })
 }
 

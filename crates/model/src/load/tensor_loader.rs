@@ -42,9 +42,12 @@ impl<'a> TensorLoader<'a> {
     /// The tensor `name`, row-major.
     ///
     /// # Errors
-    /// The source cannot be read.
+    /// The source cannot be read, or holds NaN or infinity there.
     pub fn read(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
         let values = self.source.read(name)?;
+        if let Some(at) = first_not_finite(&values) {
+            return Err(self.not_finite(name, at, values[at]));
+        }
         self.name(name, values.len());
         self.numbers(&values);
         Ok(values)
@@ -53,16 +56,29 @@ impl<'a> TensorLoader<'a> {
     /// The tensor `name [rows, width]` as a table, a part at a time.
     ///
     /// # Errors
-    /// The source cannot be read.
+    /// The source cannot be read, or holds NaN or infinity there.
     pub fn table(&mut self, name: &str, rows: usize, width: usize) -> Result<EmbeddingTable, ModelError> {
         let mut table = EmbeddingTable::with_capacity(rows, width, self.storage.dtype);
         self.name(name, rows * width);
         let source = self.source;
+        let (mut read, mut not_finite) = (0, None);
         source.read_parts(name, &mut |part| {
+            if not_finite.is_none() {
+                not_finite = first_not_finite(part).map(|at| (read + at, part[at]));
+            }
+            read += part.len();
             self.numbers(part);
             table.extend(part);
         })?;
-        Ok(table)
+        match not_finite {
+            Some((at, value)) => Err(self.not_finite(name, at, value)),
+            None => Ok(table),
+        }
+    }
+
+    fn not_finite(&self, name: &str, at: usize, value: f32) -> ModelError {
+        let index = index_of(at, &self.source.shape(name));
+        ModelError::NotFinite { tensor: name.to_owned(), index, value }
     }
 
     fn name(&mut self, name: &str, count: usize) {
@@ -143,5 +159,58 @@ impl<'a> TensorLoader<'a> {
     /// The base fingerprint of all that was read. It is the files', whatever type the weights are held in.
     pub fn fingerprint(&self) -> blake3::Hash {
         self.hasher.finalize()
+    }
+}
+
+/// Where the first NaN or infinity of `values` is.
+fn first_not_finite(values: &[f32]) -> Option<usize> {
+    const EXPONENT: u32 = 0x7f80_0000;
+    const RUN: usize = 4096;
+    // No early exit within a run, so that it compiles to vector code.
+    let run = values
+        .chunks(RUN)
+        .position(|run| run.iter().fold(false, |found, value| found | (value.to_bits() & EXPONENT == EXPONENT)))?;
+    let start = run * RUN;
+    values[start..].iter().position(|value| !value.is_finite()).map(|at| start + at)
+}
+
+/// The index of the number at `at` in a row-major tensor of `shape`; `at` itself where the shape is not known.
+fn index_of(at: usize, shape: &[usize]) -> Vec<usize> {
+    if shape.is_empty() {
+        return vec![at];
+    }
+    let mut rest = at;
+    let mut index = vec![0; shape.len()];
+    for (axis, size) in shape.iter().enumerate().rev() {
+        index[axis] = rest % (*size).max(1);
+        rest /= (*size).max(1);
+    }
+    index
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_number_that_is_not_finite_is_found_wherever_it_is() {
+        for at in [0, 1, 4095, 4096, 9_999] {
+            for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut values = vec![f32::MAX; 10_000];
+                assert_eq!(first_not_finite(&values), None);
+                values[at] = value;
+                assert_eq!(first_not_finite(&values), Some(at));
+                values[9_999] = value;
+                assert_eq!(first_not_finite(&values), Some(at));
+            }
+        }
+        assert_eq!(first_not_finite(&[]), None);
+    }
+
+    #[test]
+    fn indices_are_row_major() {
+        assert_eq!(index_of(23, &[2, 3, 4]), [1, 2, 3]);
+        assert_eq!(index_of(5, &[7]), [5]);
+        assert_eq!(index_of(5, &[]), [5]);
     }
 }

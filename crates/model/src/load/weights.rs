@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata};
 
+use super::misplaced;
 use crate::arch::TensorList;
 use crate::error::ModelError;
 
@@ -21,7 +22,13 @@ pub trait TensorSource {
     /// The source cannot be read.
     fn read(&self, name: &str) -> Result<Vec<f32>, ModelError>;
 
-    /// The same, part by part, for what need not be held as `f32` whole.
+    /// The shape that the source has for `name`; empty where it has none.
+    fn shape(&self, name: &str) -> Vec<usize> {
+        let _ = name;
+        Vec::new()
+    }
+
+    /// The tensor `name`, part by part, for what need not be held as `f32` whole.
     ///
     /// # Errors
     /// The source cannot be read.
@@ -127,12 +134,10 @@ impl Safetensors {
         if index.exists() {
             return Self::open_sharded(folder, &index);
         }
-        let reason = if folder.join("pytorch_model.bin").exists() {
-            "only pytorch_model.bin is there; convert it with save_pretrained(safe_serialization=True)"
-        } else {
-            "neither model.safetensors nor model.safetensors.index.json is there"
-        };
-        Err(ModelError::Damaged { path: folder.to_owned(), reason: reason.to_owned() })
+        if let Some(dangling) = misplaced::dangling(&single).or_else(|| misplaced::dangling(&index)) {
+            return Err(dangling);
+        }
+        Err(misplaced::folder_without_weights(folder))
     }
 
     /// File names (without folder) that a model's index refers to.
@@ -176,7 +181,7 @@ impl Safetensors {
         let mut all = Self { files: Vec::new(), places: BTreeMap::new() };
         for path in paths {
             let opened = File::open(&path).and_then(|file| file.metadata().map(|data| (file, data)));
-            let (file, data) = opened.map_err(|source| ModelError::Read { path: path.clone(), source })?;
+            let (file, data) = opened.map_err(|source| unreadable(&path, source))?;
             if !data.is_file() {
                 return Err(ModelError::Damaged { path, reason: "not a file".to_owned() });
             }
@@ -205,6 +210,11 @@ impl Safetensors {
     fn add(&mut self, storage: Storage, size: u64) -> Result<(), ModelError> {
         let path = storage.path().to_owned();
         let damaged = |reason: String| ModelError::Damaged { path: path.clone(), reason };
+        let mut head = vec![0; size.min(misplaced::HEAD as u64) as usize];
+        storage.read_at(0, &mut head)?;
+        if let Some(error) = misplaced::content(&path, &head) {
+            return Err(error);
+        }
         if size < 8 {
             return Err(damaged(format!("{size} bytes are no safetensors file")));
         }
@@ -218,6 +228,7 @@ impl Safetensors {
         storage.read_at(0, &mut header)?;
         let (_, metadata) = read_header(&header).map_err(damaged)?;
         let data_start = 8 + length;
+        check_coverage(&metadata, size - data_start).map_err(damaged)?;
         for (name, info) in metadata.tensors() {
             let (start, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
             if end > size - data_start {
@@ -259,12 +270,25 @@ impl Safetensors {
             }
         }
         let known: BTreeSet<&String> = wanted.iter().map(|(name, _)| name).collect();
+        let mut heads = Vec::new();
         for (name, place) in &self.places {
-            if !ignorable(name) && !known.contains(name) {
+            if ignorable(name) || known.contains(name) {
+                continue;
+            }
+            if is_head(name) {
+                heads.push(name.as_str());
+            } else {
                 problems.push(format!("  unexpected: {name} {:?}", place.shape));
             }
         }
         if problems.is_empty() {
+            if !heads.is_empty() {
+                tracing::info!(
+                    "{}: passing over heads that numalign does not use: {}",
+                    path.display(),
+                    heads.join(", ")
+                );
+            }
             return Ok(());
         }
         const MOST_LINES: usize = 20;
@@ -282,6 +306,16 @@ impl Safetensors {
 fn ignorable(name: &str) -> bool {
     const ENDS: [&str; 3] = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
     name == "lm_head.weight" || ENDS.iter().any(|end| name.ends_with(end))
+}
+
+/// Whether a tensor is of a head for another task, such as `score.weight` or `v_head.summary.weight`: it stands after the
+/// hidden state that numalign reads.
+fn is_head(name: &str) -> bool {
+    let module = name.split('.').next().unwrap_or_default();
+    matches!(module, "score" | "classifier" | "qa_outputs" | "summary" | "pre_classifier" | "regressor")
+        || module == "head"
+        || module.ends_with("_head")
+        || module.ends_with("_heads")
 }
 
 /// The safetensors header in `bytes`, which hold nothing else.
@@ -304,7 +338,31 @@ fn read_header(bytes: &[u8]) -> Result<(usize, Metadata), String> {
     Ok((bytes.len() - 8, metadata))
 }
 
+/// As the format wants it, the tensors lie side by side and fill the file's `available` bytes of data. Tensors that end
+/// beyond them are left to the caller.
+fn check_coverage(metadata: &Metadata, available: u64) -> Result<(), String> {
+    let mut extents: Vec<_> = metadata.tensors().into_iter().map(|(name, info)| (info.data_offsets, name)).collect();
+    extents.sort();
+    let mut covered = 0;
+    for ((start, end), name) in extents {
+        if start != covered {
+            return Err(format!(
+                "tensor {name} begins at byte {start} of the data, the one before it ends at {covered}"
+            ));
+        }
+        covered = end;
+    }
+    match available.checked_sub(covered as u64) {
+        None | Some(0) => Ok(()),
+        Some(more) => Err(format!("{more} bytes follow the last tensor, which no tensor covers")),
+    }
+}
+
 impl TensorSource for Safetensors {
+    fn shape(&self, name: &str) -> Vec<usize> {
+        self.places.get(name).map(|place| place.shape.clone()).unwrap_or_default()
+    }
+
     fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let mut values = Vec::new();
         if let Some(place) = self.places.get(name) {
@@ -342,12 +400,22 @@ impl TensorSource for Safetensors {
 /// # Errors
 /// The file cannot be read, or is refused.
 pub fn read_text(path: &Path, most: u64) -> Result<String, ModelError> {
-    let read_error = |source| ModelError::Read { path: path.to_owned(), source };
+    let read_error = |source| unreadable(path, source);
     let file = File::open(path).map_err(read_error)?;
     let mut text = String::new();
-    let read = file.take(most + 1).read_to_string(&mut text).map_err(read_error)?;
+    let read = file.take(most + 1).read_to_string(&mut text).map_err(|source| {
+        misplaced::content(path, &misplaced::head_of(path)).unwrap_or_else(|| unreadable(path, source))
+    })?;
+    if let Some(error) = misplaced::content(path, text.as_bytes()) {
+        return Err(error);
+    }
     if read as u64 > most {
         return Err(ModelError::Damaged { path: path.to_owned(), reason: format!("larger than {most} bytes") });
     }
     Ok(text)
+}
+
+/// A file that cannot be opened or read; a link whose target is gone is called that.
+fn unreadable(path: &Path, source: std::io::Error) -> ModelError {
+    misplaced::dangling(path).unwrap_or_else(|| ModelError::Read { path: path.to_owned(), source })
 }

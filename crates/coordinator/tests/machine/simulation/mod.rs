@@ -257,6 +257,7 @@ impl Simulation {
                     self.met.turned_away += 1;
                     self.tell(member, News::Abort(false));
                 }
+                Effect::Replace(member, why) => panic!("{member:?} is replaced: {why}"),
                 Effect::Finished => {
                     assert!(self.base_known, "the result cannot say which model it belongs to");
                     assert_eq!(self.committed.max(self.start), self.total());

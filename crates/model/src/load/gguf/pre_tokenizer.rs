@@ -5,6 +5,7 @@
 use serde_json::{Value as Json, json};
 
 use super::names::GgufArchitecture;
+use crate::load::byte_level::{QWEN_2, bytes, sequence, split};
 
 /// Text before the encoding, in the words of `tokenizer.json`.
 pub struct PreTokenizer {
@@ -19,8 +20,6 @@ pub struct PreTokenizer {
 }
 
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN_2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Kinds that are known, for messages.
@@ -40,35 +39,27 @@ pub fn pre_tokenizer(name: Option<&str>, architecture: GgufArchitecture) -> Opti
         adds_bos: false,
     };
     Some(match name {
-        "gpt-2" => plain(bytes(true)),
-        "smollm" => plain(sequence(vec![json!({ "type": "Digits", "individual_digits": true }), bytes(true)])),
-        "llama-bpe" | "llama3" | "llama-v3" => {
-            PreTokenizer { ignore_merges: true, adds_bos: true, ..plain(sequence(vec![split(LLAMA_3), bytes(false)])) }
-        }
-        "qwen2" => {
-            PreTokenizer { normalizer: json!({ "type": "NFC" }), ..plain(sequence(vec![split(QWEN_2), bytes(false)])) }
-        }
-        "tekken" => {
-            PreTokenizer { ignore_merges: true, adds_bos: true, ..plain(sequence(vec![split(TEKKEN), bytes(false)])) }
-        }
+        "gpt-2" => plain(bytes(true, false)),
+        "smollm" => plain(sequence(vec![json!({ "type": "Digits", "individual_digits": true }), bytes(true, false)])),
+        "llama-bpe" | "llama3" | "llama-v3" => PreTokenizer {
+            ignore_merges: true,
+            adds_bos: true,
+            ..plain(sequence(vec![split(LLAMA_3), bytes(false, false)]))
+        },
+        "qwen2" => PreTokenizer {
+            normalizer: json!({ "type": "NFC" }),
+            ..plain(sequence(vec![split(QWEN_2), bytes(false, false)]))
+        },
+        "tekken" => PreTokenizer {
+            ignore_merges: true,
+            adds_bos: true,
+            ..plain(sequence(vec![split(TEKKEN), bytes(false, false)]))
+        },
         "default" => {
             let punctuation = split(r"[\p{P}\$\+<=>\^~\|]+");
             let gpt_2 = split(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)");
-            plain(sequence(vec![punctuation, gpt_2, split(r"\p{N}+"), split("[0-9][0-9][0-9]"), bytes(false)]))
+            plain(sequence(vec![punctuation, gpt_2, split(r"\p{N}+"), split("[0-9][0-9][0-9]"), bytes(false, false)]))
         }
         _ => return None,
     })
-}
-
-fn sequence(steps: Vec<Json>) -> Json {
-    json!({ "type": "Sequence", "pretokenizers": steps })
-}
-
-fn split(pattern: &str) -> Json {
-    json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false })
-}
-
-/// Bytes as printable characters; with `gpt_2` after GPT-2's own cut into words.
-fn bytes(gpt_2: bool) -> Json {
-    json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": gpt_2 })
 }

@@ -94,6 +94,17 @@ impl GgufTensors {
 }
 
 impl TensorSource for GgufTensors {
+    fn shape(&self, name: &str) -> Vec<usize> {
+        let Some(location) = self.locations.get(name) else {
+            return Vec::new();
+        };
+        let mut shape = location.shape.clone();
+        if location.layout == Layout::Transposed {
+            shape.reverse();
+        }
+        shape
+    }
+
     fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let location = self.location(name)?;
         let mut values = Vec::with_capacity(location.shape.iter().product());

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use super::container::Container;
@@ -15,6 +14,7 @@ use super::names::GgufArchitecture;
 use super::pre_tokenizer::{KNOWN, PreTokenizer, pre_tokenizer};
 use super::value::{Array, Value};
 use crate::error::ModelError;
+use crate::load::byte_level::{self, AddedToken, Document, Parts};
 use crate::tokenizer::Tokenizer;
 
 /// llama.cpp's token types: a token that is found in the text before it is cut into words, special or not.
@@ -51,37 +51,6 @@ pub fn tokenizer(file: &Container<'_>, architecture: GgufArchitecture, path: &Pa
     Tokenizer::from_json(path, &json)
 }
 
-/// A `tokenizer.json`, as far as it depends on the file.
-#[derive(Serialize)]
-struct Document<'a> {
-    version: &'static str,
-    added_tokens: Vec<AddedToken<'a>>,
-    normalizer: Json,
-    pre_tokenizer: Json,
-    post_processor: Json,
-    decoder: Json,
-    model: Bpe<'a>,
-}
-
-#[derive(Serialize)]
-struct AddedToken<'a> {
-    id: u32,
-    content: &'a str,
-    single_word: bool,
-    lstrip: bool,
-    rstrip: bool,
-    normalized: bool,
-    special: bool,
-}
-
-#[derive(Serialize)]
-struct Bpe<'a> {
-    r#type: &'static str,
-    ignore_merges: bool,
-    vocab: BTreeMap<&'a str, u32>,
-    merges: Vec<(&'a str, &'a str)>,
-}
-
 fn document(file: &Container<'_>, pre: PreTokenizer) -> Result<Vec<u8>, GgufError> {
     let tokens = texts(file, "tokens")?;
     let mut vocab = BTreeMap::new();
@@ -92,24 +61,22 @@ fn document(file: &Container<'_>, pre: PreTokenizer) -> Result<Vec<u8>, GgufErro
     }
     let mut merges = Vec::new();
     for merge in texts(file, "merges")? {
-        // A token may begin with a space, and no token of this kind contains one.
-        let space = merge.char_indices().skip(1).find(|(_, character)| *character == ' ');
-        let Some((at, _)) = space else {
+        let Some(pair) = byte_level::merge(merge) else {
             return Err(GgufError::Contradiction {
                 reason: format!("tokenizer.ggml.merges holds {merge:?}, not a pair"),
             });
         };
-        merges.push((&merge[..at], &merge[at + 1..]));
+        merges.push(pair);
     }
-    let document = Document {
-        version: "1.0",
+    let document = Document::from(Parts {
+        vocab,
+        merges,
         added_tokens: added_tokens(file, &tokens)?,
         normalizer: pre.normalizer,
         pre_tokenizer: pre.pre_tokenizer,
         post_processor: post_processor(file, &tokens, pre.adds_bos)?,
-        decoder: json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true }),
-        model: Bpe { r#type: "BPE", ignore_merges: pre.ignore_merges, vocab, merges },
-    };
+        ignore_merges: pre.ignore_merges,
+    });
     serde_json::to_vec(&document).map_err(|error| GgufError::Contradiction { reason: error.to_string() })
 }
 
@@ -129,15 +96,7 @@ fn added_tokens<'a>(file: &Container<'a>, tokens: &[&'a str]) -> Result<Vec<Adde
         if !matches!(kind, CONTROL | USER_DEFINED) || content.is_empty() {
             continue;
         }
-        added.push(AddedToken {
-            id: id as u32,
-            content,
-            single_word: false,
-            lstrip: false,
-            rstrip: false,
-            normalized: false,
-            special: kind == CONTROL,
-        });
+        added.push(AddedToken::plain(id as u32, content, kind == CONTROL));
     }
     Ok(added)
 }
