@@ -102,9 +102,10 @@ pub enum Contribution {
 }
 
 impl Current {
-    /// Whether `unit` is one of this generation, and not far ahead of the others.
+    /// Whether `unit` is one of this generation, and neither far ahead of the others nor long done.
     fn accepts(&self, unit: u64) -> bool {
-        unit >= self.first_unit && unit < self.next_unit.saturating_add(MAX_UNITS)
+        let oldest = self.next_unit.saturating_sub(MAX_UNITS).max(self.first_unit);
+        unit >= oldest && unit < self.next_unit.saturating_add(MAX_UNITS)
     }
 
     fn is_chunk(&self, unit: u64) -> bool {
@@ -478,11 +479,17 @@ mod tests {
         }
         assert!(!reducer.deposit(OLD, B, MAX_UNITS, vec![row(2)]).unwrap());
         for unit in 0..100 {
-            later(reducer.contribute(OLD, A, unit, vec![row(0), row(1)]).unwrap());
+            let of_a = reducer.contribute(OLD, A, unit, vec![row(0), row(1)]).unwrap();
+            // B's rows of the first units are there already.
+            assert_eq!(matches!(of_a, Contribution::Done(_)), (1..MAX_UNITS).contains(&unit), "unit {unit}");
             sum(reducer.contribute(OLD, B, unit, vec![row(2)]).unwrap());
         }
         assert!(!reducer.deposit(OLD, B, u64::MAX, vec![row(2)]).unwrap());
-        assert_eq!(reducer.lock().as_ref().unwrap().open.len(), 7, "A has not asked for their sums");
+        // Nor do units that are long done.
+        for old in 0..100 - MAX_UNITS {
+            assert!(!reducer.deposit(OLD, B, old, vec![row(2)]).unwrap(), "unit {old}");
+        }
+        assert_eq!(reducer.lock().as_ref().unwrap().open.len(), 0, "every rank has asked for every sum");
     }
 
     #[test]
