@@ -16,5 +16,5 @@ mod tensor;
 
 pub use error::CheckpointError;
 pub use file::{Checkpoint, Identity};
-pub use folder::{RunFolder, open_regular, write_atomically};
+pub use folder::{RunFolder, open_regular, write_atomically, write_private};
 pub use temporary::remove_abandoned;

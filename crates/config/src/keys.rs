@@ -154,6 +154,8 @@ keys! {
         RUN, output_file(), "The final checkpoint";
     Run resume: Option<Resume> = unset, RUN, optional(resume()),
         "Continue a run: auto takes the newest checkpoint of the run";
+    Run trust_returning_state: bool = "false", RUN, boolean(),
+        "Continue from a returning worker's state although the key in the run's folder was lost";
     Run checkpoint_every: u64 = "100", RUN, whole(1, EXACT), "Steps between two checkpoints";
     Run keep_checkpoints: usize = "3", RUN, whole(1, EXACT), "How many of the newest checkpoints are kept";
     Run workers: usize = "2", WORKERS, whole_or_auto(1, MOST_WORKERS),

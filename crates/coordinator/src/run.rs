@@ -77,7 +77,7 @@ pub async fn run(
     let driver = Driver::new(config.clone(), &start, machine, streams.clone(), dispatcher.clone(), reducer.clone())?;
     let (calls, inbox) = mpsc::channel(1024);
     let service =
-        CoordinatorService::new(config.clone(), config_digest(&config), streams, dispatcher, reducer.clone(), calls);
+        CoordinatorService::new(config.clone(), start.key.clone(), streams, dispatcher, reducer.clone(), calls);
 
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<CoordinatorServer<CoordinatorService>>().await;

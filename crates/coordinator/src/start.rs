@@ -9,6 +9,7 @@ use numalign_data::{Domain, SampleDigest, SampleStream, Schedule, Unit};
 use numalign_projector::{InputEncoder, Layout, NormTensor, State, Sums};
 
 use crate::error::CoordinatorError;
+use crate::state_key::StateKey;
 
 /// Everything known before the first worker comes.
 pub struct Start {
@@ -32,6 +33,8 @@ pub struct Start {
     pub layer_norms: Vec<NormTensor>,
     /// Digest of the samples behind `state`.
     pub sample_digest: SampleDigest,
+    /// What committed states are signed with.
+    pub key: StateKey,
     /// The folder holds a finished run, whose checkpoints go once this one is about to train.
     pub replaces: bool,
     /// Lines for the user.
@@ -57,6 +60,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         None => None,
     };
     let mut start = Start {
+        key: StateKey::open(folder.path(), config, false)?,
         folder,
         lock,
         stream,
@@ -162,6 +166,8 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
             });
         }
         start.messages.push(format!("replacing the finished run in {}", start.folder.path().display()));
+        // What the finished run signed is none of this one's.
+        start.key = StateKey::open(start.folder.path(), config, true)?;
         start.folder.mark_replaced()?;
     }
     if newest.is_none()

@@ -22,4 +22,4 @@ pub use convert::Timing;
 pub use messages::*;
 
 /// Raised whenever a message changes its meaning; coordinator and worker must agree.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;

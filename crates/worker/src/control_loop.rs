@@ -138,7 +138,7 @@ impl Worker {
             Some(FromCoordinator::NcclId(id)) => self.communicators.form(&id)?,
             Some(FromCoordinator::Committed(committed)) => {
                 if let Some(kept) = &self.kept {
-                    kept.uncommitted.committed(committed.unit);
+                    kept.uncommitted.committed(committed.unit, committed.mac);
                 }
             }
             Some(FromCoordinator::Done(done)) => {

@@ -37,11 +37,12 @@ pub(crate) struct Met {
 impl Worker {
     fn hello(&self) -> proto::Hello {
         let rejoin_state = self.kept.as_ref().and_then(|kept| {
-            let state = kept.uncommitted.committed_state()?;
+            let (state, mac) = kept.uncommitted.committed_state()?;
             Some(proto::RejoinState {
                 run_id: kept.config.run.run_id.clone(),
                 config_digest: config_digest(&kept.config),
                 state: state.to_bytes(),
+                mac,
             })
         });
         proto::Hello {
@@ -167,9 +168,9 @@ mod tests {
             uncommitted: uncommitted.clone(),
         });
         assert_eq!(worker.hello().rejoin_state, None);
-        uncommitted.restart(Arc::new(state.clone()));
+        uncommitted.restart(Arc::new(state.clone()), vec![6; 32]);
         let offered = worker.hello().rejoin_state.unwrap();
-        assert_eq!(offered.run_id, config.run.run_id);
+        assert_eq!((offered.run_id, offered.mac), (config.run.run_id.clone(), vec![6; 32]));
         assert_eq!(offered.config_digest, config_digest(&config));
         assert_eq!(offered.state, state.to_bytes());
     }

@@ -244,6 +244,7 @@ fn nonsense_on_the_coordinators_port_harms_no_run() {
                 run_id: "nn".to_owned(),
                 config_digest: String::new(),
                 state: vec![1, 2, 3],
+                mac: Vec::new(),
             });
         }
         let _ = control(&client, vec![returning]).await;

@@ -119,7 +119,7 @@ impl Driver {
             self.console.start(&start.state, &workers);
         }
         self.console.collective(&start.collective);
-        let state = start.state.to_bytes();
+        let (state, mac) = (start.state.to_bytes(), self.key.mac(&start.state).to_vec());
         let world = start.ranks.len() as u32;
         for (rank, (member, part)) in start.ranks.iter().enumerate() {
             let begin = proto::Begin {
@@ -130,6 +130,7 @@ impl Driver {
                 first_micro_batch: part.start as u32,
                 end_micro_batch: part.end as u32,
                 nccl: start.collective.backend == CollectiveBackend::Nccl,
+                mac: mac.clone(),
             };
             self.pending_acks.sent(*member, start.generation.number, Instant::now());
             self.send(*member, Message::Begin(begin));
@@ -178,11 +179,11 @@ impl Driver {
         self.announce_commit(state);
     }
 
-    /// Tells every worker which unit is committed.
+    /// Tells every worker which unit is committed, with the MAC of its state.
     fn announce_commit(&self, state: &State) {
-        let unit = self.unit_after(state);
+        let committed = proto::Committed { unit: self.unit_after(state), mac: self.key.mac(state).to_vec() };
         for outbox in self.outboxes.values() {
-            outbox.committed(unit);
+            outbox.committed(committed.clone());
         }
     }
 }

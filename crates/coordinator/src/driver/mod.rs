@@ -34,6 +34,7 @@ use crate::rpc::dispatch::{Dispatcher, micro_batch};
 use crate::rpc::outbox::Outbox;
 use crate::rpc::reduce::Reducer;
 use crate::start::Start;
+use crate::state_key::StateKey;
 use ack_tracker::PendingAcks;
 
 /// How a run ended well.
@@ -81,6 +82,7 @@ pub struct Driver {
     started: Instant,
     last_reason: String,
     folder: RunFolder,
+    key: StateKey,
     /// The last step is committed.
     finished: bool,
 }
@@ -137,6 +139,7 @@ impl Driver {
             started: Instant::now(),
             last_reason: String::new(),
             folder: start.folder.clone(),
+            key: start.key.clone(),
             finished: false,
         })
     }

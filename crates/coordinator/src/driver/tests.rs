@@ -12,6 +12,7 @@ use tokio_stream::StreamExt;
 use super::*;
 use crate::machine::{Cause, Process, Report, Timing, WorkerReady};
 use crate::rpc::outbox::{OutboxStream, outbox};
+use crate::state_key::StateKey;
 
 const STEPS: u64 = 3;
 
@@ -43,6 +44,7 @@ impl Fixture {
         let config = Arc::new(config(folder.path()));
         let stream = SampleStream::generated(&config.recipe, Domain::Train).unwrap();
         let start = Start {
+            key: StateKey::open(&folder.path().join("run"), &config, false).unwrap(),
             folder: RunFolder::open(&folder.path().join("run")).unwrap(),
             lock: tempfile::tempfile().unwrap(),
             stream: stream.clone(),
@@ -78,7 +80,7 @@ impl Fixture {
 
 fn join_request() -> JoinRequest {
     let process = Process { host: "host".to_owned(), pid: 1, namespace: 5 };
-    JoinRequest { process, restarts: 0, rejoin_state: None }
+    JoinRequest { process, restarts: 0, rejoin_state: None, mac_holds: true }
 }
 
 fn worker_ready() -> WorkerReady {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use numalign_config::CollectiveChoice;
+use numalign_config::{CollectiveChoice, RUNS_FOLDER};
 use numalign_projector::{Layout, NormTensor, State};
 
 use super::collective::{self, Candidate, NcclFailures};
@@ -29,7 +29,16 @@ impl Machine {
         }
         // Once a generation has begun, the coordinator knows every committed state itself.
         if let Some(state) = join_request.rejoin_state.as_ref().filter(|_| self.generations == 0) {
-            if let Err(reason) = self.accept_rejoin_state(state) {
+            let accepted = match join_request.mac_holds || self.config.run.trust_returning_state {
+                true => self.accept_rejoin_state(state),
+                false => Err(format!(
+                    "no coordinator with the key of this run committed it (step {}); if {RUNS_FOLDER}/{} was lost, start \
+                     the coordinator with --trust-returning-state true",
+                    state.step(),
+                    self.config.run.run_id
+                )),
+            };
+            if let Err(reason) = accepted {
                 let reason = format!("the state that it brought along is not taken: {reason}");
                 self.refuse(id, join_request.process, reason, effects);
                 return;

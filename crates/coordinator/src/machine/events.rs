@@ -47,6 +47,8 @@ pub struct JoinRequest {
     pub restarts: u32,
     /// The last committed state it holds, if it outlived another coordinator of this run.
     pub rejoin_state: Option<State>,
+    /// A coordinator of this run committed that state: its MAC holds.
+    pub mac_holds: bool,
 }
 
 /// A worker's message that its model is loaded.

@@ -146,6 +146,7 @@ mod tests {
             process: Process { host: "node".to_owned(), pid: 40 + member as u32, namespace: 5 },
             restarts: 2,
             rejoin_state: None,
+            mac_holds: false,
         };
         machine.handle(now, Event::Joined(MemberId(member), request));
     }

@@ -12,6 +12,7 @@ use tonic::Status;
 use super::call::Call;
 use crate::machine::collective::Nccl;
 use crate::machine::{Cause, Event, JoinRequest, MemberId, Process, Report, WorkerReady};
+use crate::state_key::StateKey;
 
 /// Characters that are kept of a host, a build, a device, a fingerprint or a tensor's name.
 const MAX_NAME: usize = 128;
@@ -25,11 +26,17 @@ const MAX_DIGEST: usize = 64;
 /// Bytes of an `ncclUniqueId`.
 const NCCL_ID: usize = 128;
 
-/// A worker's Hello to the run of `config`. A rejoin state of another run is passed over.
+/// A worker's Hello to the run of `config`, whose committed states are signed with `key`. A rejoin state of another run is
+/// passed over.
 ///
 /// # Errors
 /// Another protocol, or a rejoin state that cannot be of this run.
-pub fn join_request(hello: proto::Hello, config: &Config, config_digest: &str) -> Result<JoinRequest, Status> {
+pub fn join_request(
+    hello: proto::Hello,
+    config: &Config,
+    config_digest: &str,
+    key: &StateKey,
+) -> Result<JoinRequest, Status> {
     if hello.protocol != proto::PROTOCOL {
         return Err(Status::failed_precondition(format!(
             "protocol {} of build {} does not match this coordinator's {} of build {}",
@@ -39,7 +46,7 @@ pub fn join_request(hello: proto::Hello, config: &Config, config_digest: &str) -
             env!("CARGO_PKG_VERSION")
         )));
     }
-    let mut rejoin_state = None;
+    let (mut rejoin_state, mut mac_holds) = (None, false);
     if let Some(claimed) = hello.rejoin_state
         && claimed.run_id == config.run.run_id
         && claimed.config_digest == config_digest
@@ -51,11 +58,12 @@ pub fn join_request(hello: proto::Hello, config: &Config, config_digest: &str) -
             let reason = format!("its rejoin state is after {} of {total} steps", state.step());
             return Err(Status::invalid_argument(reason));
         }
+        mac_holds = key.holds(&state, &claimed.mac);
         rejoin_state = Some(state);
     }
     let host = sanitize(&hello.host, MAX_NAME);
     let process = Process { host, pid: hello.pid, namespace: hello.pid_namespace };
-    Ok(JoinRequest { process, restarts: hello.restarts, rejoin_state })
+    Ok(JoinRequest { process, restarts: hello.restarts, rejoin_state, mac_holds })
 }
 
 /// Rows of a `ReduceRequest`: micro-batch and floats of each.
@@ -203,11 +211,16 @@ mod tests {
         proto::Hello { protocol: proto::PROTOCOL, host, pid, restarts: 2, pid_namespace: 77, ..proto::Hello::default() }
     }
 
+    fn key() -> StateKey {
+        StateKey::open(tempfile::tempdir().unwrap().path(), &config(), false).unwrap()
+    }
+
     fn with_state(run_id: &str, config_digest: &str, state: &[u8]) -> proto::Hello {
         let rejoin_state = proto::RejoinState {
             run_id: run_id.to_owned(),
             config_digest: config_digest.to_owned(),
             state: state.to_vec(),
+            mac: Vec::new(),
         };
         proto::Hello { rejoin_state: Some(rejoin_state), ..hello() }
     }
@@ -215,14 +228,14 @@ mod tests {
     #[test]
     fn another_protocol_is_refused_with_both_builds() {
         let other = proto::Hello { protocol: proto::PROTOCOL + 1, build: "9.9\n".to_owned(), ..hello() };
-        let status = join_request(other, &config(), "digest").unwrap_err();
+        let status = join_request(other, &config(), "digest", &key()).unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert!(status.message().contains("of build 9.9\u{fffd} does not match"), "{}", status.message());
     }
 
     #[test]
     fn a_hello_becomes_a_join_request_without_control_characters() {
-        let request = join_request(hello(), &config(), "digest").unwrap();
+        let request = join_request(hello(), &config(), "digest", &key()).unwrap();
         let process = Process { host: "host\u{fffd}[31m".to_owned(), pid: 9, namespace: 77 };
         assert_eq!((request.process, request.restarts), (process, 2));
         assert_eq!(request.rejoin_state, None);
@@ -233,7 +246,8 @@ mod tests {
         let config = config();
         let state = State::initial(2, 0);
         let asked = |run_id: &str, digest: &str, bytes: &[u8]| {
-            join_request(with_state(run_id, digest, bytes), &config, "digest").map(|request| request.rejoin_state)
+            join_request(with_state(run_id, digest, bytes), &config, "digest", &key())
+                .map(|request| request.rejoin_state)
         };
         assert_eq!(asked("mine", "digest", &state.to_bytes()).unwrap(), Some(state.clone()));
         for (run_id, digest) in [("another", "digest"), ("mine", "another")] {
@@ -248,6 +262,20 @@ mod tests {
         }
         let status = asked("mine", "digest", &ahead.to_bytes()).unwrap_err();
         assert_eq!(status.message(), "its rejoin state is after 3 of 2 steps");
+    }
+
+    #[test]
+    fn a_rejoin_state_comes_with_the_mac_of_this_run() {
+        let (key, state) = (key(), State::initial(2, 0));
+        let holds = |mac: &[u8]| {
+            let mut hello = with_state("mine", "digest", &state.to_bytes());
+            hello.rejoin_state.as_mut().unwrap().mac = mac.to_vec();
+            join_request(hello, &config(), "digest", &key).unwrap().mac_holds
+        };
+        assert!(holds(&key.mac(&state)));
+        for other in [&[][..], &key.mac(&State::initial(2, 1)), &[0; 32]] {
+            assert!(!holds(other));
+        }
     }
 
     #[test]

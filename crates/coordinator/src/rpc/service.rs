@@ -23,6 +23,8 @@ use super::dispatch::{Claim, Dispatcher, micro_batch};
 use super::outbox::outbox;
 use super::reduce::{Contribution, Reduced, Reducer, RowsRefused};
 use crate::machine::{Event, Generation, MemberId};
+use crate::run::config_digest;
+use crate::state_key::StateKey;
 
 /// A stream must bring its first message within this time.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +33,7 @@ const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 struct Service {
     config: Arc<Config>,
     config_digest: String,
+    key: StateKey,
     streams: Streams,
     dispatcher: Arc<Dispatcher>,
     reducer: Arc<Reducer>,
@@ -75,7 +78,7 @@ impl Coordinator for CoordinatorService {
         else {
             return Err(Status::invalid_argument("the first message must be Hello"));
         };
-        let join_request = decode::join_request(hello, &self.0.config, &self.0.config_digest)?;
+        let join_request = decode::join_request(hello, &self.0.config, &self.0.config_digest, &self.0.key)?;
         let member = MemberId(self.0.next_member.fetch_add(1, Ordering::Relaxed));
         self.0.connections.insert(member, connection);
         let (outbox, messages) = outbox();
@@ -154,15 +157,16 @@ impl CoordinatorService {
     /// The service of one run; calls go to the driver.
     pub fn new(
         config: Arc<Config>,
-        config_digest: String,
+        key: StateKey,
         streams: Streams,
         dispatcher: Arc<Dispatcher>,
         reducer: Arc<Reducer>,
         driver: mpsc::Sender<Call>,
     ) -> Self {
         Self(Arc::new(Service {
+            config_digest: config_digest(&config),
             config,
-            config_digest,
+            key,
             streams,
             dispatcher,
             reducer,

@@ -1,10 +1,10 @@
 //! Who is admitted, and which state a run continues from.
 
 use numalign_config::CollectiveChoice;
-use numalign_coordinator::machine::{Effect, MemberId, WorkerReady};
+use numalign_coordinator::machine::{Effect, Event, MemberId, WorkerReady};
 use numalign_projector::State;
 
-use crate::fixtures::{PAIR, Shape, config_of, correct_states, next, worker_ready};
+use crate::fixtures::{PAIR, Shape, config_of, correct_states, join_request, next, worker_ready};
 use crate::harness::{Run, evicted, failure, over_nccl, starts, with_nccl};
 
 #[test]
@@ -142,6 +142,24 @@ fn a_state_that_cannot_be_of_the_run_is_refused_with_who_brought_it() {
     assert_eq!((failure(&effects), run.machine.committed()), (None, None));
     assert!(run.machine.members().is_empty());
     assert_eq!(run.machine.refused().count(), 1);
+}
+
+#[test]
+fn a_state_that_no_coordinator_of_the_run_committed_is_refused_unless_it_is_trusted() {
+    let states = correct_states(&config_of(PAIR));
+    for trust in [false, true] {
+        let mut config = config_of(PAIR);
+        config.run.trust_returning_state = trust;
+        let mut run = Run::of(config, None);
+        let mut request = join_request(Some(states[3].clone()));
+        request.mac_holds = false;
+        let effects = run.machine.handle(run.now, Event::Joined(MemberId(1), request));
+        assert_eq!(run.machine.committed().is_some(), trust);
+        if !trust {
+            let Some((1, true, why)) = evicted(&effects) else { panic!("{effects:?}") };
+            assert!(why.contains("committed it (step 3)") && why.contains("--trust-returning-state true"), "{why}");
+        }
+    }
 }
 
 #[test]

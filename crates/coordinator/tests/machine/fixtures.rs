@@ -113,7 +113,7 @@ pub fn correct_states(config: &Config) -> Vec<State> {
 
 pub fn join_request(rejoin_state: Option<State>) -> JoinRequest {
     let process = Process { host: "host".to_owned(), pid: 7, namespace: 5 };
-    JoinRequest { process, restarts: 0, rejoin_state }
+    JoinRequest { process, restarts: 0, rejoin_state, mac_holds: true }
 }
 
 pub fn worker_ready() -> WorkerReady {
