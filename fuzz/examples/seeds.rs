@@ -118,7 +118,7 @@ fn messages() -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
         state: state.clone(),
         ..proto::UnitDone::default()
     };
-    let rows = vec![proto::Row { micro_batch: 1, values: vec![0; 32] }];
+    let rows = vec![proto::Row { micro_batch: 1, values: vec![0; 32], digest: vec![0; 32] }];
     let reduce = proto::ReduceRequest { generation, member: 2, unit: 7, rows, more: false };
     let message = |message| proto::WorkerMessage { message: Some(message) }.encode_to_vec();
     Ok(vec![

@@ -26,6 +26,9 @@ use crate::uncommitted::UncommittedStates;
 /// a connection that is dead is found by HTTP/2's keepalive.
 const QUIET: Duration = Duration::from_secs(60);
 
+/// A coordinator that ended a generation or the run gets this long to say so before a broken stream ends the connection.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// A model on its way, for the run of `config`.
 struct LoadingModel {
     config: Arc<Config>,
@@ -47,6 +50,7 @@ impl Worker {
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut loading = None;
         let (mut heard, mut told) = (Instant::now(), false);
+        let mut renewal: Option<(tokio::time::Instant, String)> = None;
         match &self.kept {
             Some(kept) if kept.config_text == welcome.config => connection.ready(&kept.loaded).await,
             // A model loaded for another run does not fit this one.
@@ -67,6 +71,9 @@ impl Worker {
                     if let Some(ending) = self.obey(connection, message)? {
                         return Ok(ending);
                     }
+                    if connection.steps.is_some() {
+                        renewal = None;
+                    }
                 }
                 _ = heartbeat.tick() => {
                     if !told && connection.steps.is_some() && heard.elapsed() > QUIET {
@@ -76,7 +83,8 @@ impl Worker {
                     }
                     let generation = connection.generation;
                     let rows_until = connection.rows_until.load(Ordering::Relaxed);
-                    connection.send(FromWorker::Heartbeat(proto::Heartbeat { generation, rows_until })).await;
+                    let damaged = proto::take_damaged();
+                    connection.send(FromWorker::Heartbeat(proto::Heartbeat { generation, rows_until, damaged })).await;
                 }
                 loaded = wait_for(&mut loading) => match loaded {
                     Ok((model, loaded)) => {
@@ -87,6 +95,7 @@ impl Worker {
                     }
                     Err(error) => return connection.give_up(error).await,
                 },
+                reason = due(&renewal) => return Ok(Ending::Lost(reason)),
                 news = self.communicators.news() => match news {
                     News::Made(id) => connection.send(FromWorker::NcclId(id)).await,
                     // Another process gets the GPU back.
@@ -99,6 +108,9 @@ impl Worker {
                     if let Err(error) = ended {
                         match consequence(error) {
                             Consequence::WaitForCoordinator => {}
+                            Consequence::RenewLink(reason) => {
+                                renewal = Some((tokio::time::Instant::now() + LAST_WORD, reason));
+                            }
                             Consequence::ReportNccl(error) => connection.nccl_failed(&error).await,
                             Consequence::GiveUp(error) => return connection.give_up(error).await,
                         }
@@ -155,8 +167,10 @@ impl Worker {
 /// What the failure of a generation's task leads to.
 #[derive(Debug)]
 enum Consequence {
-    /// The generation or the connection ended under it: the control stream tells which.
+    /// The generation ended under it: the control stream tells what comes next.
     WaitForCoordinator,
+    /// The connection brings no work or takes no rows: another one may, unless the control stream tells why.
+    RenewLink(String),
     /// Another generation may do without the rank that NCCL lost.
     ReportNccl(NcclError),
     /// This process cannot go on.
@@ -165,13 +179,23 @@ enum Consequence {
 
 fn consequence(error: WorkerError) -> Consequence {
     match error {
-        WorkerError::Collective(CollectiveError::GenerationOver | CollectiveError::Connection { .. }) => {
-            Consequence::WaitForCoordinator
-        }
+        WorkerError::Collective(CollectiveError::GenerationOver) => Consequence::WaitForCoordinator,
+        WorkerError::Collective(CollectiveError::Connection { reason, .. }) => Consequence::RenewLink(reason),
         WorkerError::Collective(CollectiveError::Nccl(error)) if !matches!(error, NcclError::Stuck { .. }) => {
             Consequence::ReportNccl(error)
         }
         error => Consequence::GiveUp(error),
+    }
+}
+
+/// The reason to end the connection, once its time has come; pending while there is none.
+async fn due(renewal: &Option<(tokio::time::Instant, String)>) -> String {
+    match renewal {
+        Some((time, reason)) => {
+            tokio::time::sleep_until(*time).await;
+            reason.clone()
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -204,10 +228,17 @@ mod tests {
 
     #[test]
     fn the_end_of_a_generation_is_no_failure() {
-        let connection = CollectiveError::Connection { unit: 3, reason: "broken pipe".to_owned() };
-        for error in [CollectiveError::GenerationOver, connection] {
-            assert!(matches!(consequence(error.into()), Consequence::WaitForCoordinator));
-        }
+        assert!(matches!(consequence(CollectiveError::GenerationOver.into()), Consequence::WaitForCoordinator));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broken_stream_ends_the_connection_unless_the_coordinator_says_why() {
+        let broken = CollectiveError::Connection { unit: 3, reason: "broken pipe".to_owned() };
+        let Consequence::RenewLink(reason) = consequence(broken.into()) else { panic!("another connection may do") };
+        let began = tokio::time::Instant::now();
+        assert_eq!(due(&Some((began + LAST_WORD, reason))).await, "broken pipe");
+        assert!(began.elapsed() >= LAST_WORD);
+        assert!(tokio::time::timeout(Duration::from_secs(60), due(&None)).await.is_err());
     }
 
     #[test]

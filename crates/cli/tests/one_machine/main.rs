@@ -5,6 +5,7 @@
 mod common;
 
 mod dismissal;
+mod messages;
 mod returning;
 
 use std::sync::OnceLock;

@@ -83,6 +83,8 @@ pub struct Driver {
     last_reason: String,
     folder: RunFolder,
     key: StateKey,
+    /// Messages that were found damaged, here and by the workers.
+    damaged: u64,
     /// The last step is committed.
     finished: bool,
 }
@@ -140,6 +142,7 @@ impl Driver {
             last_reason: String::new(),
             folder: start.folder.clone(),
             key: start.key.clone(),
+            damaged: 0,
             finished: false,
         })
     }
@@ -192,6 +195,7 @@ impl Driver {
 
     /// Evicts members that ignore a generation, and lets the machine look for silent ones.
     fn tick(&mut self, now: Instant) -> Vec<Effect> {
+        self.damaged = self.damaged.saturating_add(proto::take_damaged());
         let limit = self.config.run.dead_after;
         for member in self.pending_acks.overdue(now, limit) {
             self.pending_acks.forget(member);
@@ -235,7 +239,8 @@ impl Driver {
                 }
                 self.machine.handle(now, event)
             }
-            Call::Heartbeat(member, generation, rows_until) => {
+            Call::Heartbeat(member, proto::Heartbeat { generation, rows_until, damaged }) => {
+                self.damaged = self.damaged.saturating_add(damaged);
                 self.pending_acks.acked(member, generation);
                 self.machine.rows_computed(now, member, generation, rows_until);
                 self.machine.handle(now, Event::Heartbeat(member))
@@ -290,6 +295,7 @@ impl Driver {
             loss: self.console.loss(),
             failures: &self.failures,
             failed_checkpoints: self.writer.failed(),
+            damaged_messages: self.damaged,
         };
         status(now, &input)
     }

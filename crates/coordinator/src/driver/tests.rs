@@ -200,7 +200,7 @@ async fn a_member_that_ignores_a_generation_is_evicted() {
     next(&mut stream).await;
     fixture.apply(ready(1)).await;
     next(&mut stream).await;
-    let heartbeat = |generation| Call::Heartbeat(MemberId(1), generation, 0);
+    let heartbeat = |generation| Call::Heartbeat(MemberId(1), proto::Heartbeat { generation, ..Default::default() });
     fixture.apply(heartbeat(0)).await;
     let limit = fixture.config.run.dead_after;
     fixture.driver.tick(Instant::now());
@@ -218,7 +218,7 @@ async fn an_acknowledged_generation_is_not_overdue() {
     let mut fixture = Fixture::new();
     let _stream = fixture.connect(1);
     fixture.apply(ready(1)).await;
-    fixture.apply(Call::Heartbeat(MemberId(1), 1, 0)).await;
+    fixture.apply(Call::Heartbeat(MemberId(1), proto::Heartbeat { generation: 1, ..Default::default() })).await;
     let later = Instant::now() + fixture.config.run.dead_after + Duration::from_millis(1);
     assert_eq!(fixture.driver.pending_acks.overdue(later, fixture.config.run.dead_after), []);
 }

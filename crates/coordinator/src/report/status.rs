@@ -28,6 +28,8 @@ pub struct StatusInput<'a> {
     pub failures: &'a FailureLog,
     /// Checkpoints that could not be written.
     pub failed_checkpoints: u64,
+    /// Messages that were found damaged.
+    pub damaged_messages: u64,
 }
 
 /// The status at `now`.
@@ -62,6 +64,7 @@ pub fn status(now: Instant, input: &StatusInput<'_>) -> proto::StatusReply {
         median_recovery_ms: milliseconds(failures.median()),
         worst_recovery_ms: milliseconds(failures.worst()),
         failed_checkpoints: input.failed_checkpoints,
+        damaged_messages: input.damaged_messages,
         latest_evaluation: evaluations.and_then(|made| made.list().last()).map(|made| evaluation(made, range)),
         best_evaluation: evaluations.and_then(Evaluations::best).map(|made| evaluation(made, range)),
     }
@@ -160,6 +163,7 @@ mod tests {
             loss: 0.125,
             failures,
             failed_checkpoints: 3,
+            damaged_messages: 4,
         }
     }
 
@@ -173,6 +177,7 @@ mod tests {
         assert_eq!(reply.reason, "waiting for 1 workers to connect");
         assert_eq!((reply.generation, reply.step, reply.total_steps), (0, 0, config.recipe.total_steps()));
         assert_eq!((reply.steps_per_second, reply.loss, reply.failed_checkpoints), (2.5, 0.125, 3));
+        assert_eq!(reply.damaged_messages, 4);
         assert!(reply.workers.is_empty() && reply.latest_evaluation.is_none() && reply.collective.is_empty());
     }
 

@@ -10,6 +10,7 @@ use numalign_protocol::codec::floats_from_bytes;
 use tonic::Status;
 
 use super::call::Call;
+use super::reduce::{ReceivedRow, RowsRefused};
 use crate::machine::collective::Nccl;
 use crate::machine::{Cause, Event, JoinRequest, MemberId, Process, Report, WorkerReady};
 use crate::state_key::StateKey;
@@ -66,13 +67,19 @@ pub fn join_request(
     Ok(JoinRequest { process, restarts: hello.restarts, rejoin_state, mac_holds })
 }
 
-/// Rows of a `ReduceRequest`: micro-batch and floats of each.
+/// Rows of a `ReduceRequest`: micro-batch, floats and digest of each.
 ///
 /// # Errors
-/// A row that is not whole floats.
-pub fn rows(rows: &[proto::Row]) -> Result<Vec<(usize, Vec<f32>)>, Status> {
-    let decoded: Result<_, _> = rows.iter().map(proto::Row::decode).collect();
-    decoded.map_err(|_| Status::invalid_argument("a row is not whole floats"))
+/// A row that is not whole floats, or not what was computed: the message arrived as it was sent, so its sender changed it.
+pub fn rows(rows: &[proto::Row]) -> Result<Vec<ReceivedRow>, RowsRefused> {
+    let mut decoded = Vec::with_capacity(rows.len());
+    for row in rows {
+        match row.decode() {
+            Ok(row) => decoded.push(row),
+            Err(reason) => return Err(RowsRefused::Unreadable { micro_batch: row.micro_batch, reason }),
+        }
+    }
+    Ok(decoded)
 }
 
 /// Gathered rows as features of the state's hidden size.
@@ -96,7 +103,7 @@ pub fn worker_message(member: MemberId, message: proto::WorkerMessage) -> Result
     Ok(Some(Call::Event(match message {
         Message::Hello(_) => return Err("it said Hello twice".to_owned()),
         Message::Heartbeat(heartbeat) => {
-            return Ok(Some(Call::Heartbeat(member, heartbeat.generation, heartbeat.rows_until)));
+            return Ok(Some(Call::Heartbeat(member, heartbeat)));
         }
         Message::Failure(failure) if failure.permanent => {
             let cause = if failure.data { Cause::Data } else { Cause::Machine };
@@ -181,6 +188,7 @@ fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
 mod tests {
     use std::time::Duration;
 
+    use numalign_projector::digest_of;
     use numalign_protocol::worker_message::Message;
     use tonic::Code;
 
@@ -280,9 +288,9 @@ mod tests {
 
     #[test]
     fn a_heartbeat_brings_the_generation_that_is_known() {
-        let heartbeat = Message::Heartbeat(proto::Heartbeat { generation: 4, rows_until: 3 });
-        let call = worker_message(MEMBER, proto::WorkerMessage { message: Some(heartbeat) });
-        assert!(matches!(call, Ok(Some(Call::Heartbeat(MEMBER, 4, 3)))));
+        let heartbeat = proto::Heartbeat { generation: 4, rows_until: 3, damaged: 2 };
+        let call = worker_message(MEMBER, proto::WorkerMessage { message: Some(Message::Heartbeat(heartbeat)) });
+        assert!(matches!(call, Ok(Some(Call::Heartbeat(MEMBER, found))) if found == heartbeat));
         assert!(matches!(worker_message(MEMBER, proto::WorkerMessage::default()), Ok(None)));
     }
 
@@ -398,9 +406,16 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_whole_floats() {
-        assert_eq!(rows(&[proto::Row::new(4, &[1.0, -0.0])]).unwrap(), [(4, vec![1.0, -0.0])]);
-        let status = rows(&[proto::Row { micro_batch: 0, values: vec![0; 3] }]).unwrap_err();
-        assert_eq!(status.message(), "a row is not whole floats");
+    fn rows_are_whole_floats_and_what_was_computed() {
+        let (values, digest) = (vec![1.0, -0.0], digest_of(&[1.0, -0.0]));
+        assert_eq!(rows(&[proto::Row::new(4, &values, digest)]).unwrap(), [(4, values.clone(), digest)]);
+        let refusal = |row: proto::Row| rows(&[row]).unwrap_err().to_string();
+        let short = proto::Row { micro_batch: 2, values: vec![0; 3], digest: vec![0; 32] };
+        assert_eq!(refusal(short), "its row of micro-batch 2 cannot be used: 3 bytes are not whole floats");
+        let changed = proto::Row::new(4, &[1.0, 0.0], digest);
+        assert_eq!(
+            refusal(changed),
+            "its row of micro-batch 4 cannot be used: the numbers are not those of their digest"
+        );
     }
 }

@@ -10,7 +10,7 @@ use numalign_config::Config;
 use numalign_data::{Schedule, Unit};
 use numalign_projector::digest_of;
 use numalign_projector::{Features, RowError, Rows};
-use numalign_protocol::codec::floats_to_bytes;
+use numalign_protocol::codec::{CodecError, floats_to_bytes};
 use prost::bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -21,6 +21,9 @@ use crate::machine::{Generation, GenerationStart, MemberId};
 /// or take the place of the units that everybody waits for.
 const MAX_UNITS: u64 = 8;
 
+/// Micro-batch, floats, and the digest that was made where they were computed.
+pub type ReceivedRow = (usize, Vec<f32>, [u8; 32]);
+
 /// What the rows of a unit come to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reduced {
@@ -30,8 +33,12 @@ pub enum Reduced {
     Gathered([u8; 32]),
 }
 
+/// A unit in work, and its result until the unit is long done: a rank whose answer was damaged asks once more.
 struct UnitRows {
+    /// Empty once they are reduced.
     rows: Rows,
+    /// Of the rows that came: micro-batch and digest.
+    digests: BTreeMap<usize, [u8; 32]>,
     /// One per member: a repeated call replaces the earlier one.
     waiting: HashMap<MemberId, oneshot::Sender<Reduced>>,
     asked: HashSet<MemberId>,
@@ -86,6 +93,14 @@ pub enum RowsRefused {
     /// They do not fit.
     #[error(transparent)]
     Row(#[from] RowError),
+    /// They are no row, or not the one that was computed.
+    #[error("its row of micro-batch {micro_batch} cannot be used: {reason}")]
+    Unreadable {
+        /// Whose row came.
+        micro_batch: u32,
+        /// What is wrong with it.
+        reason: CodecError,
+    },
 }
 
 /// What became of a contribution.
@@ -112,9 +127,9 @@ impl Current {
         matches!(self.units.unit(unit), Unit::Chunk { .. })
     }
 
-    fn add(&mut self, member: MemberId, unit: u64, rows: Vec<(usize, Vec<f32>)>) -> Result<&mut UnitRows, RowsRefused> {
+    fn add(&mut self, member: MemberId, unit: u64, rows: Vec<ReceivedRow>) -> Result<&mut UnitRows, RowsRefused> {
         let part = self.parts.get(&member).cloned().unwrap_or_default();
-        for (micro_batch, _) in &rows {
+        for (micro_batch, ..) in &rows {
             if *micro_batch < self.micro_batches && !part.contains(micro_batch) {
                 return Err(RowsRefused::NotItsOwn { micro_batch: *micro_batch, part });
             }
@@ -123,12 +138,18 @@ impl Current {
         let micro_batches = self.micro_batches;
         let entry = self.open.entry(unit).or_insert_with(|| UnitRows {
             rows: Rows::new(micro_batches, row_len),
+            digests: BTreeMap::new(),
             waiting: HashMap::new(),
             asked: HashSet::new(),
             reduced: None,
         });
-        for (micro_batch, row) in rows {
+        if entry.reduced.is_some() {
+            // They were here before.
+            return Ok(entry);
+        }
+        for (micro_batch, row, digest) in rows {
             entry.rows.insert(micro_batch, row)?;
+            entry.digests.insert(micro_batch, digest);
         }
         Ok(entry)
     }
@@ -180,7 +201,7 @@ impl Reducer {
         generation: Generation,
         member: MemberId,
         unit: u64,
-        rows: Vec<(usize, Vec<f32>)>,
+        rows: Vec<ReceivedRow>,
     ) -> Result<bool, RowsRefused> {
         match self.lock().as_mut() {
             Some(current) if current.generation == generation && current.parts.contains_key(&member) => {
@@ -203,7 +224,7 @@ impl Reducer {
         generation: Generation,
         member: MemberId,
         unit: u64,
-        rows: Vec<(usize, Vec<f32>)>,
+        rows: Vec<ReceivedRow>,
     ) -> Result<Contribution, RowsRefused> {
         let mut current = self.lock();
         let Some(current) =
@@ -230,6 +251,7 @@ impl Reducer {
                     false => Reduced::Sum(floats_to_bytes(&floats).into()),
                 });
                 gathered = is_chunk.then_some(floats);
+                entry.rows = Rows::new(0, 0);
             }
         }
         let Some(reduced) = entry.reduced.clone() else {
@@ -244,17 +266,24 @@ impl Reducer {
             // A waiter that went away has left its generation too.
             let _ = waiter.send(reduced.clone());
         }
-        let all_asked = entry.asked.len() == current.parts.len();
-        if all_asked {
+        if entry.asked.len() == current.parts.len() {
             current.finished = current.finished.max(unit + 1);
         }
         current.next_unit = current.next_unit.max(unit + 1);
         let oldest = current.next_unit.saturating_sub(MAX_UNITS);
-        current.open.retain(|open, _| *open >= oldest && !(all_asked && *open == unit));
+        current.open.retain(|open, _| *open >= oldest);
         if let Some(rows) = gathered {
             current.gathered.insert(unit, rows);
         }
         Ok(Contribution::Done(reduced))
+    }
+
+    /// The digests of a member's rows of `unit`, as they were received; none of a unit that is long done.
+    pub fn received(&self, generation: Generation, member: MemberId, unit: u64) -> Option<Vec<(usize, [u8; 32])>> {
+        let current = self.lock();
+        let current = current.as_ref().filter(|current| current.generation == generation)?;
+        let (entry, part) = (current.open.get(&unit)?, current.parts.get(&member)?);
+        Some(entry.digests.range(part.clone()).map(|(micro_batch, digest)| (*micro_batch, *digest)).collect())
     }
 
     /// The gathered rows of a chunk, once.
@@ -284,9 +313,10 @@ impl Reducer {
     }
 }
 
-/// Bytes of a `ReduceRequest` with `rows` rows of `row_len` floats: 32 for each row's tags and index, a page for the rest.
+/// Bytes of a `ReduceRequest` with `rows` rows of `row_len` floats: 72 for each row's tags, index and digest, a page for the
+/// rest.
 fn request_bytes(rows: usize, row_len: usize) -> usize {
-    rows.saturating_mul(row_len.saturating_mul(4).saturating_add(32)).saturating_add(4096)
+    rows.saturating_mul(row_len.saturating_mul(4).saturating_add(72)).saturating_add(4096)
 }
 
 #[cfg(test)]
@@ -323,10 +353,16 @@ mod tests {
         reducer.begin(&GenerationStart { generation, ranks, state, collective, first: false }, config);
     }
 
+    /// With its digest.
+    fn received(micro_batch: usize, values: Vec<f32>) -> ReceivedRow {
+        let digest = digest_of(&values);
+        (micro_batch, values, digest)
+    }
+
     /// Floats whose sum depends on the order of adding.
-    fn row(micro_batch: usize) -> (usize, Vec<f32>) {
+    fn row(micro_batch: usize) -> ReceivedRow {
         let values = [[1.0, 1e-8, 0.1, -0.0, 3.0], [1e8, 1.0, 0.2, -0.0, 4.0], [-1e8, -1.0, 0.3, -0.0, 5.0]];
-        (micro_batch, values[micro_batch].to_vec())
+        received(micro_batch, values[micro_batch].to_vec())
     }
 
     fn bits(sum: &[f32]) -> Bytes {
@@ -364,7 +400,7 @@ mod tests {
         let reducer = Reducer::default();
         begin_with(&reducer, OLD, &exact);
         // Hidden size 1: a hidden state and a target.
-        let chunk_row = |micro_batch: usize| (micro_batch, vec![micro_batch as f32, -0.0]);
+        let chunk_row = |micro_batch: usize| received(micro_batch, vec![micro_batch as f32, -0.0]);
         let mut waiting = later(reducer.contribute(OLD, B, 2, vec![chunk_row(2)]).unwrap());
         assert!(reducer.deposit(OLD, A, 2, vec![chunk_row(1)]).unwrap());
         assert!(!reducer.deposit(NEW, A, 2, vec![chunk_row(0)]).unwrap());
@@ -489,7 +525,13 @@ mod tests {
         for old in 0..100 - MAX_UNITS {
             assert!(!reducer.deposit(OLD, B, old, vec![row(2)]).unwrap(), "unit {old}");
         }
-        assert_eq!(reducer.lock().as_ref().unwrap().open.len(), 0, "every rank has asked for every sum");
+        let reducer = reducer.lock();
+        let open = &reducer.as_ref().unwrap().open;
+        assert_eq!(open.keys().copied().collect::<Vec<_>>(), (100 - MAX_UNITS..100).collect::<Vec<_>>());
+        assert!(
+            open.values().all(|entry| entry.rows.complete() && entry.waiting.is_empty()),
+            "they hold results alone"
+        );
     }
 
     #[test]
@@ -498,7 +540,7 @@ mod tests {
         begin(&reducer, OLD);
         for foreign in [0, 1] {
             let refused = RowsRefused::NotItsOwn { micro_batch: foreign, part: 2..3 };
-            let garbage = vec![(foreign, vec![7.0; 5])];
+            let garbage = vec![received(foreign, vec![7.0; 5])];
             assert_eq!(reducer.deposit(OLD, B, 0, garbage.clone()), Err(refused.clone()));
             assert_eq!(reducer.contribute(OLD, B, 0, garbage).err(), Some(refused));
         }
@@ -512,7 +554,7 @@ mod tests {
             let reducer = Reducer::default();
             begin(&reducer, OLD);
             let mut waiting = later(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
-            let found = reducer.contribute(OLD, B, 0, vec![(2, vec![1.0, 2.0, bad, 3.0, 4.0])]).unwrap();
+            let found = reducer.contribute(OLD, B, 0, vec![received(2, vec![1.0, 2.0, bad, 3.0, 4.0])]).unwrap();
             let Contribution::NotFinite(micro_batches, mut receiver) = found else { panic!("it has a sum") };
             assert_eq!(micro_batches, [2]);
             assert_eq!((waiting.try_recv(), receiver.try_recv()), (Err(TryRecvError::Empty), Err(TryRecvError::Empty)));
@@ -522,14 +564,15 @@ mod tests {
         // The rows are finite and their sum is not: that is for the ranks to say.
         let reducer = Reducer::default();
         begin(&reducer, OLD);
-        let huge = |micro_batch| (micro_batch, vec![f32::MAX; 5]);
+        let huge = |micro_batch| received(micro_batch, vec![f32::MAX; 5]);
         later(reducer.contribute(OLD, A, 0, vec![huge(0), huge(1)]).unwrap());
         sum(reducer.contribute(OLD, B, 0, vec![huge(2)]).unwrap());
         // Features are looked at too.
         let exact = config(&[("solver", "exact"), ("train_input_projection", "false")]);
         begin_with(&reducer, NEW, &exact);
-        later(reducer.contribute(NEW, B, 0, vec![(2, vec![1.0, 2.0])]).unwrap());
-        let found = reducer.contribute(NEW, A, 0, vec![(0, vec![1.0, 2.0]), (1, vec![f32::NAN, 2.0])]).unwrap();
+        later(reducer.contribute(NEW, B, 0, vec![received(2, vec![1.0, 2.0])]).unwrap());
+        let rows = vec![received(0, vec![1.0, 2.0]), received(1, vec![f32::NAN, 2.0])];
+        let found = reducer.contribute(NEW, A, 0, rows).unwrap();
         assert!(matches!(found, Contribution::NotFinite(bad, _) if bad == [1]));
         assert_eq!(reducer.take_gathered(NEW, 0), None);
     }
@@ -540,13 +583,41 @@ mod tests {
         begin(&reducer, OLD);
         let refusal = |rows| reducer.contribute(OLD, A, 0, rows).err();
         let no_such = RowError::NoSuchMicroBatch { micro_batch: 3, count: 3 };
-        assert_eq!(refusal(vec![(3, row(0).1)]), Some(no_such.into()));
+        assert_eq!(refusal(vec![received(3, row(0).1)]), Some(no_such.into()));
         assert_eq!(
-            refusal(vec![(0, vec![1.0])]),
+            refusal(vec![received(0, vec![1.0])]),
             Some(RowError::WrongLength { micro_batch: 0, got: 1, want: 5 }.into())
         );
         later(reducer.contribute(OLD, A, 0, vec![row(0)]).unwrap());
-        assert_eq!(refusal(vec![(0, row(1).1)]), Some(RowError::Conflict { micro_batch: 0 }.into()));
+        assert_eq!(refusal(vec![received(0, row(1).1)]), Some(RowError::Conflict { micro_batch: 0 }.into()));
+    }
+
+    #[test]
+    fn a_result_is_there_for_a_rank_that_asks_once_more() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        for unit in 0..3 {
+            later(reducer.contribute(OLD, A, unit, vec![row(0), row(1)]).unwrap());
+            let answer = sum(reducer.contribute(OLD, B, unit, vec![row(2)]).unwrap());
+            for _ in 0..2 {
+                assert_eq!(sum(reducer.contribute(OLD, A, unit, vec![row(0), row(1)]).unwrap()), answer);
+            }
+            assert_eq!(reducer.missing(unit), Some((OLD, Vec::new())));
+        }
+        assert_eq!(reducer.waiting_for(), None);
+    }
+
+    #[test]
+    fn the_digests_of_what_was_received_are_known() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        assert_eq!(reducer.received(OLD, A, 0), None);
+        later(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
+        sum(reducer.contribute(OLD, B, 0, vec![row(2)]).unwrap());
+        let digests = |rows: &[usize]| Some(rows.iter().map(|place| (*place, row(*place).2)).collect::<Vec<_>>());
+        assert_eq!(reducer.received(OLD, A, 0), digests(&[0, 1]));
+        assert_eq!(reducer.received(OLD, B, 0), digests(&[2]));
+        assert_eq!((reducer.received(NEW, B, 0), reducer.received(OLD, MemberId(9), 0)), (None, None));
     }
 
     #[test]
@@ -555,7 +626,7 @@ mod tests {
         let reducer = Reducer::default();
         assert_eq!(reducer.max_request_bytes(), INITIAL_REQUEST_LIMIT);
         begin(&reducer, OLD);
-        let row = |index| numalign_protocol::Row::new(index, &[0.0; 5]);
+        let row = |index| numalign_protocol::Row::new(index, &[0.0; 5], [0; 32]);
         let generation = Some(OLD);
         let rows = (0..3).map(row).collect();
         let request =

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use numalign_config::Config;
-use numalign_data::Streams;
+use numalign_data::{Streams, audit_due};
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_server::Coordinator;
 use tokio::sync::{mpsc, oneshot};
@@ -105,7 +105,8 @@ impl Coordinator for CoordinatorService {
         };
         let (sender, messages) = mpsc::channel(part.len().max(1));
         let service = self.0.clone();
-        let assignment = Assignment { generation, member, part, unit: first_unit, credit: u64::from(first.units) };
+        let unit = first_unit.max(first.from_unit);
+        let assignment = Assignment { generation, member, part, unit, credit: u64::from(first.units) };
         tokio::spawn(async move { service.send_work(assignment, credits, sender).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
@@ -115,8 +116,11 @@ impl Coordinator for CoordinatorService {
         let request = request.into_inner();
         let generation = request.generation.ok_or_else(|| Status::invalid_argument("no generation"))?;
         self.0.connections.check(MemberId(request.member), connection)?;
-        let rows = decode::rows(&request.rows)?;
         let (member, unit) = (MemberId(request.member), request.unit);
+        let rows = match decode::rows(&request.rows) {
+            Ok(rows) => rows,
+            Err(refused) => return Err(self.0.refused(member, generation, &refused).await),
+        };
         if request.more {
             let complete = match self.0.reducer.deposit(generation, member, unit, rows) {
                 Ok(complete) => complete,
@@ -204,7 +208,12 @@ impl Service {
             if credit == 0 {
                 match credits.next().await {
                     Some(Ok(more)) => credit = u64::from(more.units),
-                    _ => return,
+                    Some(Err(status)) => {
+                        // The worker opens another stream, if it is still there.
+                        let _ = sender.send(Err(status)).await;
+                        return;
+                    }
+                    None => return,
                 }
                 continue;
             }
@@ -238,8 +247,9 @@ impl Service {
         }
     }
 
-    /// Rank 0's report of a chunk together with the features that the gRPC collective gathered here.
-    fn with_features(&self, call: Option<Call>) -> Result<Option<Call>, String> {
+    /// A report together with what the gRPC collective received here: of an audited unit the digests of the rank's rows, so
+    /// that an audit compares them and not what the rank says of itself; of a chunk, from rank 0, the features.
+    fn with_received(&self, call: Option<Call>) -> Result<Option<Call>, String> {
         let Some(Call::Event(Event::Reported(member, mut report))) = call else {
             return Ok(call);
         };
@@ -247,6 +257,13 @@ impl Service {
             && let Some(rows) = self.reducer.take_gathered(report.generation, report.unit)
         {
             report.features = Some(decode::features(state, rows)?);
+        }
+        if audit_due(report.unit, self.config.run.audit_every)
+            && let Some(received) = self.reducer.received(report.generation, member, report.unit)
+            && !received.is_empty()
+        {
+            report.rows.retain(|(micro_batch, _)| received.iter().all(|(other, _)| other != micro_batch));
+            report.rows.extend(received);
         }
         Ok(Some(Call::Event(Event::Reported(member, report))))
     }
@@ -259,7 +276,7 @@ impl Service {
                 Some(Err(status)) => break format!("its stream broke: {}", status.message()),
                 None => break "its stream ended".to_owned(),
             };
-            let call = match decode::worker_message(member, message).and_then(|call| self.with_features(call)) {
+            let call = match decode::worker_message(member, message).and_then(|call| self.with_received(call)) {
                 Ok(Some(call)) => call,
                 Ok(None) => continue,
                 Err(reason) => break reason,
