@@ -1,9 +1,14 @@
 //! Compiles `proto/numalign.proto` with protox, so that no `protoc` is needed.
 
+use prost::Message;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = "../../proto";
     println!("cargo:rerun-if-changed={folder}/numalign.proto");
     let mut files = protox::compile(["numalign.proto"], [folder])?;
+    // Whoever asks the server for its proto gets all of it.
+    let whole = std::path::Path::new(&std::env::var("OUT_DIR")?).join("numalign.bin");
+    std::fs::write(whole, files.encode_to_vec())?;
     // The codec alone makes and checks it: no message has it as a field that could be set or forgotten.
     for file in &mut files.file {
         for message in &mut file.message_type {

@@ -14,6 +14,7 @@ use numalign_data::{Schedule, Streams};
 use numalign_protocol::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tonic::codec::CompressionEncoding;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
@@ -83,7 +84,15 @@ pub async fn run(
     reporter.set_serving::<CoordinatorServer<CoordinatorService>>().await;
     let (stop_server, stopped) = oneshot::channel::<()>();
     let listener = Listener::new(listener_limits(&config), access.tls);
-    let service = MessageSizeLimit::new(CoordinatorServer::new(service), &config, reducer);
+    // The token is checked before a byte is decompressed, and the limits hold for what comes out.
+    let service = CoordinatorServer::new(service).accept_compressed(CompressionEncoding::Gzip);
+    let service = MessageSizeLimit::new(service, &config, reducer);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(numalign_protocol::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| CoordinatorError::Server(format!("its own description cannot be read: {error}")))?;
+    let required = || AuthInterceptor::required(access.token.clone());
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -91,7 +100,8 @@ pub async fn run(
         .initial_connection_window_size(WINDOW)
         .initial_stream_window_size(WINDOW)
         .add_service(InterceptedService::new(health, AuthInterceptor::optional(access.token.clone())))
-        .add_service(SlowGuesses::new(InterceptedService::new(service, AuthInterceptor::required(access.token))))
+        .add_service(SlowGuesses::new(InterceptedService::new(reflection, required())))
+        .add_service(SlowGuesses::new(InterceptedService::new(service, required())))
         .serve_with_incoming_shutdown(listener.incoming(socket), async {
             // Either way the server goes.
             let _ = stopped.await;

@@ -26,5 +26,8 @@ pub use codec::CodecError;
 pub use convert::Timing;
 pub use messages::*;
 
+/// The proto, compiled: a serialised `FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/numalign.bin"));
+
 /// Raised whenever a message changes its meaning; coordinator and worker must agree.
 pub const PROTOCOL: u32 = 6;

@@ -11,7 +11,7 @@ use tonic::codegen::tokio_stream;
 use super::*;
 
 /// A figure of `/proc/<pid>/status`, in KiB.
-fn memory(pid: u32, name: &str) -> u64 {
+pub fn memory(pid: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {status}"));
     line.split_whitespace().nth(1).and_then(|figure| figure.parse().ok()).expect("a figure")
