@@ -6,6 +6,7 @@ mod common;
 
 mod dismissal;
 mod messages;
+mod python;
 mod returning;
 
 use std::sync::OnceLock;
