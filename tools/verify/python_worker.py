@@ -70,11 +70,22 @@ class Link:
         self.say = queue.Queue()
         control = self.channel.stream_stream(
             METHOD + "Control", request_serializer=seal_with, response_deserializer=opener(pb.CoordinatorMessage))
-        self.answers = control(iter(self.say.get, None))
+        self.inbox = queue.Queue()
+        answers = control(iter(self.say.get, None))
+        threading.Thread(target=self.read, args=(answers,), daemon=True).start()
         self.open_work = self.channel.stream_stream(
             METHOD + "Work", request_serializer=seal, response_deserializer=opener(pb.MicroBatch))
         self.reduce = self.channel.unary_unary(
             METHOD + "Reduce", request_serializer=seal, response_deserializer=opener(pb.ReduceReply))
+
+    def read(self, answers):
+        """Messages, then None, or what broke the stream."""
+        try:
+            for message in answers:
+                self.inbox.put(message)
+            self.inbox.put(None)
+        except (grpc.RpcError, ValueError) as error:
+            self.inbox.put(error)
 
     def send(self, **fields):
         self.say.put(self.pb.WorkerMessage(**fields))
@@ -84,12 +95,13 @@ class Link:
 
     def answer(self, timeout=20):
         """The next message, within the timeout; None at the stream's end."""
-        found = queue.Queue()
-        threading.Thread(target=lambda: found.put(next(self.answers, None)), daemon=True).start()
         try:
-            return found.get(timeout=timeout)
+            message = self.inbox.get(timeout=timeout)
         except queue.Empty:
             raise TimeoutError("no answer") from None
+        if isinstance(message, Exception):
+            raise message
+        return message
 
     def wait_for(self, name, timeout=20):
         until = time.monotonic() + timeout
@@ -402,7 +414,7 @@ if __name__ == "__main__":
     parser.add_argument("--address", required=True)
     parser.add_argument("--protocol", type=int, default=6)
     parser.add_argument("what", choices=["work", "misbehave"])
-    parser.add_argument("--hidden", type=int, default=8)
+    parser.add_argument("--hidden", type=int, default=8, help="hidden size of the honest workers' model")
     arguments = parser.parse_args()
     PROTOCOL = arguments.protocol
     messages = compile_proto(arguments.proto)

@@ -54,7 +54,7 @@ fn a_worker_that_does_everything_wrong_ends_no_run_and_changes_no_byte() {
     let _honest = [cluster.worker("slow=50", &[]), cluster.worker("slow=50", &[])];
     cluster.coordinator.wait_for_stderr("with 2 ranks");
     let before = peak_memory(cluster.coordinator.id());
-    let Some(said) = python(&cluster, "misbehave", "64") else { return };
+    let Some(said) = python(&cluster, "misbehave", "192") else { return };
     println!("{said}");
     let count = said.lines().last().and_then(|line| line.split_whitespace().next()?.parse().ok());
     assert!(count.is_some_and(|count: u32| count >= 20), "{said}");

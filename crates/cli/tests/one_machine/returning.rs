@@ -80,7 +80,7 @@ fn a_strangers_state_never_becomes_the_runs() {
             panic!("a Welcome");
         };
         let config: Config = serde_json::from_str(&welcome.config).unwrap();
-        let mut state = State::initial(Layout::of(&config.recipe, 64, 0), 1).prepared(&config.recipe);
+        let mut state = State::initial(Layout::of(&config.recipe, 192, 0), 1).prepared(&config.recipe);
         for _ in 0..config.recipe.total_steps() {
             let row = vec![0.25; state.layout().row_len()];
             state.update(&row, &config.recipe).unwrap();
