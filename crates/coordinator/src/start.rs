@@ -60,7 +60,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         None => None,
     };
     let mut start = Start {
-        key: StateKey::open(folder.path(), config, false)?,
+        key: StateKey::open(folder.path(), config)?,
         folder,
         lock,
         stream,
@@ -138,10 +138,11 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
     if let Some(Resume::File(path)) = &config.run.resume {
         return Ok(Some((path.clone(), Checkpoint::read(path)?)));
     }
+    let renewed = start.key.renewed()?;
     if start.folder.is_replaced() {
         // A coordinator of this run was killed before it trained: the checkpoints are the earlier run's.
         start.messages.push(format!("replacing the finished run in {}", start.folder.path().display()));
-        start.replaces = true;
+        (start.replaces, start.key) = (true, renewed);
         return Ok(None);
     }
     let (newest, skipped) = start.folder.newest_valid()?;
@@ -166,9 +167,9 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
             });
         }
         start.messages.push(format!("replacing the finished run in {}", start.folder.path().display()));
-        // What the finished run signed is none of this one's.
-        start.key = StateKey::open(start.folder.path(), config, true)?;
         start.folder.mark_replaced()?;
+        // What the finished run signed is none of this one's.
+        start.key = renewed;
     }
     if newest.is_none()
         && let Some(error) = skipped.into_iter().next()

@@ -31,12 +31,11 @@ pub struct StateKey {
 }
 
 impl StateKey {
-    /// The key in the folder of `config`'s run; a new one, on the disk before this returns, where there is none or `renew`
-    /// asks for it.
+    /// The key in the folder of `config`'s run; a new one, on the disk before this returns, where there is none.
     ///
     /// # Errors
     /// The file cannot be read or written, or the kernel has no random numbers.
-    pub fn open(folder: &Path, config: &Config, renew: bool) -> Result<Self, CoordinatorError> {
+    pub fn open(folder: &Path, config: &Config) -> Result<Self, CoordinatorError> {
         let path = folder.join(FILE_NAME);
         let mut run = b"numalign committed state 1".to_vec();
         for text in [config.run.run_id.as_str(), &config_digest(config)] {
@@ -45,25 +44,30 @@ impl StateKey {
         }
         // How often the run went back to an earlier state: never yet.
         run.extend_from_slice(&0u64.to_le_bytes());
-        if !renew && let Some(key) = read(&path)? {
+        if let Some(key) = read(&path)? {
             return Ok(Self { path, key, run });
         }
-        let mut key = [0; KEY_LEN];
-        if getrandom(&mut key, GetRandomFlags::empty()) != Ok(KEY_LEN) {
-            return Err(CoordinatorError::Server("the kernel gives no random numbers for the run's key".to_owned()));
-        }
-        write_private(&path, &key)?;
-        Ok(Self { path, key, run })
+        let new = Self { path, key: random()?, run };
+        new.keep()?;
+        Ok(new)
     }
 
-    /// Stores the key again if somebody removed the run's folder.
+    /// Another key for the same folder, which holds nothing of this run yet: it is stored with [`StateKey::keep`].
+    ///
+    /// # Errors
+    /// The kernel has no random numbers.
+    pub fn renewed(&self) -> Result<Self, CoordinatorError> {
+        Ok(Self { key: random()?, ..self.clone() })
+    }
+
+    /// Stores the key unless it is in the run's folder: it is new, or somebody removed the folder.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn keep(&self) -> Result<(), CheckpointError> {
-        match self.path.exists() {
-            true => Ok(()),
-            false => write_private(&self.path, &self.key),
+        match read(&self.path) {
+            Ok(Some(key)) if key == self.key => Ok(()),
+            _ => write_private(&self.path, &self.key),
         }
     }
 
@@ -84,6 +88,14 @@ impl StateKey {
         hasher.update(&state.step().to_le_bytes());
         hasher.update(&state.digest().0);
         hasher.finalize()
+    }
+}
+
+fn random() -> Result<[u8; KEY_LEN], CoordinatorError> {
+    let mut key = [0; KEY_LEN];
+    match getrandom(&mut key, GetRandomFlags::empty()) {
+        Ok(KEY_LEN) => Ok(key),
+        _ => Err(CoordinatorError::Server("the kernel gives no random numbers for the run's key".to_owned())),
     }
 }
 
@@ -115,19 +127,19 @@ mod tests {
         Config::with(&[("run_id", run_id), ("lr", lr)]).unwrap()
     }
 
-    fn open(folder: &Path, renew: bool) -> StateKey {
-        StateKey::open(folder, &config("run", "0.1"), renew).unwrap()
+    fn open(folder: &Path) -> StateKey {
+        StateKey::open(folder, &config("run", "0.1")).unwrap()
     }
 
     #[test]
     fn a_mac_holds_for_this_run_and_state_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let key = open(folder.path(), false);
+        let key = open(folder.path());
         let mac = key.mac(&state(1));
         assert!(key.holds(&state(1), &mac));
         assert!(!key.holds(&state(2), &mac), "another state");
         for other in [config("other", "0.1"), config("run", "0.2")] {
-            let other = StateKey::open(folder.path(), &other, false).unwrap();
+            let other = StateKey::open(folder.path(), &other).unwrap();
             assert!(other.key == key.key && !other.holds(&state(1), &mac));
         }
         for bit in 0..256 {
@@ -138,31 +150,33 @@ mod tests {
         for short in [&mac[..31], &[]] {
             assert!(!key.holds(&state(1), short));
         }
-        assert!(!open(tempfile::tempdir().unwrap().path(), false).holds(&state(1), &mac), "another key");
+        assert!(!open(tempfile::tempdir().unwrap().path()).holds(&state(1), &mac), "another key");
     }
 
     #[test]
     fn the_key_outlives_the_coordinator_until_it_is_renewed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE_NAME);
-        let first = open(folder.path(), false).key;
+        let first = open(folder.path());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(open(folder.path(), false).key, first);
-        let second = open(folder.path(), true).key;
-        assert_ne!(second, first);
-        assert_eq!(open(folder.path(), false).key, second);
+        assert_eq!(open(folder.path()).key, first.key);
+        let second = first.renewed().unwrap();
+        assert_ne!(second.key, first.key);
+        assert_eq!(open(folder.path()).key, first.key, "nothing has changed yet");
+        second.keep().unwrap();
+        assert_eq!(open(folder.path()).key, second.key);
         std::fs::write(&path, "cut off").unwrap();
-        assert_ne!(open(folder.path(), false).key, second);
+        assert_ne!(open(folder.path()).key, second.key);
     }
 
     #[test]
     fn a_key_that_was_removed_is_stored_again() {
         let folder = tempfile::tempdir().unwrap();
         let run = folder.path().join("run");
-        let key = open(&run, false);
+        let key = open(&run);
         std::fs::remove_dir_all(&run).unwrap();
         key.keep().unwrap();
-        assert_eq!(open(&run, false).key, key.key);
+        assert_eq!(open(&run).key, key.key);
         assert_eq!(std::fs::metadata(run.join(FILE_NAME)).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -172,6 +186,6 @@ mod tests {
         let elsewhere = folder.path().join("elsewhere");
         std::fs::write(&elsewhere, [7; KEY_LEN]).unwrap();
         std::os::unix::fs::symlink(&elsewhere, folder.path().join(FILE_NAME)).unwrap();
-        assert!(StateKey::open(folder.path(), &config("run", "0.1"), false).is_err());
+        assert!(StateKey::open(folder.path(), &config("run", "0.1")).is_err());
     }
 }

@@ -22,7 +22,7 @@ impl Driver {
                     self.fingerprint = base.base_fingerprint.clone();
                     self.layer_norms = base.layer_norms.clone();
                     if let Some(folder) = self.replaced.take()
-                        && let Err(error) = folder.clear()
+                        && let Err(error) = self.key.keep().and_then(|()| folder.clear())
                     {
                         self.abort_all(&error.to_string(), error.hint());
                         return Some(Err(error.into()));

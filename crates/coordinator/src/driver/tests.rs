@@ -44,7 +44,7 @@ impl Fixture {
         let config = Arc::new(config(folder.path()));
         let stream = SampleStream::generated(&config.recipe, Domain::Train).unwrap();
         let start = Start {
-            key: StateKey::open(&folder.path().join("run"), &config, false).unwrap(),
+            key: StateKey::open(&folder.path().join("run"), &config).unwrap(),
             folder: RunFolder::open(&folder.path().join("run")).unwrap(),
             lock: tempfile::tempfile().unwrap(),
             stream: stream.clone(),

@@ -39,7 +39,10 @@ impl Machine {
         }
         let ahead = report.unit - committed;
         if ahead >= MAX_AHEAD {
-            return;
+            // Left out, it would be waited for. Its sender may come back, at the committed unit.
+            let why = format!("its report of unit {} is {ahead} units ahead of the committed ones", report.unit);
+            effects.push(Effect::Evict(id, false, why.clone()));
+            return self.left(id, &why, effects);
         }
         // Only rank 0's are used.
         if rank > 0 {

@@ -220,7 +220,7 @@ mod tests {
     }
 
     fn key() -> StateKey {
-        StateKey::open(tempfile::tempdir().unwrap().path(), &config(), false).unwrap()
+        StateKey::open(tempfile::tempdir().unwrap().path(), &config()).unwrap()
     }
 
     fn with_state(run_id: &str, config_digest: &str, state: &[u8]) -> proto::Hello {
