@@ -54,6 +54,7 @@ fn checkpoint(stage: &str) -> anyhow::Result<Checkpoint> {
     let identity = Identity {
         recipe,
         base_fingerprint: blake3::hash(b"no model").to_hex().to_string(),
+        tokenizer_fingerprint: None,
         layer_norms: Vec::new(),
         dataset_digest: None,
         loaded_digest: None,

@@ -169,6 +169,13 @@ impl TlsFiles {
 }
 
 impl ServerTls {
+    /// The same for HTTP/1.1, as browsers and scrapers speak it: clients are offered that instead of HTTP/2.
+    pub fn for_http1(&self) -> Self {
+        let mut config = ServerConfig::clone(&self.config);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self { config: Arc::new(config), mutual: self.mutual }
+    }
+
     /// The configuration of the handshakes.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()

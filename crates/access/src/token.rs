@@ -97,10 +97,12 @@ impl Token {
     /// Whether `header` presents this token. Digests are compared in constant time, so a guess learns nothing from how
     /// long the answer takes.
     pub fn is_presented_by(&self, header: &MetadataValue<Ascii>) -> bool {
-        match header.as_bytes().strip_prefix(SCHEME.as_bytes()) {
-            Some(presented) => blake3::hash(presented) == self.digest,
-            None => false,
-        }
+        header.as_bytes().strip_prefix(SCHEME.as_bytes()).is_some_and(|presented| self.is(presented))
+    }
+
+    /// Whether `presented` is this token, in constant time too.
+    pub fn is(&self, presented: &[u8]) -> bool {
+        blake3::hash(presented) == self.digest
     }
 }
 

@@ -12,6 +12,8 @@ pub enum CheckpointError {
     Write { path: PathBuf, source: std::io::Error },
     #[error("{path} is not a numalign checkpoint: {reason}")]
     Foreign { path: PathBuf, reason: String },
+    #[error("{path} holds no projectors for this stage, encoder and base: {reason}")]
+    NotProjectors { path: PathBuf, reason: String },
     #[error("{path} is damaged: {reason}")]
     Damaged { path: PathBuf, reason: String },
     #[error("{path} has format version {found}; this build reads version {known}")]
@@ -30,7 +32,12 @@ impl CheckpointError {
         match self {
             CheckpointError::Read { .. } => "check the path and its permissions",
             CheckpointError::Write { .. } => "check free space and permissions of the folder",
-            CheckpointError::Foreign { .. } => "give a file that `numalign launch` or `numalign coordinator` wrote",
+            CheckpointError::Foreign { .. } => {
+                "give a file that `numalign launch` or `numalign coordinator` wrote; `numalign import` makes one of bare projectors (docs/OPERATIONS.md)"
+            }
+            CheckpointError::NotProjectors { .. } => {
+                "docs/OPERATIONS.md says which tensors are wanted, and how a PyTorch file becomes such a file"
+            }
             CheckpointError::Damaged { .. } => {
                 "use an older checkpoint of the run (chk/<run-id>/step-*.safetensors), or --resume auto, which skips damaged files"
             }

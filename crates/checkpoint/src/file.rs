@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use numalign_config::{LoadedProjections, Recipe, Solver};
+use numalign_config::{LoadedProjections, Recipe, Solver, Stage};
 use numalign_projector::bytes::le_bytes;
 use numalign_projector::{Evaluations, InputEncoder, Layout, NormTensor, State, Sums, Trained};
 use safetensors::SafeTensors;
@@ -27,6 +27,10 @@ const NORMS_PREFIX: &str = "layer_norms.";
 /// Checkpoints are tens of KB; a file beyond this is something else.
 const MOST_BYTES: u64 = 256 << 20;
 
+/// What to say of a file that [`Identity::lacks_tokenizer`].
+pub const NO_TOKENIZER: &str =
+    "an older build wrote it, without the tokenizer's fingerprint: whether the tokenizer is the same is not checked";
+
 /// What a checkpoint says about where its state came from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identity {
@@ -34,6 +38,9 @@ pub struct Identity {
     pub recipe: Recipe,
     /// Hex fingerprint of the frozen model.
     pub base_fingerprint: String,
+    /// Hex fingerprint of its tokenizer. None in stage `nn`, which reads no text, and in files of builds that did not write
+    /// it.
+    pub tokenizer_fingerprint: Option<String>,
     /// The frozen model's layer norms, if they train: as many numbers as the state has of them.
     pub layer_norms: Vec<NormTensor>,
     /// Hex digest of the data file's content, if there is one.
@@ -53,6 +60,13 @@ pub struct Checkpoint {
     pub sample_digest: String,
     /// What the solver's round in progress has added up; none between rounds, and before a round's first chunk.
     pub sums: Option<Sums>,
+}
+
+impl Identity {
+    /// Whether texts were read and nothing says by which tokenizer: an older build wrote the file.
+    pub fn lacks_tokenizer(&self) -> bool {
+        self.recipe.stage != Stage::Nn && self.tokenizer_fingerprint.is_none()
+    }
 }
 
 impl Checkpoint {
@@ -111,6 +125,9 @@ impl Checkpoint {
         );
         put("base_model", recipe.model_name.clone());
         put("base_fingerprint", self.identity.base_fingerprint.clone());
+        if let Some(tokenizer) = &self.identity.tokenizer_fingerprint {
+            put("tokenizer_fingerprint", tokenizer.clone());
+        }
         put("config", recipe.digest_text());
         put("dataset_digest", self.identity.dataset_digest.clone().unwrap_or_default());
         put("loaded_digest", self.identity.loaded_digest.clone().unwrap_or_default());
@@ -182,26 +199,25 @@ impl Checkpoint {
         bytes
     }
 
-    /// Reads and verifies a file.
+    /// How the file of `bytes`, which holds this checkpoint, differs from what numalign writes; none if it does not.
+    pub fn rearranged(&self, bytes: &[u8]) -> Option<&'static str> {
+        let own = self.to_bytes();
+        if own == bytes {
+            return None;
+        }
+        let order = |bytes: &[u8]| SafeTensors::read_metadata(bytes).map(|(_, header)| header.offset_keys());
+        Some(match (order(bytes), order(&own)) {
+            (Ok(theirs), Ok(ours)) if theirs != ours => "its tensors lie in another order",
+            _ => "its header is written in another way",
+        })
+    }
+
+    /// Reads and verifies a file. The content decides: a file that another program saved again is read too.
     ///
     /// # Errors
     /// A file that cannot be read, is no checkpoint, is damaged, or has another format version.
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
-        let failed = |source| CheckpointError::Read { path: path.to_owned(), source };
-        let about = std::fs::metadata(path).map_err(failed)?;
-        if !about.is_file() {
-            // A device or a pipe could be read without end.
-            return Err(CheckpointError::Foreign { path: path.to_owned(), reason: "it is not a file".to_owned() });
-        }
-        let size = about.len();
-        if size > MOST_BYTES {
-            return Err(CheckpointError::Foreign {
-                path: path.to_owned(),
-                reason: format!("{size} bytes are too many for one"),
-            });
-        }
-        let bytes = std::fs::read(path).map_err(failed)?;
-        Self::from_bytes(path, &bytes)
+        Self::from_bytes(path, &read_whole(path)?)
     }
 
     /// Verifies the bytes of a file; `path` is named in errors.
@@ -213,6 +229,9 @@ impl Checkpoint {
         let damaged = |reason: String| CheckpointError::Damaged { path: path.to_owned(), reason };
         if bytes.is_empty() {
             return Err(damaged("the file is empty".to_owned()));
+        }
+        if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
+            return Err(foreign("it is a PyTorch file (pickle)".to_owned()));
         }
         let (_, header) = SafeTensors::read_metadata(bytes)
             .map_err(|error| damaged(format!("not a whole safetensors file ({error})")))?;
@@ -229,19 +248,37 @@ impl Checkpoint {
             return Err(CheckpointError::Version { path: path.to_owned(), found, known: VERSION });
         }
         let parsed = SafeTensors::deserialize(bytes).map_err(|error| damaged(error.to_string()))?;
-        let tensors = read_tensors(&parsed).map_err(damaged)?;
+        let tensors = read_tensors(&parsed, |_| true).map_err(damaged)?;
         let stored = metadata.remove("file_digest").unwrap_or_default();
         let computed = file_digest(&metadata, tensors.values());
         if stored != computed {
             return Err(damaged(format!("its content has digest {computed:.16}, its metadata says {stored:.16}")));
         }
         let checkpoint = assemble(&metadata, &tensors).map_err(damaged)?;
-        // What was read must be what would be written, to the byte: nothing unknown hides in the file.
-        if checkpoint.to_bytes() != bytes {
+        // What was read must be all that would be written: nothing unknown hides in the file. Another program that saved it
+        // again may have put its parts into another order.
+        let written: TensorMap = checkpoint.tensors().into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+        if checkpoint.metadata() != metadata || written != tensors {
             return Err(damaged("its parts contradict each other".to_owned()));
         }
         Ok(checkpoint)
     }
+}
+
+/// The bytes of a file that is small enough to be a checkpoint.
+pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>, CheckpointError> {
+    let failed = |source| CheckpointError::Read { path: path.to_owned(), source };
+    let foreign = |reason: String| CheckpointError::Foreign { path: path.to_owned(), reason };
+    let about = std::fs::metadata(path).map_err(failed)?;
+    if !about.is_file() {
+        // A device or a pipe could be read without end.
+        return Err(foreign("it is not a file".to_owned()));
+    }
+    let size = about.len();
+    if size > MOST_BYTES {
+        return Err(foreign(format!("{size} bytes are too many for one")));
+    }
+    std::fs::read(path).map_err(failed)
 }
 
 /// One tensor of the file and its range of the state.
@@ -329,6 +366,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
         identity: Identity {
             recipe,
             base_fingerprint: text("base_fingerprint")?,
+            tokenizer_fingerprint: metadata.get("tokenizer_fingerprint").cloned(),
             layer_norms: norms,
             dataset_digest: optional("dataset_digest")?,
             loaded_digest: optional("loaded_digest")?,

@@ -6,6 +6,7 @@
 #![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+mod bare;
 pub mod error;
 pub mod file;
 pub mod folder;
@@ -14,7 +15,8 @@ mod solver_state;
 mod temporary;
 mod tensor;
 
+pub use bare::BareProjectors;
 pub use error::CheckpointError;
-pub use file::{Checkpoint, Identity};
+pub use file::{Checkpoint, Identity, NO_TOKENIZER};
 pub use folder::{RunFolder, open_regular, write_atomically, write_private};
 pub use temporary::remove_abandoned;

@@ -8,10 +8,13 @@ use safetensors::{Dtype, SafeTensors};
 /// The tensors of a file by name.
 pub(crate) type TensorMap = BTreeMap<String, Tensor>;
 
-/// Copies every tensor of a file; only `F32` and `F64` are known.
-pub(crate) fn read_tensors(parsed: &SafeTensors<'_>) -> Result<TensorMap, String> {
+/// Copies the tensors of a file whose names are `wanted`; only `F32` and `F64` are known.
+pub(crate) fn read_tensors(parsed: &SafeTensors<'_>, wanted: impl Fn(&str) -> bool) -> Result<TensorMap, String> {
     let mut map = BTreeMap::new();
     for (name, view) in parsed.tensors() {
+        if !wanted(&name) {
+            continue;
+        }
         if !matches!(view.dtype(), Dtype::F32 | Dtype::F64) {
             return Err(format!("tensor {name} is {:?}, not f32", view.dtype()));
         }

@@ -1,9 +1,10 @@
 //! Checkpoint files: the same bytes, nothing lost, nothing damaged accepted; and the folder they lie in.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use numalign_checkpoint::{Checkpoint, CheckpointError, Identity, RunFolder, write_atomically};
+use numalign_checkpoint::{BareProjectors, Checkpoint, CheckpointError, Identity, RunFolder, write_atomically};
 use numalign_config::{Config, Recipe};
 use numalign_projector::{Layout, NormTensor, State};
 use safetensors::{Dtype, SafeTensors};
@@ -24,6 +25,7 @@ fn checkpoint(hidden: usize, steps: u64) -> Checkpoint {
         identity: Identity {
             recipe,
             base_fingerprint: "0123456789abcdef".to_owned(),
+            tokenizer_fingerprint: None,
             layer_norms: Vec::new(),
             dataset_digest: None,
             loaded_digest: Some("fedcba".to_owned()),
@@ -216,6 +218,58 @@ fn no_truncation_is_accepted() {
     }
 }
 
+/// What the safetensors library, and so its Python package, makes of a file: tensors and metadata in its own order.
+fn saved_again(bytes: &[u8], change: impl FnOnce(&mut HashMap<String, String>)) -> Vec<u8> {
+    let parsed = SafeTensors::deserialize(bytes).unwrap();
+    let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
+    let mut metadata: HashMap<String, String> = header.metadata().clone().unwrap();
+    change(&mut metadata);
+    safetensors::serialize(parsed.tensors(), Some(metadata)).unwrap()
+}
+
+#[test]
+fn a_file_that_was_saved_again_is_the_same_checkpoint() {
+    let written = checkpoint(5, 2);
+    let bytes = written.to_bytes();
+    assert_eq!(written.rearranged(&bytes), None);
+    // The order of its metadata is another one each time.
+    let again = (0..100).map(|_| saved_again(&bytes, |_| {})).find(|again| *again != bytes).expect("another order");
+    let read = parse(&again).unwrap();
+    assert_eq!(read, written);
+    assert_eq!(read.rearranged(&again), Some("its header is written in another way"));
+    let spoiled = saved_again(&bytes, |metadata| drop(metadata.insert("note".to_owned(), "mine".to_owned())));
+    let error = parse(&spoiled).unwrap_err().to_string();
+    assert!(error.contains("is damaged: its content has digest"), "{error}");
+    let bare = safetensors::serialize(SafeTensors::deserialize(&bytes).unwrap().tensors(), None).unwrap();
+    let error = parse(&bare).unwrap_err();
+    assert!(error.to_string().contains("it has no metadata") && error.hint().contains("numalign import"), "{error}");
+}
+
+#[test]
+fn bare_projectors_are_read_by_name_and_shape() {
+    let written = checkpoint(5, 2);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bare.safetensors");
+    let bytes = written.to_bytes();
+    let parsed = SafeTensors::deserialize(&bytes).unwrap();
+    let save = |keep: &dyn Fn(&str) -> bool| {
+        let tensors = parsed.tensors().into_iter().filter(|(name, _)| keep(name));
+        fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    };
+    save(&|_| true);
+    let bare = BareProjectors::read(&path, Layout::new(5)).unwrap();
+    assert_eq!(bare.parameters, written.state.parameters());
+    assert_eq!(bare.passed_over.len(), 8, "{:?}", bare.passed_over);
+    let refusal = |layout| BareProjectors::read(&path, layout).unwrap_err().to_string();
+    let said = refusal(Layout::new(6));
+    assert!(said.contains("tensor input_projection.weight is [5, 1], not [6, 1]"), "{said}");
+    save(&|name| name != "output_projection.bias" && !name.starts_with("optimizer"));
+    let said = refusal(Layout::new(5));
+    assert!(said.contains("tensor output_projection.bias is missing"), "{said}");
+    fs::write(&path, b"PK\x03\x04 a torch file").unwrap();
+    assert!(refusal(Layout::new(5)).contains("not a whole safetensors file"));
+}
+
 /// A safetensors file with one tensor and the given metadata.
 fn foreign(metadata: &str) -> Vec<u8> {
     let mut header = format!(r#"{{{metadata}"weight":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}"#);
@@ -243,7 +297,10 @@ fn foreign_files_are_refused_in_words() {
         ),
         (Vec::new(), "is damaged: the file is empty"),
         (b"step: 7\n".to_vec(), "is damaged: not a whole safetensors file"),
-        (b"PK\x03\x04 and what else a torch file begins with".to_vec(), "is damaged: not a whole safetensors file"),
+        (
+            b"PK\x03\x04 and what else a torch file begins with".to_vec(),
+            "is not a numalign checkpoint: it is a PyTorch file (pickle)",
+        ),
     ];
     for (bytes, words) in cases {
         let error = parse(&bytes).unwrap_err();

@@ -9,6 +9,7 @@ use error::CliError;
 use numalign_coordinator::stderr::write_line;
 
 mod args;
+mod checkpointed;
 mod commands;
 mod connect;
 mod console;
@@ -23,6 +24,7 @@ mod plot;
 mod process;
 mod settings;
 mod table;
+mod watching;
 
 fn main() -> ExitCode {
     report_panics();

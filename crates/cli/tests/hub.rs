@@ -13,6 +13,9 @@ use common::{Folder, Output, fixtures};
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const ID: &str = "some-org/tiny.gpt_2";
 
+/// Revisions that the hub knows, as they stand in an address.
+const REVISIONS: [&str; 4] = ["main", "v1.0", "refs%2Fpr%2F1", COMMIT];
+
 /// What the server does with one file, beside serving it.
 #[derive(Clone, Copy, PartialEq)]
 enum Trouble {
@@ -98,8 +101,9 @@ impl Server {
             write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         };
         // Large files lie elsewhere, as on the real hub.
-        let resolve = format!("/{ID}/resolve/main/");
-        let (name, elsewhere) = match (path.strip_prefix(&resolve), path.strip_prefix("/elsewhere/")) {
+        let known = REVISIONS.map(|revision| format!("/{ID}/resolve/{revision}/"));
+        let resolved = known.iter().find_map(|prefix| path.strip_prefix(prefix.as_str()));
+        let (name, elsewhere) = match (resolved, path.strip_prefix("/elsewhere/")) {
             (Some(name), _) => (name, false),
             (None, Some(name)) => (name, true),
             (None, None) => return status(&mut stream, "404 Not Found"),
@@ -205,6 +209,37 @@ fn a_cached_model_is_found_without_a_network() {
     let run = ["launch", "text", "--no-eval", "--model-name", ID, "--num-epochs", "1", "--num-batches", "2"];
     let output = folder.run_env(&run, &[("HF_HOME", &home)]);
     assert!(output.status.success(), "{output}");
+}
+
+#[test]
+fn a_revision_is_found_in_the_cache_or_fetched() {
+    for revision in ["v1.0", "refs/pr/1", COMMIT] {
+        let (folder, hub) = (Folder::new(), Hub::new("tokenizer", &[]));
+        let name = format!("{ID}@{revision}");
+        agree("tokenizer", &hidden(&folder, &name, &online(&hub, &[])));
+        let requests = hub.requests();
+        let address = format!("/resolve/{}/config.json", revision.replace('/', "%2F"));
+        assert!(requests.iter().any(|(path, _)| path.ends_with(&address)), "{requests:?}");
+        // It is there now, and no other revision is.
+        agree("tokenizer", &hidden(&folder, &name, &[]));
+        refuse(&hidden(&folder, &format!("{ID}@v2"), &[]), &["@v2", "HF_HUB_OFFLINE"]);
+        refuse(&hidden(&folder, &format!("{ID}@v2"), &online(&hub, &[])), &["@v2", "404"]);
+    }
+    // A commit of the cache has a snapshot and no name.
+    let folder = Folder::new();
+    let snapshot = folder.path().join(fill_cache(&folder, "cache", "tokenizer"));
+    let envs = [("HF_HUB_CACHE", "cache")];
+    let name = format!("{ID}@{COMMIT}");
+    let run = ["launch", "text", "--no-eval", "--model-name", &name, "--num-epochs", "1", "--num-batches", "1"];
+    let output = folder.run_env(&run, &envs);
+    assert!(output.status.success(), "{output}");
+    let inspected = folder.run_env(&["inspect", "chk/text.safetensors", "--json"], &envs);
+    let about: serde_json::Value = serde_json::from_str(&inspected.stdout).expect("JSON");
+    assert_eq!(about["base_model"], name, "{inspected}");
+    // A link to a blob that is gone.
+    std::fs::remove_file(snapshot.join("model.safetensors")).unwrap();
+    std::os::unix::fs::symlink("../../blobs/gone", snapshot.join("model.safetensors")).unwrap();
+    refuse(&hidden(&folder, ID, &envs), &["its copy in cache lacks model.safetensors", "HF_HUB_OFFLINE"]);
 }
 
 #[test]

@@ -44,6 +44,7 @@ const RUN: &str = "Keys: run";
 const WORKERS: &str = "Keys: workers";
 const EVALUATION: &str = "Keys: evaluation";
 const TIMEOUTS: &str = "Keys: timeouts";
+const WATCHING: &str = "Keys: watching";
 
 /// The folder of all runs: run `nn` keeps its checkpoints in `chk/nn/` and its result in `chk/nn.safetensors`.
 pub const RUNS_FOLDER: &str = "chk";
@@ -59,6 +60,8 @@ keys! {
         "The frozen model: a folder, a .gguf file, a hub id, demo, or synthetic:<size>[:seed]";
     Recipe dtype: Dtype = "f32", MODEL, choice(),
         "How the frozen model's weights lie in memory; arithmetic is f32 in any case", sparse 1;
+    Recipe add_special_tokens: bool = "false", MODEL, boolean(),
+        "Put the tokenizer's special tokens (BOS, EOS) around each text, as transformers does by default", sparse 10;
     Recipe num_epochs: u64 = "60", RECIPE, whole(1, EXACT), "Epochs of the run; may grow on resume";
     Recipe num_batches: u64 = "10", RECIPE, whole(1, EXACT), "Steps per epoch";
     Recipe batch_size: usize = "8", RECIPE, whole(1, MOST_SAMPLES_PER_STEP), "Samples per step, over all workers";
@@ -188,6 +191,13 @@ keys! {
     Run join_debounce: Duration = "0.2s", TIMEOUTS, time(),
         "How long a join waits for others, so that they come in together";
     Run coordinator_wait: Duration = "30s", TIMEOUTS, positive_time(), "How long a worker waits for the coordinator";
+    /// `None` is any free port of loopback for `launch`, and nowhere for `coordinator`.
+    Run http: Option<String> = unset, WATCHING, optional(text()),
+        "Where the page to watch the run is served: HOST:PORT, or off; launch takes loopback by default";
+    /// `None` is the join token, which is asked for beyond loopback.
+    Run http_token_file: Option<PathBuf> = unset, WATCHING, optional(input_file()),
+        "File with the token that the page asks for; beyond loopback the join token by default";
+    Run tensorboard: bool = "false", WATCHING, boolean(), "Write event files for TensorBoard to chk/<run_id>/tensorboard";
 }
 
 /// The largest divisor of the batch size up to 8.

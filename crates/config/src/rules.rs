@@ -15,6 +15,7 @@ pub(crate) fn apply(part: Part, check: &Check<'_>) -> Vec<ConfigError> {
             fourier_periods,
             log_threshold,
             huber_delta,
+            special_tokens,
             run_length,
             micro_batch,
             value_range,
@@ -55,7 +56,13 @@ fn huber_delta(check: &Check<'_>) -> Option<ConfigError> {
     only_where_used(check, "huber_delta", "loss huber", is_unused && check.settings.huber_delta?.is_some())
 }
 
-/// A setting of an encoder or a loss is set only where it is used.
+fn special_tokens(check: &Check<'_>) -> Option<ConfigError> {
+    let is_unused = check.settings.stage? == Stage::Nn;
+    let is_idle = is_unused && check.settings.add_special_tokens?;
+    only_where_used(check, "add_special_tokens", "stage text or mixed", is_idle)
+}
+
+/// A setting of an encoder, a loss or a tokenizer is set only where it is used.
 fn only_where_used(check: &Check<'_>, name: &'static str, places: &str, is_idle: bool) -> Option<ConfigError> {
     is_idle.then(|| check.refuse(name, format!("means something only with {places}"), "leave it out"))?
 }

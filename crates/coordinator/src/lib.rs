@@ -23,4 +23,4 @@ pub mod stderr;
 
 pub use driver::Outcome;
 pub use error::CoordinatorError;
-pub use run::run;
+pub use run::{StatusQueries, run};

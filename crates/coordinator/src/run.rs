@@ -11,6 +11,7 @@ use numalign_access::listener::{Listener, ListenerLimits};
 use numalign_checkpoint::{CheckpointError, remove_abandoned, write_atomically};
 use numalign_config::Config;
 use numalign_data::{Schedule, Streams};
+use numalign_protocol::StatusReply;
 use numalign_protocol::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -24,6 +25,7 @@ use crate::error::CoordinatorError;
 use crate::final_file::{FinalFile, RETRY_AFTER};
 use crate::machine::{Machine, RebalancePolicy};
 use crate::rpc::auth::AuthInterceptor;
+use crate::rpc::call::Call;
 use crate::rpc::dispatch::Dispatcher;
 use crate::rpc::guesses::SlowGuesses;
 use crate::rpc::message_limits::MessageSizeLimit;
@@ -44,9 +46,12 @@ const REBALANCE_VARIABLE: &str = "NUMALIGN_INTERNAL_REBALANCE_AFTER_MS";
 /// Time for workers to read the last messages before the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Questions for the status, from this process.
+pub type StatusQueries = mpsc::Receiver<oneshot::Sender<StatusReply>>;
+
 /// Runs `config` on `socket` until every step is committed, the run fails, or `shutdown` resolves. Each time
 /// `checkpoint_wanted` is notified, the committed state is written to the run's folder. `access` says what clients must
-/// present.
+/// present. Who asks through `queries` gets the status as a client does.
 ///
 /// # Errors
 /// The run cannot start, failed or was stopped; see [`CoordinatorError`].
@@ -56,6 +61,7 @@ pub async fn run(
     access: ServerAccess,
     shutdown: impl Future<Output = ()>,
     checkpoint_wanted: Arc<Notify>,
+    queries: Option<StatusQueries>,
 ) -> Result<Outcome, CoordinatorError> {
     let config = Arc::new(config);
     let start = start::prepare(&config)?;
@@ -73,10 +79,14 @@ pub async fn run(
     let _token = published.map(|token| TokenFile::publish(start.folder.path(), token));
     let (dispatcher, reducer) = (Arc::new(Dispatcher::default()), Arc::new(Reducer::default()));
     let streams = Streams::new(start.stream.clone(), &config.recipe)?;
-    let machine = Machine::new(config.clone(), incarnation(), start.state.clone(), start.fingerprint.clone())
+    let machine = Machine::new(config.clone(), incarnation(), start.state.clone(), start.base.clone())
         .with_rebalance(rebalance_policy());
+    let machine = if config.run.dataset_file.is_some() { machine.with_sample_check() } else { machine };
     let driver = Driver::new(config.clone(), &start, machine, streams.clone(), dispatcher.clone(), reducer.clone())?;
     let (calls, inbox) = mpsc::channel(1024);
+    if let Some(queries) = queries {
+        tokio::spawn(answer_queries(queries, calls.clone()));
+    }
     let service =
         CoordinatorService::new(config.clone(), start.key.clone(), streams, dispatcher, reducer.clone(), calls);
 
@@ -129,6 +139,15 @@ pub async fn run(
     outcome.map_err(|error| error.with_checkpoint_of(&start.folder))
 }
 
+/// Hands the queries of this process to the driver, as the service does with those of clients.
+async fn answer_queries(mut queries: StatusQueries, calls: mpsc::Sender<Call>) {
+    while let Some(reply) = queries.recv().await {
+        if calls.send(Call::Status(reply)).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// The default policy, unless a test asks for an earlier split.
 fn rebalance_policy() -> RebalancePolicy {
     let policy = RebalancePolicy::default();
@@ -161,7 +180,7 @@ async fn already_finished(
     start: &Start,
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Option<Outcome>, CoordinatorError> {
-    let (Some(state), Some(fingerprint)) = (&start.state, &start.fingerprint) else {
+    let (Some(state), Some(base)) = (&start.state, &start.base) else {
         return Ok(None);
     };
     let next = Schedule::of_run(config).next(state.position());
@@ -171,7 +190,8 @@ async fn already_finished(
     let checkpoint = numalign_checkpoint::Checkpoint {
         identity: numalign_checkpoint::Identity {
             recipe: config.recipe.clone(),
-            base_fingerprint: fingerprint.clone(),
+            base_fingerprint: base.fingerprint.clone(),
+            tokenizer_fingerprint: base.tokenizer.clone(),
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
             loaded_digest: start.loaded_digest.clone(),

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use numalign_checkpoint::{Checkpoint, Identity, RunFolder, open_regular, remove_abandoned};
-use numalign_config::{Config, LoadedProjections, Recipe, Resume};
+use numalign_checkpoint::{Checkpoint, Identity, NO_TOKENIZER, RunFolder, open_regular, remove_abandoned};
+use numalign_config::{Config, LoadedProjections, Recipe, Resume, Stage};
 use numalign_data::{Domain, SampleDigest, SampleStream, Schedule, Unit};
 use numalign_projector::{InputEncoder, Layout, NormTensor, State, Sums};
 
 use crate::error::CoordinatorError;
+use crate::machine::KnownBase;
 use crate::state_key::StateKey;
 
 /// Everything known before the first worker comes.
@@ -27,8 +28,8 @@ pub struct Start {
     pub state: Option<State>,
     /// Sums of the solver's round in progress.
     pub sums: Option<Sums>,
-    /// Fingerprint that the workers' model must have.
-    pub fingerprint: Option<String>,
+    /// The frozen model that the workers must have.
+    pub base: Option<KnownBase>,
     /// The base's layer norms, if `state` has them.
     pub layer_norms: Vec<NormTensor>,
     /// Digest of the samples behind `state`.
@@ -68,7 +69,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         loaded_digest: loaded.as_ref().map(|(_, checkpoint)| checkpoint.loaded_digest(config.run.load_projections)),
         state: None,
         sums: None,
-        fingerprint: None,
+        base: None,
         layer_norms: Vec::new(),
         sample_digest: SampleDigest::start(),
         replaces: false,
@@ -90,12 +91,25 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         start.layer_norms = checkpoint.identity.layer_norms.clone();
         let state = State::starting_from(&checkpoint.state, config.run.load_projections, recipe.seed);
         start.state = Some(state.prepared(recipe));
-        start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
+        start.base = Some(base_of(recipe, path, &checkpoint.identity, &mut start.messages));
     }
     if let Some((path, checkpoint)) = find(config, &mut start)? {
         continue_from(config, &path, checkpoint, &mut start)?;
     }
     Ok(start)
+}
+
+/// The frozen model that the checkpoint at `path` belongs to; a tokenizer counts where its run and this one read texts.
+fn base_of(recipe: &Recipe, path: &Path, identity: &Identity, messages: &mut Vec<String>) -> KnownBase {
+    let reads_text = recipe.stage != Stage::Nn;
+    if reads_text && identity.lacks_tokenizer() {
+        messages.push(format!("{}: {NO_TOKENIZER}", path.display()));
+    }
+    KnownBase {
+        source: path.to_owned(),
+        fingerprint: identity.base_fingerprint.clone(),
+        tokenizer: identity.tokenizer_fingerprint.clone().filter(|_| reads_text),
+    }
 }
 
 /// Loaded projectors must be what this run trains; layer norms that are not loaded are the model's own.
@@ -215,7 +229,7 @@ fn continue_from(
     };
     start.messages.push(format!("continuing {} at step {}", path.display(), checkpoint.state.step()));
     start.sample_digest = sample_digest;
-    start.fingerprint = Some(checkpoint.identity.base_fingerprint.clone());
+    start.base = Some(base_of(&config.recipe, path, &checkpoint.identity, &mut start.messages));
     start.layer_norms = checkpoint.identity.layer_norms.clone();
     start.state = Some(checkpoint.state);
     start.sums = checkpoint.sums;

@@ -164,6 +164,7 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         huber_delta: None,
         layer: None,
         train_layer_norms: false,
+        add_special_tokens: false,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use numalign_config::{Pooling, Recipe};
 use numalign_data::{Domain, SampleStream};
+use numalign_model::tokenizer::Tokenizer;
 use numalign_model::{FrozenLm, LmInput, ModelError, NormGradients, NormParameter, Piece, lm::positions};
 
 use crate::engine::Engine;
@@ -65,8 +66,8 @@ impl FrozenLm for MeanOfEmbeddings {
         self.inner.max_positions()
     }
 
-    fn tokenize(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        self.inner.tokenize(text)
+    fn tokenizer(&self) -> &Tokenizer {
+        self.inner.tokenizer()
     }
 
     fn embed_tokens(&self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
@@ -151,10 +152,6 @@ impl FrozenLm for MeanOfEmbeddings {
 
     fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>, ModelError> {
         self.inner.logits(hidden)
-    }
-
-    fn detokenize(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.inner.detokenize(ids)
     }
 }
 

@@ -22,7 +22,7 @@ pub enum Purpose {
 /// Loads the frozen model of the checkpoint read from `path`, or `model` where its files lie elsewhere.
 ///
 /// # Errors
-/// The model cannot be loaded, or its fingerprint is not the checkpoint's.
+/// The model cannot be loaded, or its fingerprint is not the checkpoint's, or that of its tokenizer is not.
 pub fn load_engine(
     checkpoint: &Checkpoint,
     path: &Path,
@@ -41,7 +41,14 @@ pub fn load_engine(
         let stored = checkpoint.identity.base_fingerprint.clone();
         return Err(EngineError::OtherModel { path: path.to_owned(), stored, name: name.to_owned(), found });
     }
-    Ok(Engine::new(model.lm, recipe.clone()))
+    let engine = Engine::new(model.lm, recipe.clone());
+    if let (Some(stored), Some(found)) = (&checkpoint.identity.tokenizer_fingerprint, engine.tokenizer_fingerprint()?)
+        && found != *stored
+    {
+        let stored = stored.clone();
+        return Err(EngineError::OtherTokenizer { path: path.to_owned(), stored, name: name.to_owned(), found });
+    }
+    Ok(engine)
 }
 
 /// The samples that the checkpoint read from `path` was trained on: generated, or from the file `dataset`.

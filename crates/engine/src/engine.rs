@@ -86,6 +86,18 @@ impl Engine {
         Ok(state)
     }
 
+    /// Hex fingerprint of the model's tokenizer as the recipe uses it; none in stage `nn`, which reads no text.
+    ///
+    /// # Errors
+    /// Its template of special tokens cannot be applied.
+    pub fn tokenizer_fingerprint(&self) -> Result<Option<String>, EngineError> {
+        if self.recipe.stage == Stage::Nn {
+            return Ok(None);
+        }
+        let fingerprint = self.lm.tokenizer().fingerprint(self.recipe.add_special_tokens)?;
+        Ok(Some(fingerprint.to_hex().to_string()))
+    }
+
     /// Whether training needs gradients from inside the model.
     pub fn needs_backward(recipe: &Recipe) -> bool {
         recipe.train_input_projection || recipe.train_layer_norms

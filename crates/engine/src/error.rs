@@ -66,6 +66,21 @@ pub enum EngineError {
         /// Its hex fingerprint.
         found: String,
     },
+    /// The model at hand has another tokenizer than the one a checkpoint was trained with.
+    #[error(
+        "{} was trained with another tokenizer: its fingerprint is {stored:.16}, that of the tokenizer of `{name}` is {found:.16}",
+        path.display()
+    )]
+    OtherTokenizer {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Hex fingerprint in the checkpoint.
+        stored: String,
+        /// The model that was loaded.
+        name: String,
+        /// Hex fingerprint of its tokenizer.
+        found: String,
+    },
     /// A checkpoint's samples come from a file, and none was given.
     #[error("{} was trained from a file (digest {stored:.16})", path.display())]
     NeedsFile {
@@ -116,6 +131,9 @@ impl EngineError {
             Self::OtherModel { .. } => {
                 Some("give the model it was trained on with --model; a projector is valid for one base only")
             }
+            Self::OtherTokenizer { .. } => Some(
+                "the weights are the same, the tokenizer files are not: give --model a folder with those of the training",
+            ),
             Self::NeedsFile { .. } => Some("give that file with --dataset"),
             Self::NeedsNoFile { .. } => Some("leave --dataset out: its samples are regenerated from its seed"),
             Self::OtherFile { .. } => Some("give the file of the run, with the same lines in the same order"),

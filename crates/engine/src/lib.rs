@@ -19,6 +19,7 @@ pub mod local;
 pub mod memory;
 pub mod metrics;
 mod prepare;
+mod sample_check;
 pub mod zero_shot;
 
 pub use checkpointed::{Purpose, load_engine, training_stream};

@@ -2,6 +2,7 @@
 
 use numalign_config::{Pooling, Stage};
 use numalign_data::{Input, Sample, Segment, grammar};
+use numalign_model::tokenizer::Around;
 use numalign_model::{ModelError, Piece, lm::positions};
 
 use crate::engine::Engine;
@@ -20,7 +21,7 @@ pub(crate) struct Prepared {
 }
 
 impl Engine {
-    /// Token ids of a sample's text pieces, in order; numbers have none.
+    /// Token ids of a sample's text pieces and of the special tokens around them, in order; numbers have none.
     ///
     /// # Errors
     /// A sample that the model cannot take.
@@ -56,6 +57,12 @@ impl Engine {
                 }
             }
             (Input::Text(text), _) => pieces.push(Piece::Tokens(self.tokenize(index, text)?)),
+        }
+        if self.recipe.add_special_tokens && matches!(sample.input, Input::Text(_)) {
+            let Around { before, after } =
+                self.lm.tokenizer().around().map_err(|source| EngineError::Sample { index, source })?;
+            pieces.insert(0, Piece::Tokens(before));
+            pieces.push(Piece::Tokens(after));
         }
         if self.recipe.pooling == Pooling::Numbers && inputs.is_empty() {
             let reason = "it has no marked number, and pooling numbers reads there".to_owned();

@@ -34,7 +34,11 @@ pub fn ask(engine: &mut Engine, stream: &SampleStream, count: u64) -> Result<Zer
     for index in 0..count {
         let sample = stream.sample(index);
         if let Input::Text(question) = &sample.input {
-            prompts.push(engine.lm().tokenize(question)?);
+            let tokenizer = engine.lm().tokenizer();
+            prompts.push(match engine.recipe().add_special_tokens {
+                true => tokenizer.encode_with_special_tokens(question)?,
+                false => tokenizer.encode(question)?,
+            });
             targets.push(sample.target);
         }
     }

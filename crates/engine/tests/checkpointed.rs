@@ -14,6 +14,7 @@ fn checkpoint(dataset_digest: Option<String>) -> Checkpoint {
     let demo = numalign_model::load("demo", DeviceChoice::Cpu, false).unwrap().lm;
     let identity = Identity {
         base_fingerprint: demo.fingerprint().to_hex().to_string(),
+        tokenizer_fingerprint: None,
         layer_norms: Vec::new(),
         dataset_digest,
         loaded_digest: None,

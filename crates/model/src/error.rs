@@ -32,6 +32,8 @@ pub enum ModelError {
     Hub { name: String, reason: String },
     #[error("device `{device}` cannot be used: {reason}")]
     Device { device: String, reason: String },
+    #[error("an operation failed on the device, so no later result of this process can be used: {reason}")]
+    DeviceTask { reason: String },
     #[error("device `{device}` cannot be used: {source}")]
     Gpu { device: String, source: GpuError },
     #[error("the model has no tokenizer: {reason}")]
@@ -87,11 +89,16 @@ impl ModelError {
             ModelError::Tokenizer { .. } => {
                 Some("put the model's tokenizer.json, or its vocab.json and merges.txt, into its folder")
             }
-            ModelError::TooLong { .. } => {
-                Some("shorten the text or lower numeric_positions to what the model has positions for")
-            }
+            ModelError::TooLong { .. } => Some(
+                "shorten the text or lower numeric_positions to what the model has positions for; with a sliding window \
+                 (sliding_window in config.json) that is the window",
+            ),
             ModelError::Gpu { source, .. } => Some(source.hint()),
             ModelError::Device { .. } => Some("use --device cpu, or --device auto to take what there is"),
+            ModelError::DeviceTask { .. } => Some(
+                "if memory ran out: see nvidia-smi for other processes, or take dtype bf16 or a smaller micro_batch_size; \
+                 otherwise run numalign doctor",
+            ),
             ModelError::Read { .. } => Some("check the path and its permissions"),
             ModelError::UnknownToken { .. } => Some("the tokenizer and the weights are of different models"),
             ModelError::TooLarge { advice, .. } => Some(advice),

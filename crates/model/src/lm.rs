@@ -5,6 +5,7 @@
 
 use crate::error::ModelError;
 use crate::ops::norms::{NormGradients, NormParameter};
+use crate::tokenizer::Tokenizer;
 
 /// The positions of a sequence whose hidden states are averaged into its read-out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,17 +78,24 @@ pub trait FrozenLm: Send {
     /// Longest sequence.
     fn max_positions(&self) -> usize;
 
-    /// Token ids of `text`.
+    /// Text to token ids and back.
+    fn tokenizer(&self) -> &Tokenizer;
+
+    /// Token ids of `text`, without special tokens around it.
     ///
     /// # Errors
     /// The model has no tokenizer.
-    fn tokenize(&self, text: &str) -> Result<Vec<u32>, ModelError>;
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        self.tokenizer().encode(text)
+    }
 
     /// Text of token ids.
     ///
     /// # Errors
     /// The model has no tokenizer, or no such token.
-    fn detokenize(&self, ids: &[u32]) -> Result<String, ModelError>;
+    fn detokenize(&self, ids: &[u32]) -> Result<String, ModelError> {
+        self.tokenizer().decode(ids)
+    }
 
     /// Rows of the token table, `[ids, hidden_size]`.
     ///

@@ -241,9 +241,59 @@ fn heads_for_other_tasks_are_passed_over_and_other_tensors_are_not() {
         "qa_outputs.bias",
         "multiple_choice_head.summary.weight",
         "head.weight",
+        "position_ids",
     ];
     add_tensors(&folder, &heads);
     assert_eq!(folder.load().unwrap().lm.fingerprint(), plain);
     add_tensors(&folder, &["h.0.attn.c_attn.lora_A.weight"]);
     folder.is_refused(&["unexpected: h.0.attn.c_attn.lora_A.weight"]);
+}
+
+#[test]
+fn weights_of_a_wrapper_are_called_so() {
+    for (prefix, said) in [("_orig_mod.", "torch.compile"), ("module.", "module.save"), ("base_model.model.", "peft")] {
+        let folder = ModelFolder::copy("small-f32");
+        let bytes = folder.read("model.safetensors");
+        let data = header_length(&bytes);
+        let header: serde_json::Map<String, Value> = serde_json::from_slice(&bytes[8..data]).unwrap();
+        let renamed = header.into_iter().map(|(name, place)| match name.as_str() {
+            "__metadata__" => (name, place),
+            _ => (format!("{prefix}{name}"), place),
+        });
+        let header = Value::Object(renamed.collect()).to_string();
+        let length = (header.len() as u64).to_le_bytes();
+        folder.write("model.safetensors", [&length[..], header.as_bytes(), &bytes[data..]].concat());
+        folder.is_refused(&[&format!("weights whose names begin with `{prefix}`"), said]);
+    }
+}
+
+#[test]
+fn the_hubs_own_folder_of_a_model_is_called_so() {
+    let cache = tempfile::tempdir().unwrap();
+    let model = cache.path().join("models--some-org--gpt_2");
+    std::fs::create_dir_all(model.join("snapshots/0123")).unwrap();
+    let Err(error) = load(model.to_str().unwrap(), DeviceChoice::Cpu, false) else { panic!("it was loaded") };
+    let said = format!("{error}\n{}", error.hint().unwrap_or_default());
+    assert!(said.contains("a folder of the hub's cache") && said.contains("(some-org/gpt_2)"), "{said}");
+    assert!(said.contains("snapshots/0123"), "{said}");
+}
+
+#[test]
+fn settings_are_read_as_python_reads_them() {
+    let folder = ModelFolder::copy("tokenizer");
+    let plain = folder.load().unwrap().lm.fingerprint();
+    let with = |file: &str, more: &str| {
+        let text = String::from_utf8(folder.read(file)).unwrap();
+        folder.write(file, text.replacen('{', &format!("{{{more}, "), 1));
+    };
+    with("config.json", "\"time_step_limit\": [0.0, Infinity], \"note\": NaN");
+    with("tokenizer_config.json", "\"model_max_length\": Infinity");
+    for file in ["config.json", "tokenizer.json"] {
+        folder.write(file, [b"\xef\xbb\xbf".as_slice(), &folder.read(file)].concat());
+    }
+    assert_eq!(folder.load().unwrap().lm.fingerprint(), plain);
+    let folder = ModelFolder::copy("tokenizer");
+    let text = String::from_utf8(folder.read("config.json")).unwrap();
+    folder.write("config.json", text.replace("1e-05", "NaN"));
+    folder.is_refused(&["layer_norm_epsilon"]);
 }

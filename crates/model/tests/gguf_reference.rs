@@ -13,9 +13,13 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 #[test]
-#[ignore = "needs a real model: NUMALIGN_GGUF_REFERENCE"]
 fn a_real_file() {
-    let path = std::env::var("NUMALIGN_GGUF_REFERENCE").expect("NUMALIGN_GGUF_REFERENCE names a reference");
+    let Ok(path) = std::env::var("NUMALIGN_GGUF_REFERENCE") else {
+        println!(
+            "skipped: NUMALIGN_GGUF_REFERENCE names no reference (tools/fixtures/make_gguf_reference.py writes one)"
+        );
+        return;
+    };
     let reference: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let started = std::time::Instant::now();
     let mut model = load(reference["path"].as_str().unwrap(), DeviceChoice::Cpu, false).unwrap();

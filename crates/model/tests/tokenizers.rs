@@ -6,13 +6,17 @@ use std::path::{Path, PathBuf};
 use numalign_model::ModelError;
 use numalign_model::arch::Architecture;
 use numalign_model::load::folder_tokenizer;
-use numalign_model::tokenizer::Tokenizer;
+use numalign_model::tokenizer::{Around, Tokenizer};
+use serde_json::{Value, json};
+
+/// Folders in `testdata/tokenizers`.
+const FOLDERS: usize = 13;
 
 fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tokenizers")
 }
 
-fn json<T: serde::de::DeserializeOwned>(name: &str) -> T {
+fn read<T: serde::de::DeserializeOwned>(name: &str) -> T {
     serde_json::from_str(&std::fs::read_to_string(testdata().join(name)).unwrap()).unwrap()
 }
 
@@ -30,9 +34,9 @@ fn fnv(ids: &[u32]) -> u32 {
 
 #[test]
 fn ids_are_those_of_transformers() {
-    let strings: Vec<String> = json("strings.json");
-    let expected: BTreeMap<String, Vec<u32>> = json("expected.json");
-    assert_eq!((strings.len(), expected.len()), (1000, 12));
+    let strings: Vec<String> = read("strings.json");
+    let expected: BTreeMap<String, Vec<u32>> = read("expected.json");
+    assert_eq!((strings.len(), expected.len()), (1000, FOLDERS));
     for (name, hashes) in &expected {
         let tokenizer = tokenizer(&testdata().join(name), None).unwrap();
         for (text, hash) in strings.iter().zip(hashes) {
@@ -85,4 +89,101 @@ fn vocabularies_of_unknown_kinds_are_refused() {
     assert!(refusal(llama.path(), None).contains("merges.txt: line 2 is not a pair of tokens: \"ab\""));
     files(llama.path(), "a c\n", "{\"tokenizer_class\": \"GPT2Tokenizer\"}");
     assert!(refusal(llama.path(), None).contains("not a tokenizer"));
+}
+
+#[test]
+fn ids_with_special_tokens_are_those_of_transformers() {
+    let strings: Vec<String> = read("strings.json");
+    let expected: BTreeMap<String, u32> = read("special.json");
+    assert_eq!(expected.len(), FOLDERS);
+    for (name, hash) in expected {
+        let tokenizer = tokenizer(&testdata().join(&name), None).unwrap();
+        let mut ids = Vec::new();
+        for text in &strings {
+            ids.extend(tokenizer.encode_with_special_tokens(text).unwrap());
+        }
+        assert_eq!(fnv(&ids), hash, "{name}");
+    }
+    let around = |name: &str| tokenizer(&testdata().join(name), None).unwrap().around().unwrap();
+    assert_eq!(around("gpt2-vocabulary"), Around::default());
+    assert_eq!(around("llama-bos"), Around { before: vec![1], after: Vec::new() });
+    let both = around("gpt2-vocabulary-bos");
+    assert_eq!((both.before.len(), both.after.len()), (1, 1), "{both:?}");
+}
+
+fn fingerprint(tokenizer: &Tokenizer, add_special_tokens: bool) -> String {
+    tokenizer.fingerprint(add_special_tokens).unwrap().to_hex().to_string()
+}
+
+/// The fingerprint of a `tokenizer.json`.
+fn fingerprint_of(document: &Value) -> String {
+    let tokenizer = Tokenizer::from_json(Path::new("tokenizer.json"), document.to_string().as_bytes()).unwrap();
+    fingerprint(&tokenizer, false)
+}
+
+#[test]
+fn a_folder_that_was_saved_again_keeps_its_fingerprint() {
+    let again = testdata().join("../tokenizers-saved-again");
+    let folders: Vec<_> = std::fs::read_dir(&again).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(folders.len(), 4);
+    for name in folders {
+        let first = tokenizer(&testdata().join(&name), None).unwrap();
+        let second = tokenizer(&again.join(&name), None).unwrap();
+        for special in [false, true] {
+            assert_eq!(fingerprint(&first, special), fingerprint(&second, special), "{name:?}");
+        }
+    }
+}
+
+#[test]
+fn a_fingerprint_covers_what_changes_ids_and_nothing_else() {
+    let document: Value = read("gpt2-normalised/tokenizer.json");
+    let own = fingerprint_of(&document);
+    let changed = |change: &dyn Fn(&mut Value)| {
+        let mut document = document.clone();
+        change(&mut document);
+        fingerprint_of(&document)
+    };
+    let same: [&dyn Fn(&mut Value); 5] = [
+        &|d| d["truncation"] = json!({"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}),
+        &|d| {
+            for pair in d["model"]["merges"].as_array_mut().unwrap() {
+                *pair = format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()).into();
+            }
+        },
+        &|d| d["model"]["unk_token"] = "<|endoftext|>".into(),
+        &|d| d["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [d["pre_tokenizer"]]}),
+        &|d| d["decoder"] = Value::Null,
+    ];
+    for change in same {
+        assert_eq!(changed(change), own);
+    }
+    let other: [&dyn Fn(&mut Value); 6] = [
+        // Two digits of the vocabulary change places.
+        &|d| {
+            let vocab = d["model"]["vocab"].as_object_mut().unwrap();
+            let (one, two) = (vocab["1"].clone(), vocab["2"].clone());
+            vocab.insert("1".to_owned(), two);
+            vocab.insert("2".to_owned(), one);
+        },
+        &|d| d["model"]["merges"].as_array_mut().unwrap().swap(0, 1),
+        &|d| d["normalizer"] = json!({"type": "NFKC"}),
+        &|d| d["pre_tokenizer"]["add_prefix_space"] = true.into(),
+        &|d| d["added_tokens"][0]["lstrip"] = true.into(),
+        &|d| d["model"]["ignore_merges"] = true.into(),
+    ];
+    for (number, change) in other.iter().enumerate() {
+        assert_ne!(changed(change), own, "change {number}");
+    }
+    let bos = tokenizer(&testdata().join("llama-bos"), None).unwrap();
+    assert_ne!(fingerprint(&bos, true), fingerprint(&bos, false), "what stands around a text counts where it is added");
+}
+
+#[test]
+fn merges_are_never_dropped_by_chance() {
+    let mut document: Value = read("gpt2-file/tokenizer.json");
+    let expected = tokenizer(&testdata().join("gpt2-file"), None).unwrap().encode("The weight is 12.345").unwrap();
+    document["model"]["dropout"] = json!(0.9);
+    let tokenizer = Tokenizer::from_json(Path::new("t.json"), document.to_string().as_bytes()).unwrap();
+    assert_eq!(tokenizer.encode("The weight is 12.345").unwrap(), expected);
 }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use numalign_access::Client;
 use numalign_collective::CollectiveError;
 use numalign_collective::nccl::NcclError;
+use numalign_data::Sample;
 use numalign_model::NormParameter;
 use numalign_protocol as proto;
 use numalign_protocol::worker_message::Message as FromWorker;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::device::Loaded;
+use crate::device::{Device, Loaded};
 use crate::error::WorkerError;
 use crate::handshake::Ending;
 use crate::nccl;
@@ -70,8 +71,27 @@ impl Connection {
             layer_norms: loaded.layer_norms.iter().map(layer_norm).collect(),
             nccl: ability,
             no_nccl,
+            tokenizer_fingerprint: loaded.tokenizer_fingerprint.clone().unwrap_or_default(),
+            longest_text: loaded.longest_text,
         };
         self.send(FromWorker::Ready(ready)).await;
+    }
+
+    /// Answers the coordinator whether the model can take `samples`, as soon as the device's thread knows.
+    pub(crate) fn check_samples(&self, device: Device, samples: Vec<Sample>) {
+        let reports = self.reports.clone();
+        tokio::spawn(async move {
+            let message = match device.check(samples).await {
+                Ok(()) => FromWorker::SamplesChecked(proto::SamplesChecked::default()),
+                // Another worker may do better.
+                Err(error @ WorkerError::Device(_)) => {
+                    FromWorker::Failure(proto::Failure { permanent: false, message: error.to_string(), data: false })
+                }
+                Err(error) => FromWorker::SamplesChecked(proto::SamplesChecked { problem: error.to_string() }),
+            };
+            // A connection that closed in the meantime has nothing to be told.
+            let _ = reports.send(proto::WorkerMessage { message: Some(message) }).await;
+        });
     }
 
     /// Tells the coordinator why this worker cannot go on, and ends it.

@@ -148,6 +148,14 @@ impl Worker {
                 self.communicators.end();
             }
             Some(FromCoordinator::NcclId(id)) => self.communicators.form(&id)?,
+            Some(FromCoordinator::SampleCheck(check)) => {
+                let Some(kept) = &self.kept else {
+                    return Err(WorkerError::Protocol(
+                        "samples came for a check before the model was loaded".to_owned(),
+                    ));
+                };
+                connection.check_samples(kept.device.clone(), samples_of(check.samples)?);
+            }
             Some(FromCoordinator::Committed(committed)) => {
                 if let Some(kept) = &self.kept {
                     kept.uncommitted.committed(committed.unit, committed.mac);

@@ -24,14 +24,21 @@ pub(crate) enum RowKind {
     Errors,
 }
 
+/// What the thread is asked for.
+pub(crate) enum Job {
+    Rows(RowJob),
+    /// Whether the model can take these samples.
+    Check(Vec<Sample>, oneshot::Sender<Result<(), WorkerError>>),
+    /// An injected fault: the thread stops for ever.
+    Freeze,
+}
+
 /// Rows asked for.
-pub(crate) struct Job {
+pub(crate) struct RowJob {
     pub kind: RowKind,
     pub state: Arc<State>,
     pub micro_batches: Vec<(usize, Vec<Sample>)>,
     pub reply: oneshot::Sender<Result<MicroBatchGradients, WorkerError>>,
-    /// An injected fault: the thread stops for ever.
-    pub freeze: bool,
 }
 
 /// What is known once the model is loaded and the probe computed.
@@ -42,6 +49,10 @@ pub(crate) struct Loaded {
     pub nccl: Result<Ability, String>,
     /// Of the model, in hex.
     pub fingerprint: String,
+    /// Of its tokenizer, in hex, where the stage reads texts.
+    pub tokenizer_fingerprint: Option<String>,
+    /// Bytes of the longest text that fits the model whatever it says.
+    pub longest_text: u64,
     pub hidden_size: usize,
     /// Of the model.
     pub parameters: u64,
@@ -83,9 +94,15 @@ impl Device {
                 }
             };
             while let Some(job) = inbox.blocking_recv() {
-                if job.freeze {
-                    fault::hang();
-                }
+                let job = match job {
+                    Job::Rows(job) => job,
+                    Job::Check(samples, reply) => {
+                        // The connection may have ended in the meantime.
+                        let _ = reply.send(engine.check_samples(&samples).map_err(WorkerError::from));
+                        continue;
+                    }
+                    Job::Freeze => fault::hang(),
+                };
                 if job.reply.is_closed() {
                     continue;
                 }
@@ -112,19 +129,27 @@ impl Device {
         state: Arc<State>,
         micro_batches: Vec<(usize, Vec<Sample>)>,
     ) -> Result<MicroBatchGradients, WorkerError> {
-        let gone = || WorkerError::Device("it panicked; its message is above".to_owned());
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job { kind, state, micro_batches, reply, freeze: false }).await.map_err(|_| gone())?;
+        self.jobs.send(Job::Rows(RowJob { kind, state, micro_batches, reply })).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Whether the model can take `samples`; what is wrong with the first one that it cannot.
+    pub async fn check(&self, samples: Vec<Sample>) -> Result<(), WorkerError> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Check(samples, reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 
     /// An injected fault: the thread does nothing any more, and the process goes on.
-    pub async fn freeze(&self, state: Arc<State>) {
-        let (reply, _) = oneshot::channel();
-        let job = Job { kind: RowKind::Gradients, state, micro_batches: Vec::new(), reply, freeze: true };
+    pub async fn freeze(&self) {
         // A thread that ended does nothing either.
-        let _ = self.jobs.send(job).await;
+        let _ = self.jobs.send(Job::Freeze).await;
     }
+}
+
+fn gone() -> WorkerError {
+    WorkerError::Device("it panicked; its message is above".to_owned())
 }
 
 fn load(
@@ -146,12 +171,16 @@ fn load(
         description: model.description.clone(),
         nccl: nccl::ability(config.run.collective, model.place, local_rank),
         fingerprint: model.lm.fingerprint().to_hex().to_string(),
+        tokenizer_fingerprint: None,
+        longest_text: 0,
         hidden_size: model.lm.hidden_size(),
         parameters: model.lm.parameters(),
         probe_digest: Vec::new(),
         layer_norms: if recipe.train_layer_norms { model.lm.norm_parameters()? } else { Vec::new() },
     };
     let mut engine = Engine::new(model.lm, recipe.clone());
+    facts.tokenizer_fingerprint = engine.tokenizer_fingerprint()?;
+    facts.longest_text = engine.longest_text()?;
     let state = engine.initial_state(0)?;
     let mut hasher = blake3::Hasher::new();
     for (_, row) in engine.gradients(&state, &[(0, probe.to_vec())])? {

@@ -102,6 +102,8 @@ mod tests {
             description: Description { device: name.clone(), weights: "test", name },
             nccl: Err("not asked for".to_owned()),
             fingerprint: String::new(),
+            tokenizer_fingerprint: None,
+            longest_text: 0,
             hidden_size: HIDDEN,
             parameters: 0,
             probe_digest: Vec::new(),

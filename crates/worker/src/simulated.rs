@@ -40,6 +40,15 @@ impl Simulated {
         let observer = self.observer.clone();
         tokio::spawn(async move {
             while let Some(job) = inbox.recv().await {
+                let job = match job {
+                    Job::Rows(job) => job,
+                    Job::Check(_, reply) => {
+                        // The connection may have ended in the meantime.
+                        let _ = reply.send(Ok(()));
+                        continue;
+                    }
+                    Job::Freeze => std::future::pending().await,
+                };
                 observer(job.state.step());
                 let layout = job.state.layout();
                 let rows = job.micro_batches.iter().map(|(micro_batch, samples)| match job.kind {
@@ -63,6 +72,8 @@ impl Simulated {
             },
             nccl: Err("it is simulated".to_owned()),
             fingerprint: blake3::hash(b"simulated").to_hex().to_string(),
+            tokenizer_fingerprint: None,
+            longest_text: u64::MAX,
             hidden_size: self.hidden,
             parameters: 0,
             probe_digest: blake3::hash(&self.hidden.to_le_bytes()).as_bytes().to_vec(),

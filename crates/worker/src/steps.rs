@@ -101,7 +101,7 @@ impl Steps {
                 tokio::time::sleep(delay).await;
             }
             if faults.freezes(unit) {
-                self.device.freeze(self.state.clone()).await;
+                self.device.freeze().await;
             }
             let mut rows = self.device.rows(kind, self.state.clone(), micro_batches).await?;
             self.rows_until.store(unit + 1, Ordering::Relaxed);

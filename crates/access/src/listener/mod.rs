@@ -1,4 +1,4 @@
-//! The coordinator's port: accepts connections, does the TLS handshakes, and bounds the connections that have not
+//! A port of a run, the coordinator's or that of its page: accepts connections, does the TLS handshakes, and bounds the connections that have not
 //! authenticated yet.
 //!
 //! A connection is *unknown* until a call on it is authorised. Unknown ones are few and short-lived: when the table is
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::tls::ServerTls;
-use negotiate::negotiate;
+use negotiate::{Speaks, negotiate};
 use stream::{CancellableStream, ConnectionPermit};
 use table::Shared;
 
@@ -33,7 +33,7 @@ pub use table::ConnectionId;
 /// Cancelled connections that may still be open when the next one is accepted.
 const MAX_LINGERING: usize = 16;
 
-/// The coordinator's port.
+/// A port of a run.
 pub struct Listener {
     shared: Arc<Shared>,
 }
@@ -41,7 +41,12 @@ pub struct Listener {
 impl Listener {
     /// A listener with these limits; with `tls` it does the handshakes.
     pub fn new(limits: ListenerLimits, tls: Option<ServerTls>) -> Self {
-        Self { shared: Arc::new(Shared::new(limits, tls)) }
+        Self { shared: Arc::new(Shared::new(limits, tls, Speaks::Grpc)) }
+    }
+
+    /// The same for a port that speaks HTTP/1.1.
+    pub fn for_http1(limits: ListenerLimits, tls: Option<ServerTls>) -> Self {
+        Self { shared: Arc::new(Shared::new(limits, tls.map(|tls| tls.for_http1()), Speaks::Http1)) }
     }
 
     /// The connections that come in from now on; they end with the stream.

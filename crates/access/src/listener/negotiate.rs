@@ -1,4 +1,4 @@
-//! From an accepted socket to a stream that is ready for HTTP/2: the first byte says which protocol the client speaks,
+//! From an accepted socket to a stream that is ready for HTTP: the first byte says which protocol the client speaks,
 //! then comes the TLS handshake if there is one, or a polite close.
 
 use std::io;
@@ -14,21 +14,30 @@ use super::stream::{CancellableStream, Connection};
 use super::table::Shared;
 use crate::tls::ServerTls;
 
+/// What a port speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// What browsers speak.
+    Http1,
+}
+
 /// What a connection's first byte says.
 #[derive(Debug, PartialEq, Eq)]
 enum SniffedProtocol {
     /// A TLS handshake record.
     Tls,
-    /// HTTP/2's preface `PRI * HTTP/2.0`.
-    Http2,
+    /// HTTP/2's preface `PRI * HTTP/2.0`, or the method of a request to a port that speaks HTTP/1.1.
+    Http,
     Other,
 }
 
 impl SniffedProtocol {
-    fn of(first: u8) -> Self {
-        match first {
-            0x16 => SniffedProtocol::Tls,
-            b'P' => SniffedProtocol::Http2,
+    fn of(first: u8, speaks: Speaks) -> Self {
+        match (first, speaks) {
+            (0x16, _) => SniffedProtocol::Tls,
+            (b'P', Speaks::Grpc) | (b'A'..=b'Z', Speaks::Http1) => SniffedProtocol::Http,
             _ => SniffedProtocol::Other,
         }
     }
@@ -45,13 +54,18 @@ pub(super) async fn negotiate(
         // It closed or was dropped before it sent anything.
         return;
     };
-    let connection = match (SniffedProtocol::of(first), &shared.tls) {
+    let connection = match (SniffedProtocol::of(first, shared.speaks), &shared.tls) {
         (SniffedProtocol::Tls, Some(tls)) => match handshake(tls, connection).await {
             Ok(stream) => Connection::encrypted(stream),
             Err(why) => return shared.log.warn(&format!("refused {address}: {why}")),
         },
+        (SniffedProtocol::Http, Some(_)) if shared.speaks == Speaks::Http1 => {
+            // A browser shows this; it may have gone.
+            let _ = connection.write_all(NOT_PLAIN).await;
+            return close_gracefully(connection).await;
+        }
         // With TLS, a plain connection serves the health service alone, as orchestrators' probes need it.
-        (SniffedProtocol::Http2, _) => Connection::plain(connection),
+        (SniffedProtocol::Http, _) => Connection::plain(connection),
         (SniffedProtocol::Tls, None) => {
             shared.log.warn(&format!("refused {address}: it speaks TLS, this coordinator does not (--tls-cert)"));
             // Any reply that is not TLS makes the client's library report that; the client may have gone.
@@ -59,13 +73,19 @@ pub(super) async fn negotiate(
             return close_gracefully(connection).await;
         }
         (SniffedProtocol::Other, _) => {
-            shared.log.warn(&format!("refused {address}: what it sends is not gRPC"));
+            let spoken = if shared.speaks == Speaks::Grpc { "gRPC" } else { "HTTP" };
+            shared.log.warn(&format!("refused {address}: what it sends is not {spoken}"));
             return;
         }
     };
     // The server is stopping when nobody takes it.
     let _ = ready.send(Ok(connection)).await;
 }
+
+/// The answer to a request without TLS on a port that demands it.
+const NOT_PLAIN: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 35\r\nconnection: close\
+    \r\n\r\nthis port speaks TLS: use https://\n";
 
 /// An empty HTTP/2 SETTINGS frame.
 const NOT_TLS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];

@@ -130,6 +130,11 @@ impl Connection {
         Self { stream: Box::pin(stream), peer }
     }
 
+    /// What every call on it knows about it.
+    pub fn peer(&self) -> Peer {
+        self.peer.clone()
+    }
+
     /// After a TLS handshake.
     pub(super) fn encrypted(stream: TlsStream<CancellableStream>) -> Self {
         let peer = stream.get_ref().0.permit.peer(true);

@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::limits::ListenerLimits;
+use super::negotiate::Speaks;
 use crate::rate_limited_log::RateLimitedLog;
 use crate::tls::ServerTls;
 
@@ -23,12 +24,13 @@ pub(super) struct Shared {
     table: Mutex<Table>,
     pub(super) limits: ListenerLimits,
     pub(super) tls: Option<ServerTls>,
+    pub(super) speaks: Speaks,
     pub(super) log: RateLimitedLog,
 }
 
 impl Shared {
-    pub(super) fn new(limits: ListenerLimits, tls: Option<ServerTls>) -> Self {
-        Self { table: Mutex::default(), limits, tls, log: RateLimitedLog::default() }
+    pub(super) fn new(limits: ListenerLimits, tls: Option<ServerTls>, speaks: Speaks) -> Self {
+        Self { table: Mutex::default(), limits, tls, speaks, log: RateLimitedLog::default() }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Table> {

@@ -2,12 +2,14 @@
 
 use clap::{Arg, Command, value_parser};
 
+use super::keys::{Shown, with_keys};
 use super::parts::{
-    best_flag, count_option, device_argument, flag, help_with_examples, json_flag, model_argument, option,
+    best_flag, config_argument, count_option, device_argument, flag, help_with_examples, json_flag, model_argument,
+    option,
 };
 
 pub fn commands() -> Vec<Command> {
-    vec![eval(), predict(), inspect(), features(), hidden(), generate_text(), verify(), replay()]
+    vec![eval(), predict(), inspect(), features(), hidden(), generate_text(), verify(), replay(), import()]
 }
 
 fn eval() -> Command {
@@ -114,6 +116,7 @@ fn hidden() -> Command {
         ))
         .arg(model_argument())
         .arg(option("text", "TEXT", "Tokenise this text").allow_hyphen_values(true))
+        .arg(flag("add-special-tokens", "Put the tokenizer's special tokens around --text").requires("text"))
         .arg(option("ids", "IDS", "Token ids, separated by commas, instead of a text"))
         .arg(option("checkpoint", "FILE", "Projectors for --value and --mixed"))
         .arg(option("value", "X", "One number, projected").allow_hyphen_values(true).value_parser(value_parser!(f64)))
@@ -177,4 +180,23 @@ fn replay() -> Command {
         .arg(model_argument())
         .arg(device_argument())
         .arg(json_flag())
+}
+
+fn import() -> Command {
+    let command = Command::new("import")
+        .about("Makes a checkpoint of bare projector tensors, given the stage, the encoder and the base")
+        .after_help(help_with_examples(
+            "The file is a safetensors file with input_projection.weight [d, w], input_projection.bias [d], \
+             output_projection.weight [1, d] and output_projection.bias [1], in f32; w is 1, or 1 + 2 × fourier_periods. \
+             Other tensors are passed over. The keys must be those of the training: stage, model_name, value_encoding, \
+             min_val, max_val, layer, pooling. Every configuration key is accepted as a flag. docs/OPERATIONS.md shows how a PyTorch file becomes such a file.",
+            &[(
+                "numalign import projectors.safetensors --stage nn --model-name /models/gpt2 --out chk/mine.safetensors",
+                "for eval, predict and --model-path-load",
+            )],
+        ))
+        .arg(Arg::new("file").value_name("FILE").help("Safetensors file of the projectors").required(true))
+        .arg(config_argument())
+        .arg(option("out", "FILE", "Checkpoint to write").required(true));
+    with_keys(command, Shown::None)
 }

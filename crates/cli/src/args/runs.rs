@@ -10,7 +10,7 @@ use super::parts::{
 use crate::launcher::chaos;
 
 pub fn commands() -> Vec<Command> {
-    vec![launch(), coordinator(), worker(), status(), report(), generate(), config()]
+    vec![launch(), coordinator(), worker(), status(), watch(), report(), generate(), config()]
 }
 
 fn launch() -> Command {
@@ -91,6 +91,28 @@ fn status() -> Command {
         .arg(flag("watch", "Show it again every second, until the coordinator is gone"))
         .arg(json_flag());
     client_arguments(command)
+}
+
+fn watch() -> Command {
+    Command::new("watch")
+        .about("Serves the page of runs that are over, or compares several")
+        .after_help(help_with_examples(
+            "A run that goes on has its page from `launch`, or from `coordinator --http`. Here only files are read: \
+             chk/<run>/metrics.jsonl and the checkpoints. Beyond loopback the page asks for the token in \
+             --http-token-file.",
+            &[
+                ("numalign watch quickstart", "the page of run quickstart, until Ctrl-C"),
+                ("numalign watch first second", "their curves over each other, and the keys in which they differ"),
+            ],
+        ))
+        .arg(
+            Arg::new("runs")
+                .value_name("RUN")
+                .help("Names of runs in chk/, or their folders [default: the newest run in chk/]")
+                .num_args(0..),
+        )
+        .arg(option("http", "ADDR", "Where the page is served, as HOST:PORT").default_value("127.0.0.1:0"))
+        .arg(option("http-token-file", "FILE", "File with the token that the page asks for"))
 }
 
 fn report() -> Command {

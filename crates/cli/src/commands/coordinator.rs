@@ -6,6 +6,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use clap::ArgMatches;
 use numalign_access::ServerAccess;
 use numalign_config::Config;
+use numalign_dashboard::HttpAddress;
 
 use crate::args::text;
 use crate::console::note;
@@ -13,6 +14,7 @@ use crate::error::CliError;
 use crate::launcher::child;
 use crate::launcher::signals::Signals;
 use crate::launcher::spawn::{CONFIG_VARIABLE, PUBLISH_TOKEN_VARIABLE};
+use crate::watching::{EventWriter, Page};
 use crate::{credentials, limits, logging, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -47,6 +49,8 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
                 std::io::ErrorKind::AddrInUse => {
                     CliError::new(message).with_hint("another program uses the port: end it, or choose another port")
                 }
+                std::io::ErrorKind::PermissionDenied => CliError::new(message)
+                    .with_hint("ports below 1024 belong to root on most machines: choose a higher one, such as 7400"),
                 _ => CliError::new(message).with_hint("use an address of this machine, such as 0.0.0.0:7400"),
             }
         })?,
@@ -65,7 +69,28 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
     }
     let signals = Signals::listen(child::interrupt())?;
     let checkpoint_wanted = signals.checkpoint();
-    numalign_coordinator::run(config, listener, access, signals.stop(), checkpoint_wanted).await?;
+    // `launch` serves the page of the one that it starts.
+    let page = match child::is_launched() {
+        true => None,
+        false => Page::open(&config, HttpAddress::Off, access.token.clone(), access.tls.clone())?,
+    };
+    let events = if child::is_launched() { None } else { EventWriter::start(&config) };
+    let steps = config.recipe.total_steps();
+    let queries = page.as_ref().map(|page| {
+        page.show(&config);
+        page.follow()
+    });
+    let result = numalign_coordinator::run(config, listener, access, signals.stop(), checkpoint_wanted, queries).await;
+    if let Some(events) = events
+        && let Some(events) = events.finish().await
+        && result.is_ok()
+    {
+        events.close(steps, None);
+    }
+    if let Some(page) = page {
+        page.end(result.is_ok()).await;
+    }
+    result?;
     Ok(())
 }
 

@@ -6,12 +6,13 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Stage};
 use numalign_data::{Domain, SampleStream};
-use numalign_engine::{Engine, Purpose, ablation, error_analysis, load_engine, metrics, zero_shot};
+use numalign_engine::{Engine, Purpose, ablation, error_analysis, metrics, zero_shot};
 
 use crate::args::text;
+use crate::checkpointed::engine_of;
 use crate::console::note;
 use crate::error::CliError;
-use crate::evaluation::plot::{Course, draw};
+use crate::evaluation::plot::{Course, Subject, draw};
 use crate::evaluation::report::{Ablation, Report};
 use crate::evaluation::{evaluate_with_progress, take_best};
 use crate::launcher::child::die_with_parent;
@@ -39,7 +40,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         .with_hint("leave --ablation out"));
     }
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
-    let mut engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
+    let mut engine = engine_of(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
     let mut recipe = checkpoint.identity.recipe.clone();
     if let Some(seed) = matches.get_one::<u64>("seed") {
         recipe.seed = *seed;
@@ -59,7 +60,9 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         report.ablation = Some(without_model(engine, &stream, count)?);
     }
     if let Some(file) = plot {
-        file.write(&draw(&checkpoint.identity.recipe, &evaluation, &Course::of(path)))?;
+        let without_model = report.ablation.as_ref().map(|ablation| ablation.metrics.mae);
+        let subject = Subject { checkpoint: path, without_model };
+        file.write(&draw(&checkpoint.identity.recipe, &evaluation, &Course::of(path), subject))?;
         note!("wrote {}", file.path().display());
     }
     report.print(matches.get_flag("json"))

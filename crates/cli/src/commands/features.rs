@@ -8,10 +8,11 @@ use clap::ArgMatches;
 use numalign_checkpoint::{Checkpoint, write_atomically};
 use numalign_config::{DeviceChoice, Recipe, Solver};
 use numalign_data::{Domain, SampleStream, Schedule};
-use numalign_engine::{Purpose, load_engine};
+use numalign_engine::Purpose;
 use safetensors::{Dtype, tensor::TensorView};
 
 use crate::args::text;
+use crate::checkpointed::engine_of;
 use crate::console::note;
 use crate::error::CliError;
 use crate::settings;
@@ -33,7 +34,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     }
     let stream = stream_of(&checkpoint, text(matches, "dataset"), domain)?;
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
-    let mut engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
+    let mut engine = engine_of(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
     let (mut hidden, mut targets) = (Vec::new(), Vec::new());
     let mut from = range.start;
     while from < range.end {

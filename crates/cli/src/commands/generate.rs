@@ -6,13 +6,14 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_data::{Domain, SampleStream, jsonl};
 
-use crate::args::{key_flags, text};
+use super::names_a_stage;
+use crate::args::text;
 use crate::console::note;
 use crate::error::CliError;
 use crate::{output, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
-    if !names_a_stage(matches) {
+    if !names_a_stage(matches, text(matches, "stage-name")) {
         return Err(CliError::usage("no stage is given: neither <STAGE> nor a configuration names one")
             .with_hint("name nn, text or mixed, or give --config FILE"));
     }
@@ -41,14 +42,6 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     file.persist(path).map_err(|error| failed(error.error))?;
     note!("wrote {count} samples of stage {} to {out}", config.recipe.stage);
     Ok(())
-}
-
-/// Whether somebody chose a stage: the default alone would be a surprise.
-fn names_a_stage(matches: &ArgMatches) -> bool {
-    text(matches, "stage-name").is_some()
-        || text(matches, "config").is_some()
-        || key_flags(matches).iter().any(|(key, _)| key == "stage")
-        || std::env::var_os("NUMALIGN_STAGE").is_some()
 }
 
 fn write(stream: &SampleStream, count: u64, out: &mut dyn Write) -> std::io::Result<()> {

@@ -6,10 +6,11 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Stage};
 use numalign_data::{Input, Sample};
-use numalign_engine::{Purpose, load_engine};
+use numalign_engine::{Engine, Purpose};
 use numalign_model::{LmInput, Piece};
 
 use crate::args::text;
+use crate::checkpointed::engine_of;
 use crate::error::CliError;
 use crate::output::outln;
 use crate::settings;
@@ -53,7 +54,13 @@ fn of_tokens(matches: &ArgMatches, device: DeviceChoice) -> Result<(Vec<u32>, Ve
     let mut lm = numalign_model::load(name, device, false)?.lm;
     let ids = match text(matches, "ids") {
         Some(list) => parse_ids(list)?,
-        None => lm.tokenize(text(matches, "text").unwrap_or_default())?,
+        None => {
+            let (tokenizer, text) = (lm.tokenizer(), text(matches, "text").unwrap_or_default());
+            match matches.get_flag("add-special-tokens") {
+                true => tokenizer.encode_with_special_tokens(text)?,
+                false => tokenizer.encode(text)?,
+            }
+        }
     };
     if ids.is_empty() {
         return Err(CliError::usage("the text has no tokens"));
@@ -81,10 +88,12 @@ fn of_projected(
     let Some(path) = text(matches, "checkpoint").map(Path::new) else {
         return Err(CliError::usage("--value and --mixed need --checkpoint").with_hint("the projectors come from it"));
     };
-    let mut checkpoint = Checkpoint::read(path)?;
+    let checkpoint = Checkpoint::read(path)?;
+    let engine = engine_of(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
     // The question decides how its text is read, whatever stage the projectors were trained in.
-    checkpoint.identity.recipe.stage = stage;
-    let mut engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
+    let mut recipe = engine.recipe().clone();
+    recipe.stage = stage;
+    let mut engine = Engine::new(engine.into_lm(), recipe);
     let sample = Sample { index: 0, input, target: 0.0 };
     let ids = engine.token_ids(&sample)?;
     let hidden = engine.hidden(&checkpoint.state, &[sample])?;

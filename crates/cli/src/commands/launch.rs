@@ -5,20 +5,24 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{CollectiveChoice, Config};
+use numalign_dashboard::HttpAddress;
 use numalign_data::{Domain, SampleStream};
-use numalign_engine::{Purpose, load_engine};
+use numalign_engine::Purpose;
 use numalign_model::load::name::ModelName;
 
 use crate::args::text;
+use crate::checkpointed::engine_of;
 use crate::console::note;
 use crate::error::CliError;
 use crate::evaluation::evaluate_with_progress;
+use crate::evaluation::plot::{Course, Subject, draw};
 use crate::evaluation::report::Report;
 use crate::launcher::chaos::Chaos;
 use crate::launcher::child::die_with_parent;
 use crate::launcher::signals::{Interrupt, Signals};
 use crate::launcher::{JoinToken, Launcher};
 use crate::output::outln;
+use crate::watching::{EventWriter, FinishedEvents, Page};
 use crate::{credentials, logging, process, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -27,18 +31,46 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let file = text(matches, "config");
     let stage = text(matches, "stage-name");
     let chaos = text(matches, "chaos").map(Chaos::parse).transpose()?;
-    process::runtime()?.block_on(async {
+    let runtime = process::runtime()?;
+    let result = runtime.block_on(async {
         let signals = Signals::listen(Interrupt::Stop)?;
         if stage == Some("all") {
             return all(matches, file, &signals, chaos.as_ref()).await;
         }
         let config = settings::load_for_launch(matches, file, stage, &[])?;
-        train(matches, &config, &signals, chaos.as_ref()).await?;
-        match finish(matches, &config).await? {
-            Some(report) => report.print(matches.get_flag("json")),
-            None => Ok(()),
-        }
-    })
+        let page = open_page(matches, &config)?;
+        let result = one(matches, &config, &signals, chaos.as_ref(), page.as_ref()).await;
+        end_page(page, &result).await;
+        result
+    });
+    // What the page still reads from a slow disk is not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+async fn one(
+    matches: &ArgMatches,
+    config: &Config,
+    signals: &Signals,
+    chaos: Option<&Chaos>,
+    page: Option<&Page>,
+) -> Result<(), CliError> {
+    let events = train(matches, config, signals, chaos, page).await?;
+    match finish(matches, config, page, events).await? {
+        Some(report) => report.print(matches.get_flag("json")),
+        None => Ok(()),
+    }
+}
+
+/// On loopback, unless the configuration says otherwise.
+fn open_page(matches: &ArgMatches, config: &Config) -> Result<Option<Page>, CliError> {
+    Page::open(config, HttpAddress::loopback(), credentials::token(matches)?, None)
+}
+
+async fn end_page(page: Option<Page>, result: &Result<(), CliError>) {
+    if let Some(page) = page {
+        page.end(result.is_ok()).await;
+    }
 }
 
 /// nn, then text, then mixed, each from the last one's projectors.
@@ -66,13 +98,28 @@ async fn all(
         }
         configs.push(settings::load_for_launch(matches, file, Some(stage), &more)?);
     }
+    let page = open_page(matches, &whole)?;
+    let result = chain(matches, &configs, &save, signals, chaos, page.as_ref()).await;
+    end_page(page, &result).await;
+    result
+}
+
+/// Trains the stages one after another.
+async fn chain(
+    matches: &ArgMatches,
+    configs: &[Config],
+    save: &Path,
+    signals: &Signals,
+    chaos: Option<&Chaos>,
+    page: Option<&Page>,
+) -> Result<(), CliError> {
     let json = matches.get_flag("json");
     let mut results = serde_json::Map::new();
     let mut printed = Ok(());
-    for config in &configs {
+    for config in configs {
         note!("stage {}", config.recipe.stage);
-        train(matches, config, signals, chaos).await?;
-        match finish(matches, config).await? {
+        let events = train(matches, config, signals, chaos, page).await?;
+        match finish(matches, config, page, events).await? {
             Some(report) if json => {
                 results.insert(config.recipe.stage.to_string(), serde_json::json!(report));
             }
@@ -86,7 +133,7 @@ async fn all(
     }
     if let Some(last) = configs.last() {
         let bytes = std::fs::read(&last.run.model_path_save)?;
-        numalign_checkpoint::write_atomically(&save, &bytes)?;
+        numalign_checkpoint::write_atomically(save, &bytes)?;
         note!("wrote {}", save.display());
     }
     printed
@@ -104,12 +151,23 @@ async fn train(
     config: &Config,
     signals: &Signals,
     chaos: Option<&Chaos>,
-) -> Result<(), CliError> {
+    page: Option<&Page>,
+) -> Result<Option<FinishedEvents>, CliError> {
     let token = JoinToken::or_random(credentials::token(matches)?)?;
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
     check_nccl(config)?;
-    Launcher::start(config.clone(), token, signals.clone(), chaos.cloned())?.wait().await
+    if let Some(page) = page {
+        page.show(config);
+    }
+    let events = EventWriter::start(config);
+    let launcher = Launcher::start(config.clone(), token, signals.clone(), chaos.cloned(), page.cloned())?;
+    let result = launcher.wait().await;
+    let events = match events {
+        Some(events) => events.finish().await,
+        None => None,
+    };
+    result.map(|()| events)
 }
 
 /// All workers are here: what they will miss is known before the first one starts.
@@ -125,20 +183,36 @@ fn check_nccl(config: &Config) -> Result<(), CliError> {
 }
 
 /// The closing evaluation, on another thread: this one listens to signals.
-async fn finish(matches: &ArgMatches, config: &Config) -> Result<Option<Report>, CliError> {
+async fn finish(
+    matches: &ArgMatches,
+    config: &Config,
+    page: Option<&Page>,
+    events: Option<FinishedEvents>,
+) -> Result<Option<Report>, CliError> {
     if matches.get_flag("no-eval") {
+        if let Some(events) = events {
+            events.close(config.recipe.total_steps(), None);
+        }
         return Ok(None);
     }
+    if let Some(page) = page {
+        page.closing("evaluating", "the training is over; the result is evaluated on held-out samples");
+    }
     let config = config.clone();
-    let evaluation = tokio::task::spawn_blocking(move || evaluated(&config));
+    let evaluation = tokio::task::spawn_blocking(move || evaluated(&config, events));
     evaluation.await.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?.map(Some)
 }
 
-fn evaluated(config: &Config) -> Result<Report, CliError> {
+fn evaluated(config: &Config, events: Option<FinishedEvents>) -> Result<Report, CliError> {
     let path = &config.run.model_path_save;
     let checkpoint = Checkpoint::read(path)?;
-    let mut engine = load_engine(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
+    let mut engine = engine_of(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
     let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
     let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, config.run.eval_count)?;
+    if let Some(events) = events {
+        let subject = Subject { checkpoint: path, without_model: None };
+        let picture = draw(engine.recipe(), &evaluation, &Course::of(path), subject);
+        events.close(checkpoint.state.step(), Some(&picture));
+    }
     Ok(Report::of(engine.recipe(), &evaluation, &stream))
 }

@@ -2,6 +2,7 @@
 
 use clap::ArgMatches;
 
+use crate::args::{key_flags, text};
 use crate::error::CliError;
 
 mod bench;
@@ -16,6 +17,7 @@ mod features;
 mod generate;
 mod generate_text;
 mod hidden;
+mod import;
 mod inspect;
 mod launch;
 mod predict;
@@ -25,6 +27,7 @@ mod report_page;
 mod selftest;
 mod status;
 mod verify;
+mod watch;
 mod worker;
 
 /// Runs the command that `matches` names.
@@ -41,15 +44,25 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         Some(("features", matches)) => features::run(matches),
         Some(("inspect", matches)) => inspect::run(matches),
         Some(("hidden", matches)) => hidden::run(matches),
+        Some(("import", matches)) => import::run(matches),
         Some(("generate-text", matches)) => generate_text::run(matches),
         Some(("verify", matches)) => verify::run(matches),
         Some(("replay", matches)) => replay::run(matches),
         Some(("report", matches)) => report::run(matches),
         Some(("status", matches)) => status::run(matches),
+        Some(("watch", matches)) => watch::run(matches),
         Some(("bench", matches)) => bench::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("selftest", matches)) => selftest::run(matches),
         Some(("config", matches)) => config::run(matches),
         _ => Err(CliError::usage("no such command")),
     }
+}
+
+/// Whether somebody chose a stage: the default alone would be a surprise.
+fn names_a_stage(matches: &ArgMatches, argument: Option<&str>) -> bool {
+    argument.is_some()
+        || text(matches, "config").is_some()
+        || key_flags(matches).iter().any(|(key, _)| key == "stage")
+        || std::env::var_os("NUMALIGN_STAGE").is_some()
 }

@@ -6,9 +6,10 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Stage};
 use numalign_data::{Input, Sample, grammar};
-use numalign_engine::{Purpose, load_engine};
+use numalign_engine::Purpose;
 
 use crate::args::text;
+use crate::checkpointed::engine_of;
 use crate::error::CliError;
 use crate::evaluation::take_best;
 use crate::output::outln;
@@ -27,7 +28,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         samples.push(Sample { index: index as u64, input: input_of(stage, given)?, target: 0.0 });
     }
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
-    let mut engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
+    let mut engine = engine_of(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
     let encoded = engine.predict(&checkpoint.state, &samples)?;
     let predictions: Vec<f64> = encoded.iter().map(|value| engine.encoding().decode(*value)).collect();
     if matches.get_flag("json") {

@@ -7,9 +7,10 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Solver};
 use numalign_data::{Schedule, Unit};
-use numalign_engine::{LocalRun, Purpose, load_engine, training_stream};
+use numalign_engine::{LocalRun, Purpose, training_stream};
 
 use crate::args::text;
+use crate::checkpointed::engine_of;
 use crate::console::note;
 use crate::error::CliError;
 use crate::output::{self, outln};
@@ -39,7 +40,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let stream = training_stream(&checkpoint, path, text(matches, "dataset").map(Path::new))?;
     let evaluations = Evaluations::of(matches, &checkpoint);
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
-    let engine = load_engine(&checkpoint, path, text(matches, "model"), device, Purpose::Train)?;
+    let engine = engine_of(&checkpoint, path, text(matches, "model"), device, Purpose::Train)?;
     let json = matches.get_flag("json");
     let mut run = LocalRun::new(engine, stream, checkpoint.state)?;
     let mut lines = Vec::new();

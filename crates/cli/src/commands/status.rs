@@ -186,6 +186,7 @@ mod tests {
             ms_per_step: 1.25,
             last_heartbeat_seconds: 0.21,
             restarts: 2,
+            ..WorkerStatus::default()
         };
         let failure =
             FailureStatus { text: "worker 3 left".to_owned(), step: 11, recovered: true, recovery_ms: Some(240.0) };

@@ -7,10 +7,11 @@ use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::DeviceChoice;
 use numalign_data::SampleDigest;
-use numalign_engine::{Purpose, load_engine, training_stream};
+use numalign_engine::{Purpose, training_stream};
 use numalign_model::load::name::ModelName;
 
 use crate::args::text;
+use crate::checkpointed::engine_of;
 use crate::error::CliError;
 use crate::output::outln;
 
@@ -45,12 +46,15 @@ struct Proof {
     samples: u64,
     ledger: String,
     state_digest: String,
+    /// How another program that saved the file again changed it.
+    rearranged: Option<&'static str>,
     base: Base,
 }
 
 fn verify(matches: &ArgMatches, path: &Path) -> Result<Proof, CliError> {
     // Reading compares the digest over the whole file and the state's own.
     let checkpoint = Checkpoint::read(path)?;
+    let rearranged = checkpoint.rearranged(&std::fs::read(path)?);
     let recipe = &checkpoint.identity.recipe;
     let stream = training_stream(&checkpoint, path, text(matches, "dataset").map(Path::new))?;
     let (step, samples) = (checkpoint.state.step(), checkpoint.samples());
@@ -69,7 +73,7 @@ fn verify(matches: &ArgMatches, path: &Path) -> Result<Proof, CliError> {
         true => Base::Skipped,
         false => base_of(&checkpoint, path, text(matches, "model"))?,
     };
-    Ok(Proof { step, samples, ledger, state_digest: checkpoint.state.digest().to_hex(), base })
+    Ok(Proof { step, samples, ledger, state_digest: checkpoint.state.digest().to_hex(), rearranged, base })
 }
 
 /// Compares fingerprints where the model can be loaded without the network; a model named with --model must be there.
@@ -84,7 +88,7 @@ fn base_of(checkpoint: &Checkpoint, path: &Path, model: Option<&str>) -> Result<
     if !at_hand {
         return Ok(Base::NotAtHand(name.to_owned()));
     }
-    load_engine(checkpoint, path, model, DeviceChoice::Cpu, Purpose::Predict)?;
+    engine_of(checkpoint, path, model, DeviceChoice::Cpu, Purpose::Predict)?;
     Ok(Base::Matches(name.to_owned()))
 }
 
@@ -95,9 +99,12 @@ impl Proof {
             Base::NotAtHand(name) => format!("frozen model {name} is not at hand and was not compared"),
             Base::Skipped => "frozen model not compared".to_owned(),
         };
+        let rearranged = self.rearranged.map_or_else(String::new, |how| {
+            format!("; another program saved the file again: {how}, its content is the same")
+        });
         format!(
-            "{}: file and state are whole (state {:.16}); {} steps took samples 0 to {} (exclusive) once each, in order \
-             (ledger {:.16}); {base}",
+            "{}: file and state are whole (state {:.16}){rearranged}; {} steps took samples 0 to {} (exclusive) once each, \
+             in order (ledger {:.16}); {base}",
             path.display(),
             self.state_digest,
             self.step,
@@ -115,6 +122,7 @@ impl Proof {
         serde_json::json!({
             "path": path, "ok": true, "step": self.step, "samples": self.samples, "sample_digest": self.ledger,
             "state_digest": self.state_digest, "base": base, "base_model": name,
+            "rearranged": self.rearranged,
         })
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use numalign_config::{Recipe, TargetEncoding};
 use numalign_engine::Evaluation;
+use numalign_engine::metrics::{Metrics, measure};
 use serde_json::Value;
 
 use crate::plot::Picture;
@@ -13,8 +14,7 @@ use crate::plot::panel::{Panel, Titles};
 /// Points beyond this many are thinned out evenly.
 const MOST_POINTS: usize = 2000;
 
-/// Greys of a line to compare with, and of a line that shows something.
-const GUIDE: u8 = 0xaa;
+/// Grey of a line that shows something.
 const CURVE: u8 = 0x22;
 
 /// The course of a training, from its `metrics.jsonl`.
@@ -57,8 +57,48 @@ impl Course {
     }
 }
 
+/// What an evaluation is of, and beside what it stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The checkpoint that was evaluated; its name is the run's, or the step's.
+    pub checkpoint: &'a Path,
+    /// Mean absolute error without the language model, where that was trained.
+    pub without_model: Option<f64>,
+}
+
+impl Subject<'_> {
+    /// One line: the run, its model and stage, and its error beside the constant's.
+    fn headline(&self, recipe: &Recipe, metrics: &Metrics) -> String {
+        let name = self.checkpoint.with_extension("");
+        let name = name.file_name().unwrap_or_default().to_string_lossy();
+        let without = self.without_model.map_or_else(String::new, |error| {
+            format!(", without the model {} %", short(100.0 * error / recipe.range()))
+        });
+        format!(
+            "{name} | model {} | stage {} | error {} % of the range, best constant {} %{without}",
+            recipe.model_name,
+            recipe.stage,
+            short(metrics.mae_percent_of_range),
+            short(metrics.baseline_mae_percent_of_range),
+        )
+    }
+}
+
+/// Three significant digits.
+fn short(value: f64) -> String {
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    if (1e-3..1e5).contains(&value.abs()) {
+        let decimals = (2 - value.abs().log10().floor() as i32).max(0) as usize;
+        return format!("{value:.decimals$}");
+    }
+    format!("{value:.2e}")
+}
+
 /// The picture.
-pub fn draw(recipe: &Recipe, evaluation: &Evaluation, course: &Course) -> Picture {
+pub fn draw(recipe: &Recipe, evaluation: &Evaluation, course: &Course, subject: Subject<'_>) -> Picture {
+    let metrics = measure(recipe, &evaluation.predictions, &evaluation.targets);
     let every = evaluation.targets.len().div_ceil(MOST_POINTS).max(1);
     let (mut pairs, mut errors) = (Vec::new(), Vec::new());
     for (prediction, target) in evaluation.predictions.iter().zip(&evaluation.targets).step_by(every) {
@@ -72,36 +112,53 @@ pub fn draw(recipe: &Recipe, evaluation: &Evaluation, course: &Course) -> Pictur
     let range = (recipe.min_val, recipe.max_val);
     let values =
         Axis::new(value_scale, pairs.iter().flat_map(|(target, prediction)| [*target, *prediction]), Some(range));
-    let error_axis = Axis::new(Scale::Log, positive(&errors), None).padded();
+    let constant = metrics.baseline_mae;
+    let levels = [Some(constant), subject.without_model];
+    let known_levels = || levels.into_iter().flatten().filter(|level| *level > 0.0);
+    let error_axis = Axis::new(Scale::Log, positive(&errors).chain(known_levels()), None).padded();
     let extra = [&course.losses, &course.evaluations].iter().filter(|curve| !curve.is_empty()).count();
-    let mut picture = Picture::of_panels(2 + extra);
+    let mut picture = Picture::of_panels(2 + extra, &subject.headline(recipe, &metrics));
 
     let titles = Titles { panel: "predicted against true", x: "true value", y: "predicted value" };
     let mut panel = Panel::begin(&mut picture, 0, &titles, &values, &values);
     let (low, high) = values.ends();
-    panel.line(&[(low, low), (high, high)], GUIDE);
+    panel.guide((low, low), (high, high), "exact");
     panel.points(&pairs);
 
-    let titles = Titles { panel: "error over value", x: "true value", y: "absolute error" };
-    Panel::begin(&mut picture, 1, &titles, &values, &error_axis).points(&errors);
+    let titles = Titles { panel: "error over value", x: "true value", y: "absolute error, in value units" };
+    let mut panel = Panel::begin(&mut picture, 1, &titles, &values, &error_axis);
+    panel.points(&errors);
+    compare(&mut panel, constant, subject.without_model);
 
     let loss = Titles { panel: "training loss", x: "step", y: "loss, encoded units" };
-    let held_out = Titles { panel: "held out during training", x: "step", y: "mean absolute error" };
+    let held_out = Titles { panel: "held out during training", x: "step", y: "mean absolute error, in value units" };
     let mut place = 2;
-    for (titles, curve) in [(loss, &course.losses), (held_out, &course.evaluations)] {
+    for (titles, curve, is_error) in [(loss, &course.losses, false), (held_out, &course.evaluations, true)] {
         if curve.is_empty() {
             continue;
         }
         let steps = Axis::new(Scale::Linear, curve.iter().map(|(step, _)| *step).chain([0.0]), None);
-        let heights = Axis::new(Scale::Log, positive(curve), None).padded();
+        let compared = known_levels().filter(|_| is_error);
+        let heights = Axis::new(Scale::Log, positive(curve).chain(compared), None).padded();
         let mut panel = Panel::begin(&mut picture, place, &titles, &steps, &heights);
         panel.line(curve, CURVE);
         if curve.len() <= 30 {
             panel.marked(curve);
         }
+        if is_error {
+            compare(&mut panel, constant, subject.without_model);
+        }
         place += 1;
     }
     picture
+}
+
+/// The mean absolute errors that an error is to be compared with.
+fn compare(panel: &mut Panel<'_>, constant: f64, without_model: Option<f64>) {
+    panel.level(constant, "mean error of the best constant");
+    if let Some(error) = without_model {
+        panel.level(error, "mean error without the model");
+    }
 }
 
 /// The positive ones of the second values.
@@ -115,6 +172,11 @@ mod tests {
 
     use super::*;
     use crate::plot::Mark;
+
+    /// Of no run in particular.
+    fn subject() -> Subject<'static> {
+        Subject { checkpoint: Path::new("chk/mine.safetensors"), without_model: None }
+    }
 
     fn recipe(flags: &[(&str, &str)]) -> Recipe {
         match Config::with(flags) {
@@ -143,28 +205,56 @@ mod tests {
     fn every_panel_has_its_points_and_labels() {
         let evaluation = Evaluation { predictions: vec![1.0, 51.0, 99.0], targets: vec![0.0, 50.0, 99.5] };
         let course = Course { losses: vec![(10.0, 0.5), (20.0, 0.01)], evaluations: vec![(20.0, 3.0)] };
-        let picture = draw(&recipe(&[]), &evaluation, &course);
+        let picture = draw(&recipe(&[]), &evaluation, &course, subject());
         assert_eq!(dots(&picture), 3 + 3 + 2 + 1);
         let texts = labels(&picture);
-        for label in
-            ["predicted against true", "absolute error", "training loss", "held out during training", "100", "0.01"]
-        {
+        for label in [
+            "predicted against true",
+            "absolute error, in value units",
+            "training loss",
+            "held out during training",
+            "100",
+            "0.01",
+        ] {
             assert!(texts.contains(&label), "{label} is missing in {texts:?}");
         }
-        let bare = draw(&recipe(&[]), &evaluation, &Course::default());
+        let bare = draw(&recipe(&[]), &evaluation, &Course::default(), subject());
         assert!(!labels(&bare).contains(&"training loss") && bare.width < picture.width);
+    }
+
+    #[test]
+    fn the_headline_and_the_reference_lines_say_what_is_compared() {
+        let evaluation = Evaluation { predictions: vec![1.0, 51.0, 99.0], targets: vec![0.0, 50.0, 100.0] };
+        let course = Course { losses: Vec::new(), evaluations: vec![(20.0, 3.0)] };
+        let picture = draw(&recipe(&[]), &evaluation, &course, Subject { without_model: Some(7.5), ..subject() });
+        let texts = labels(&picture);
+        let headline =
+            "mine | model demo | stage nn | error 1.00 % of the range, best constant 33.3 %, without the model 7.50 %";
+        assert_eq!(texts[0], headline);
+        for (name, times) in [("exact", 1), ("mean error of the best constant", 2), ("mean error without the model", 2)]
+        {
+            assert_eq!(texts.iter().filter(|text| **text == name).count(), times, "{name} in {texts:?}");
+        }
+        let dashed = picture.marks.iter().filter(|mark| matches!(mark, Mark::Line { dashed: true, .. })).count();
+        assert_eq!(dashed, 5);
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        let shown = [0.0, 0.1758, 25.04, 100.0, 4512.3, 1.3e-5].map(short);
+        assert_eq!(shown, ["0", "0.176", "25.0", "100", "4512", "1.30e-5"]);
     }
 
     #[test]
     fn wide_ranges_and_bad_predictions_are_drawn() {
         let recipe = recipe(&[("value_encoding", "signlog"), ("min_val", "-1e9"), ("max_val", "1e9")]);
         let evaluation = Evaluation { predictions: vec![f64::INFINITY, -1e3, 5.0], targets: vec![1.0, -1e3, f64::NAN] };
-        let picture = draw(&recipe, &evaluation, &Course::default());
+        let picture = draw(&recipe, &evaluation, &Course::default(), subject());
         let texts = labels(&picture);
         assert!(["-1e6", "-1e5", "-1e7"].iter().any(|tick| texts.contains(tick)), "{texts:?}");
         assert_eq!(dots(&picture), 1);
         let nothing = Evaluation { predictions: vec![], targets: vec![] };
-        draw(&recipe, &nothing, &Course { losses: vec![(1.0, f64::NAN)], ..Course::default() });
+        draw(&recipe, &nothing, &Course { losses: vec![(1.0, f64::NAN)], ..Course::default() }, subject());
     }
 
     #[test]

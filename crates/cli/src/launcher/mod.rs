@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use crate::console::note;
 use crate::error::CliError;
 use crate::process::ChildGuard;
+use crate::watching::Page;
 
 use chaos::Chaos;
 use inject::FaultInjector;
@@ -79,12 +80,20 @@ pub struct Launcher {
     faults: FaultInjector,
     /// This machine's name, as its workers tell it.
     host: String,
+    /// Gets to know what the coordinator says.
+    page: Option<Page>,
 }
 
 impl Launcher {
     /// Starts the coordinator and `config.run.workers` workers, with the faults that `chaos` asks for. Every process gets
-    /// `token`. Needs the context of a runtime on the main thread.
-    pub fn start(config: Config, token: JoinToken, signals: Signals, chaos: Option<Chaos>) -> Result<Self, CliError> {
+    /// `token`; `page` is told how the run is. Needs the context of a runtime on the main thread.
+    pub fn start(
+        config: Config,
+        token: JoinToken,
+        signals: Signals,
+        chaos: Option<Chaos>,
+        page: Option<Page>,
+    ) -> Result<Self, CliError> {
         let listener = TcpListener::bind("127.0.0.1:0")
             .map_err(|error| CliError::new(format!("cannot listen on loopback: {error}")))?;
         let address = listener.local_addr()?;
@@ -107,6 +116,7 @@ impl Launcher {
             silence: Silence::new(Instant::now()),
             faults: FaultInjector::new(chaos),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            page,
         };
         for index in 0..count {
             let child = launcher.spawn_worker(index)?;
@@ -222,7 +232,11 @@ impl Launcher {
 
     /// Asks the coordinator how the run is, and notes what it says.
     async fn ask(&mut self, now: Instant) -> Option<StatusReply> {
-        let reply = self.client.status().await?;
+        let reply = self.client.status().await;
+        if let Some(page) = &self.page {
+            page.report(reply.clone());
+        }
+        let reply = reply?;
         self.looked = now;
         self.silence.answered(now);
         self.step = Some(self.step.unwrap_or(0).max(reply.step));

@@ -36,6 +36,8 @@ pub enum Mark {
     Line {
         points: Vec<Point>,
         grey: u8,
+        /// Two lines of one panel stay apart in print.
+        dashed: bool,
     },
     Dots {
         points: Vec<Point>,
@@ -51,6 +53,16 @@ pub struct Picture {
     pub width: f64,
     pub height: f64,
     pub marks: Vec<Mark>,
+}
+
+impl Picture {
+    /// The picture as a PNG file.
+    ///
+    /// # Errors
+    /// It cannot be drawn.
+    pub fn png(&self) -> Result<Vec<u8>, CliError> {
+        raster::write(&svg::write(self))
+    }
 }
 
 /// The formats that a picture can be written in.
@@ -96,10 +108,9 @@ impl Destination {
     /// # Errors
     /// The picture cannot be drawn, or the file cannot be written.
     pub fn write(&self, picture: &Picture) -> Result<(), CliError> {
-        let svg = svg::write(picture);
         let bytes = match self.format {
-            Format::Svg => svg.into_bytes(),
-            Format::Png => raster::write(&svg)?,
+            Format::Svg => svg::write(picture).into_bytes(),
+            Format::Png => picture.png()?,
         };
         numalign_checkpoint::write_atomically(&self.path, &bytes)?;
         Ok(())

@@ -6,7 +6,7 @@ use super::{Anchor, Mark, Picture, Point};
 /// Panel size and the margins around it, in pixels.
 const SIDE: f64 = 300.0;
 const LEFT: f64 = 68.0;
-const TOP: f64 = 34.0;
+const TOP: f64 = 60.0;
 const WIDTH: f64 = LEFT + SIDE + 20.0;
 const HEIGHT: f64 = TOP + SIDE + 54.0;
 
@@ -14,10 +14,17 @@ const INK: u8 = 0x22;
 const TITLE_SIZE: f64 = 13.0;
 const LABEL_SIZE: f64 = 11.0;
 
+/// Grey of a line to compare with.
+const GUIDE: u8 = 0x88;
+
 impl Picture {
-    /// A sheet with room for so many panels side by side.
-    pub fn of_panels(count: usize) -> Self {
-        Self { width: count as f64 * WIDTH, height: HEIGHT, marks: Vec::new() }
+    /// A sheet with room for so many panels side by side, under a headline that says what all of them show.
+    pub fn of_panels(count: usize, headline: &str) -> Self {
+        let width = count as f64 * WIDTH;
+        let text = headline.to_owned();
+        let at = (width / 2.0, 20.0);
+        let headline = Mark::Text { at, size: TITLE_SIZE, anchor: Anchor::Middle, turned: false, text };
+        Self { width, height: HEIGHT, marks: vec![headline] }
     }
 }
 
@@ -66,7 +73,7 @@ impl<'a> Panel<'a> {
     }
 
     fn stroke(&mut self, points: Vec<Point>, grey: u8) {
-        self.picture.marks.push(Mark::Line { points, grey });
+        self.picture.marks.push(Mark::Line { points, grey, dashed: false });
     }
 
     /// Where the values stand on the sheet, those that the axes can show.
@@ -90,6 +97,21 @@ impl<'a> Panel<'a> {
     pub fn marked(&mut self, values: &[(f64, f64)]) {
         let points = self.places(values);
         self.picture.marks.push(Mark::Dots { points, radius: 3.0, grey: INK, opacity: 1.0 });
+    }
+
+    /// A dashed line between two points to compare with, its name above its right end.
+    pub fn guide(&mut self, from: (f64, f64), to: (f64, f64), name: &str) {
+        let points = self.places(&[from, to]);
+        if let Some((x, y)) = points.last().copied() {
+            self.text((x - 4.0, y - 4.0), LABEL_SIZE, Anchor::End, false, name);
+            self.picture.marks.push(Mark::Line { points, grey: GUIDE, dashed: true });
+        }
+    }
+
+    /// A dashed line across the panel at a height to compare with, with its name.
+    pub fn level(&mut self, height: f64, name: &str) {
+        let (left, right) = self.x.ends();
+        self.guide((left, height), (right, height), name);
     }
 
     /// A line through the values, in their order.

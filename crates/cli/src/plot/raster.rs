@@ -52,7 +52,7 @@ mod tests {
         let dots = Mark::Dots { points: vec![(20.0, 10.0)], radius: 5.0, grey: 0, opacity: 1.0 };
         let disc = std::f64::consts::PI * 25.0 / 800.0;
         assert!((inked(vec![dots]) - disc).abs() < 0.02);
-        let line = Mark::Line { points: vec![(0.0, 10.0), (40.0, 10.0)], grey: 0 };
+        let line = Mark::Line { points: vec![(0.0, 10.0), (40.0, 10.0)], grey: 0, dashed: false };
         assert!((inked(vec![line]) - 0.05).abs() < 0.03);
         let text = |turned, text: &str| {
             let (at, size, anchor) = ((20.0, 14.0), 12.0, Anchor::Middle);

@@ -17,8 +17,10 @@ pub fn write(picture: &Picture) -> String {
     for mark in marks {
         match mark {
             Mark::Text { at, size, anchor, turned, text } => write_text(&mut svg, *at, *size, *anchor, *turned, text),
-            Mark::Line { points, grey } => {
-                let _ = writeln!(svg, "<path d=\"{}\" fill=\"none\" stroke=\"{}\"/>", path(points), colour(*grey));
+            Mark::Line { points, grey, dashed } => {
+                let dashes = if *dashed { " stroke-dasharray=\"6 4\"" } else { "" };
+                let stroke = colour(*grey);
+                let _ = writeln!(svg, "<path d=\"{}\" fill=\"none\" stroke=\"{stroke}\"{dashes}/>", path(points));
             }
             Mark::Dots { points, radius, grey, opacity } => {
                 let _ = writeln!(svg, "<g fill=\"{}\" fill-opacity=\"{opacity}\">", colour(*grey));

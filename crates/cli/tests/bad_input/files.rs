@@ -133,3 +133,32 @@ fn a_text_that_is_too_long_is_refused_with_its_sample() {
     let positions = ["launch", "nn", "--numeric-positions", "257"];
     refuse(&folder, &words(&[&positions, TINY]), FAILED, &["257", "256", "hint:"]);
 }
+
+#[test]
+fn a_sample_that_does_not_fit_is_found_before_the_first_step() {
+    let folder = Folder::new();
+    folder.copy_fixture("tokenizer", "model");
+    let file = |name: &str, bad: &str| {
+        let good = "{\"input\": \"It is $$12.5&& metres\", \"output\": 12.5}\n".repeat(1999);
+        folder.write(name, format!("{good}{bad}\n"));
+    };
+    let long = "x ".repeat(200);
+    file("long.jsonl", &format!("{{\"input\": \"{long}\", \"output\": 1}}"));
+    file("overflow.jsonl", "{\"input\": \"It is $$1e300&& metres\", \"output\": 1}");
+    let cases: [(&str, &str, &[&str]); 4] = [
+        ("text", "long.jsonl", &["sample 1999", "positions", "64"]),
+        ("mixed", "long.jsonl", &["sample 1999", "positions", "64"]),
+        ("mixed", "overflow.jsonl", &["sample 1999", "overflow"]),
+        ("mixed", "none.jsonl", &["sample 1999", "has no marked number"]),
+    ];
+    file("none.jsonl", "{\"input\": \"no number\", \"output\": 1}");
+    for (stage, dataset, said) in cases {
+        let data = ["launch", stage, "--dataset.file", dataset, "--dataset.shuffle", "false", "--model-name", "model"];
+        let numbers = ["--pooling", if dataset == "none.jsonl" { "numbers" } else { "last" }];
+        let run =
+            words(&[&data, &numbers, &["--no-eval", "--workers", "2", "--num-epochs", "50", "--num-batches", "10"]]);
+        let output = refuse(&folder, &run, FAILED, said);
+        assert!(output.stderr.contains("no step was made"), "{output}");
+        assert!(!folder.path().join(format!("chk/{stage}.safetensors")).exists());
+    }
+}

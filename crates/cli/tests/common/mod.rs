@@ -240,6 +240,11 @@ impl Child {
         self.stderr.text()
     }
 
+    /// What it has said on stdout until now.
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
     fn hung(&mut self, limit: Duration) -> ! {
         // It may have ended just now.
         let _ = self.child.kill();

@@ -38,6 +38,7 @@ impl Driver {
             identity: Identity {
                 recipe: self.config.recipe.clone(),
                 base_fingerprint: self.fingerprint.clone(),
+                tokenizer_fingerprint: self.tokenizer_fingerprint.clone(),
                 layer_norms: self.layer_norms.clone(),
                 dataset_digest: self.dataset_digest.clone(),
                 loaded_digest: self.loaded_digest.clone(),

@@ -20,6 +20,7 @@ impl Driver {
             match effect {
                 Effect::BaseKnown(base) => {
                     self.fingerprint = base.base_fingerprint.clone();
+                    self.tokenizer_fingerprint = base.tokenizer_fingerprint.clone();
                     self.layer_norms = base.layer_norms.clone();
                     if let Some(folder) = self.replaced.take()
                         && let Err(error) = self.key.keep().and_then(|()| folder.clear())
@@ -30,6 +31,7 @@ impl Driver {
                     self.console.banner(&base);
                     self.update_sample_digest();
                 }
+                Effect::CheckSamples(member, longest_text) => self.start_sample_check(member, longest_text),
                 Effect::Begin(start) => self.begin(&start),
                 Effect::BroadcastNcclId(members, generation, id) => {
                     for member in members {

@@ -4,6 +4,7 @@
 pub mod ack_tracker;
 mod checkpoints;
 mod effects;
+mod samples;
 mod shutdown;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use numalign_protocol::coordinator_message::Message;
 use tokio::sync::{Notify, mpsc};
 
 use crate::background::checkpoint_writer::CheckpointWriter;
+use crate::background::sample_check::SampleCheck;
 use crate::background::solver::{SolveResult, SolverThread};
 use crate::error::CoordinatorError;
 use crate::machine::{Effect, Event, Generation, JoinRequest, Machine, MemberId};
@@ -61,8 +63,11 @@ pub struct Driver {
     writer: CheckpointWriter,
     solver: SolverThread,
     solutions: mpsc::UnboundedReceiver<SolveResult>,
+    sample_check: Option<SampleCheck>,
     /// Of the frozen model; empty until it is known.
     fingerprint: String,
+    /// Of its tokenizer, where it is known and the stage reads texts.
+    tokenizer_fingerprint: Option<String>,
     /// The base's layer norms, if they train and it is known.
     layer_norms: Vec<NormTensor>,
     dataset_digest: Option<String>,
@@ -126,7 +131,9 @@ impl Driver {
             writer,
             solver,
             solutions,
-            fingerprint: start.fingerprint.clone().unwrap_or_default(),
+            sample_check: None,
+            fingerprint: start.base.as_ref().map(|base| base.fingerprint.clone()).unwrap_or_default(),
+            tokenizer_fingerprint: start.base.as_ref().and_then(|base| base.tokenizer.clone()),
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
             loaded_digest: start.loaded_digest.clone(),
@@ -169,6 +176,7 @@ impl Driver {
                 Some((unit, solution)) = self.solutions.recv() => {
                     self.machine.handle(Instant::now(), Event::Solved(unit, solution))
                 }
+                batch = SampleCheck::next(&mut self.sample_check) => self.check_samples(batch),
                 _ = tick.tick() => self.tick(Instant::now()),
                 () = checkpoint_wanted.notified() => {
                     self.write_checkpoint();
@@ -255,6 +263,7 @@ impl Driver {
                 }
                 effects
             }
+            Call::SamplesChecked(member, checked) => self.samples_checked(member, checked),
             Call::Status(reply) => {
                 // The client may have gone.
                 let _ = reply.send(self.status(now));

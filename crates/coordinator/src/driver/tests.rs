@@ -52,7 +52,7 @@ impl Fixture {
             loaded_digest: None,
             state: None,
             sums: None,
-            fingerprint: None,
+            base: None,
             layer_norms: Vec::new(),
             sample_digest: SampleDigest::start(),
             replaces: false,
@@ -86,6 +86,8 @@ fn join_request() -> JoinRequest {
 fn worker_ready() -> WorkerReady {
     WorkerReady {
         base_fingerprint: "0123456789abcdef".to_owned(),
+        tokenizer_fingerprint: None,
+        longest_text: 0,
         hidden_size: 2,
         model_parameters: 10,
         weights: "random".to_owned(),

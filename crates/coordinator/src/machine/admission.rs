@@ -132,7 +132,7 @@ impl Machine {
             self.drop_foreign_rejoin_states(worker_ready.hidden_size, effects);
         }
         let admissible = match self.check_admission(&host, &worker_ready) {
-            Err(reason) => Err((reason, "give every worker the model of this run")),
+            Err(reason) => Err((reason, self.hint_of_refusal())),
             Ok(()) => self.check_nccl(id, &host, &worker_ready).map_err(|reason| {
                 (reason, "`numalign doctor` says what its machine lacks; or set collective: auto or grpc")
             }),
@@ -144,6 +144,8 @@ impl Machine {
             effects.push(Effect::BaseKnown(worker_ready.clone()));
             self.base = Some(Base {
                 fingerprint: worker_ready.base_fingerprint.clone(),
+                tokenizer: worker_ready.tokenizer_fingerprint.clone(),
+                source: None,
                 probe: Some(worker_ready.probe_digest.clone()),
             });
         }
@@ -176,13 +178,8 @@ impl Machine {
         if !(1..=MAX_HIDDEN).contains(&worker_ready.hidden_size) {
             return Err(format!("a hidden size of {} is not from 1 to {MAX_HIDDEN}", worker_ready.hidden_size));
         }
-        if let Some(base) = &self.base
-            && base.fingerprint != worker_ready.base_fingerprint
-        {
-            return Err(format!(
-                "its frozen model has fingerprint {:.16}, this run's has {:.16}",
-                worker_ready.base_fingerprint, base.fingerprint
-            ));
+        if let Some(base) = &self.base {
+            check_base(base, worker_ready)?;
         }
         self.check_layer_norms(worker_ready)?;
         if let Some(hidden) = self.committed.as_ref().map(|state| state.layout().hidden())
@@ -201,6 +198,14 @@ impl Machine {
             ));
         }
         Ok(())
+    }
+
+    /// What to do about a model that is not this run's: where a file binds the run, its own choice may be the wrong one.
+    fn hint_of_refusal(&self) -> &'static str {
+        match self.base.as_ref().and_then(|base| base.source.as_ref()) {
+            Some(_) => "set model_name to the model that the file was made with, or start without the file",
+            None => "give every worker the model of this run",
+        }
     }
 
     /// With `collective: nccl` a worker that cannot share a communicator with those that are ready stays out.
@@ -245,4 +250,27 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// Whether the worker has the frozen model and, where texts are read, the tokenizer of `base`.
+fn check_base(base: &Base, worker_ready: &WorkerReady) -> Result<(), String> {
+    let whose = match &base.source {
+        Some(file) => format!("that of {}", file.display()),
+        None => "this run's".to_owned(),
+    };
+    if base.fingerprint != worker_ready.base_fingerprint {
+        return Err(format!(
+            "its frozen model has fingerprint {:.16}, {whose} has {:.16}",
+            worker_ready.base_fingerprint, base.fingerprint
+        ));
+    }
+    if let (Some(ours), Some(its)) = (&base.tokenizer, &worker_ready.tokenizer_fingerprint)
+        && ours != its
+    {
+        return Err(format!(
+            "its tokenizer has fingerprint {its:.16}, {whose} has {ours:.16}; the weights are the same, the tokenizer \
+             files beside them are not"
+        ));
+    }
+    Ok(())
 }

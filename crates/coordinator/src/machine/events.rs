@@ -56,6 +56,10 @@ pub struct JoinRequest {
 pub struct WorkerReady {
     /// BLAKE3 of the frozen model, hex.
     pub base_fingerprint: String,
+    /// BLAKE3 of its tokenizer, hex, where the stage reads texts.
+    pub tokenizer_fingerprint: Option<String>,
+    /// Bytes of the longest text that its model takes whatever it says; 0 if only tokenising tells.
+    pub longest_text: u64,
     /// The model's hidden size `d`.
     pub hidden_size: usize,
     /// Parameters of the frozen model.
@@ -119,6 +123,8 @@ pub enum Event {
     NcclId(MemberId, Generation, Vec<u8>),
     /// NCCL gave a rank of this generation no communicator or no sum; the text says why.
     NcclFailed(MemberId, Generation, String),
+    /// This worker's model can take every sample of the data file, or not; the text says why.
+    SamplesChecked(MemberId, Result<(), String>),
     /// The round that ends at this unit was solved, or cannot be; the text says why.
     Solved(u64, Result<Fit, String>),
     /// Time passed.
@@ -130,6 +136,9 @@ pub enum Event {
 pub enum Effect {
     /// The frozen model is known: announce it.
     BaseKnown(WorkerReady),
+    /// Find out whether this worker's model can take every sample, and answer with [`Event::SamplesChecked`]. Texts up to
+    /// so many bytes fit it anyway.
+    CheckSamples(MemberId, u64),
     /// A generation begins.
     Begin(GenerationStart),
     /// Send every rank of the present generation the id of its communicator.

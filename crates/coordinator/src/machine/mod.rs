@@ -14,11 +14,13 @@ pub mod events;
 mod generation;
 pub mod load_balancing;
 pub mod rejoin;
+mod sample_check;
 pub mod stall;
 mod suspects;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,7 @@ use numalign_projector::State;
 use collective::{CollectiveDecision, NcclFailures};
 use dismissal::Complaint;
 use generation::Running;
+use sample_check::SampleCheck;
 use stall::StallWatch;
 use suspects::Suspects;
 
@@ -38,10 +41,25 @@ pub use events::{
     Report, Timing, WorkerReady,
 };
 
+/// The frozen model that a checkpoint or loaded projectors belong to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownBase {
+    /// The file.
+    pub source: PathBuf,
+    /// Of the model, hex.
+    pub fingerprint: String,
+    /// Of its tokenizer, hex, if it is known and counts in this run.
+    pub tokenizer: Option<String>,
+}
+
 /// What identifies the frozen model of this run.
 #[derive(Debug, Clone, PartialEq)]
 struct Base {
     fingerprint: String,
+    /// Of its tokenizer; none before the first worker, and in a stage that reads no text.
+    tokenizer: Option<String>,
+    /// The file that binds the run to it, until a worker was ready.
+    source: Option<PathBuf>,
     /// From the first worker that was ready.
     probe: Option<Vec<u8>>,
 }
@@ -57,6 +75,7 @@ pub struct Machine {
     /// From the checkpoint or projectors that `committed` came from, else from the first worker that was ready.
     base: Option<Base>,
     first_ready: Option<Instant>,
+    sample_check: SampleCheck,
     /// The unit at the end of the round that the driver is solving for.
     solving: Option<u64>,
     /// A worker brought a rejoin state: the run continues after the loss of another coordinator.
@@ -103,9 +122,14 @@ impl Default for RebalancePolicy {
 const MAX_REFUSED: usize = 1024;
 
 impl Machine {
-    /// `committed` is the state to continue from, if there is one; `fingerprint` that of the frozen model it belongs to.
-    pub fn new(config: Arc<Config>, incarnation: u64, committed: Option<State>, fingerprint: Option<String>) -> Self {
-        let base = fingerprint.map(|fingerprint| Base { fingerprint, probe: None });
+    /// `committed` is the state to continue from, if there is one; `base` the frozen model it belongs to.
+    pub fn new(config: Arc<Config>, incarnation: u64, committed: Option<State>, base: Option<KnownBase>) -> Self {
+        let base = base.map(|KnownBase { source, fingerprint, tokenizer }| Base {
+            fingerprint,
+            tokenizer,
+            source: Some(source),
+            probe: None,
+        });
         Self {
             config,
             incarnation,
@@ -115,6 +139,7 @@ impl Machine {
             committed: committed.map(Arc::new),
             base,
             first_ready: None,
+            sample_check: SampleCheck::Done,
             solving: None,
             resuming: false,
             rebalance: RebalancePolicy::default(),
@@ -223,6 +248,7 @@ impl Machine {
             Event::PermanentFailure(id, cause, why) => self.permanent_failure(now, id, cause, &why, &mut effects),
             Event::NotFinite(generation, unit, bad) => self.not_finite(generation, unit, &bad, &mut effects),
             Event::RowsRefused(id, generation, why) => self.rows_refused(now, id, generation, &why, &mut effects),
+            Event::SamplesChecked(id, checked) => self.samples_checked(id, checked, &mut effects),
             Event::Solved(unit, solution) => self.solved(unit, solution, &mut effects),
             Event::Tick => {
                 self.evict_silent(now, &mut effects);
@@ -284,6 +310,10 @@ impl Machine {
     }
 
     fn advance(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if self.is_checking(effects) {
+            self.reason = "checking that the model can take every sample of the dataset".to_owned();
+            return;
+        }
         let (decision, reason) = self.decide(now);
         self.reason = reason;
         match decision {

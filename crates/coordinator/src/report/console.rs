@@ -291,6 +291,8 @@ mod tests {
     fn base() -> WorkerReady {
         WorkerReady {
             base_fingerprint: "0123456789abcdef0123".to_owned(),
+            tokenizer_fingerprint: None,
+            longest_text: 0,
             hidden_size: 2,
             model_parameters: 1_500_000,
             weights: "random".to_owned(),

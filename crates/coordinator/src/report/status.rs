@@ -88,6 +88,10 @@ fn worker(now: Instant, machine: &Machine, id: MemberId, member: &Member) -> pro
         ms_per_step: milliseconds(timing.compute + timing.data_wait + timing.reduce),
         last_heartbeat_seconds: now.saturating_duration_since(member.last_seen).as_secs_f64(),
         restarts: member.join_request.restarts,
+        compute_ms: milliseconds(timing.compute),
+        data_wait_ms: milliseconds(timing.data_wait),
+        reduce_ms: milliseconds(timing.reduce),
+        peak_rss_mib: timing.peak_rss_mib,
     }
 }
 
@@ -133,6 +137,8 @@ mod tests {
     fn ready() -> WorkerReady {
         WorkerReady {
             base_fingerprint: "0123".to_owned(),
+            tokenizer_fingerprint: None,
+            longest_text: 0,
             hidden_size: 2,
             model_parameters: 10,
             weights: "random".to_owned(),
@@ -228,6 +234,10 @@ mod tests {
             ms_per_step: 6.0,
             last_heartbeat_seconds: 0.25,
             restarts: 2,
+            compute_ms: 3.0,
+            data_wait_ms: 2.0,
+            reduce_ms: 1.0,
+            peak_rss_mib: 9,
         };
         assert_eq!(*training, expected);
         assert_eq!((loading.state.as_str(), loading.rank, loading.micro_batches), ("loading", None, 0));

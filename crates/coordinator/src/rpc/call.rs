@@ -14,6 +14,8 @@ pub enum Call {
     Event(Event),
     /// A member's heartbeat.
     Heartbeat(MemberId, proto::Heartbeat),
+    /// The worker's model can take the samples that it was sent, or what is wrong with the first that it cannot.
+    SamplesChecked(MemberId, Result<(), String>),
     /// Somebody asks for the status.
     Status(oneshot::Sender<proto::StatusReply>),
 }

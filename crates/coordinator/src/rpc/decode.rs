@@ -105,6 +105,10 @@ pub fn worker_message(member: MemberId, message: proto::WorkerMessage) -> Result
         Message::Heartbeat(heartbeat) => {
             return Ok(Some(Call::Heartbeat(member, heartbeat)));
         }
+        Message::SamplesChecked(checked) => {
+            let problem = sanitize(&checked.problem, MAX_MESSAGE);
+            return Ok(Some(Call::SamplesChecked(member, if problem.is_empty() { Ok(()) } else { Err(problem) })));
+        }
         Message::Failure(failure) if failure.permanent => {
             let cause = if failure.data { Cause::Data } else { Cause::Machine };
             Event::PermanentFailure(member, cause, sanitize(&failure.message, MAX_MESSAGE))
@@ -173,6 +177,8 @@ fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
     }
     Ok(WorkerReady {
         base_fingerprint: sanitize(&ready.base_fingerprint, MAX_NAME),
+        longest_text: ready.longest_text,
+        tokenizer_fingerprint: Some(sanitize(&ready.tokenizer_fingerprint, MAX_NAME)).filter(|hex| !hex.is_empty()),
         hidden_size: ready.hidden_size as usize,
         model_parameters: ready.model_parameters,
         weights: sanitize(&ready.weights, MAX_NAME),

@@ -1,10 +1,10 @@
 //! Who is admitted, and which state a run continues from.
 
 use numalign_config::CollectiveChoice;
-use numalign_coordinator::machine::{Effect, Event, MemberId, WorkerReady};
+use numalign_coordinator::machine::{Effect, Event, KnownBase, Machine, MemberId, WorkerReady};
 use numalign_projector::State;
 
-use crate::fixtures::{PAIR, Shape, config_of, correct_states, join_request, next, worker_ready};
+use crate::fixtures::{PAIR, Shape, config_of, correct_states, join_request, known_base, next, worker_ready};
 use crate::harness::{Run, evicted, failure, over_nccl, starts, with_nccl};
 
 #[test]
@@ -231,4 +231,63 @@ fn a_second_ready_changes_nothing() {
     run.beat(1);
     run.beat(2);
     assert_eq!(run.tick(1000), Vec::new());
+}
+
+#[test]
+fn another_tokenizer_is_refused_by_name() {
+    let with = |hex: &str| WorkerReady { tokenizer_fingerprint: Some(hex.to_owned()), ..worker_ready() };
+    let mut run = Run::new(PAIR);
+    run.join(1);
+    run.ready_with(1, with("aaaa"));
+    run.join(2);
+    let effects = run.ready_with(2, with("bbbb"));
+    let Some((2, true, why)) = evicted(&effects) else { panic!("{effects:?}") };
+    assert!(why.contains("its tokenizer has fingerprint bbbb, this run's has aaaa"), "{why}");
+    // A file binds the first worker too, and says so.
+    let base = KnownBase { tokenizer: Some("cccc".to_owned()), ..known_base() };
+    let state = correct_states(&config_of(PAIR))[2].clone();
+    let mut run = Run::new(PAIR);
+    run.machine = Machine::new(run.config.clone(), 9, Some(state), Some(base));
+    run.join(1);
+    let effects = run.ready_with(1, with("aaaa"));
+    let why = failure(&effects).expect("nobody else is there");
+    assert!(why.contains("that of chk/mine/step-2.safetensors has cccc"), "{why}");
+}
+
+#[test]
+fn the_first_ready_worker_checks_the_samples_before_anybody_trains() {
+    let checks = |effects: &[Effect]| {
+        let of = |effect: &Effect| match effect {
+            Effect::CheckSamples(member, longest) => Some((member.0, *longest)),
+            _ => None,
+        };
+        effects.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let run = || {
+        let mut run = Run::new(PAIR);
+        run.machine = Machine::new(run.config.clone(), 9, None, None).with_sample_check();
+        run.join(1);
+        run.join(2);
+        let effects = run.ready_with(2, WorkerReady { longest_text: 64, ..worker_ready() });
+        assert_eq!(checks(&effects), [(2, 64)]);
+        let effects = run.ready(1);
+        assert_eq!((checks(&effects), starts(&effects).len()), (Vec::new(), 0), "one check, and nobody trains");
+        assert!(run.machine.reason().contains("checking"), "{}", run.machine.reason());
+        run
+    };
+    let answer = |run: &mut Run, member, checked| {
+        let event = Event::SamplesChecked(MemberId(member), checked);
+        run.machine.handle(run.now, event)
+    };
+    let mut good = run();
+    assert_eq!(answer(&mut good, 1, Err("not asked".to_owned())), Vec::new());
+    assert_eq!(starts(&answer(&mut good, 2, Ok(()))).len(), 1);
+    let mut bad = run();
+    assert_eq!(failure(&answer(&mut bad, 2, Err("sample 3: too long".to_owned()))), Some("sample 3: too long"));
+    // Its worker left: another one begins anew.
+    let mut lost = run();
+    lost.join(3);
+    lost.ready(3);
+    assert_eq!(checks(&lost.leave(2)), [(1, 0)]);
+    assert_eq!(starts(&answer(&mut lost, 1, Ok(()))).len(), 1);
 }

@@ -11,7 +11,7 @@ use numalign_coordinator::machine::{
 };
 use numalign_projector::State;
 
-use crate::fixtures::{FINGERPRINT, PAIR, Shape, config_of, correct_states, join_request, report, worker_ready};
+use crate::fixtures::{PAIR, Shape, config_of, correct_states, join_request, known_base, report, worker_ready};
 
 /// A machine, driven by hand.
 pub struct Run {
@@ -28,8 +28,8 @@ impl Run {
 
     pub fn of(config: Config, committed: Option<State>) -> Self {
         let config = Arc::new(config);
-        let fingerprint = committed.as_ref().map(|_| FINGERPRINT.to_owned());
-        let machine = Machine::new(config.clone(), 9, committed, fingerprint);
+        let base = committed.as_ref().map(|_| known_base());
+        let machine = Machine::new(config.clone(), 9, committed, base);
         Self { correct: correct_states(&config), config, machine, now: Instant::now() }
     }
 

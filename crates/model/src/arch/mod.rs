@@ -38,7 +38,7 @@ impl Architecture {
     /// Text that is no configuration, or one that numalign does not compute.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ModelError> {
         let damaged = |reason: String| ModelError::Damaged { path: path.to_owned(), reason };
-        let value: Value = serde_json::from_str(text).map_err(|error| damaged(format!("not JSON: {error}")))?;
+        let value: Value = crate::load::json::parse(text).map_err(|error| damaged(format!("not JSON: {error}")))?;
         let Value::Object(map) = value else {
             return Err(damaged("not a JSON object".to_owned()));
         };

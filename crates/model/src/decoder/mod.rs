@@ -14,7 +14,7 @@ use crate::error::ModelError;
 use crate::lm::{FrozenLm, LmInput, Piece, positions};
 use crate::ops::norms::{NormGradients, NormParameter, NormSums, NormWeights, Normed};
 use crate::ops::sequences::Sequences;
-use crate::ops::{FrozenOps, RotaryTable, WeightStorage, to_host};
+use crate::ops::{FrozenOps, RotaryTable, WeightStorage, move_to_device, to_host};
 use crate::tokenizer::Tokenizer;
 
 pub mod block;
@@ -188,7 +188,7 @@ impl<B: FrozenOps> Decoder<B> {
         sequences: &Sequences,
         plan: &PoolingPlan,
         keep: bool,
-    ) -> (Tensor<B, 2>, Vec<SavedBlock<B>>, Option<Normed<B>>) {
+    ) -> Result<(Tensor<B, 2>, Vec<SavedBlock<B>>, Option<Normed<B>>), ModelError> {
         let mut x_rd = x_rd;
         let mut kept = Vec::with_capacity(if keep { plan.layers } else { 0 });
         for (index, place) in self.placement.places().iter().enumerate() {
@@ -196,7 +196,7 @@ impl<B: FrozenOps> Decoder<B> {
                 break;
             }
             let (next, saved) = place.run(|| {
-                let mut x_rd = x_rd.to_device(&place.device);
+                let mut x_rd = move_to_device(x_rd, &place.device)?;
                 let mut kept = Vec::new();
                 for layer in place.blocks.start..place.blocks.end.min(plan.layers) {
                     let rows = self.rows(sequences, plan, layer, index);
@@ -204,16 +204,16 @@ impl<B: FrozenOps> Decoder<B> {
                     x_rd = next;
                     kept.extend(saved);
                 }
-                (x_rd, kept)
-            });
+                Ok::<_, ModelError>((x_rd, kept))
+            })?;
             x_rd = next;
             kept.extend(saved);
         }
         if !plan.final_norm {
-            return (x_rd, kept, None);
+            return Ok((x_rd, kept, None));
         }
         let (hidden, norm_f) = B::normalize(x_rd, &self.parts.norm_f);
-        (hidden, kept, Some(norm_f))
+        Ok((hidden, kept, Some(norm_f)))
     }
 
     /// The backward pass through the blocks that ran: from the gradient of the last one's output to that of the first
@@ -235,7 +235,7 @@ impl<B: FrozenOps> Decoder<B> {
             }
             let of_place = saved.split_off(place.blocks.start);
             grad_rd = place.run(|| {
-                let mut grad_rd = grad_rd.to_device(&place.device);
+                let mut grad_rd = move_to_device(grad_rd, &place.device)?;
                 for (index_in_place, kept) in of_place.into_iter().enumerate().rev() {
                     let layer = place.blocks.start + index_in_place;
                     let block = &self.parts.blocks[layer];
@@ -275,12 +275,8 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         self.parts.max_positions
     }
 
-    fn tokenize(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        self.parts.tokenizer.encode(text)
-    }
-
-    fn detokenize(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.parts.tokenizer.decode(ids)
+    fn tokenizer(&self) -> &Tokenizer {
+        &self.parts.tokenizer
     }
 
     fn embed_tokens(&self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
@@ -300,7 +296,7 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         let plan = PoolingPlan::new(input.read, self.layers(), sequences.lengths(), &external)?;
         let rows = sequences.rows();
         let x_rd = Tensor::from_data(TensorData::new(x, [rows, d]), self.placement.device(0));
-        let (hidden, blocks, norm_f) = self.run(x_rd, &sequences, &plan, keep);
+        let (hidden, blocks, norm_f) = self.run(x_rd, &sequences, &plan, keep)?;
         let pooled = plan.pool(to_host(hidden)?, d);
         if keep {
             self.saved = Some(Saved { sequences, plan, blocks, norm_f, rows_of_embedding });

@@ -89,7 +89,7 @@ pub(super) fn by_autodiff(oracle: &mut Decoder<Generic>, batch: &LmInput, cotang
     let plan = PoolingPlan::new(batch.read, oracle.layers(), sequences.lengths(), &external).unwrap();
     let rows = sequences.rows();
     let x: Tensor<Generic, 2> = Tensor::from_data(TensorData::new(x, [rows, d]), &FlexDevice).require_grad();
-    let (hidden, _, _) = oracle.run(x.clone(), &sequences, &plan, false);
+    let (hidden, _, _) = oracle.run(x.clone(), &sequences, &plan, false).unwrap();
     let pooled = plan.pool(to_host(hidden.clone()).unwrap(), d);
     let spread = plan.spread(cotangent, d, rows);
     let shape = hidden.dims();
@@ -199,7 +199,7 @@ fn gradients_of_the_norms_agree_with_autodiff() {
         let Embedded { x, sequences, external, .. } = oracle.embed(&batch).unwrap();
         let plan = PoolingPlan::new(batch.read, oracle.layers(), sequences.lengths(), &external).unwrap();
         let x = Tensor::from_data(TensorData::new(x, [sequences.rows(), d]), &FlexDevice);
-        let (hidden, _, _) = oracle.run(x, &sequences, &plan, false);
+        let (hidden, _, _) = oracle.run(x, &sequences, &plan, false).unwrap();
         let spread = plan.spread(&cotangent, d, sequences.rows());
         let weights = Tensor::from_data(TensorData::new(spread, hidden.dims()), &FlexDevice);
         let grads = (hidden * weights).sum().backward();

@@ -9,8 +9,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 use tokenizers::AddedToken;
+use tokenizers::processors::template::{Template, TemplateProcessing};
 
 use super::byte_level::{Document, Parts, QWEN_2, bytes, merge, sequence, split};
+use super::json;
 use super::weights::read_text;
 use crate::arch::Architecture;
 use crate::error::ModelError;
@@ -41,7 +43,7 @@ pub fn folder_tokenizer(
         let path = folder.join("tokenizer.json");
         let mut tokenizer = Tokenizer::from_json(&path, read_text(&path, MOST_TOKENIZER)?.as_bytes())?;
         if let Tokenizer::File(file) = &mut tokenizer {
-            TokenSettings::read(folder)?.add_to(file, None);
+            TokenSettings::read(folder)?.add_to(&mut file.tokenizer, None);
         }
         return Ok(tokenizer);
     }
@@ -136,9 +138,34 @@ fn from_vocabulary(folder: &Path) -> Result<Tokenizer, ModelError> {
         .map_err(|error| ModelError::Damaged { path: path.clone(), reason: error.to_string() })?;
     let mut tokenizer = Tokenizer::from_json(&path, &json)?;
     if let Tokenizer::File(file) = &mut tokenizer {
-        settings.add_to(file, Some(kind));
+        let (bos, eos) = (settings.add_bos, settings.add_eos);
+        let named = settings.add_to(&mut file.tokenizer, Some(kind));
+        let token = |role: &str, wanted: bool| named.get(role).filter(|_| wanted).cloned();
+        let template = template(&file.tokenizer, token("bos_token", bos), token("eos_token", eos));
+        let template = template.map_err(|reason| ModelError::Damaged { path, reason })?;
+        file.tokenizer.with_post_processor(Some(template));
     }
     Ok(tokenizer)
+}
+
+/// The template that puts `bos` before a text and `eos` behind it.
+fn template(
+    tokenizer: &tokenizers::Tokenizer,
+    bos: Option<String>,
+    eos: Option<String>,
+) -> Result<TemplateProcessing, String> {
+    let mut special = Vec::new();
+    for token in [&bos, &eos].into_iter().flatten() {
+        let id = tokenizer.token_to_id(token).ok_or_else(|| format!("{token:?} is not in the vocabulary"))?;
+        special.push((token.clone(), id));
+    }
+    let pieces: Vec<String> = bos.into_iter().chain(["$A".to_owned()]).chain(eos).collect();
+    Template::try_from(pieces)
+        .and_then(|single| {
+            let mut builder = TemplateProcessing::builder();
+            builder.single(single).special_tokens(special).build().map_err(|error| error.to_string())
+        })
+        .map_err(|error| format!("special tokens around a text: {error}"))
 }
 
 /// A file of `folder` that holds a JSON object; an empty one where it is not there.
@@ -147,7 +174,7 @@ fn object(folder: &Path, name: &str) -> Result<Map<String, Json>, ModelError> {
     if path.symlink_metadata().is_err() {
         return Ok(Map::new());
     }
-    match serde_json::from_str(&read_text(&path, MOST_SETTINGS)?) {
+    match json::parse(&read_text(&path, MOST_SETTINGS)?) {
         Ok(Json::Object(object)) => Ok(object),
         Ok(_) => Err(ModelError::Damaged { path, reason: "not a JSON object".to_owned() }),
         Err(error) => Err(ModelError::Damaged { path, reason: format!("not JSON: {error}") }),
@@ -160,6 +187,9 @@ struct TokenSettings {
     class: Option<String>,
     add_prefix_space: bool,
     split_special_tokens: bool,
+    /// Where special tokens are added, these stand around a text; a `tokenizer.json` says so itself.
+    add_bos: bool,
+    add_eos: bool,
     /// Tokens with their properties, by id.
     decoder: BTreeMap<u64, AddedToken>,
     /// Special tokens by role; none where a file says that there is none.
@@ -176,6 +206,8 @@ impl TokenSettings {
             class: config.get("tokenizer_class").and_then(Json::as_str).map(str::to_owned),
             add_prefix_space: flag(&config, "add_prefix_space"),
             split_special_tokens: flag(&config, "split_special_tokens"),
+            add_bos: flag(&config, "add_bos_token"),
+            add_eos: flag(&config, "add_eos_token"),
             ..Self::default()
         };
         if let Some(Json::Object(decoder)) = config.remove("added_tokens_decoder") {
@@ -233,8 +265,8 @@ impl TokenSettings {
     }
 
     /// Adds the tokens that `tokenizer` lacks. In a vocabulary of a known kind, roles that no file names have that kind's
-    /// defaults.
-    fn add_to(mut self, tokenizer: &mut tokenizers::Tokenizer, kind: Option<Kind>) {
+    /// defaults. Answers with the text of each role's token.
+    fn add_to(mut self, tokenizer: &mut tokenizers::Tokenizer, kind: Option<Kind>) -> BTreeMap<String, String> {
         for role in kind.map(Kind::defaults).unwrap_or_default() {
             let token = || Some(AddedToken::from("<|endoftext|>", true));
             self.roles.entry((*role).to_owned()).or_insert_with(token);
@@ -265,6 +297,7 @@ impl TokenSettings {
             tokenizer.add_tokens(&plain);
         }
         tokenizer.set_encode_special_tokens(self.split_special_tokens);
+        self.roles.into_iter().filter_map(|(role, token)| Some((role, token?.content))).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 //! Honours `HF_ENDPOINT` and `HF_HUB_DOWNLOAD_TIMEOUT`, with the meaning that `huggingface_hub` gives them, and the variables
 //! of `hub_env.rs`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -28,30 +29,93 @@ pub fn is_hub_id(name: &str) -> bool {
     })
 }
 
-/// The folder that holds the files of hub model `id`, fetched first if need be.
-///
-/// # Errors
-/// The hub cannot be reached or has no such model, and the cache does not hold it.
-pub fn folder_of(id: &str) -> Result<PathBuf, ModelError> {
-    let cache = cache_folder().ok_or_else(|| ModelError::Hub {
-        name: id.to_owned(),
-        reason: "no HOME, HF_HOME or HF_HUB_CACHE says where the cache is".to_owned(),
-    })?;
-    if let Some(folder) = cached(&cache, id) {
-        return Ok(folder);
-    }
-    if is_offline() {
-        return Err(ModelError::Hub {
-            name: id.to_owned(),
-            reason: format!("it is not in {} and HF_HUB_OFFLINE is set", cache.display()),
-        });
-    }
-    fetch(&cache, id)
+/// A model of the hub, as `id` or `id@revision`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubName {
+    /// `organisation/name` or `name`.
+    pub id: String,
+    /// A branch, a tag or a commit; `main` where none is given.
+    pub revision: Option<String>,
 }
 
-/// Whether the cache holds all of hub model `id`.
-pub fn is_cached(id: &str) -> bool {
-    cache_folder().and_then(|cache| cached(&cache, id)).is_some()
+impl HubName {
+    /// Reads `id` or `id@revision`; none where it has another form.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (id, revision) = match name.split_once('@') {
+            Some((id, revision)) => (id, Some(revision)),
+            None => (name, None),
+        };
+        let fits = is_hub_id(id) && revision.is_none_or(is_revision);
+        fits.then(|| Self { id: id.to_owned(), revision: revision.map(str::to_owned) })
+    }
+
+    fn revision(&self) -> &str {
+        self.revision.as_deref().unwrap_or("main")
+    }
+
+    /// Where `cache` holds the model.
+    fn repository(&self, cache: &Path) -> PathBuf {
+        cache.join(format!("models--{}", self.id.replace('/', "--")))
+    }
+
+    /// Its snapshot in `cache`, whole or not: a revision is a name that stands for a commit, or a commit.
+    fn snapshot(&self, cache: &Path) -> Option<PathBuf> {
+        let repository = self.repository(cache);
+        let commit = match std::fs::read_to_string(repository.join("refs").join(self.revision())) {
+            Ok(commit) => commit.trim().to_owned(),
+            Err(_) => self.revision.clone()?,
+        };
+        let folder = repository.join("snapshots").join(commit);
+        folder.is_dir().then_some(folder)
+    }
+
+    fn error(&self, reason: String) -> ModelError {
+        ModelError::Hub { name: self.to_string(), reason }
+    }
+}
+
+impl fmt::Display for HubName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.revision {
+            Some(revision) => write!(f, "{}@{revision}", self.id),
+            None => f.write_str(&self.id),
+        }
+    }
+}
+
+/// Whether `name` can be a branch, a tag, a commit or `refs/pr/N`: a path within the cache's `refs`.
+fn is_revision(name: &str) -> bool {
+    let fits = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+'))
+    };
+    name.len() <= 200 && name.split('/').all(fits)
+}
+
+/// The folder that holds the files of hub model `name`, fetched first if need be.
+///
+/// # Errors
+/// The hub cannot be reached or has no such model or revision, and the cache does not hold it.
+pub fn folder_of(name: &HubName) -> Result<PathBuf, ModelError> {
+    let cache = cache_folder()
+        .ok_or_else(|| name.error("no HOME, HF_HOME or HF_HUB_CACHE says where the cache is".to_owned()))?;
+    let snapshot = name.snapshot(&cache);
+    let absent = match snapshot.as_deref().map(first_absent) {
+        Some(None) => return Ok(snapshot.unwrap_or_default()),
+        Some(Some(file)) => format!("its copy in {} lacks {file}", cache.display()),
+        None => format!("it is not in {}", cache.display()),
+    };
+    if is_offline() {
+        return Err(name.error(format!("{absent}, and HF_HUB_OFFLINE is set")));
+    }
+    fetch(&cache, name)
+}
+
+/// Whether the cache holds all of hub model `name`.
+pub fn is_cached(name: &HubName) -> bool {
+    let snapshot = cache_folder().and_then(|cache| name.snapshot(&cache));
+    snapshot.is_some_and(|folder| first_absent(&folder).is_none())
 }
 
 /// Where `huggingface_hub` has its cache; `None` where nothing says so.
@@ -64,30 +128,22 @@ pub fn is_offline() -> bool {
     HubEnv::of_process().is_offline()
 }
 
-/// A complete snapshot of `id` in the cache.
-fn cached(cache: &Path, id: &str) -> Option<PathBuf> {
-    let repository = cache.join(format!("models--{}", id.replace('/', "--")));
-    let commit = std::fs::read_to_string(repository.join("refs/main")).ok()?;
-    let folder = repository.join("snapshots").join(commit.trim());
-    complete(&folder).then_some(folder)
-}
-
-fn complete(folder: &Path) -> bool {
-    if !folder.join("config.json").is_file() {
-        return false;
-    }
-    if folder.join("model.safetensors").is_file() {
-        return true;
-    }
-    match Safetensors::shard_names(&folder.join("model.safetensors.index.json")) {
-        Ok(names) => names.iter().all(|name| folder.join(name).is_file()),
-        Err(_) => false,
-    }
+/// The first of a snapshot's files that is not there; a link to a blob that is gone is not there either.
+fn first_absent(folder: &Path) -> Option<String> {
+    let is_absent = |name: &String| !folder.join(name).is_file();
+    let weights = match folder.join("model.safetensors").is_file() {
+        true => Vec::new(),
+        false => match Safetensors::shard_names(&folder.join("model.safetensors.index.json")) {
+            Ok(names) => names,
+            Err(_) => vec!["model.safetensors".to_owned()],
+        },
+    };
+    ["config.json".to_owned()].into_iter().chain(weights).find(is_absent)
 }
 
 /// Fetches on a separate thread, since the client would wait for a silent server without end.
-fn fetch(cache: &Path, id: &str) -> Result<PathBuf, ModelError> {
-    let hub_error = |reason: String| ModelError::Hub { name: id.to_owned(), reason };
+fn fetch(cache: &Path, name: &HubName) -> Result<PathBuf, ModelError> {
+    let hub_error = |reason: String| name.error(reason);
     let failed = |what: &str, error: &dyn std::fmt::Display| hub_error(format!("{what}: {error}"));
     // The client puts links into the cache and wants to know where they are.
     let cache = std::path::absolute(cache).map_err(|error| failed("the cache", &error))?;
@@ -105,8 +161,8 @@ fn fetch(cache: &Path, id: &str) -> Result<PathBuf, ModelError> {
             .ok_or_else(|| hub_error(format!("HF_HUB_DOWNLOAD_TIMEOUT is `{seconds}`, not a number of seconds")))?,
     };
     let api = builder.build().map_err(|error| failed("the hub client does not start", &error))?;
-    let repo = Repo::new(id.to_owned(), RepoType::Model);
-    tracing::info!("fetching {id} into {}", cache.display());
+    let repo = Repo::with_revision(name.id.clone(), RepoType::Model, name.revision().to_owned());
+    tracing::info!("fetching {name} into {}", cache.display());
     let pulse = Pulse::default();
     let fetcher = Fetcher { files: api.repo(repo.clone()), cached: Cache::new(cache).repo(repo), pulse: pulse.clone() };
     let (sender, answer) = mpsc::channel();
@@ -177,10 +233,14 @@ impl Fetcher {
     /// The folder of the complete snapshot; the weights come last, so that nothing incomplete looks complete.
     fn fetch(&self) -> Result<PathBuf, String> {
         let config = self.get("config.json").map_err(|error| reason("config.json", &error))?;
-        match self.get("tokenizer.json") {
-            Ok(_) => {}
-            Err(error) if status(&error) == Some(404) => self.get_vocabulary(),
-            Err(error) => return Err(reason("tokenizer.json", &error)),
+        let has_tokenizer = self.get_if_there("tokenizer.json")?
+            || self.get_if_there("vocab.json")? && self.get_if_there("merges.txt")?;
+        if !has_tokenizer {
+            // Fine for numbers.
+            tracing::warn!("the model has no tokenizer.json");
+        }
+        for name in ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"] {
+            self.get_if_there(name)?;
         }
         self.get_weights()?;
         match config.parent() {
@@ -189,15 +249,12 @@ impl Fetcher {
         }
     }
 
-    /// What makes a tokenizer in the place of `tokenizer.json`. A model without one is fine for numbers.
-    fn get_vocabulary(&self) {
-        if self.get("vocab.json").and_then(|_| self.get("merges.txt")).is_err() {
-            tracing::warn!("the model has no tokenizer.json");
-            return;
-        }
-        for name in ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"] {
-            // Not every model has them.
-            drop(self.get(name));
+    /// A file that not every model has; false where this one has none.
+    fn get_if_there(&self, name: &str) -> Result<bool, String> {
+        match self.get(name) {
+            Ok(_) => Ok(true),
+            Err(error) if status(&error) == Some(404) => Ok(false),
+            Err(error) => Err(reason(name, &error)),
         }
     }
 
@@ -261,6 +318,19 @@ mod tests {
         }
         for bad in ["", "/", "a/", "a/b/c", "../x", "a b", "-x", "a/..", "a\\b"] {
             assert!(!is_hub_id(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn revisions_follow_an_at_sign() {
+        let parsed = |name: &str| HubName::parse(name).map(|name| (name.id, name.revision));
+        assert_eq!(parsed("gpt2"), Some(("gpt2".to_owned(), None)));
+        for revision in ["main", "v1.0", "0123abc", "refs/pr/1", "a+b_c-d"] {
+            let expected = Some(("a/b".to_owned(), Some(revision.to_owned())));
+            assert_eq!(parsed(&format!("a/b@{revision}")), expected);
+        }
+        for bad in ["a/b@", "@main", "a/b@../x", "a/b@x/../y", "a/b@/x", "a/b@x/", "a/b@x y", "a/b@x@y", "a/b@.x"] {
+            assert_eq!(parsed(bad), None, "{bad}");
         }
     }
 }

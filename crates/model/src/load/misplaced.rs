@@ -1,5 +1,5 @@
 //! Names what lies in the place of a model's files: a Git-LFS pointer, a web page, weights of another format, an adapter,
-//! a dangling link; and says what to do about it.
+//! a dangling link, a wrapper's weights, a folder of the hub's cache; and says what to do about it.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -126,6 +126,33 @@ pub fn adapter(folder: &Path) -> Option<ModelError> {
         None => String::new(),
     };
     Some(misplaced(folder, format!("the folder of an adapter{base}, not of a model"), MERGE.to_owned()))
+}
+
+/// The error for a model's folder in the hub's cache, whose files lie in its snapshots.
+pub fn cache_of_hub(folder: &Path) -> Option<ModelError> {
+    let snapshots = names(&folder.join("snapshots"));
+    let snapshot = snapshots.first()?;
+    let name = folder.canonicalize().ok()?.file_name()?.to_string_lossy().into_owned();
+    let id = name.strip_prefix("models--").unwrap_or(&name).replace("--", "/");
+    let advice =
+        format!("give its name on the hub ({id}), or the folder {}", folder.join("snapshots").join(snapshot).display());
+    Some(misplaced(folder, "a folder of the hub's cache, not of a model".to_owned(), advice))
+}
+
+/// The error for weights that a wrapper around the model has saved under its own prefix.
+pub fn wrapped<'a>(folder: &Path, mut names: impl Iterator<Item = &'a String>) -> Option<ModelError> {
+    const WRAPPERS: [(&str, &str, &str); 3] = [
+        ("_orig_mod.", "torch.compile", "save the model inside: model._orig_mod.save_pretrained()"),
+        ("module.", "DistributedDataParallel", "save the model inside: model.module.save_pretrained()"),
+        ("base_model.model.", "peft", "call merge_and_unload() and then save_pretrained()"),
+    ];
+    let name = names.find(|name| WRAPPERS.iter().any(|(prefix, ..)| name.starts_with(prefix)))?;
+    let (prefix, wrapper, advice) = WRAPPERS.iter().find(|(prefix, ..)| name.starts_with(prefix))?;
+    Some(misplaced(
+        folder,
+        format!("a folder of weights whose names begin with `{prefix}`, as {wrapper} leaves them"),
+        (*advice).to_owned(),
+    ))
 }
 
 /// The first bytes of a file; empty where it cannot be read.

@@ -21,6 +21,7 @@ pub mod gguf;
 pub(crate) mod gpt2;
 pub mod hub;
 mod hub_env;
+pub(crate) mod json;
 pub(crate) mod llama;
 mod misplaced;
 pub mod name;
@@ -157,16 +158,16 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
         }
         ModelName::Folder(folder) => folder_parts(folder, None),
         ModelName::Gguf(file) => gguf_parts(file),
-        ModelName::Hub(id) => folder_parts(&hub::folder_of(id)?, Some(id)),
+        ModelName::Hub(name) => folder_parts(&hub::folder_of(name)?, Some(&name.id)),
     }
 }
 
 fn folder_parts(folder: &Path, hub_id: Option<&str>) -> Result<Parts, ModelError> {
     let path: PathBuf = folder.join("config.json");
     if !path.exists()
-        && let Some(adapter) = misplaced::adapter(folder)
+        && let Some(other) = misplaced::adapter(folder).or_else(|| misplaced::cache_of_hub(folder))
     {
-        return Err(adapter);
+        return Err(other);
     }
     let architecture = Architecture::parse(&path, &read_text(&path, MOST_CONFIG)?)?;
     let source = Safetensors::open_folder(folder)?;

@@ -1,7 +1,8 @@
-//! From `model_name` to something that can be loaded: `demo`, `synthetic:…`, a folder, a GGUF file, or a hub id.
+//! From `model_name` to something that can be loaded: `demo`, `synthetic:…`, a folder, a GGUF file, or a hub id with or without a revision.
 
 use std::path::{Path, PathBuf};
 
+use super::hub::HubName;
 use super::{gguf, hub};
 use crate::arch::Gpt2Config;
 use crate::error::ModelError;
@@ -22,8 +23,8 @@ pub enum ModelName {
     Folder(PathBuf),
     /// A GGUF file.
     Gguf(PathBuf),
-    /// `organisation/name` or `name` on the hub.
-    Hub(String),
+    /// `organisation/name` or `name` on the hub, with `@revision` or without.
+    Hub(HubName),
 }
 
 impl ModelName {
@@ -66,20 +67,20 @@ impl ModelName {
         if gguf::source::has_extension(path) {
             return Err(unknown("there is no such file".to_owned()));
         }
+        if let Some(name) = HubName::parse(name) {
+            return Ok(Self::Hub(name));
+        }
         if name.starts_with(['/', '.', '~']) || name.matches('/').count() > 1 {
             return Err(unknown("there is no such folder".to_owned()));
         }
-        if !hub::is_hub_id(name) {
-            return Err(unknown("it is neither a folder nor a possible hub id".to_owned()));
-        }
-        Ok(Self::Hub(name.to_owned()))
+        Err(unknown("it is neither a folder nor a possible hub id".to_owned()))
     }
 
     /// Whether the model can be loaded without the network.
     pub fn is_at_hand(&self) -> bool {
         match self {
             Self::Demo | Self::Synthetic { .. } | Self::Folder(_) | Self::Gguf(_) => true,
-            Self::Hub(id) => hub::is_cached(id),
+            Self::Hub(name) => hub::is_cached(name),
         }
     }
 }

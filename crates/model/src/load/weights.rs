@@ -291,6 +291,9 @@ impl Safetensors {
             }
             return Ok(());
         }
+        if let Some(wrapped) = misplaced::wrapped(path, self.places.keys()) {
+            return Err(wrapped);
+        }
         const MOST_LINES: usize = 20;
         let more = problems.len().saturating_sub(MOST_LINES);
         problems.truncate(MOST_LINES);
@@ -302,9 +305,9 @@ impl Safetensors {
 }
 
 /// Tensors that other programs store and the hidden state does not need: the head, the causal masks of old GPT-2 files,
-/// and the rotary frequencies of old Llama files.
+/// the rotary frequencies of old Llama files, and the numbers of the positions.
 fn ignorable(name: &str) -> bool {
-    const ENDS: [&str; 3] = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
+    const ENDS: [&str; 4] = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", "position_ids"];
     name == "lm_head.weight" || ENDS.iter().any(|end| name.ends_with(end))
 }
 
@@ -412,7 +415,8 @@ pub fn read_text(path: &Path, most: u64) -> Result<String, ModelError> {
     if read as u64 > most {
         return Err(ModelError::Damaged { path: path.to_owned(), reason: format!("larger than {most} bytes") });
     }
-    Ok(text)
+    // Editors of another system put a byte order mark there.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// A file that cannot be opened or read; a link whose target is gone is called that.

@@ -5,6 +5,7 @@
 use numalign_gpu::search::SearchPaths;
 use numalign_gpu::{Driver, GpuError, toolkit};
 
+use super::device_failure;
 use super::generic_impl::frozen_ops;
 
 /// `f32` on an NVIDIA GPU.
@@ -29,6 +30,7 @@ pub fn find(wanted: Option<usize>) -> Result<usize, GpuError> {
     toolkit::headers(&paths)?;
     burn_finds("cuda")?;
     burn_finds("nvrtc")?;
+    device_failure::watch();
     Ok(index)
 }
 

@@ -1,9 +1,10 @@
 //! Between host and device: dense weights on their way there, and results on their way back.
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
 use numalign_config::Dtype;
 
+use super::device_failure;
 use crate::error::ModelError;
 
 /// How a dense weight lies in a model's files, row-major.
@@ -44,9 +45,28 @@ pub struct HostLinear<'a> {
 }
 
 /// A tensor's values, row-major.
+///
+/// # Errors
+/// The device cannot hand them out, or something failed on it before: see [`device_failure`].
 pub(crate) fn to_host<B: Backend>(x: Tensor<B, 2>) -> Result<Vec<f32>, ModelError> {
-    x.into_data().convert::<f32>().into_vec::<f32>().map_err(|error| ModelError::Device {
-        device: "tensor".to_owned(),
-        reason: format!("its result cannot be read: {error:?}"),
-    })
+    let data = x.try_into_data();
+    // First: a read after a failed task may succeed, and its error is seldom the cause.
+    device_failure::check()?;
+    let data = data
+        .map_err(|error| ModelError::DeviceTask { reason: device_failure::shortened(&error.to_string()) })?
+        .convert::<f32>();
+    data.into_vec::<f32>().map_err(|error| ModelError::DeviceTask { reason: format!("a result is no f32: {error:?}") })
+}
+
+/// A tensor on another device, by way of the host. Between GPUs Burn's own way is a communicator of NCCL, which it makes
+/// without a timeout and only where a `libnccl.so` lies under that very name; one activation per step is little to copy.
+///
+/// # Errors
+/// As [`to_host`].
+pub(crate) fn move_to_device<B: Backend>(x: Tensor<B, 2>, device: &B::Device) -> Result<Tensor<B, 2>, ModelError> {
+    if x.device() == *device {
+        return Ok(x);
+    }
+    let shape = x.dims();
+    Ok(Tensor::from_data(TensorData::new(to_host(x)?, shape), device))
 }

@@ -14,6 +14,7 @@ use crate::kernels::attention::Heads;
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod device_failure;
 pub mod flex;
 pub mod generic;
 #[cfg(any(test, feature = "cuda"))]
@@ -23,8 +24,8 @@ pub mod norms;
 mod rotary;
 pub mod sequences;
 
-pub(crate) use host::to_host;
 pub use host::{HostLinear, WeightOrder, WeightStorage};
+pub(crate) use host::{move_to_device, to_host};
 use norms::{NormWeights, Normed};
 pub use rotary::RotaryTable;
 use sequences::Sequences;

@@ -13,7 +13,7 @@ use numalign_coordinator::rpc::dispatch::Dispatcher;
 use numalign_data::{Schedule, Unit};
 use numalign_projector::State;
 
-use crate::fixtures::{FINGERPRINT, Shape, config_of, correct_states, features, report, unit_of, worker_ready};
+use crate::fixtures::{Shape, config_of, correct_states, features, known_base, report, unit_of, worker_ready};
 
 /// A worker's part in a generation.
 struct Task {
@@ -195,6 +195,7 @@ impl Simulation {
                     assert_eq!(base, worker_ready());
                     self.base_known = true;
                 }
+                Effect::CheckSamples(..) => panic!("there is no data file"),
                 Effect::Begin(start) => self.begin(start),
                 Effect::Pause(members, why) => {
                     assert!(!why.is_empty());
@@ -363,13 +364,13 @@ impl Simulation {
     /// The coordinator dies; another one starts, with a checkpoint or without.
     fn restart(&mut self, with_checkpoint: bool) {
         let checkpoint = self.checkpoint.clone().filter(|_| with_checkpoint);
-        let fingerprint = checkpoint.as_ref().map(|_| FINGERPRINT.to_owned());
+        let base = checkpoint.as_ref().map(|_| known_base());
         self.base_known = checkpoint.is_some();
         self.incarnation += 1;
         self.start = checkpoint.as_ref().map_or(0, |state| unit_of(state, &self.config));
         self.committed = self.start;
         self.solving = None;
-        self.machine = Machine::new(self.config.clone(), self.incarnation, checkpoint, fingerprint);
+        self.machine = Machine::new(self.config.clone(), self.incarnation, checkpoint, base);
         self.dispatcher = Dispatcher::default();
         self.boundary = None;
         self.present = None;

@@ -1,0 +1,53 @@
+//! Sends the doubtful samples of the data file to the worker that checks them, batch by batch.
+
+use std::time::Instant;
+
+use numalign_data::Sample;
+use numalign_protocol as proto;
+use numalign_protocol::coordinator_message::Message;
+
+use super::Driver;
+use crate::background::sample_check::SampleCheck;
+use crate::machine::{Effect, Event, MemberId};
+
+impl Driver {
+    /// Starts the check with `member`; it ends with [`Event::SamplesChecked`].
+    pub(super) fn start_sample_check(&mut self, member: MemberId, longest_text: u64) {
+        let started = SampleCheck::start(member, self.streams.train.clone(), &self.config.recipe, longest_text);
+        match started {
+            Ok(check) => self.sample_check = Some(check),
+            // Another worker is asked as soon as the machine hears of it.
+            Err(error) => self.disconnect(member, format!("its samples cannot be checked: {error}")),
+        }
+    }
+
+    /// The next doubtful samples go to the worker; none are left at the end.
+    pub(super) fn check_samples(&mut self, batch: Option<Vec<Sample>>) -> Vec<Effect> {
+        let Some(check) = &mut self.sample_check else {
+            return Vec::new();
+        };
+        let member = check.member;
+        let Some(samples) = batch else {
+            self.sample_check = None;
+            return self.machine.handle(Instant::now(), Event::SamplesChecked(member, Ok(())));
+        };
+        check.is_waiting = true;
+        let samples = samples.into_iter().map(proto::Sample::from).collect();
+        self.send(member, Message::SampleCheck(proto::SampleCheck { samples }));
+        Vec::new()
+    }
+
+    /// The worker's answer for one batch.
+    pub(super) fn samples_checked(&mut self, member: MemberId, checked: Result<(), String>) -> Vec<Effect> {
+        match &mut self.sample_check {
+            Some(check) if check.member == member && check.is_waiting => check.is_waiting = false,
+            // Of a check that another worker has now.
+            _ => return Vec::new(),
+        }
+        if checked.is_ok() {
+            return Vec::new();
+        }
+        self.sample_check = None;
+        self.machine.handle(Instant::now(), Event::SamplesChecked(member, checked))
+    }
+}
