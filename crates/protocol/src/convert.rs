@@ -206,7 +206,8 @@ mod tests {
         );
         assert_eq!(
             names(&json["workers"][0]),
-            "device host last_heartbeat_s member micro_batches ms_per_step pid rank restarts state"
+            "compute_ms data_wait_ms device host last_heartbeat_s member micro_batches ms_per_step peak_rss_mib pid rank \
+             reduce_ms restarts state"
         );
         assert_eq!(names(&json["failures"][0]), "recovered recovery_ms step text");
         assert_eq!(names(&json["latest_evaluation"]), "mae mae_percent_of_range right_percent samples step");

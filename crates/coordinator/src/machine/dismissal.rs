@@ -86,9 +86,9 @@ impl Machine {
         if !self.members.is_empty() {
             return;
         }
-        // As many as were asked for have been refused: nobody is left who could come.
+        // As many as were asked for have been refused, and all that ever came: nobody is left who could come.
         let refused: BTreeSet<&Process> = self.refused.iter().collect();
-        if refused.len() >= self.config.run.workers {
+        if refused.len() >= self.config.run.workers && self.welcome_back.is_empty() {
             return self.nobody_left(hint, effects);
         }
         self.deserted = Some((now, hint));

@@ -18,7 +18,7 @@ mod sample_check;
 pub mod stall;
 mod suspects;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -85,6 +85,8 @@ pub struct Machine {
     excluded: Vec<(String, String)>,
     /// Processes that were told not to come back, the latest last.
     refused: VecDeque<Process>,
+    /// Processes that were members and may come back: their connection may have broken.
+    welcome_back: BTreeSet<Process>,
     /// Rows that were not finite and are computed again.
     suspects: Option<Suspects>,
     /// The first worker that could not load the model, before the first generation.
@@ -145,6 +147,7 @@ impl Machine {
             rebalance: RebalancePolicy::default(),
             excluded: Vec::new(),
             refused: VecDeque::new(),
+            welcome_back: BTreeSet::new(),
             suspects: None,
             cannot_load: None,
             about_data: None,
@@ -285,6 +288,7 @@ impl Machine {
 
     /// Evicts a member for good; the launcher does not start its process again.
     fn refuse(&mut self, id: MemberId, process: Process, reason: String, effects: &mut Vec<Effect>) {
+        self.welcome_back.remove(&process);
         self.refused.push_back(process);
         if self.refused.len() > MAX_REFUSED {
             self.refused.pop_front();
@@ -300,8 +304,12 @@ impl Machine {
 
     fn left(&mut self, id: MemberId, why: &str, effects: &mut Vec<Effect>) {
         let name = self.name(id);
-        if self.members.remove(&id).is_none() {
+        let Some(member) = self.members.remove(&id) else {
             return;
+        };
+        let process = member.join_request.process;
+        if !self.refused.contains(&process) && self.welcome_back.len() < MAX_REFUSED {
+            self.welcome_back.insert(process);
         }
         let ranked = self.running.as_ref().is_some_and(|running| running.ranks.iter().any(|(member, _)| *member == id));
         if ranked {

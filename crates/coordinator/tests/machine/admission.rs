@@ -246,7 +246,7 @@ fn another_tokenizer_is_refused_by_name() {
     // A file binds the first worker too, and says so.
     let base = KnownBase { tokenizer: Some("cccc".to_owned()), ..known_base() };
     let state = correct_states(&config_of(PAIR))[2].clone();
-    let mut run = Run::new(PAIR);
+    let mut run = Run::new(Shape { workers: 1, ..PAIR });
     run.machine = Machine::new(run.config.clone(), 9, Some(state), Some(base));
     run.join(1);
     let effects = run.ready_with(1, with("aaaa"));
