@@ -12,6 +12,7 @@ use numalign_config::{LoadedProjections, Recipe, Solver, Stage};
 use numalign_projector::bytes::le_bytes;
 use numalign_projector::{Evaluations, InputEncoder, Layout, NormTensor, State, Sums, Trained};
 use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
 
 use crate::error::CheckpointError;
 use crate::history::{self, BEST_PREFIX};
@@ -45,8 +46,27 @@ pub struct Identity {
     pub layer_norms: Vec<NormTensor>,
     /// Hex digest of the data file's content, if there is one.
     pub dataset_digest: Option<String>,
+    /// The two parts of the run's data, if rows of it are held out.
+    pub split: Option<SplitDigests>,
     /// Hex digest of the projectors the run started from (`model_path_load`), if there are some.
     pub loaded_digest: Option<String>,
+}
+
+/// The rows that a run trains on and those that it is evaluated on. Digests are hex BLAKE3 over the rows' contents in file
+/// order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitDigests {
+    /// Rows that are trained on.
+    pub train_rows: u64,
+    /// Their digest.
+    pub train_digest: String,
+    /// Rows that are evaluated on.
+    pub held_out_rows: u64,
+    /// Their digest.
+    pub held_out_digest: String,
+    /// They are a file of their own (`dataset.eval_file`), not a share of the training file.
+    pub held_out_file: bool,
 }
 
 /// A committed state and where it came from.
@@ -58,7 +78,8 @@ pub struct Checkpoint {
     pub state: State,
     /// Running digest over every committed sample, in hex.
     pub sample_digest: String,
-    /// What the solver's round in progress has added up; none between rounds, and before a round's first chunk.
+    /// What the solver's round in progress has added up; none between rounds, before a round's first chunk, and where
+    /// [`Checkpoint::stores_sums`] says so.
     pub sums: Option<Sums>,
 }
 
@@ -73,6 +94,11 @@ impl Checkpoint {
     /// Samples consumed so far.
     pub fn samples(&self) -> u64 {
         self.state.step() * self.identity.recipe.batch_size as u64
+    }
+
+    /// Whether the sums of a round in progress are stored; otherwise a run that goes on gathers the round again.
+    pub fn stores_sums(&self) -> bool {
+        solver_state::stores_sums(&self.identity.recipe, self.state.layout())
     }
 
     /// BLAKE3 over the projectors (and layer norms, if they train) alone, in hex: what `loaded_digest` of a later run records.
@@ -114,6 +140,9 @@ impl Checkpoint {
         put("state_digest", self.state.digest().to_hex());
         put("seed", recipe.seed.to_string());
         put("hidden_size", self.state.layout().hidden().to_string());
+        if !recipe.taps.is_empty() {
+            put("taps", serde_json::json!(recipe.taps).to_string());
+        }
         put("encoder", InputEncoder::of(recipe).describe(recipe).to_string());
         put(
             "schedule",
@@ -130,6 +159,9 @@ impl Checkpoint {
         }
         put("config", recipe.digest_text());
         put("dataset_digest", self.identity.dataset_digest.clone().unwrap_or_default());
+        if let Some(split) = &self.identity.split {
+            put("split", serde_json::json!(split).to_string());
+        }
         put("loaded_digest", self.identity.loaded_digest.clone().unwrap_or_default());
         put("history", history::list_to_json(self.state.evaluations()));
         if let Some(best) = self.state.evaluations().best() {
@@ -369,12 +401,18 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
             tokenizer_fingerprint: metadata.get("tokenizer_fingerprint").cloned(),
             layer_norms: norms,
             dataset_digest: optional("dataset_digest")?,
+            split: read_split(metadata)?,
             loaded_digest: optional("loaded_digest")?,
         },
         state,
         sample_digest: text("sample_digest")?,
         sums,
     })
+}
+
+fn read_split(metadata: &BTreeMap<String, String>) -> Result<Option<SplitDigests>, String> {
+    let split = metadata.get("split").map(|text| serde_json::from_str(text));
+    split.transpose().map_err(|error| format!("split cannot be read: {error}"))
 }
 
 /// Names from the metadata, sizes from the tensors.

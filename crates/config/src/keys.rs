@@ -8,15 +8,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::choice::{
-    CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, Pooling, Resume, Solver, Stage,
-    TargetEncoding, Task, ValueEncoding,
+    CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, MissingCells, Pooling, Resume,
+    Solver, Stage, TableFormat, TargetEncoding, Task, ValueEncoding,
 };
 use crate::error::ParseError;
 use crate::kind::{
-    Kind, block, boolean, choice, device, input_file, number, optional, output_file, positive, positive_time, refused,
-    resume, run_id, tasks, text, time, time_or_auto, whole, whole_or_auto,
+    Kind, block, boolean, choice, choice_or_list, device, input_file, number_or_auto, optional, output_file, positive,
+    positive_time, ranges, refused, resume, run_id, separator, share, taps, tasks, text, time, time_or_auto, whole,
+    whole_or_auto,
 };
 use crate::raw::Raw;
+use crate::span::Span;
+use crate::tap::{MOST_TAPS, Tap};
 
 /// Whole numbers up to here are exact as floats too.
 pub(crate) const EXACT: u64 = (1 << 53) - 1;
@@ -72,8 +75,12 @@ keys! {
     Recipe shl: bool = "true", RECIPE, boolean(), "Lower the learning rate in steps";
     Recipe lr_step_epochs: u64 = "10", RECIPE, whole(1, EXACT), "Epochs between two changes of the learning rate";
     Recipe lr_gamma: f64 = "0.5", RECIPE, positive(), "Factor on the learning rate at each change";
-    Recipe min_val: f64 = "0", VALUES, number(), "Smallest value";
-    Recipe max_val: f64 = "100", VALUES, number(), "Upper end of the values";
+    Recipe min_val: f64 = "0", VALUES, number_or_auto(), "Smallest value; auto, the default with a dataset: of its targets";
+    Recipe max_val: f64 = "100", VALUES, number_or_auto(), "Upper end of the values; auto as with min_val";
+    /// Of the first number in an input, of the second and so on; the last one holds for all that follow. Empty: `min_val`
+    /// to `max_val`.
+    Recipe input_ranges: Vec<Span> = "[]", VALUES, ranges(),
+        "Ranges of the numbers in an input, by place, where a dataset's own differ from its targets'", sparse 10;
     Recipe decimals: u32 =
         (derived "4, or 2 in stage mixed", |settings| Some(if settings.stage? == Stage::Mixed { 2 } else { 4 })),
         VALUES, whole(0, 12), "Decimals of a number written as text";
@@ -127,12 +134,18 @@ keys! {
             |settings| Some((settings.solver? == Solver::Alternate).then_some(4096))),
         RECIPE, optional(whole(LEAST_SOLVED, EXACT)),
         "Samples of a solution with solver alternate, in whole batches", sparse 0;
-    Recipe pooling: Pooling = "last", MODEL, choice(),
+    Recipe pooling: Pooling = "last", MODEL, choice_or_list(),
         "Positions whose hidden states are read: the last, the mean of all, or of the projected numbers",
         formerly "readout", stored "readout";
     /// `None` is -1.
     Recipe layer: Option<usize> = "-1", MODEL, block(),
-        "Block whose output is read, from 1; -1 is the model's own last hidden state", sparse 7;
+        "Block whose output is read, from 1; 0 is the embeddings, -1 the model's own last hidden state", sparse 7;
+    /// Places that are read side by side; empty where `layer` and `pooling` name the only one. Lists in those become taps.
+    Recipe taps: Vec<Tap> = "[]", MODEL, taps(),
+        "Several places read at once, such as [1:mean, 2:last], in the place of layer and pooling", sparse 12;
+    /// The round solves every place alone, and the most promising ones together.
+    Recipe probe: Option<usize> = unset, RECIPE, optional(whole(1, MOST_TAPS as u64)),
+        "Most places that a probe chooses of those it reads; `numalign probe` sets it", sparse 13;
     Recipe loss: Loss = "mse", RECIPE, choice(),
         "The training loss, in encoded units; relative divides the error by the target";
     /// Set exactly with `huber`. Positive.
@@ -141,9 +154,33 @@ keys! {
         RECIPE, optional(positive()), "Error, in encoded units, from which huber grows in a line", sparse 6;
     Recipe seed: u64 = "0", RECIPE, whole(0, u64::MAX), "Seed of the samples and of the projectors";
     Run dataset_file: Option<PathBuf> = unset, DATA, optional(input_file()),
-        "JSONL file of samples; without it they are generated", named "dataset.file";
+        "File of samples: JSONL, CSV or Parquet; without it they are generated", named "dataset.file";
     Recipe dataset_shuffle: bool = "true", DATA, boolean(), "Shuffle the lines of the file, anew for each pass",
         named "dataset.shuffle";
+    Recipe dataset_decimal_comma: bool = "false", DATA, boolean(),
+        "Numbers in the file's strings have a decimal comma, as in 1.234,50", named "dataset.decimal_comma", sparse 9;
+    Run dataset_format: Option<TableFormat> = unset, DATA, optional(choice()),
+        "How the file is read, where its ending does not say", named "dataset.format";
+    Run dataset_separator: Option<String> = unset, DATA, optional(separator()),
+        "Separator of a CSV file, where its header does not show it: one character, or tab", named "dataset.separator";
+    /// `None` is the column `input`.
+    Recipe dataset_input: Option<String> = unset, DATA, optional(text()),
+        "Column of the input, or a template: {column} is text, $${column}&& a marked number",
+        named "dataset.input", sparse 11,
+        shown |settings| shown_column(settings.dataset_input.as_ref(), "input");
+    /// `None` is the column `output`.
+    Recipe dataset_output: Option<String> = unset, DATA, optional(text()),
+        "Column of the target", named "dataset.output", sparse 12,
+        shown |settings| shown_column(settings.dataset_output.as_ref(), "output");
+    Recipe dataset_missing: MissingCells = "refuse", DATA, choice(),
+        "Rows with an empty cell or no number where one is needed: refuse the file, or skip them",
+        named "dataset.missing", sparse 13;
+    Run dataset_eval_file: Option<PathBuf> = unset, DATA, optional(input_file()),
+        "File of held-out rows, read as dataset.file", named "dataset.eval_file";
+    /// `None` is 0.
+    Recipe dataset_eval_share: Option<f64> = unset, DATA, optional(share()),
+        "Share of the file's rows that are held out; 0.1 by default, in file order 0",
+        named "dataset.eval_share", sparse 14;
     Run model_path_load: Option<PathBuf> = unset, RUN, optional(input_file()),
         "Start from the projectors of this checkpoint";
     /// It shows in the checkpoint through the digest of what was loaded.
@@ -160,6 +197,10 @@ keys! {
     Run trust_returning_state: bool = "false", RUN, boolean(),
         "Continue from a returning worker's state although the key in the run's folder was lost";
     Run checkpoint_every: u64 = "100", RUN, whole(1, EXACT), "Steps between two checkpoints";
+    Run max_time: Option<Duration> = unset, RUN, optional(positive_time()),
+        "Stop after this long, with a checkpoint to continue from";
+    Run log_every: u64 = "10", RUN, whole(0, EXACT),
+        "Steps between two lines of loss in metrics.jsonl; 0 leaves only those of the epochs";
     Run keep_checkpoints: usize = "3", RUN, whole(1, EXACT), "How many of the newest checkpoints are kept";
     Run workers: usize = "2", WORKERS, whole_or_auto(1, MOST_WORKERS),
         "Workers that launch starts; auto (launch only) is one per visible GPU, or 1 where there is none";
@@ -207,6 +248,11 @@ fn default_micro_batch(batch_size: usize) -> usize {
         size -= 1;
     }
     size
+}
+
+/// A column that has a name of its own by default.
+fn shown_column(set: Option<&Option<String>>, default: &str) -> Json {
+    set.map_or(Json::Null, |name| json!(name.as_deref().unwrap_or(default)))
 }
 
 /// The smallest magnitude of the range, or [`SMALL`] where it holds 0.
@@ -265,6 +311,9 @@ impl Settings {
 
     /// Brings what was written into the one form in which it is stored.
     pub(crate) fn normalise(&mut self) {
+        self.dataset_input = self.dataset_input.take().map(|set| set.filter(|name| name != "input"));
+        self.dataset_output = self.dataset_output.take().map(|set| set.filter(|name| name != "output"));
+        self.dataset_eval_share = self.dataset_eval_share.map(|set| set.filter(|share| *share > 0.0));
         // So that one setting serves every stage of `launch all`.
         if (self.solver, self.train_input_projection) == (Some(Solver::Alternate), Some(false)) {
             self.solver = Some(Solver::Exact);
@@ -272,6 +321,13 @@ impl Settings {
         if self.solver.is_some_and(|solver| solver != Solver::Alternate) {
             self.solve_every = self.solve_every.map(|_| None);
             self.solve_samples = self.solve_samples.map(|_| None);
+        }
+        // One place has one form.
+        if let Some([only]) = self.taps.as_deref()
+            && (self.layer, self.pooling) == (Some(None), Some(Pooling::Last))
+        {
+            (self.layer, self.pooling) = (Some(only.layer), Some(only.pooling));
+            self.taps = Some(Vec::new());
         }
         if let Some(values) = self.value_encoding {
             self.target = self.target.map(|set| set.filter(|target| *target != TargetEncoding::following(values)));

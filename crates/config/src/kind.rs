@@ -6,10 +6,12 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
-use crate::choice::{Choice, DeviceChoice, Resume, Task};
+use crate::choice::{Choice, DeviceChoice, Pooling, Resume, Task};
 use crate::error::ParseError;
 use crate::parse::{self, MOST_LAYERS, names};
 use crate::raw::Raw;
+use crate::span::{self, Span};
+use crate::tap::{self, MOST_TAPS, Tap};
 
 type Parse<T> = Box<dyn Fn(&Raw) -> Result<T, ParseError>>;
 type Check<T> = Box<dyn Fn(&T) -> Result<(), ParseError>>;
@@ -104,10 +106,49 @@ pub(crate) fn positive() -> Kind<f64> {
     Kind::new("X", schema, parse::float, as_it_is).checked(|value| parse::positive(*value))
 }
 
-/// A number of either sign.
-pub(crate) fn number() -> Kind<f64> {
-    let schema = json!({ "type": ["number"], "minimum": -f32::MAX, "maximum": f32::MAX });
-    Kind::new("X", schema, parse::float, as_it_is).checked(|value| parse::finite(*value))
+/// A number of either sign, or `auto` where the caller has worked it out by then.
+pub(crate) fn number_or_auto() -> Kind<f64> {
+    let schema = json!({
+        "type": ["number", "string"], "minimum": -f32::MAX, "maximum": f32::MAX, "pattern": "^auto$",
+    });
+    let read = |raw: &Raw| match raw {
+        Raw::Text(text) if text == "auto" => Err(ParseError {
+            message: "is worked out from a dataset, and there is none".to_string(),
+            hint: Some("set dataset.file, or give a number".to_string()),
+        }),
+        raw => parse::float(raw),
+    };
+    Kind::new("X|auto", schema, read, as_it_is).checked(|value| parse::finite(*value))
+}
+
+/// A share of a whole, from 0 up to, but not including, 1.
+pub(crate) fn share() -> Kind<f64> {
+    let schema = json!({ "type": ["number"], "minimum": 0, "exclusiveMaximum": 1 });
+    Kind::new("X", schema, parse::float, as_it_is).checked(|value| match (0.0..1.0).contains(value) {
+        true => Ok(()),
+        false => Err(ParseError { message: "must be at least 0 and below 1".to_string(), hint: None }),
+    })
+}
+
+/// Ranges of values.
+pub(crate) fn ranges() -> Kind<Vec<Span>> {
+    let schema = json!({ "type": ["array", "string"], "items": { "type": "array", "items": { "type": "number" } } });
+    Kind::new("A..B,…", schema, span::spans, as_it_is).checked(|spans| span::have_widths(spans))
+}
+
+/// The character between two fields of CSV, or `tab`.
+pub(crate) fn separator() -> Kind<String> {
+    let refused = "must be one character, such as ; or tab";
+    let read = move |raw: &Raw| match parse::text(raw)?.as_str() {
+        "tab" | "\\t" => Ok("\t".to_string()),
+        text if text.len() == 1 && text.is_ascii() && !matches!(text, "\"" | "\n" | "\r") => Ok(text.to_string()),
+        _ => Err(ParseError { message: refused.to_string(), hint: None }),
+    };
+    Kind::new("CHAR", text_schema(), read, |text: &String| json!(if text == "\t" { "tab" } else { text.as_str() }))
+        .checked(move |text| match text.len() {
+            1 => Ok(()),
+            _ => Err(ParseError { message: refused.to_string(), hint: None }),
+        })
 }
 
 /// Text, or digits without quotes.
@@ -201,9 +242,39 @@ pub(crate) fn device() -> Kind<DeviceChoice> {
     Kind::new("auto|cpu|cuda|cuda:N", schema, parse::device, |device| json!(device.to_string()))
 }
 
-/// The number of a block, or -1, which is `None`: the model's own last hidden state.
+/// One of the names of a [`Choice`]; editors are told of lists too, which mean several taps.
+pub(crate) fn choice_or_list<T: Choice>() -> Kind<T> {
+    let one = names::<T>().join("|");
+    let items = json!({ "enum": names::<T>() });
+    let schema = json!({
+        "type": ["string", "array"], "pattern": format!(r"^\[?\s*({one})(\s*,\s*({one}))*\s*\]?$"),
+        "items": items, "minItems": 1, "uniqueItems": true,
+    });
+    Kind { schema, ..choice() }
+}
+
+/// A list of places, none of them twice.
+pub(crate) fn taps() -> Kind<Vec<Tap>> {
+    let place = format!("(-1|[0-9]+):({})", names::<Pooling>().join("|"));
+    let items = json!({ "type": "string", "pattern": format!("^{place}$") });
+    let schema = json!({
+        "type": ["array", "string"], "items": items, "uniqueItems": true, "maxItems": MOST_TAPS,
+        "pattern": format!(r"^\[?\s*({place}(\s*,\s*{place})*)?\s*\]?$"),
+    });
+    Kind::new("L:POOLING,…", schema, tap::taps, as_it_is).checked(|taps| tap::distinct(taps))
+}
+
+/// Several layers as text.
+const LIST_OF_NUMBERS: &str = r"^\[?\s*-?[0-9]+(\s*,\s*-?[0-9]+)*\s*\]?$";
+
+/// The number of a block, 0 for the embeddings, or -1, which is `None`: the model's own last hidden state. Lists, which
+/// mean several taps, are told to editors and read before this.
 pub(crate) fn block() -> Kind<Option<usize>> {
-    let schema = json!({ "type": ["integer"], "minimum": -1, "maximum": MOST_LAYERS, "not": { "const": 0 } });
+    let one = json!({ "type": "integer", "minimum": -1, "maximum": MOST_LAYERS });
+    let schema = json!({
+        "type": ["integer", "array", "string"], "minimum": -1, "maximum": MOST_LAYERS,
+        "items": one, "minItems": 1, "uniqueItems": true, "pattern": LIST_OF_NUMBERS,
+    });
     let shown = |block: &Option<usize>| block.map_or(json!(-1), |block| json!(block));
     let is_block = |block: usize| parse::layer(&Raw::Int(block as i128)).map(|_| ());
     Kind::new("-1|N", schema, parse::layer, shown).checked(move |block| block.map_or(Ok(()), is_block))

@@ -1,6 +1,6 @@
 //! YAML, environment and flags become one validated [`Config`].
 //!
-//! Reading order: `keys` (the one table of all keys, and how a row becomes a field: `declare`), `kind` and `parse` (values),
+//! Reading order: `keys` (the one table of all keys, and how a row becomes a field: `declare`), `kind` and `parse` (values), `tap` (places that are read),
 //! `source` (one source of settings), `resolve` (sources become a [`Config`]), `rules` (between keys), `origins` (where
 //! a value was written), `show` and `schema` (back to YAML, and for editors), `recipe` (the half that travels in the
 //! checkpoint).
@@ -26,20 +26,24 @@ mod schema;
 mod show;
 mod signlog;
 mod source;
+mod span;
 mod suggest;
+mod tap;
 
 pub use choice::{
-    Choice, CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, Pooling, Resume, Solver,
-    Stage, TargetEncoding, Task, ValueEncoding,
+    Choice, CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, MissingCells, Pooling,
+    Resume, Solver, Stage, TableFormat, TargetEncoding, Task, ValueEncoding,
 };
 pub use config::Config;
 pub use error::{ConfigError, ConfigErrors};
 pub use keys::{ENV_PREFIX, Key, KeyDefault, RUNS_FOLDER, Recipe, RunSettings, key, keys};
-pub use resolve::resolve;
+pub use resolve::{draft, resolve, resolve_over};
 pub use schema::schema;
-pub use show::to_yaml;
+pub use show::{recipe_to_yaml, to_yaml};
 pub use signlog::{signlog, signlog_inverse};
 pub use source::{INTERNAL_ENV_PREFIX, RESERVED_ENV, Source};
+pub use span::Span;
+pub use tap::{MOST_TAPS, Tap};
 
 /// A span of time as settings have it: a number of seconds, or one with `ms`, `s`, `min` or `h`.
 ///

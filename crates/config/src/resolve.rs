@@ -4,12 +4,14 @@
 use std::path::PathBuf;
 
 use crate::config::Config;
-use crate::error::{ConfigError, ConfigErrors};
+use crate::error::{ConfigError, ConfigErrors, ParseError};
 use crate::keys::{Part, Recipe, Settings};
 use crate::origins::{Check, Origins};
 use crate::parse;
+use crate::raw::Raw;
 use crate::rules;
 use crate::source::{Origin, Source};
+use crate::tap;
 
 /// Puts the sources together: flags win over the environment, which wins over the file; what is still missing gets its
 /// default.
@@ -17,8 +19,21 @@ use crate::source::{Origin, Source};
 /// # Errors
 /// Every reason why not, not only the first.
 pub fn resolve(yaml: Option<Source>, env: Source, flags: Source) -> Result<Config, ConfigErrors> {
+    resolve_over(Vec::new(), yaml, env, flags)
+}
+
+/// As [`resolve`], over weaker sources, weakest first: what a program worked out where nobody set a key.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_over(
+    weaker: Vec<Source>,
+    yaml: Option<Source>,
+    env: Source,
+    flags: Source,
+) -> Result<Config, ConfigErrors> {
     let file = yaml.as_ref().and_then(file_stem);
-    let sources: Vec<Source> = yaml.into_iter().chain([env, flags]).collect();
+    let sources: Vec<Source> = weaker.into_iter().chain(yaml).chain([env, flags]).collect();
     let mut errors: Vec<ConfigError> = sources.iter().flat_map(|source| source.errors.clone()).collect();
     let origins = Origins::Sources(&sources);
     // Rules between keys would mislead where a source could not be read at all.
@@ -27,8 +42,23 @@ pub fn resolve(yaml: Option<Source>, env: Source, flags: Source) -> Result<Confi
     if let Some(file) = file.filter(|_| origins.written("run_id").is_none()) {
         settings.run_id_of_file = Some(run_id_of(file).map_err(|error| errors.push(error)).ok());
     }
+    let (layer, pooling) = (origins.written("layer"), origins.written("pooling"));
+    let product = tap::product(layer, pooling).unwrap_or_else(|(name, error)| {
+        errors.push(origins.error(name, error, &settings));
+        Some(Raw::List(Vec::new()))
+    });
+    if product.is_some() && origins.written("taps").is_some_and(|taps| *taps != Raw::List(Vec::new())) {
+        let message = "say all that is read, and layer or pooling is a list too".to_owned();
+        let hint = Some("give either taps or layer and pooling".to_owned());
+        errors.push(origins.error("taps", ParseError { message, hint }, &settings));
+    }
+    let written = |name: &'static str| match (&product, name) {
+        (Some(_), "layer" | "pooling") => None,
+        (Some(taps), "taps") => Some(taps),
+        _ => origins.written(name),
+    };
     for part in Part::ALL {
-        let invalid = settings.read(part, |name| origins.written(name));
+        let invalid = settings.read(part, written);
         errors.extend(invalid.into_iter().map(|(name, error)| origins.error(name, error, &settings)));
         settings.normalise();
         if is_readable {
@@ -41,11 +71,27 @@ pub fn resolve(yaml: Option<Source>, env: Source, flags: Source) -> Result<Confi
     }
 }
 
+/// The configuration as far as these sources, weakest first, give one: a key with a wrong value counts as not set, and no
+/// rule between keys is applied. For what has to be known before [`resolve`]; `None` where even that fails.
+pub fn draft(sources: &[Source]) -> Option<Config> {
+    let origins = Origins::Sources(sources);
+    let mut settings = Settings::default();
+    let file = sources.iter().find_map(file_stem).filter(|_| origins.written("run_id").is_none());
+    settings.run_id_of_file = file.map(|file| run_id_of(file).ok());
+    for part in Part::ALL {
+        let wrong: Vec<&str> =
+            settings.read(part, |name| origins.written(name)).into_iter().map(|(name, _)| name).collect();
+        settings.read(part, |name| origins.written(name).filter(|_| !wrong.contains(&name)));
+        settings.normalise();
+    }
+    settings.complete().map(|(recipe, run)| Config { recipe, run })
+}
+
 /// The path of a file and its name without the extension.
 fn file_stem(source: &Source) -> Option<(PathBuf, String)> {
     match &source.origin {
         Origin::File(path) => Some((path.clone(), path.file_stem()?.to_string_lossy().into_owned())),
-        Origin::Environment | Origin::Flags => None,
+        Origin::Environment | Origin::Flags | Origin::WorkedOut(_) => None,
     }
 }
 

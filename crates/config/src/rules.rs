@@ -19,7 +19,6 @@ pub(crate) fn apply(part: Part, check: &Check<'_>) -> Vec<ConfigError> {
             run_length,
             micro_batch,
             value_range,
-            written_numbers,
             trained,
             solver,
             solved_layer_norms,
@@ -27,10 +26,12 @@ pub(crate) fn apply(part: Part, check: &Check<'_>) -> Vec<ConfigError> {
             solved_micro_batch,
             solved_pass,
             pooling,
+            taps,
+            probe,
             loss,
         ],
         Part::Refused => &[transformer],
-        Part::Run => &[worker_counts, timeouts],
+        Part::Run => &[written_numbers, eval_share, worker_counts, timeouts],
     };
     rules.iter().filter_map(|rule| rule(check)).collect()
 }
@@ -112,8 +113,12 @@ fn value_range(check: &Check<'_>) -> Option<ConfigError> {
     None
 }
 
-/// In the stages with text, at least one number with that many decimals lies in the range, and all of them are exact.
+/// In the stages with text, at least one number with that many decimals lies in the range, and all of them are exact: where
+/// samples are generated.
 fn written_numbers(check: &Check<'_>) -> Option<ConfigError> {
+    if check.settings.dataset_file.as_ref()?.is_some() {
+        return None;
+    }
     let (min, max) = (check.settings.min_val?, check.settings.max_val?);
     let (stage, decimals) = (check.settings.stage?, check.settings.decimals?);
     let scale = (0..decimals).fold(1.0, |power, _| power * 10.0);
@@ -245,11 +250,38 @@ fn transformer(check: &Check<'_>) -> Option<ConfigError> {
 
 /// The numbers' positions are read only where there are some.
 fn pooling(check: &Check<'_>) -> Option<ConfigError> {
-    if check.settings.stage? != Stage::Text || check.settings.pooling? != Pooling::Numbers {
+    let settings = check.settings;
+    let taps = settings.taps.as_deref()?;
+    let is_tapped = taps.iter().any(|tap| tap.pooling == Pooling::Numbers);
+    if settings.stage? != Stage::Text || !(is_tapped || settings.pooling? == Pooling::Numbers) {
         return None;
     }
     let message = format!("reads projected numbers, and there are none with {}", check.mention("stage"));
-    check.refuse("pooling", message, "use mean or last")
+    check.refuse(if is_tapped { "taps" } else { "pooling" }, message, "use mean or last")
+}
+
+/// Taps stand in the place of `layer` and `pooling`.
+fn taps(check: &Check<'_>) -> Option<ConfigError> {
+    let settings = check.settings;
+    let (has_layer, has_pooling) = (settings.layer?.is_some(), settings.pooling? != Pooling::Last);
+    if settings.taps.as_ref()?.is_empty() || !(has_layer || has_pooling) {
+        return None;
+    }
+    let other = check.mention(if has_layer { "layer" } else { "pooling" });
+    check.refuse(
+        "taps",
+        format!("say all that is read, and {other} says more"),
+        "give either taps or layer and pooling",
+    )
+}
+
+/// A probe is a pass of the solver.
+fn probe(check: &Check<'_>) -> Option<ConfigError> {
+    if check.settings.probe?.is_none() || check.settings.solver? == Solver::Exact {
+        return None;
+    }
+    let message = format!("is a pass of solver exact, not of {}", check.mention("solver"));
+    check.refuse("probe", message, "leave it to `numalign probe`")
 }
 
 /// A relative error is taken of the value itself.
@@ -259,6 +291,15 @@ fn loss(check: &Check<'_>) -> Option<ConfigError> {
     }
     let message = format!("needs a linear target, not {}", check.mention("target"));
     check.refuse("loss", message, "use mse: an error of a logarithm is relative already")
+}
+
+/// Held-out rows come from one place.
+fn eval_share(check: &Check<'_>) -> Option<ConfigError> {
+    check.settings.dataset_eval_file.as_ref()?.as_ref()?;
+    check.settings.dataset_eval_share??;
+    let file = check.mention("dataset.eval_file");
+    let message = format!("holds out rows of dataset.file, and {file} names others");
+    check.refuse("dataset.eval_share", message, "leave one of the two out")
 }
 
 /// `min_workers ≤ workers ≤ max_workers`.

@@ -10,6 +10,7 @@
 
 pub mod address;
 pub mod background;
+mod dataset;
 pub mod driver;
 pub mod error;
 mod final_file;
@@ -21,6 +22,8 @@ pub mod start;
 mod state_key;
 pub mod stderr;
 
+pub use background::probe::REPORT as PROBE_REPORT;
+pub use dataset::{RunData, split_of};
 pub use driver::Outcome;
 pub use error::CoordinatorError;
 pub use run::{StatusQueries, run};

@@ -5,7 +5,7 @@
 //! without position embeddings, blocks or norms. What a read-out of this can learn, the model is not needed for.
 
 use numalign_config::{Pooling, Recipe};
-use numalign_data::{Domain, SampleStream};
+use numalign_data::SampleStream;
 use numalign_model::tokenizer::Tokenizer;
 use numalign_model::{FrozenLm, LmInput, ModelError, NormGradients, NormParameter, Piece, lm::positions};
 
@@ -14,13 +14,14 @@ use crate::error::EngineError;
 use crate::evaluation::{Evaluation, evaluate};
 use crate::local::LocalRun;
 
-/// The engine's recipe, its solver included, trained from the start with the frozen stack bypassed, and evaluated on the
-/// first `count` samples of `stream`.
+/// The engine's recipe, its solver included, trained from the start on `training` with the frozen stack bypassed, and
+/// evaluated on the first `count` samples of `stream`.
 ///
 /// # Errors
 /// As [`LocalRun::finish`].
 pub fn train_and_evaluate(
     engine: Engine,
+    training: SampleStream,
     stream: &SampleStream,
     count: u64,
 ) -> Result<(Recipe, Evaluation), EngineError> {
@@ -28,15 +29,33 @@ pub fn train_and_evaluate(
     let bypass = MeanOfEmbeddings::new(engine.into_lm());
     let engine = Engine::new(Box::new(bypass), recipe.clone());
     let state = engine.initial_state(recipe.seed)?.prepared(&recipe);
-    let training = SampleStream::generated(&recipe, Domain::Train)?;
     let (mut engine, state) = LocalRun::new(engine, training, state)?.finish()?;
     let evaluation = evaluate(&mut engine, &state, stream, count, |_| {})?;
     Ok((recipe, evaluation))
 }
 
+/// Held-out error, in encoded units, of the exact output projector of `recipe` with the frozen stack of `lm` bypassed,
+/// on the samples of `stream`; none where the recipe solves for none.
+///
+/// # Errors
+/// As [`LocalRun::finish`].
+pub fn solved_error(lm: Box<dyn FrozenLm>, recipe: &Recipe, stream: SampleStream) -> Result<Option<f64>, EngineError> {
+    let engine = Engine::new(Box::new(MeanOfEmbeddings::new(lm)), recipe_of(recipe));
+    let state = engine.initial_state(recipe.seed)?.prepared(recipe);
+    let (_, state) = LocalRun::new(engine, stream, state)?.finish()?;
+    Ok(state.solve().and_then(|solve| solve.solved).map(|solved| solved.held_out_error))
+}
+
 /// `recipe` for the bypass, which has neither blocks nor norms nor positions to choose from.
 pub fn recipe_of(recipe: &Recipe) -> Recipe {
-    Recipe { pooling: Pooling::Last, layer: None, train_layer_norms: false, ..recipe.clone() }
+    Recipe {
+        pooling: Pooling::Last,
+        layer: None,
+        taps: Vec::new(),
+        probe: None,
+        train_layer_norms: false,
+        ..recipe.clone()
+    }
 }
 
 /// A model's embeddings without the model.

@@ -52,7 +52,7 @@ pub enum ModelError {
         /// The setting that would fit.
         advice: String,
     },
-    #[error("layer {layer} cannot be read: the model has blocks 1 to {layers}")]
+    #[error("layer {layer} cannot be read: the model has blocks 1 to {layers}, and 0 for the embeddings")]
     NoSuchLayer { layer: usize, layers: usize },
     #[error("sequence {sequence} has no numbers whose positions could be read")]
     NothingToRead { sequence: usize },
@@ -74,7 +74,7 @@ impl ModelError {
             ),
             ModelError::Hub { .. } => Some(
                 "download the model on a machine with a network and set HF_HOME or HF_HUB_CACHE to its cache, or give \
-                 model_name the path of a local folder",
+                 model_name the path of a local folder; --model-name demo needs no network",
             ),
             ModelError::Weights { .. } | ModelError::Damaged { .. } => {
                 Some("copy the model folder again from its source; numalign never writes to it")
@@ -102,7 +102,9 @@ impl ModelError {
             ModelError::Read { .. } => Some("check the path and its permissions"),
             ModelError::UnknownToken { .. } => Some("the tokenizer and the weights are of different models"),
             ModelError::TooLarge { advice, .. } => Some(advice),
-            ModelError::NoSuchLayer { .. } => Some("layer counts blocks from 1; -1 is the output of the final norm"),
+            ModelError::NoSuchLayer { .. } => {
+                Some("layer counts blocks from 1; 0 is the embeddings, -1 the output of the final norm")
+            }
             ModelError::NothingToRead { .. } => Some("mark a number in it ($$12.5&&), or read at `last` or `mean`"),
             ModelError::NormParameters { .. } => Some("the norms belong to another model than the one loaded"),
             ModelError::NoHead => Some("models with a tied head, such as GPT-2, can complete texts"),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use numalign_access::rate_limited_log::RateLimitedLog;
-use numalign_checkpoint::RunFolder;
+use numalign_checkpoint::{RunFolder, SplitDigests};
 use numalign_config::Config;
 use numalign_data::{SampleDigest, Schedule, Streams};
 use numalign_projector::{NormTensor, State};
@@ -24,6 +24,7 @@ use numalign_protocol::coordinator_message::Message;
 use tokio::sync::{Notify, mpsc};
 
 use crate::background::checkpoint_writer::CheckpointWriter;
+use crate::background::probe::Probe;
 use crate::background::sample_check::SampleCheck;
 use crate::background::solver::{SolveResult, SolverThread};
 use crate::error::CoordinatorError;
@@ -71,6 +72,7 @@ pub struct Driver {
     /// The base's layer norms, if they train and it is known.
     layer_norms: Vec<NormTensor>,
     dataset_digest: Option<String>,
+    split: Option<SplitDigests>,
     loaded_digest: Option<String>,
     sample_digest: SampleDigest,
     /// Steps that `sample_digest` covers.
@@ -117,7 +119,8 @@ impl Driver {
         let writer = CheckpointWriter::start(start.folder.clone(), config.run.keep_checkpoints)
             .map_err(|error| CoordinatorError::Server(format!("the checkpoint thread does not start: {error}")))?;
         let (sender, solutions) = mpsc::unbounded_channel();
-        let solver = SolverThread::start(start.sums.clone(), writer.clone(), sender)
+        let probe = Probe::of(&config.recipe, start.folder.path());
+        let solver = SolverThread::start(start.sums.clone(), probe, writer.clone(), sender)
             .map_err(|error| CoordinatorError::Server(format!("the solver's thread does not start: {error}")))?;
         Ok(Self {
             config_text,
@@ -136,6 +139,7 @@ impl Driver {
             tokenizer_fingerprint: start.base.as_ref().and_then(|base| base.tokenizer.clone()),
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
+            split: start.split.clone(),
             loaded_digest: start.loaded_digest.clone(),
             sample_digest: start.sample_digest,
             digested_steps: start.state.as_ref().map_or(0, |state| state.step()),

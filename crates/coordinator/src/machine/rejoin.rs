@@ -17,9 +17,14 @@ pub fn check_rejoin_state(state: &State, recipe: &Recipe) -> Result<(), String> 
         return Err(format!("a hidden size of {} is not from 1 to {MAX_HIDDEN}", layout.hidden()));
     }
     let norms = layout.layer_norms().len();
-    let width = Layout::of(recipe, layout.hidden(), norms).input_width();
-    if layout.input_width() != width {
-        return Err(format!("its input projector has {} columns, this run's {width}", layout.input_width()));
+    let wanted = Layout::of(recipe, layout.hidden(), norms);
+    if layout.input_width() != wanted.input_width() {
+        let (its, ours) = (layout.input_width(), wanted.input_width());
+        return Err(format!("its input projector has {its} columns, this run's {ours}"));
+    }
+    if layout.places() != wanted.places() {
+        let (its, ours) = (layout.places(), wanted.places());
+        return Err(format!("its output projector reads {its} places, this run's {ours}"));
     }
     if recipe.train_layer_norms != (norms > 0) {
         let wanted = recipe.train_layer_norms;
