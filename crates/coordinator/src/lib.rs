@@ -19,8 +19,10 @@ pub mod report;
 pub mod rpc;
 pub mod run;
 pub mod start;
+mod state_key;
 pub mod stderr;
 
+pub use background::probe::REPORT as PROBE_REPORT;
 pub use dataset::{RunData, split_of};
 pub use driver::Outcome;
 pub use error::CoordinatorError;
