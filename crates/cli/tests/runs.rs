@@ -93,8 +93,8 @@ fn a_stopped_run_goes_on_without_its_configuration() {
     }
     // Without the folder's own file the checkpoint's recipe is enough.
     std::fs::remove_file(folder.path().join("chk/hand/config.yaml")).unwrap();
-    let grown = succeed_line(&folder, "launch --run-id hand --resume auto --no-eval --num-epochs 61");
-    assert!(grown.stderr.contains("continuing chk/hand/step-00003000"), "{grown}");
+    let grown = succeed_line(&folder, "launch --run-id hand --resume auto --no-eval --num-epochs 41");
+    assert!(grown.stderr.contains("continuing chk/hand/step-00002000"), "{grown}");
     // A setting that contradicts is refused, with both values.
     let refused = run_line(&folder, "launch --run-id whole --resume auto --lr 0.5");
     check("another rate", &refused, 1, &["lr: the checkpoint has 0.003, the configuration 0.5"]);
