@@ -113,7 +113,7 @@ fn a_checkpoint_of_another_model_is_refused() {
     // Flags may stand behind the inputs, and a number may be negative.
     refuse(&folder, &words(&[&["predict", "--checkpoint", "demo.safetensors", "1", "-2.5"], &other]), FAILED, &said);
     let load = ["launch", "--model-name", "small", "--model-path-load", "demo.safetensors"];
-    refuse(&folder, &words(&[&load, TINY]), FAILED, &["that of demo.safetensors has", "set model_name to the model"]);
+    refuse(&folder, &words(&[&load, TINY]), FAILED, &["belongs to the model demo", "set model_name to demo"]);
 }
 
 #[test]
@@ -143,11 +143,9 @@ fn a_sample_that_does_not_fit_is_found_before_the_first_step() {
     };
     let long = "x ".repeat(200);
     file("long.jsonl", &format!("{{\"input\": \"{long}\", \"output\": 1}}"));
-    file("overflow.jsonl", "{\"input\": \"It is $$1e300&& metres\", \"output\": 1}");
-    let cases: [(&str, &str, &[&str]); 4] = [
+    let cases: [(&str, &str, &[&str]); 3] = [
         ("text", "long.jsonl", &["sample 1999", "positions", "64"]),
         ("mixed", "long.jsonl", &["sample 1999", "positions", "64"]),
-        ("mixed", "overflow.jsonl", &["sample 1999", "overflow"]),
         ("mixed", "none.jsonl", &["sample 1999", "has no marked number"]),
     ];
     file("none.jsonl", "{\"input\": \"no number\", \"output\": 1}");
