@@ -57,6 +57,7 @@ fn checkpoint(stage: &str) -> anyhow::Result<Checkpoint> {
         tokenizer_fingerprint: None,
         layer_norms: Vec::new(),
         dataset_digest: None,
+        split: None,
         loaded_digest: None,
     };
     let state = state.evaluated(&identity.recipe, &vec![0.5; state.layout().row_len()], 4)?;

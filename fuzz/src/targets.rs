@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use numalign_checkpoint::Checkpoint;
-use numalign_config::{Source, Stage, resolve, to_yaml};
-use numalign_data::{Domain, SampleDigest, SampleStream, Segment, grammar, jsonl};
+use numalign_config::{Choice, Config, Source, Stage, resolve, to_yaml};
+use numalign_data::table::{Table, TableOptions};
+use numalign_data::{Dataset, DecimalMark, Domain, SampleDigest, SampleStream, Segment, Side, grammar, jsonl};
 use numalign_model::arch::{Architecture, numbers};
 use numalign_model::load::gguf;
 use numalign_model::load::weights::{Safetensors, TensorSource};
@@ -40,8 +41,13 @@ pub const ALL: &[Target] = &[
 /// Why the input is refused.
 pub fn grammar(input: &[u8]) -> Result<(), String> {
     let text = std::str::from_utf8(input).map_err(|error| error.to_string())?;
-    // Its answer does not matter, only that there is one.
-    let _ = grammar::parse_value(text);
+    for mark in [DecimalMark::Point, DecimalMark::Comma] {
+        // Its answer does not matter, only that there is one.
+        let _ = grammar::parse_value(text, mark);
+        if let Ok(canonical) = grammar::canonical(text, mark) {
+            assert!(grammar::parse(&canonical).is_ok(), "{canonical:?}");
+        }
+    }
     let segments = grammar::parse(text).map_err(|error| error.to_string())?;
     let mut plain = 0;
     let mut last_was_text = false;
@@ -62,30 +68,35 @@ pub fn grammar(input: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+fn dataset_of(jsonl: &[u8], stage: Stage) -> Result<Dataset, String> {
+    let recipe = Config::with(&[("stage", stage.name())]).map_err(|errors| errors.to_string())?.recipe;
+    let (path, options) = (Path::new("fuzz.jsonl"), TableOptions::default());
+    let table = Table::read(std::io::Cursor::new(jsonl.to_vec()), path, &options).map_err(|error| error.to_string())?;
+    Dataset::of_table(table, path, &recipe).map_err(|error| error.to_string())
+}
+
 /// A JSONL file, read for each stage, accepted by any: what was read comes back from what is written.
 ///
 /// # Errors
 /// Why the input is refused.
 pub fn jsonl(input: &[u8]) -> Result<(), String> {
-    let path = Path::new("fuzz.jsonl");
     let (mut words, mut accepted) = (String::new(), false);
     for stage in [Stage::Nn, Stage::Text, Stage::Mixed] {
-        let samples = match jsonl::read_lines(input, path, stage) {
-            Ok(samples) => samples,
+        let dataset = match dataset_of(input, stage) {
+            Ok(dataset) => dataset,
             Err(error) => {
-                words.push_str(&error.to_string());
+                words.push_str(&error);
                 continue;
             }
         };
         accepted = true;
         let mut written = String::new();
-        for line in 0..samples.len() {
-            written.push_str(&jsonl::write_line(&samples.sample(line, line as u64)));
+        for row in 0..dataset.len(Side::Train) {
+            written.push_str(&jsonl::write_line(&dataset.sample(Side::Train, row, row)));
             written.push('\n');
         }
-        let again =
-            jsonl::read_lines(written.as_bytes(), path, stage).unwrap_or_else(|error| panic!("{error}: {written}"));
-        assert_eq!(again.digest(), samples.digest(), "{written}");
+        let again = dataset_of(written.as_bytes(), stage).unwrap_or_else(|error| panic!("{error}: {written}"));
+        assert_eq!(again.digest(), dataset.digest(), "{written}");
     }
     if accepted { Ok(()) } else { Err(words) }
 }

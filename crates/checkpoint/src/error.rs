@@ -30,7 +30,11 @@ impl CheckpointError {
     /// What the person at the keyboard can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
+            CheckpointError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                "name a checkpoint: a run's result is chk/<run-id>.safetensors"
+            }
             CheckpointError::Read { .. } => "check the path and its permissions",
+            CheckpointError::Write { .. } if self.is_disk_full() => "the disk is full: free some space",
             CheckpointError::Write { .. } => "check free space and permissions of the folder",
             CheckpointError::Foreign { .. } => {
                 "give a file that `numalign launch` or `numalign coordinator` wrote; `numalign import` makes one of bare projectors (docs/OPERATIONS.md)"

@@ -12,6 +12,7 @@ use numalign_config::{LoadedProjections, Recipe, Solver, Stage};
 use numalign_projector::bytes::le_bytes;
 use numalign_projector::{Evaluations, InputEncoder, Layout, NormTensor, State, Sums, Trained};
 use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
 
 use crate::error::CheckpointError;
 use crate::history::{self, BEST_PREFIX};
@@ -45,8 +46,27 @@ pub struct Identity {
     pub layer_norms: Vec<NormTensor>,
     /// Hex digest of the data file's content, if there is one.
     pub dataset_digest: Option<String>,
+    /// The two parts of the run's data, if rows of it are held out.
+    pub split: Option<SplitDigests>,
     /// Hex digest of the projectors the run started from (`model_path_load`), if there are some.
     pub loaded_digest: Option<String>,
+}
+
+/// The rows that a run trains on and those that it is evaluated on. Digests are hex BLAKE3 over the rows' contents in file
+/// order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitDigests {
+    /// Rows that are trained on.
+    pub train_rows: u64,
+    /// Their digest.
+    pub train_digest: String,
+    /// Rows that are evaluated on.
+    pub held_out_rows: u64,
+    /// Their digest.
+    pub held_out_digest: String,
+    /// They are a file of their own (`dataset.eval_file`), not a share of the training file.
+    pub held_out_file: bool,
 }
 
 /// A committed state and where it came from.
@@ -130,6 +150,9 @@ impl Checkpoint {
         }
         put("config", recipe.digest_text());
         put("dataset_digest", self.identity.dataset_digest.clone().unwrap_or_default());
+        if let Some(split) = &self.identity.split {
+            put("split", serde_json::json!(split).to_string());
+        }
         put("loaded_digest", self.identity.loaded_digest.clone().unwrap_or_default());
         put("history", history::list_to_json(self.state.evaluations()));
         if let Some(best) = self.state.evaluations().best() {
@@ -369,12 +392,18 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
             tokenizer_fingerprint: metadata.get("tokenizer_fingerprint").cloned(),
             layer_norms: norms,
             dataset_digest: optional("dataset_digest")?,
+            split: read_split(metadata)?,
             loaded_digest: optional("loaded_digest")?,
         },
         state,
         sample_digest: text("sample_digest")?,
         sums,
     })
+}
+
+fn read_split(metadata: &BTreeMap<String, String>) -> Result<Option<SplitDigests>, String> {
+    let split = metadata.get("split").map(|text| serde_json::from_str(text));
+    split.transpose().map_err(|error| format!("split cannot be read: {error}"))
 }
 
 /// Names from the metadata, sizes from the tensors.

@@ -11,6 +11,9 @@ use crate::error::CheckpointError;
 use crate::file::Checkpoint;
 use crate::temporary;
 
+/// Name of the file in a run's folder that has its whole configuration (YAML).
+pub const CONFIGURATION: &str = "config.yaml";
+
 /// A run's folder.
 #[derive(Debug, Clone)]
 pub struct RunFolder {
@@ -145,7 +148,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
-/// Opens a file for writing, or makes it; nothing but a regular file, and never through a symbolic link, which could lead
+/// Opens a file for reading and writing, or makes it; nothing but a regular file, and never through a symbolic link, which could lead
 /// out of the run's folder.
 ///
 /// # Errors
@@ -161,5 +164,7 @@ pub fn open_regular(path: &Path, append: bool) -> std::io::Result<File> {
     }
     // It may have become another thing since.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    File::options().create(true).truncate(false).write(true).append(append).custom_flags(flags.bits() as i32).open(path)
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true).append(append);
+    options.custom_flags(flags.bits() as i32).open(path)
 }

@@ -17,6 +17,6 @@ mod tensor;
 
 pub use bare::BareProjectors;
 pub use error::CheckpointError;
-pub use file::{Checkpoint, Identity, NO_TOKENIZER};
-pub use folder::{RunFolder, open_regular, write_atomically};
+pub use file::{Checkpoint, Identity, NO_TOKENIZER, SplitDigests};
+pub use folder::{CONFIGURATION, RunFolder, open_regular, write_atomically};
 pub use temporary::remove_abandoned;

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use numalign_checkpoint::{BareProjectors, Checkpoint, CheckpointError, Identity, RunFolder, write_atomically};
+use numalign_checkpoint::{
+    BareProjectors, Checkpoint, CheckpointError, Identity, RunFolder, SplitDigests, write_atomically,
+};
 use numalign_config::{Config, Recipe};
 use numalign_projector::{Layout, NormTensor, State};
 use safetensors::{Dtype, SafeTensors};
@@ -28,6 +30,7 @@ fn checkpoint(hidden: usize, steps: u64) -> Checkpoint {
             tokenizer_fingerprint: None,
             layer_norms: Vec::new(),
             dataset_digest: None,
+            split: None,
             loaded_digest: Some("fedcba".to_owned()),
         },
         state,
@@ -63,6 +66,13 @@ fn what_is_written_is_read() {
     text_stage.identity.recipe.train_input_projection = false;
     text_stage.identity.dataset_digest = Some("d1".to_owned());
     text_stage.identity.loaded_digest = None;
+    text_stage.identity.split = Some(SplitDigests {
+        train_rows: 90,
+        train_digest: "a1".to_owned(),
+        held_out_rows: 10,
+        held_out_digest: "b2".to_owned(),
+        held_out_file: false,
+    });
     // What does not train has no moments.
     let layout = text_stage.state.layout();
     text_stage.state = State::restored(layout, 2, text_stage.state.parameters().to_vec(), vec![0.0; 13], vec![0.0; 13]);

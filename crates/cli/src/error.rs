@@ -6,11 +6,16 @@ use numalign_access::AccessError;
 use numalign_checkpoint::CheckpointError;
 use numalign_coordinator::CoordinatorError;
 use numalign_data::DataError;
+use numalign_data::table::TableError;
 use numalign_engine::EngineError;
 use numalign_model::ModelError;
 use numalign_worker::WorkerError;
 
-/// What `main` prints and exits with: 1 failed, 2 wrong usage or configuration.
+/// The exit code of a run that was stopped before its end and can be continued: by Ctrl-C, by another signal, by `max_time`.
+/// What a shell reports of a program that Ctrl-C ended.
+pub const STOPPED: u8 = 130;
+
+/// What `main` prints and exits with: 1 failed, 2 wrong usage or configuration, [`STOPPED`].
 pub struct CliError {
     error: anyhow::Error,
     hint: Option<String>,
@@ -26,6 +31,11 @@ impl CliError {
     /// Any other failure.
     pub fn new(message: impl fmt::Display) -> Self {
         Self { error: anyhow::anyhow!("{message}"), hint: None, code: 1 }
+    }
+
+    /// Somebody wanted it to end.
+    pub fn stopped(message: impl fmt::Display) -> Self {
+        Self { code: STOPPED, ..Self::new(message) }
     }
 
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
@@ -83,6 +93,18 @@ impl From<CheckpointError> for CliError {
     }
 }
 
+impl From<csv::Error> for CliError {
+    fn from(error: csv::Error) -> Self {
+        Self { error: error.into(), hint: None, code: 1 }
+    }
+}
+
+impl From<TableError> for CliError {
+    fn from(error: TableError) -> Self {
+        Self { error: error.into(), hint: None, code: 1 }
+    }
+}
+
 impl From<DataError> for CliError {
     fn from(error: DataError) -> Self {
         CoordinatorError::from(error).into()
@@ -92,7 +114,8 @@ impl From<DataError> for CliError {
 impl From<CoordinatorError> for CliError {
     fn from(error: CoordinatorError) -> Self {
         let hint = error.hint();
-        Self { error: error.into(), hint, code: 1 }
+        let code = if matches!(error, CoordinatorError::Stopped { .. }) { STOPPED } else { 1 };
+        Self { error: error.into(), hint, code }
     }
 }
 

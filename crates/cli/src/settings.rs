@@ -1,19 +1,27 @@
-//! From the command line to a validated configuration: file, then environment, then flags.
+//! From the command line to a validated configuration: file (or the run that is continued), then environment, then flags.
 
 use std::path::Path;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use numalign_config::{Config, DeviceChoice, Source, resolve};
+use numalign_checkpoint::{CONFIGURATION, Checkpoint, RunFolder};
+use numalign_config::{Config, ConfigErrors, DeviceChoice, RUNS_FOLDER, Source, Stage, draft, recipe_to_yaml, resolve};
 use numalign_gpu::driver::visible_gpus;
 
 use crate::args::{key_flags, text};
 use crate::console::note;
+use crate::dataset_settings::resolve_with_dataset;
 use crate::error::CliError;
 
 /// The configuration of a command; `stage` overrides where given.
 pub fn load(matches: &ArgMatches, file: Option<&str>, stage: Option<&str>) -> Result<Config, CliError> {
     resolve_sources(sources(matches, file, stage, &[])?)
+}
+
+/// [`load`] for a run: with what follows from its dataset.
+pub fn load_for_run(matches: &ArgMatches, file: Option<&str>, stage: Option<&str>) -> Result<Config, CliError> {
+    let (yaml, env, flags) = sources(matches, file, stage, &[])?;
+    resolve_with_dataset(yaml, env, flags, not_valid)
 }
 
 /// [`load`] for a run on this machine: with further keys set as if by flags, and `workers: auto` counted.
@@ -22,6 +30,26 @@ pub fn load_for_launch(
     file: Option<&str>,
     stage: Option<&str>,
     more: &[(&str, String)],
+) -> Result<Config, CliError> {
+    load_with(matches, file, stage, more, |(yaml, env, flags)| resolve_with_dataset(yaml, env, flags, not_valid))
+}
+
+/// [`load_for_launch`] without a look at the dataset, which need not be there: to show a configuration, not to run it.
+pub fn load_to_show(
+    matches: &ArgMatches,
+    file: Option<&str>,
+    stage: Option<&str>,
+    more: &[(&str, String)],
+) -> Result<Config, CliError> {
+    load_with(matches, file, stage, more, resolve_sources)
+}
+
+fn load_with(
+    matches: &ArgMatches,
+    file: Option<&str>,
+    stage: Option<&str>,
+    more: &[(&str, String)],
+    resolve_sources: impl Fn(Sources) -> Result<Config, CliError>,
 ) -> Result<Config, CliError> {
     let (mut yaml, mut env, mut flags) = sources(matches, file, stage, more)?;
     let all = yaml.iter_mut().chain([&mut env, &mut flags]);
@@ -81,15 +109,57 @@ fn sources(
         flags.retain(|(known, _)| known != key);
         flags.push(((*key).to_owned(), value.clone()));
     }
-    let yaml = file.map(|file| Source::from_yaml_file(Path::new(file)));
-    Ok((yaml, Source::from_env_os(std::env::vars_os()), Source::from_flags(flags)))
+    let (env, flags) = (Source::from_env_os(std::env::vars_os()), Source::from_flags(flags));
+    let yaml = match file {
+        Some(file) => Some(Source::from_yaml_file(Path::new(file))),
+        None => of_resumed_run(&env, &flags)?,
+    };
+    Ok((yaml, env, flags))
 }
 
-fn resolve_sources((yaml, env, flags): Sources) -> Result<Config, CliError> {
-    resolve(yaml, env, flags).map_err(|errors| {
-        CliError::usage(format!("the configuration is not valid\n{errors}"))
-            .with_hint("`numalign launch --help` lists every key with its default")
-    })
+/// The settings of the run that is to be continued, where no file gives them: as its folder has them, else the recipe
+/// of its checkpoint.
+fn of_resumed_run(env: &Source, flags: &Source) -> Result<Option<Source>, CliError> {
+    let text = |key: &str| flags.text(key).or_else(|| env.text(key));
+    let Some(resume) = text("resume") else { return Ok(None) };
+    let run_id = text("run_id").or_else(|| text("stage")).unwrap_or_else(|| Stage::Nn.to_string());
+    let folder = Path::new(RUNS_FOLDER).join(&run_id);
+    let kept = folder.join(CONFIGURATION);
+    let checkpoint = match resume.as_str() {
+        "auto" if kept.exists() => None,
+        "auto" if folder.is_dir() => RunFolder::open(&folder)?.newest_valid()?.0,
+        path if Path::new(path).is_file() => Some((path.into(), Checkpoint::read(Path::new(path))?)),
+        // Whoever starts the run says what is wrong with it.
+        _ => return Ok(None),
+    };
+    let source = match checkpoint {
+        Some((path, checkpoint)) => {
+            let yaml = format!("{}run_id: {run_id:?}\n", recipe_to_yaml(&checkpoint.identity.recipe));
+            Source::from_yaml_text(&path, &yaml)
+        }
+        None if kept.exists() => Source::from_yaml_file(&kept),
+        None => return Ok(None),
+    };
+    // The settings of one stage do not fit another; the resume itself says that the stages differ.
+    let is_other_stage = text("stage").is_some_and(|stage| source.text("stage").as_ref() != Some(&stage));
+    Ok((!is_other_stage).then_some(source))
+}
+
+fn resolve_sources((mut yaml, mut env, mut flags): Sources) -> Result<Config, CliError> {
+    let all: Vec<Source> = yaml.iter().chain([&env, &flags]).cloned().collect();
+    if draft(&all).is_some_and(|config| config.run.dataset_file.is_some()) {
+        // What `auto` comes to is known once the file is read.
+        for source in yaml.iter_mut().chain([&mut env, &mut flags]) {
+            source.forget_auto("min_val");
+            source.forget_auto("max_val");
+        }
+    }
+    resolve(yaml, env, flags).map_err(not_valid)
+}
+
+fn not_valid(errors: ConfigErrors) -> CliError {
+    CliError::usage(format!("the configuration is not valid\n{errors}"))
+        .with_hint("`numalign launch --help` lists every key with its default")
 }
 
 /// `coordinator_wait` as the environment or the default has it, for a worker that has not met its coordinator yet.

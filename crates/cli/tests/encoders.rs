@@ -102,7 +102,7 @@ fn the_report_has_baselines_an_ablation_zero_shot_answers_and_a_picture() {
     assert!(svg.starts_with("<svg") && svg.contains("training loss") && svg.ends_with("</svg>\n"), "{svg}");
     succeed_line(&folder, "eval --checkpoint chk/q.safetensors --count 60 --plot out.PNG");
     assert!(folder.read("out.PNG").starts_with(b"\x89PNG\r\n\x1a\n"));
-    let table = succeed_line(&folder, line).stdout;
+    let table = succeed_line(&folder, &format!("{line} --details")).stdout;
     for words in ["constant predictor", "no language model", "chance", "zero-shot", "by decile", "worst samples"] {
         assert!(table.contains(words), "{words} in {table}");
     }

@@ -117,7 +117,7 @@ fn an_interrupted_run_stops_within_five_seconds_with_a_checkpoint() {
     kill(launcher.id() as i32, Signal::INT);
     let output = launcher.wait();
     assert!(since.elapsed() < Duration::from_secs(5), "it took {:?}", since.elapsed());
-    assert_eq!(output.status.code(), Some(1), "{}", output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{}", output.stderr);
     assert!(output.stderr.contains("stopped at step"), "{}", output.stderr);
     assert!(output.stderr.contains("; wrote chk/stopped/step-"), "{}", output.stderr);
     succeed(&folder, "nn", LONG, "--run-id stopped --resume auto --workers 5");

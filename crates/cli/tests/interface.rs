@@ -83,6 +83,6 @@ fn status_finds_the_run_of_its_folder() {
     assert!(status.stderr.contains("found in chk/here/address"), "{status}");
     assert_eq!(json(&status)["run_id"], "here");
     common::run::kill(launch.id() as i32, rustix::process::Signal::INT);
-    assert_eq!(launch.wait().status.code(), Some(1));
+    assert_eq!(launch.wait().status.code(), Some(130));
     assert!(!folder.path().join("chk/here/address").exists(), "it is removed at the end");
 }

@@ -85,6 +85,26 @@ choices! {
         Log = "log",
     }
 
+    /// How a table of samples is read.
+    TableFormat {
+        /// An object per line.
+        Jsonl = "jsonl",
+        /// A header and a record per row.
+        Csv = "csv",
+        /// Columns, compressed.
+        Parquet = "parquet",
+    }
+
+    /// What becomes of a row with an empty cell, or with no number where one is needed.
+    #[derive(Default)]
+    MissingCells {
+        /// It is refused.
+        #[default]
+        Refuse = "refuse",
+        /// It is left out.
+        Skip = "skip",
+    }
+
     /// How the projectors are found.
     Solver {
         /// Gradient steps on whatever trains.

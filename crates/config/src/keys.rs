@@ -8,15 +8,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::choice::{
-    CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, Pooling, Resume, Solver, Stage,
-    TargetEncoding, Task, ValueEncoding,
+    CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, MissingCells, Pooling, Resume,
+    Solver, Stage, TableFormat, TargetEncoding, Task, ValueEncoding,
 };
 use crate::error::ParseError;
 use crate::kind::{
-    Kind, block, boolean, choice, device, input_file, number, optional, output_file, positive, positive_time, refused,
-    resume, run_id, tasks, text, time, time_or_auto, whole, whole_or_auto,
+    Kind, block, boolean, choice, device, input_file, number_or_auto, optional, output_file, positive, positive_time,
+    ranges, refused, resume, run_id, separator, share, tasks, text, time, time_or_auto, whole, whole_or_auto,
 };
 use crate::raw::Raw;
+use crate::span::Span;
 
 /// Whole numbers up to here are exact as floats too.
 pub(crate) const EXACT: u64 = (1 << 53) - 1;
@@ -72,8 +73,12 @@ keys! {
     Recipe shl: bool = "true", RECIPE, boolean(), "Lower the learning rate in steps";
     Recipe lr_step_epochs: u64 = "10", RECIPE, whole(1, EXACT), "Epochs between two changes of the learning rate";
     Recipe lr_gamma: f64 = "0.5", RECIPE, positive(), "Factor on the learning rate at each change";
-    Recipe min_val: f64 = "0", VALUES, number(), "Smallest value";
-    Recipe max_val: f64 = "100", VALUES, number(), "Upper end of the values";
+    Recipe min_val: f64 = "0", VALUES, number_or_auto(), "Smallest value; auto, the default with a dataset: of its targets";
+    Recipe max_val: f64 = "100", VALUES, number_or_auto(), "Upper end of the values; auto as with min_val";
+    /// Of the first number in an input, of the second and so on; the last one holds for all that follow. Empty: `min_val`
+    /// to `max_val`.
+    Recipe input_ranges: Vec<Span> = "[]", VALUES, ranges(),
+        "Ranges of the numbers in an input, by place, where a dataset's own differ from its targets'", sparse 10;
     Recipe decimals: u32 =
         (derived "4, or 2 in stage mixed", |settings| Some(if settings.stage? == Stage::Mixed { 2 } else { 4 })),
         VALUES, whole(0, 12), "Decimals of a number written as text";
@@ -141,9 +146,33 @@ keys! {
         RECIPE, optional(positive()), "Error, in encoded units, from which huber grows in a line", sparse 6;
     Recipe seed: u64 = "0", RECIPE, whole(0, u64::MAX), "Seed of the samples and of the projectors";
     Run dataset_file: Option<PathBuf> = unset, DATA, optional(input_file()),
-        "JSONL file of samples; without it they are generated", named "dataset.file";
+        "File of samples: JSONL, CSV or Parquet; without it they are generated", named "dataset.file";
     Recipe dataset_shuffle: bool = "true", DATA, boolean(), "Shuffle the lines of the file, anew for each pass",
         named "dataset.shuffle";
+    Recipe dataset_decimal_comma: bool = "false", DATA, boolean(),
+        "Numbers in the file's strings have a decimal comma, as in 1.234,50", named "dataset.decimal_comma", sparse 9;
+    Run dataset_format: Option<TableFormat> = unset, DATA, optional(choice()),
+        "How the file is read, where its ending does not say", named "dataset.format";
+    Run dataset_separator: Option<String> = unset, DATA, optional(separator()),
+        "Separator of a CSV file, where its header does not show it: one character, or tab", named "dataset.separator";
+    /// `None` is the column `input`.
+    Recipe dataset_input: Option<String> = unset, DATA, optional(text()),
+        "Column of the input, or a template: {column} is text, $${column}&& a marked number",
+        named "dataset.input", sparse 11,
+        shown |settings| shown_column(settings.dataset_input.as_ref(), "input");
+    /// `None` is the column `output`.
+    Recipe dataset_output: Option<String> = unset, DATA, optional(text()),
+        "Column of the target", named "dataset.output", sparse 12,
+        shown |settings| shown_column(settings.dataset_output.as_ref(), "output");
+    Recipe dataset_missing: MissingCells = "refuse", DATA, choice(),
+        "Rows with an empty cell or no number where one is needed: refuse the file, or skip them",
+        named "dataset.missing", sparse 13;
+    Run dataset_eval_file: Option<PathBuf> = unset, DATA, optional(input_file()),
+        "File of held-out rows, read as dataset.file", named "dataset.eval_file";
+    /// `None` is 0.
+    Recipe dataset_eval_share: Option<f64> = unset, DATA, optional(share()),
+        "Share of the file's rows that are held out; 0.1 by default, in file order 0",
+        named "dataset.eval_share", sparse 14;
     Run model_path_load: Option<PathBuf> = unset, RUN, optional(input_file()),
         "Start from the projectors of this checkpoint";
     /// It shows in the checkpoint through the digest of what was loaded.
@@ -158,6 +187,10 @@ keys! {
     Run resume: Option<Resume> = unset, RUN, optional(resume()),
         "Continue a run: auto takes the newest checkpoint of the run";
     Run checkpoint_every: u64 = "100", RUN, whole(1, EXACT), "Steps between two checkpoints";
+    Run max_time: Option<Duration> = unset, RUN, optional(positive_time()),
+        "Stop after this long, with a checkpoint to continue from";
+    Run log_every: u64 = "10", RUN, whole(0, EXACT),
+        "Steps between two lines of loss in metrics.jsonl; 0 leaves only those of the epochs";
     Run keep_checkpoints: usize = "3", RUN, whole(1, EXACT), "How many of the newest checkpoints are kept";
     Run workers: usize = "2", WORKERS, whole_or_auto(1, MOST_WORKERS),
         "Workers that launch starts; auto (launch only) is one per visible GPU, or 1 where there is none";
@@ -205,6 +238,11 @@ fn default_micro_batch(batch_size: usize) -> usize {
         size -= 1;
     }
     size
+}
+
+/// A column that has a name of its own by default.
+fn shown_column(set: Option<&Option<String>>, default: &str) -> Json {
+    set.map_or(Json::Null, |name| json!(name.as_deref().unwrap_or(default)))
 }
 
 /// The smallest magnitude of the range, or [`SMALL`] where it holds 0.
@@ -263,6 +301,9 @@ impl Settings {
 
     /// Brings what was written into the one form in which it is stored.
     pub(crate) fn normalise(&mut self) {
+        self.dataset_input = self.dataset_input.take().map(|set| set.filter(|name| name != "input"));
+        self.dataset_output = self.dataset_output.take().map(|set| set.filter(|name| name != "output"));
+        self.dataset_eval_share = self.dataset_eval_share.map(|set| set.filter(|share| *share > 0.0));
         // So that one setting serves every stage of `launch all`.
         if (self.solver, self.train_input_projection) == (Some(Solver::Alternate), Some(false)) {
             self.solver = Some(Solver::Exact);

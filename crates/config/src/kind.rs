@@ -10,6 +10,7 @@ use crate::choice::{Choice, DeviceChoice, Resume, Task};
 use crate::error::ParseError;
 use crate::parse::{self, MOST_LAYERS, names};
 use crate::raw::Raw;
+use crate::span::{self, Span};
 
 type Parse<T> = Box<dyn Fn(&Raw) -> Result<T, ParseError>>;
 type Check<T> = Box<dyn Fn(&T) -> Result<(), ParseError>>;
@@ -104,10 +105,49 @@ pub(crate) fn positive() -> Kind<f64> {
     Kind::new("X", schema, parse::float, as_it_is).checked(|value| parse::positive(*value))
 }
 
-/// A number of either sign.
-pub(crate) fn number() -> Kind<f64> {
-    let schema = json!({ "type": ["number"], "minimum": -f32::MAX, "maximum": f32::MAX });
-    Kind::new("X", schema, parse::float, as_it_is).checked(|value| parse::finite(*value))
+/// A number of either sign, or `auto` where the caller has worked it out by then.
+pub(crate) fn number_or_auto() -> Kind<f64> {
+    let schema = json!({
+        "type": ["number", "string"], "minimum": -f32::MAX, "maximum": f32::MAX, "pattern": "^auto$",
+    });
+    let read = |raw: &Raw| match raw {
+        Raw::Text(text) if text == "auto" => Err(ParseError {
+            message: "is worked out from a dataset, and there is none".to_string(),
+            hint: Some("set dataset.file, or give a number".to_string()),
+        }),
+        raw => parse::float(raw),
+    };
+    Kind::new("X|auto", schema, read, as_it_is).checked(|value| parse::finite(*value))
+}
+
+/// A share of a whole, from 0 up to, but not including, 1.
+pub(crate) fn share() -> Kind<f64> {
+    let schema = json!({ "type": ["number"], "minimum": 0, "exclusiveMaximum": 1 });
+    Kind::new("X", schema, parse::float, as_it_is).checked(|value| match (0.0..1.0).contains(value) {
+        true => Ok(()),
+        false => Err(ParseError { message: "must be at least 0 and below 1".to_string(), hint: None }),
+    })
+}
+
+/// Ranges of values.
+pub(crate) fn ranges() -> Kind<Vec<Span>> {
+    let schema = json!({ "type": ["array", "string"], "items": { "type": "array", "items": { "type": "number" } } });
+    Kind::new("A..B,…", schema, span::spans, as_it_is).checked(|spans| span::have_widths(spans))
+}
+
+/// The character between two fields of CSV, or `tab`.
+pub(crate) fn separator() -> Kind<String> {
+    let refused = "must be one character, such as ; or tab";
+    let read = move |raw: &Raw| match parse::text(raw)?.as_str() {
+        "tab" | "\\t" => Ok("\t".to_string()),
+        text if text.len() == 1 && text.is_ascii() && !matches!(text, "\"" | "\n" | "\r") => Ok(text.to_string()),
+        _ => Err(ParseError { message: refused.to_string(), hint: None }),
+    };
+    Kind::new("CHAR", text_schema(), read, |text: &String| json!(if text == "\t" { "tab" } else { text.as_str() }))
+        .checked(move |text| match text.len() {
+            1 => Ok(()),
+            _ => Err(ParseError { message: refused.to_string(), hint: None }),
+        })
 }
 
 /// Text, or digits without quotes.

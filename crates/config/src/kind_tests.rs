@@ -2,7 +2,7 @@ use super::*;
 use crate::parse::{boolean, choice, device, duration, whole};
 
 fn float(raw: &Raw) -> Result<f64, ParseError> {
-    number().parse(raw)
+    number_or_auto().parse(raw)
 }
 
 fn positive_float(raw: &Raw) -> Result<f64, ParseError> {

@@ -26,20 +26,22 @@ mod schema;
 mod show;
 mod signlog;
 mod source;
+mod span;
 mod suggest;
 
 pub use choice::{
-    Choice, CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, Pooling, Resume, Solver,
-    Stage, TargetEncoding, Task, ValueEncoding,
+    Choice, CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, MissingCells, Pooling,
+    Resume, Solver, Stage, TableFormat, TargetEncoding, Task, ValueEncoding,
 };
 pub use config::Config;
 pub use error::{ConfigError, ConfigErrors};
 pub use keys::{ENV_PREFIX, Key, KeyDefault, RUNS_FOLDER, Recipe, RunSettings, key, keys};
-pub use resolve::resolve;
+pub use resolve::{draft, resolve, resolve_over};
 pub use schema::schema;
-pub use show::to_yaml;
+pub use show::{recipe_to_yaml, to_yaml};
 pub use signlog::{signlog, signlog_inverse};
 pub use source::{INTERNAL_ENV_PREFIX, RESERVED_ENV, Source};
+pub use span::Span;
 
 /// A span of time as settings have it: a number of seconds, or one with `ms`, `s`, `min` or `h`.
 ///

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::choice::{Distribution, Stage, TargetEncoding, Task};
 use crate::keys::{Recipe, Settings, keys, phrase};
+use crate::span::Span;
 
 impl Recipe {
     /// Steps of the whole run.
@@ -26,6 +27,12 @@ impl Recipe {
     /// Width of the value range.
     pub fn range(&self) -> f64 {
         self.max_val - self.min_val
+    }
+
+    /// The range of the number at `place` in an input, counted from 0.
+    pub fn input_range(&self, place: usize) -> Span {
+        let own = self.input_ranges.get(place).or(self.input_ranges.last()).copied();
+        own.unwrap_or(Span { min: self.min_val, max: self.max_val })
     }
 
     /// How targets are encoded: `signlog` where the values are, else `linear`, unless `target` says otherwise.

@@ -17,8 +17,21 @@ use crate::source::{Origin, Source};
 /// # Errors
 /// Every reason why not, not only the first.
 pub fn resolve(yaml: Option<Source>, env: Source, flags: Source) -> Result<Config, ConfigErrors> {
+    resolve_over(Vec::new(), yaml, env, flags)
+}
+
+/// As [`resolve`], over weaker sources, weakest first: what a program worked out where nobody set a key.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_over(
+    weaker: Vec<Source>,
+    yaml: Option<Source>,
+    env: Source,
+    flags: Source,
+) -> Result<Config, ConfigErrors> {
     let file = yaml.as_ref().and_then(file_stem);
-    let sources: Vec<Source> = yaml.into_iter().chain([env, flags]).collect();
+    let sources: Vec<Source> = weaker.into_iter().chain(yaml).chain([env, flags]).collect();
     let mut errors: Vec<ConfigError> = sources.iter().flat_map(|source| source.errors.clone()).collect();
     let origins = Origins::Sources(&sources);
     // Rules between keys would mislead where a source could not be read at all.
@@ -41,11 +54,27 @@ pub fn resolve(yaml: Option<Source>, env: Source, flags: Source) -> Result<Confi
     }
 }
 
+/// The configuration as far as these sources, weakest first, give one: a key with a wrong value counts as not set, and no
+/// rule between keys is applied. For what has to be known before [`resolve`]; `None` where even that fails.
+pub fn draft(sources: &[Source]) -> Option<Config> {
+    let origins = Origins::Sources(sources);
+    let mut settings = Settings::default();
+    let file = sources.iter().find_map(file_stem).filter(|_| origins.written("run_id").is_none());
+    settings.run_id_of_file = file.map(|file| run_id_of(file).ok());
+    for part in Part::ALL {
+        let wrong: Vec<&str> =
+            settings.read(part, |name| origins.written(name)).into_iter().map(|(name, _)| name).collect();
+        settings.read(part, |name| origins.written(name).filter(|_| !wrong.contains(&name)));
+        settings.normalise();
+    }
+    settings.complete().map(|(recipe, run)| Config { recipe, run })
+}
+
 /// The path of a file and its name without the extension.
 fn file_stem(source: &Source) -> Option<(PathBuf, String)> {
     match &source.origin {
         Origin::File(path) => Some((path.clone(), path.file_stem()?.to_string_lossy().into_owned())),
-        Origin::Environment | Origin::Flags => None,
+        Origin::Environment | Origin::Flags | Origin::WorkedOut(_) => None,
     }
 }
 

@@ -285,3 +285,59 @@ fn the_transformer_stays_frozen() {
     let norms_alone = [("train_layer_norms", "true"), ("stage", "text"), ("train_output_projection", "false")];
     assert!(from_flags(&norms_alone).is_ok());
 }
+
+#[test]
+fn what_was_worked_out_is_weaker_than_any_source() {
+    let weaker = Source::worked_out("the rows", [("min_val", "3.5".to_string()), ("max_val", "90".to_string())]);
+    let flags = || Source::from_flags([("max_val", "80".to_string())]);
+    let config = resolve_over(vec![weaker.clone()], None, Source::from_env([]), flags()).unwrap();
+    assert_eq!((config.recipe.min_val, config.recipe.max_val), (3.5, 80.0));
+    let stored =
+        Source::of_recipe("the checkpoint", &config.recipe, &["min_val", "dataset.input", "dataset.eval_share"]);
+    let again = resolve_over(vec![weaker, stored], None, Source::from_env([]), Source::from_flags::<&str>([])).unwrap();
+    assert_eq!((again.recipe.min_val, again.recipe.max_val), (3.5, 90.0));
+    assert_eq!((again.recipe.dataset_input, again.recipe.dataset_eval_share), (None, None), "unset stays unset");
+    let low = Source::worked_out("the rows", [("min_val", "500".to_string())]);
+    let errors = resolve_over(vec![low], None, Source::from_env([]), flags()).unwrap_err().to_string();
+    assert!(errors.contains("min_val = 500.0 (the rows)") || errors.contains("500 (the rows)"), "{errors}");
+}
+
+#[test]
+fn a_draft_passes_over_what_is_wrong() {
+    let flags = Source::from_flags([("min_val", "auto"), ("lr", "fast"), ("dataset.file", "rows.csv")].map(owned));
+    let mut sources = [Source::from_env([]), flags];
+    let config = draft(&sources).unwrap();
+    assert_eq!((config.recipe.min_val, config.recipe.lr), (0.0, 0.003));
+    assert_eq!(config.run.dataset_file, Some("rows.csv".into()));
+    assert!(sources[1].forget_auto("min_val") && !sources[1].is_set("min_val"));
+    assert!(!sources[1].forget_auto("lr"));
+}
+
+fn owned((key, value): (&'static str, &str)) -> (&'static str, String) {
+    (key, value.to_string())
+}
+
+#[test]
+fn dataset_settings_are_stored_only_where_they_are_used() {
+    let plain = from_flags(&[("dataset.input", "input"), ("dataset.output", "output"), ("dataset.eval_share", "0")]);
+    assert_eq!(plain.unwrap().recipe, from_flags(&[]).unwrap().recipe);
+    let set = from_flags(&[
+        ("dataset.input", "$${age}&&"),
+        ("dataset.eval_share", "0.25"),
+        ("dataset.missing", "skip"),
+        ("input_ranges", "0..80"),
+    ]);
+    let text = set.unwrap().recipe.digest_text();
+    let end = r#""input_ranges":[[0.0,80.0]],"dataset_input":"$${age}&&","dataset_missing":"skip","dataset_eval_share":0.25}"#;
+    assert!(text.ends_with(end), "{text}");
+    let both = refusal(&[("dataset.eval_file", "b.csv"), ("dataset.eval_share", "0.1")]);
+    assert!(both.contains("leave one of the two out"), "{both}");
+    assert!(refusal(&[("dataset.eval_share", "1")]).contains("below 1"));
+    assert!(refusal(&[("min_val", "auto")]).contains("set dataset.file"));
+    // Numbers of a dataset are never written out.
+    let fine = [("stage", "text"), ("min_val", "1e-9"), ("max_val", "2e-9")];
+    assert!(refusal(&fine).contains("decimals"));
+    assert!(from_flags(&[&fine[..], &[("dataset.file", "rows.csv")]].concat()).is_ok());
+    assert_eq!(from_flags(&[("dataset.separator", "tab")]).unwrap().run.dataset_separator.as_deref(), Some("\t"));
+    assert!(refusal(&[("dataset.separator", ";;")]).contains("one character"));
+}

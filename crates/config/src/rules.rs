@@ -19,7 +19,6 @@ pub(crate) fn apply(part: Part, check: &Check<'_>) -> Vec<ConfigError> {
             run_length,
             micro_batch,
             value_range,
-            written_numbers,
             trained,
             solver,
             solved_layer_norms,
@@ -30,7 +29,7 @@ pub(crate) fn apply(part: Part, check: &Check<'_>) -> Vec<ConfigError> {
             loss,
         ],
         Part::Refused => &[transformer],
-        Part::Run => &[worker_counts, timeouts],
+        Part::Run => &[written_numbers, eval_share, worker_counts, timeouts],
     };
     rules.iter().filter_map(|rule| rule(check)).collect()
 }
@@ -112,8 +111,12 @@ fn value_range(check: &Check<'_>) -> Option<ConfigError> {
     None
 }
 
-/// In the stages with text, at least one number with that many decimals lies in the range, and all of them are exact.
+/// In the stages with text, at least one number with that many decimals lies in the range, and all of them are exact: where
+/// samples are generated.
 fn written_numbers(check: &Check<'_>) -> Option<ConfigError> {
+    if check.settings.dataset_file.as_ref()?.is_some() {
+        return None;
+    }
     let (min, max) = (check.settings.min_val?, check.settings.max_val?);
     let (stage, decimals) = (check.settings.stage?, check.settings.decimals?);
     let scale = (0..decimals).fold(1.0, |power, _| power * 10.0);
@@ -259,6 +262,15 @@ fn loss(check: &Check<'_>) -> Option<ConfigError> {
     }
     let message = format!("needs a linear target, not {}", check.mention("target"));
     check.refuse("loss", message, "use mse: an error of a logarithm is relative already")
+}
+
+/// Held-out rows come from one place.
+fn eval_share(check: &Check<'_>) -> Option<ConfigError> {
+    check.settings.dataset_eval_file.as_ref()?.as_ref()?;
+    check.settings.dataset_eval_share??;
+    let file = check.mention("dataset.eval_file");
+    let message = format!("holds out rows of dataset.file, and {file} names others");
+    check.refuse("dataset.eval_share", message, "leave one of the two out")
 }
 
 /// `min_workers ≤ workers ≤ max_workers`.

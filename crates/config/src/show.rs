@@ -3,14 +3,22 @@
 use serde_yaml::{Mapping, Value};
 
 use crate::config::Config;
-use crate::keys::{Key, Settings, keys, phrase};
+use crate::keys::{Key, Recipe, Settings, keys, phrase};
 
 /// The configuration as YAML: every key of the table, in its order, unset ones as `null`.
 pub fn to_yaml(config: &Config) -> String {
-    let settings = Settings::of(&config.recipe, Some(&config.run));
+    yaml_of(&Settings::of(&config.recipe, Some(&config.run)), keys().iter())
+}
+
+/// A recipe as YAML: the keys that a checkpoint stores, in the table's order, unset ones as `null`.
+pub fn recipe_to_yaml(recipe: &Recipe) -> String {
+    yaml_of(&Settings::of(recipe, None), keys().iter().filter(|key| key.stored().is_some()))
+}
+
+fn yaml_of<'a>(settings: &Settings, keys: impl Iterator<Item = &'a Key>) -> String {
     let mut top = Mapping::new();
-    for key in keys() {
-        let value = serde_yaml::to_value((key.shown)(&settings)).unwrap_or(Value::Null);
+    for key in keys {
+        let value = serde_yaml::to_value((key.shown)(settings)).unwrap_or(Value::Null);
         let Some((group, inner)) = key.name.split_once('.') else {
             top.insert(key.name.into(), value);
             continue;

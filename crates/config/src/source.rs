@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::ConfigError;
-use crate::keys::{ENV_PREFIX, Key, flag, key, key_of_variable, keys, variable};
+use crate::keys::{ENV_PREFIX, Key, Recipe, Settings, flag, key, key_of_variable, keys, variable};
 use crate::raw::Raw;
 use crate::suggest::{nearest, unknown_hint};
 
@@ -35,6 +35,8 @@ pub(crate) enum Origin {
     File(PathBuf),
     Environment,
     Flags,
+    /// Nobody wrote it: it follows from what this names.
+    WorkedOut(&'static str),
 }
 
 impl Origin {
@@ -44,6 +46,7 @@ impl Origin {
             Origin::File(path) => path.display().to_string(),
             Origin::Environment => variable(name),
             Origin::Flags => format!("--{}", flag(name)),
+            Origin::WorkedOut(from) => (*from).to_string(),
         }
     }
 }
@@ -137,6 +140,38 @@ impl Source {
         source
     }
 
+    /// Settings that a program worked out from what `from` names.
+    pub fn worked_out(from: &'static str, settings: impl IntoIterator<Item = (&'static str, String)>) -> Source {
+        let mut source = Source::new(Origin::WorkedOut(from));
+        for (name, value) in settings {
+            if let Some(key) = key(name) {
+                source.add(key, name, Raw::Text(value));
+            }
+        }
+        source
+    }
+
+    /// Those settings of a recipe whose keys are named, as a source that `from` names.
+    pub fn of_recipe(from: &'static str, recipe: &Recipe, names: &[&str]) -> Source {
+        let mut source = Source::new(Origin::WorkedOut(from));
+        let settings = Settings::of(recipe, None);
+        for key in keys().iter().filter(|key| key.stored().is_some() && names.contains(&key.name)) {
+            if let Ok(raw) = serde_json::from_value((key.shown)(&settings)) {
+                source.add(key, key.name, raw);
+            }
+        }
+        source
+    }
+
+    /// Forgets the key where this source says `auto` for it; whether it does.
+    pub fn forget_auto(&mut self, key: &str) -> bool {
+        let is_auto = self.values.get(key).is_some_and(|raw| *raw == Raw::Text("auto".to_string()));
+        if is_auto {
+            self.values.remove(key);
+        }
+        is_auto
+    }
+
     /// Puts a number where this source says `auto` for the key; whether it does. For keys whose `auto` only the caller can
     /// work out, such as the number of GPUs.
     pub fn fill_in_auto(&mut self, key: &str, value: impl FnOnce() -> usize) -> bool {
@@ -147,6 +182,11 @@ impl Source {
     /// Whether this source sets the key.
     pub fn is_set(&self, key: &str) -> bool {
         self.get(key).is_some()
+    }
+
+    /// The value of the key as text, where this source sets it.
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.get(key).map(ToString::to_string)
     }
 
     /// The value of the key; a null counts as not set.
@@ -219,13 +259,13 @@ impl Source {
                 }
             }
             other => {
-                let members: Vec<&str> = keys().iter().filter(|key| is_group(key)).map(|key| key.name).collect();
+                let first = keys().iter().find(|key| is_group(key)).map(|key| format!("set {}", key.name));
                 self.errors.push(ConfigError {
                     origin: self.origin.of_key(name),
                     key: Some(name.clone()),
                     value: Some(other.to_string()),
                     message: format!("must be a mapping, not {}", other.kind()),
-                    hint: Some(format!("set {}", members.join(" or "))),
+                    hint: first,
                 });
             }
         }

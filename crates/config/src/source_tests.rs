@@ -76,7 +76,7 @@ fn other_top_levels_are_refused() {
     }
     assert_eq!(
         lines(&yaml("dataset: a.jsonl")),
-        ["run.yaml: dataset = a.jsonl: must be a mapping, not text; hint: set dataset.file or dataset.shuffle"]
+        ["run.yaml: dataset = a.jsonl: must be a mapping, not text; hint: set dataset.file"]
     );
 }
 

@@ -24,6 +24,12 @@ pub enum CoordinatorError {
     /// The folder holds a run that is not finished.
     #[error("{folder} holds an unfinished run at step {step} of {total}")]
     Unfinished { folder: PathBuf, step: u64, total: u64, run_id: String },
+    /// The folder holds a finished run of another configuration.
+    #[error("{folder} holds a finished run of another configuration:\n{differences}")]
+    OtherRun { folder: PathBuf, differences: String },
+    /// `resume` names no file.
+    #[error("there is no file {path} to resume from; resume takes auto or a checkpoint")]
+    NothingToResume { path: PathBuf },
     /// No checkpoint in the folder is valid.
     #[error("no checkpoint in {folder} can be read; the newest: {source}")]
     Unreadable { folder: PathBuf, source: CheckpointError },
@@ -57,16 +63,25 @@ impl CoordinatorError {
     pub fn hint(&self) -> Option<String> {
         match self {
             CoordinatorError::Checkpoint(error) => Some(error.hint().to_owned()),
-            CoordinatorError::Data(_) => {
-                Some("every line is {\"input\": …, \"output\": …}; `numalign generate` writes examples".to_owned())
-            }
+            CoordinatorError::Data(error) => Some(error.hint().to_owned()),
             CoordinatorError::Locked { .. } => Some("wait for the other run, or choose another --run-id".to_owned()),
+            CoordinatorError::Lock { source, .. } if is_disk_full(source) => {
+                Some("the disk is full: free some space".to_owned())
+            }
             CoordinatorError::Lock { .. } => {
                 Some("check the permissions of chk/, and that `lock` there is a file".to_owned())
             }
             CoordinatorError::Unfinished { run_id, .. } => {
-                Some(format!("continue it with --resume auto, or start another with --run-id (not `{run_id}`)"))
+                Some(format!("continue it with `{}`, or start another with --run-id", resume_command(run_id)))
             }
+            CoordinatorError::OtherRun { folder, .. } => Some(format!(
+                "choose another --run-id, or remove {} to begin again; where only num_epochs grew, --resume auto continues it",
+                folder.display()
+            )),
+            CoordinatorError::NothingToResume { .. } => Some(
+                "auto takes the newest checkpoint of the run; those of a run are chk/<run-id>/step-*.safetensors"
+                    .to_owned(),
+            ),
             CoordinatorError::Unreadable { folder, .. } => {
                 Some(format!("choose another --run-id, or remove {} to begin again", folder.display()))
             }
@@ -75,8 +90,24 @@ impl CoordinatorError {
             }
             CoordinatorError::NotLoadable { hint, .. } => Some((*hint).to_owned()),
             CoordinatorError::Failed { hint, .. } => Some(hint.clone()),
-            CoordinatorError::Stopped { run_id, .. } => Some(format!("continue with --run-id {run_id} --resume auto")),
+            CoordinatorError::Stopped { run_id, saved: Some(_), .. } => {
+                Some(format!("continue with: {}", resume_command(run_id)))
+            }
+            CoordinatorError::Stopped { saved: None, .. } => {
+                Some("no checkpoint was written: start it again".to_owned())
+            }
             CoordinatorError::Server(_) => None,
         }
     }
+}
+
+/// A whole command that continues a run of `launch`: its folder has the configuration.
+fn resume_command(run_id: &str) -> String {
+    let is_plain = run_id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    let quote = if is_plain { "" } else { "'" };
+    format!("numalign launch --run-id {quote}{run_id}{quote} --resume auto")
+}
+
+fn is_disk_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }

@@ -10,6 +10,7 @@
 
 pub mod address;
 pub mod background;
+mod dataset;
 pub mod driver;
 pub mod error;
 mod final_file;
@@ -20,6 +21,7 @@ pub mod run;
 pub mod start;
 pub mod stderr;
 
+pub use dataset::{RunData, split_of};
 pub use driver::Outcome;
 pub use error::CoordinatorError;
 pub use run::{StatusQueries, run};

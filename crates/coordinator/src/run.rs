@@ -10,7 +10,7 @@ use numalign_access::ServerAccess;
 use numalign_access::listener::{Listener, ListenerLimits};
 use numalign_checkpoint::{CheckpointError, remove_abandoned, write_atomically};
 use numalign_config::Config;
-use numalign_data::{Schedule, Streams};
+use numalign_data::Schedule;
 use numalign_protocol::StatusReply;
 use numalign_protocol::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
@@ -67,6 +67,7 @@ pub async fn run(
     for line in &start.messages {
         stderr::note(line);
     }
+    let shutdown = within(config.run.max_time, shutdown);
     tokio::pin!(shutdown);
     if let Some(outcome) = already_finished(&config, &start, shutdown.as_mut()).await? {
         return Ok(outcome);
@@ -77,7 +78,7 @@ pub async fn run(
     let published = access.token.as_ref().filter(|_| access.publish_token);
     let _token = published.map(|token| TokenFile::publish(start.folder.path(), token));
     let (dispatcher, reducer) = (Arc::new(Dispatcher::default()), Arc::new(Reducer::default()));
-    let streams = Streams::new(start.stream.clone(), &config.recipe)?;
+    let streams = start.streams.clone();
     let machine = Machine::new(config.clone(), incarnation(), start.state.clone(), start.base.clone())
         .with_rebalance(rebalance_policy());
     let machine = if config.run.dataset_file.is_some() { machine.with_sample_check() } else { machine };
@@ -127,6 +128,14 @@ pub async fn run(
     }
     drop(start.lock);
     outcome.map_err(|error| error.with_checkpoint_of(&start.folder))
+}
+
+/// Resolves when `shutdown` does, or after `limit`, which is told.
+async fn within(limit: Option<Duration>, shutdown: impl Future<Output = ()>) {
+    let Some(limit) = limit else { return shutdown.await };
+    if tokio::time::timeout(limit, shutdown).await.is_err() {
+        stderr::note("max_time is over: stopping");
+    }
 }
 
 /// Hands the queries of this process to the driver, as the service does with those of clients.
@@ -184,6 +193,7 @@ async fn already_finished(
             tokenizer_fingerprint: base.tokenizer.clone(),
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
+            split: start.split.clone(),
             loaded_digest: start.loaded_digest.clone(),
         },
         state: state.clone(),

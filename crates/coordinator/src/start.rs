@@ -3,11 +3,14 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use numalign_checkpoint::{Checkpoint, Identity, NO_TOKENIZER, RunFolder, open_regular, remove_abandoned};
+use numalign_checkpoint::{
+    Checkpoint, Identity, NO_TOKENIZER, RunFolder, SplitDigests, open_regular, remove_abandoned,
+};
 use numalign_config::{Config, LoadedProjections, Recipe, Resume, Stage};
-use numalign_data::{Domain, SampleDigest, SampleStream, Schedule, Unit};
+use numalign_data::{SampleDigest, Schedule, Streams, Unit};
 use numalign_projector::{InputEncoder, Layout, NormTensor, State, Sums};
 
+use crate::dataset::RunData;
 use crate::error::CoordinatorError;
 use crate::machine::KnownBase;
 
@@ -17,10 +20,12 @@ pub struct Start {
     pub folder: RunFolder,
     /// Held for the life of the run.
     pub lock: File,
-    /// The training samples.
-    pub stream: SampleStream,
+    /// The samples.
+    pub streams: Streams,
     /// Of the data file, hex.
     pub dataset_digest: Option<String>,
+    /// The two parts of the data, if rows of it are held out.
+    pub split: Option<SplitDigests>,
     /// Of the loaded projectors, hex.
     pub loaded_digest: Option<String>,
     /// State to continue from or to start with.
@@ -48,11 +53,8 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
     let folder = RunFolder::open(&Path::new(numalign_config::RUNS_FOLDER).join(&config.run.run_id))?;
     let lock = lock(&folder)?;
     remove_abandoned(folder.path());
-    let stream = match &config.run.dataset_file {
-        Some(path) => SampleStream::from_file(path, recipe)?,
-        None => SampleStream::generated(recipe, Domain::Train)?,
-    };
-    let dataset_digest = stream.content_digest().map(|digest| digest.to_hex().to_string());
+    let data = RunData::open(config)?;
+    let dataset_digest = data.streams.train.content_digest().map(|digest| digest.to_hex().to_string());
     let loaded = match &config.run.model_path_load {
         Some(path) => Some((path.clone(), Checkpoint::read(path)?)),
         None => None,
@@ -60,8 +62,9 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
     let mut start = Start {
         folder,
         lock,
-        stream,
+        streams: data.streams,
         dataset_digest,
+        split: data.split,
         loaded_digest: loaded.as_ref().map(|(_, checkpoint)| checkpoint.loaded_digest(config.run.load_projections)),
         state: None,
         sums: None,
@@ -69,7 +72,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         layer_norms: Vec::new(),
         sample_digest: SampleDigest::start(),
         replaces: false,
-        messages: Vec::new(),
+        messages: data.messages,
     };
     if let Some((path, checkpoint)) = &loaded {
         start.messages.push(format!(
@@ -146,11 +149,16 @@ fn lock(folder: &RunFolder) -> Result<File, CoordinatorError> {
 /// The checkpoint to continue from, if the configuration asks for one.
 fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoint)>, CoordinatorError> {
     if let Some(Resume::File(path)) = &config.run.resume {
+        if !path.exists() {
+            return Err(CoordinatorError::NothingToResume { path: path.clone() });
+        }
         return Ok(Some((path.clone(), Checkpoint::read(path)?)));
     }
-    if start.folder.is_replaced() {
+    let replacing = format!("replacing the finished run in {}", start.folder.path().display());
+    let is_replaced = start.folder.is_replaced();
+    if is_replaced && config.run.resume.is_some() {
         // A coordinator of this run was killed before it trained: the checkpoints are the earlier run's.
-        start.messages.push(format!("replacing the finished run in {}", start.folder.path().display()));
+        start.messages.push(replacing);
         start.replaces = true;
         return Ok(None);
     }
@@ -165,17 +173,22 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
         return Ok(newest);
     }
     if let Some((_, checkpoint)) = &newest {
-        let stored = &checkpoint.identity.recipe;
-        let (step, total) = (checkpoint.state.step(), stored.total_steps());
-        if !is_finished(checkpoint, config) {
+        if !is_replaced && !is_finished(checkpoint, config) {
             return Err(CoordinatorError::Unfinished {
                 folder: start.folder.path().to_owned(),
-                step,
-                total,
+                step: checkpoint.state.step(),
+                total: checkpoint.identity.recipe.total_steps(),
                 run_id: config.run.run_id.clone(),
             });
         }
-        start.messages.push(format!("replacing the finished run in {}", start.folder.path().display()));
+        let differences = differences(&checkpoint.identity, config, start);
+        if !differences.is_empty() {
+            return Err(CoordinatorError::OtherRun {
+                folder: start.folder.path().to_owned(),
+                differences: told(&differences),
+            });
+        }
+        start.messages.push(replacing);
         start.folder.mark_replaced()?;
     }
     if newest.is_none()
@@ -210,9 +223,15 @@ fn continue_from(
     start: &mut Start,
 ) -> Result<(), CoordinatorError> {
     let mut differences = differences(&checkpoint.identity, config, start);
-    differences.extend(growth(&checkpoint, &config.recipe));
-    if !differences.is_empty() {
-        return Err(CoordinatorError::Differs { path: path.to_owned(), differences: differences.join("\n") });
+    // It may grow.
+    let (stored, epochs) = (checkpoint.identity.recipe.num_epochs, config.recipe.num_epochs);
+    differences.retain(|difference| difference.key != "num_epochs" || epochs < stored);
+    let mut lines = told(&differences);
+    if let Some(why) = growth(&checkpoint, &config.recipe) {
+        lines = format!("{lines}\n{why}").trim_start_matches('\n').to_owned();
+    }
+    if !lines.is_empty() {
+        return Err(CoordinatorError::Differs { path: path.to_owned(), differences: lines });
     }
     let Ok(sample_digest) = SampleDigest::from_hex(&checkpoint.sample_digest) else {
         return Err(CoordinatorError::Checkpoint(numalign_checkpoint::CheckpointError::Damaged {
@@ -229,24 +248,41 @@ fn continue_from(
     Ok(())
 }
 
-/// Every setting that determines the result and differs, with both values; `num_epochs` may grow.
-fn differences(stored: &Identity, config: &Config, start: &Start) -> Vec<String> {
-    let mut list = Vec::new();
-    let mut add = |key: &str, was: &str, is: &str| {
-        list.push(format!("  {key}: the checkpoint has {was}, the configuration {is}"))
+/// A setting that determines the result, in a checkpoint and in the configuration.
+struct Difference {
+    key: String,
+    stored: String,
+    configured: String,
+}
+
+/// One line for each.
+fn told(differences: &[Difference]) -> String {
+    let line = |Difference { key, stored, configured }: &Difference| {
+        format!("  {key}: the checkpoint has {stored}, the configuration {configured}")
     };
-    for (key, was, is) in stored.recipe.differences(&config.recipe) {
-        if key == "num_epochs" && config.recipe.num_epochs >= stored.recipe.num_epochs {
-            continue;
-        }
-        add(&key, &was, &is);
-    }
+    differences.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Every setting that determines the result and differs.
+fn differences(stored: &Identity, config: &Config, start: &Start) -> Vec<Difference> {
+    let recipes = stored.recipe.differences(&config.recipe).into_iter();
+    let mut list: Vec<Difference> =
+        recipes.map(|(key, stored, configured)| Difference { key, stored, configured }).collect();
     let show = |digest: &Option<String>| digest.as_ref().map_or("none".to_owned(), |digest| format!("{digest:.16}"));
-    if stored.dataset_digest != start.dataset_digest {
-        add("content of dataset.file", &show(&stored.dataset_digest), &show(&start.dataset_digest));
+    let digests = [
+        ("content of dataset.file", &stored.dataset_digest, &start.dataset_digest),
+        ("projectors of model_path_load", &stored.loaded_digest, &start.loaded_digest),
+    ];
+    for (key, stored, configured) in digests {
+        if stored != configured {
+            list.push(Difference { key: key.to_owned(), stored: show(stored), configured: show(configured) });
+        }
     }
-    if stored.loaded_digest != start.loaded_digest {
-        add("projectors of model_path_load", &show(&stored.loaded_digest), &show(&start.loaded_digest));
+    if let (Some(was), Some(is)) = (&stored.split, &start.split)
+        && was != is
+    {
+        let shown = |split: &SplitDigests| format!("{} rows ({:.16})", split.held_out_rows, split.held_out_digest);
+        list.push(Difference { key: "held-out rows".to_owned(), stored: shown(was), configured: shown(is) });
     }
     list
 }

@@ -142,6 +142,7 @@ pub fn answer(task: Task, values: &[f64]) -> f64 {
 mod tests {
     use super::*;
     use crate::grammar::{Segment, parse, parse_value};
+    use crate::number::DecimalMark;
     use crate::stream::test_recipe;
     use proptest::prelude::*;
 
@@ -247,7 +248,7 @@ mod tests {
             recipe.stage = Stage::Text;
             let text = Generator::new(&recipe, Domain::Train).unwrap().sample(index);
             prop_assert!(range.contains(&text.target));
-            prop_assert_eq!(parse_value(text_of(&text)), Ok(text.target));
+            prop_assert_eq!(parse_value(text_of(&text), DecimalMark::Point), Ok(text.target));
             prop_assert_eq!(text_of(&text), marked(text.target, decimals));
 
             recipe.stage = Stage::Mixed;

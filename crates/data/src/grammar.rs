@@ -1,20 +1,31 @@
 //! Marked numbers: `$$12.34&&` inside a text.
 //!
-//! [`parse`] splits a text of stage `mixed` into plain pieces and numbers; [`marked`] writes a number.
+//! [`canonical`] turns a text as a person wrote it into the form that is stored, digested and sent; [`parse`] splits a
+//! canonical text of stage `mixed` into plain pieces and numbers; [`marked`] writes a number.
 //!
 //! A text is read from left to right. `$$` opens a marked number and the next `&&` closes it; what lies between
 //! must be a decimal number: an optional sign, digits, optionally a point and digits, optionally an exponent
 //! (`e` or `E`, optional sign, digits), with no spaces, and finite as an `f64`. A single `$`, a single `&`, and an
 //! `&&` with no `$$` before it are plain text.
+//!
+//! A person may write `<num>12.34</num>` as well, which no shell touches, and the number in any form of
+//! [`crate::number`].
+
+use std::borrow::Cow;
 
 use thiserror::Error;
 
+use crate::number::{DecimalMark, NumberError, NumberRule, parse_canonical, parse_number};
 use crate::text::excerpt;
 
 /// Opens a marked number.
 pub const OPEN: &str = "$$";
 /// Closes a marked number.
 pub const CLOSE: &str = "&&";
+/// The second spelling of [`OPEN`].
+pub const OPEN_TAG: &str = "<num>";
+/// The second spelling of [`CLOSE`].
+pub const CLOSE_TAG: &str = "</num>";
 
 /// An `f64` has no more decimals than this, so writing more would add zeros only.
 const MOST_DECIMALS: u32 = 1074;
@@ -38,25 +49,25 @@ pub enum GrammarError {
     NotANumber { offset: usize, piece: String },
     #[error("the number at byte {offset} is too large: {piece:?} is not finite as a 64-bit float")]
     NotFinite { offset: usize, piece: String },
+    #[error("the number at byte {offset}, {piece:?}, is refused: {rule}")]
+    Refused { offset: usize, piece: String, rule: NumberRule },
     #[error("the `$$` at byte {offset} has no closing `&&`: {piece:?}")]
     Unclosed { offset: usize, piece: String },
 }
 
-/// Why a string is not a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[allow(missing_docs, reason = "the messages say what each is")]
-pub enum NumberError {
-    #[error("not a decimal number")]
-    NotDecimal,
-    #[error("not finite as a 64-bit float")]
-    NotFinite,
-}
-
-/// Splits `text` into plain pieces and marked numbers, in time linear in its length.
+/// Splits a canonical `text` into plain pieces and marked numbers, in time linear in its length.
 ///
 /// # Errors
 /// The first `$$` that is not closed, or whose content is not a finite decimal number.
 pub fn parse(text: &str) -> Result<Vec<Segment<'_>>, GrammarError> {
+    split(text, parse_canonical)
+}
+
+/// As [`parse`], with numbers read by `number`.
+fn split(
+    text: &str,
+    mut number: impl FnMut(&str) -> Result<f64, NumberError>,
+) -> Result<Vec<Segment<'_>>, GrammarError> {
     let mut segments = Vec::new();
     let mut position = 0;
     while let Some(plain_len) = text[position..].find(OPEN) {
@@ -69,15 +80,15 @@ pub fn parse(text: &str) -> Result<Vec<Segment<'_>>, GrammarError> {
             return Err(GrammarError::Unclosed { offset, piece: excerpt(&text[offset..], SHOWN_CHARS) });
         };
         let content = &after_open[..content_len];
-        match parse_number(content) {
-            Ok(value) => segments.push(Segment::Number(value)),
-            Err(NumberError::NotDecimal) => {
-                return Err(GrammarError::NotANumber { offset, piece: excerpt(content, SHOWN_CHARS) });
+        let value = number(content).map_err(|error| {
+            let piece = excerpt(content, SHOWN_CHARS);
+            match error {
+                NumberError::NotDecimal => GrammarError::NotANumber { offset, piece },
+                NumberError::NotFinite => GrammarError::NotFinite { offset, piece },
+                NumberError::Refused(rule) => GrammarError::Refused { offset, piece, rule },
             }
-            Err(NumberError::NotFinite) => {
-                return Err(GrammarError::NotFinite { offset, piece: excerpt(content, SHOWN_CHARS) });
-            }
-        }
+        })?;
+        segments.push(Segment::Number(value));
         position = offset + OPEN.len() + content_len + CLOSE.len();
     }
     if position < text.len() {
@@ -86,29 +97,55 @@ pub fn parse(text: &str) -> Result<Vec<Segment<'_>>, GrammarError> {
     Ok(segments)
 }
 
-/// Reads a decimal number as the nearest `f64`. Stricter than Rust's own parser: no spaces, `inf`, `nan` or `_`,
-/// and digits on both sides of a point.
-///
-/// # Errors
-/// Another syntax, or a number too large for an `f64`.
-pub fn parse_number(text: &str) -> Result<f64, NumberError> {
-    if !is_decimal(text.as_bytes()) {
-        return Err(NumberError::NotDecimal);
+/// `text` with `$$` and `&&` in place of `<num>` and `</num>`: how a text of any stage is stored.
+pub fn with_marks(text: &str) -> Cow<'_, str> {
+    if !text.contains(OPEN_TAG) && !text.contains(CLOSE_TAG) {
+        return Cow::Borrowed(text);
     }
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() => Ok(value),
-        Ok(_) => Err(NumberError::NotFinite),
-        Err(_) => Err(NumberError::NotDecimal),
-    }
+    Cow::Owned(text.replace(OPEN_TAG, OPEN).replace(CLOSE_TAG, CLOSE))
 }
 
-/// Reads a string that holds nothing but a number, bare (`12.34`) or marked (`$$12.34&&`).
+/// A text of stage `mixed` in the form that [`parse`] reads: [`with_marks`], and each marked number that is written in
+/// another form ([`crate::number`]) in its fewest digits. A canonical text stays as it is. Offsets in errors count in
+/// the text with `$$` and `&&`.
+///
+/// # Errors
+/// The first `$$` that is not closed, or whose content is not a number.
+pub fn canonical(text: &str, mark: DecimalMark) -> Result<Cow<'_, str>, GrammarError> {
+    let text = with_marks(text);
+    let mut is_canonical = true;
+    let segments = split(&text, |content| {
+        is_canonical = is_canonical && mark == DecimalMark::Point && parse_canonical(content).is_ok();
+        parse_number(content, mark)
+    })?;
+    if is_canonical {
+        return Ok(text);
+    }
+    let mut canonical = String::with_capacity(text.len());
+    for segment in segments {
+        match segment {
+            Segment::Text(plain) => canonical.push_str(plain),
+            Segment::Number(value) => canonical.push_str(&format!("{OPEN}{}{CLOSE}", shortest_value(value))),
+        }
+    }
+    Ok(Cow::Owned(canonical))
+}
+
+/// Reads a string that holds nothing but a number: bare (`12.34`), or marked (`$$12.34&&`, `<num>12.34</num>`) with or
+/// without a unit behind the mark.
 ///
 /// # Errors
 /// As [`parse_number`].
-pub fn parse_value(text: &str) -> Result<f64, NumberError> {
-    let content = text.strip_prefix(OPEN).and_then(|rest| rest.strip_suffix(CLOSE));
-    parse_number(content.unwrap_or(text))
+pub fn parse_value(text: &str, mark: DecimalMark) -> Result<f64, NumberError> {
+    let text = with_marks(text);
+    let Some(after_open) = text.trim_start().strip_prefix(OPEN) else {
+        return parse_number(&text, mark);
+    };
+    let Some((content, unit)) = after_open.split_once(CLOSE) else {
+        return Err(NumberError::NotDecimal);
+    };
+    let is_unit = !unit.contains(|c: char| c.is_ascii_digit() || c == '$' || c == '&');
+    if is_unit { parse_number(content, mark) } else { Err(NumberError::NotDecimal) }
 }
 
 /// `value` with `decimals` decimals, trailing zeros (and a trailing point) dropped; never `-0`.
@@ -135,41 +172,6 @@ pub fn shortest_value(value: f64) -> String {
 /// A marked number: [`format_value`] between `$$` and `&&`.
 pub fn marked(value: f64, decimals: u32) -> String {
     format!("{OPEN}{}{CLOSE}", format_value(value, decimals))
-}
-
-fn is_decimal(bytes: &[u8]) -> bool {
-    let Some(mut rest) = skip_digits(skip_sign(bytes)) else {
-        return false;
-    };
-    if let [b'.', fraction @ ..] = rest {
-        let Some(after_fraction) = skip_digits(fraction) else {
-            return false;
-        };
-        rest = after_fraction;
-    }
-    if let [b'e' | b'E', exponent @ ..] = rest {
-        let Some(after_exponent) = skip_digits(skip_sign(exponent)) else {
-            return false;
-        };
-        rest = after_exponent;
-    }
-    rest.is_empty()
-}
-
-fn skip_sign(bytes: &[u8]) -> &[u8] {
-    match bytes {
-        [b'+' | b'-', rest @ ..] => rest,
-        _ => bytes,
-    }
-}
-
-/// What follows one or more digits; `None` where there is no digit.
-fn skip_digits(bytes: &[u8]) -> Option<&[u8]> {
-    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    if digits == 0 {
-        return None;
-    }
-    Some(&bytes[digits..])
 }
 
 #[cfg(test)]
@@ -244,11 +246,42 @@ mod tests {
 
     #[test]
     fn a_value_may_be_bare_or_marked() {
-        assert_eq!(parse_value("12.5"), Ok(12.5));
-        assert_eq!(parse_value("$$12.5&&"), Ok(12.5));
-        for text in ["$$12.5", "12.5&&", "$$&&", "$$1&&$$2&&", " 1", "&&1$$", "$$"] {
-            assert_eq!(parse_value(text), Err(NumberError::NotDecimal), "{text}");
+        let value = |text| parse_value(text, DecimalMark::Point);
+        for text in
+            ["12.5", " 12.5", "$$12.5&&", "<num>12.5</num>", "$$12.5&& kg", " $$12.5&&°", "<num>$12.50</num>", "12.5 %"]
+        {
+            assert_eq!(value(text), Ok(12.5), "{text}");
         }
+        assert_eq!(parse_value("$$1.234,5&& kg", DecimalMark::Comma), Ok(1234.5));
+        for text in ["$$12.5", "12.5&&", "$$&&", "$$1&&$$2&&", "&&1$$", "$$", "$$1&& of 3", "<num>1"] {
+            assert_eq!(value(text), Err(NumberError::NotDecimal), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_becomes_canonical() {
+        let cases = [
+            ("a <num>1.50</num> b", "a $$1.50&& b"),
+            ("$$1,234.50&& and $$007&&", "$$1234.5&& and $$7&&"),
+            ("$$12.5 %&& of <num>€ 99</num>", "$$12.5&& of $$99&&"),
+            ("<num>5&&", "$$5&&"),
+        ];
+        for (written, expected) in cases {
+            assert_eq!(canonical(written, DecimalMark::Point).as_deref(), Ok(expected));
+            assert_eq!(canonical(expected, DecimalMark::Point).as_deref(), Ok(expected));
+        }
+        assert_eq!(canonical("$$1.234,50&& €", DecimalMark::Comma).as_deref(), Ok("$$1234.5&& €"));
+        assert!(matches!(canonical("no $$5", DecimalMark::Point), Err(GrammarError::Unclosed { offset: 3, .. })));
+    }
+
+    #[test]
+    fn a_refused_number_has_its_rule() {
+        let Err(error) = canonical("Total $$1.234,50&&", DecimalMark::Point) else { panic!() };
+        assert_eq!(
+            error.to_string(),
+            "the number at byte 6, \"1.234,50\", is refused: a comma groups digits by three, as in 1,234,567.5; where it \
+             stands before the decimals, set dataset.decimal_comma: true"
+        );
     }
 
     #[test]
@@ -262,6 +295,20 @@ mod tests {
         #[test]
         fn any_text_is_answered(text: String) {
             let _ = parse(&text);
+            let _ = canonical(&text, DecimalMark::Comma);
+        }
+
+        #[test]
+        fn both_spellings_become_the_same_text(pieces in prop::collection::vec(("[^$&<]{0,8}", "[-0-9.,' ]{1,9}"), 0..6)) {
+            let write = |open: &str, close: &str| -> String {
+                pieces.iter().map(|(plain, number)| format!("{plain}{open}{number}{close}")).collect()
+            };
+            let (marks, tags) = (write(OPEN, CLOSE), write(OPEN_TAG, CLOSE_TAG));
+            prop_assert_eq!(canonical(&marks, DecimalMark::Point), canonical(&tags, DecimalMark::Point));
+            prop_assert_eq!(with_marks(&tags), marks.as_str());
+            if let Ok(text) = canonical(&marks, DecimalMark::Point) {
+                prop_assert!(parse(&text).is_ok());
+            }
         }
 
         #[test]
@@ -278,7 +325,7 @@ mod tests {
         fn shortest_text_reads_back(bits: u64) {
             let value = f64::from_bits(bits);
             prop_assume!(value.is_finite());
-            let read = parse_number(&shortest_value(value)).map(f64::to_bits);
+            let read = parse_canonical(&shortest_value(value)).map(f64::to_bits);
             prop_assert_eq!(read, Ok(bits));
         }
 

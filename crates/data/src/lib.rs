@@ -1,29 +1,38 @@
-//! Samples and which rank computes them: the streams of every stage, the marked-number grammar, JSONL files, the digest of
-//! committed samples and the shard plan. Everything here is pure, except for reading a file.
+//! Samples and which rank computes them: the streams of every stage, numbers as people write them, the grammar of marked
+//! numbers, tables, the digest of committed samples and the shard plan. Everything here is pure, except for reading a file.
 //!
-//! Reading order: [`sample`] → [`stream`] (sample `i` of a run) → [`generate`] and [`jsonl`] (where it comes from) →
-//! [`plan`] (its micro-batch and rank) → [`audit`] (what is computed twice).
+//! Reading order: [`sample`] → [`stream`] (sample `i` of a run) → [`generate`], or [`dataset`] over [`table`] (where it comes
+//! from) → [`plan`] (its micro-batch and rank) → [`audit`] (what is computed twice).
 
 #![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod audit;
+pub mod dataset;
+pub mod doubts;
 pub mod error;
 pub mod generate;
 pub mod grammar;
 pub mod jsonl;
+pub mod number;
 pub mod plan;
+pub mod question;
 pub mod random;
 pub mod sample;
 pub mod sample_digest;
 pub mod schedule;
 pub mod stream;
+pub mod table;
 mod text;
 
 pub use audit::{Audit, audit_due, audit_of};
-pub use error::{DataError, LineProblem};
+pub use dataset::{Dataset, Side};
+pub use doubts::{Doubt, doubts};
+pub use error::DataError;
 pub use grammar::{GrammarError, Segment};
+pub use number::{DecimalMark, NumberError, NumberRule};
 pub use plan::{MicroBatchId, assign, assign_weighted, held_out_of, samples_of, samples_of_chunk};
+pub use question::{QuestionError, question};
 pub use random::{Domain, SampleRng};
 pub use sample::{Input, Sample};
 pub use sample_digest::{SampleDigest, SampleDigestError};

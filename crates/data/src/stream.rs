@@ -1,21 +1,23 @@
 //! Sample streams: sample `i` for every `i`, generated or from a file, the same on every machine and for ever.
 //!
 //! Training and the probe of a joining worker read the stream of [`Domain::Train`], evaluations that of [`Domain::Eval`],
-//! the rounds of `solver: alternate` that of [`Domain::Solve`].
+//! the rounds of `solver: alternate` that of [`Domain::Solve`]. With a file, its training rows stand for the first and the
+//! last, its held-out rows for the second.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use numalign_config::{Recipe, Solver};
 
+use crate::dataset::{Dataset, Side};
 use crate::error::DataError;
 use crate::generate::Generator;
-use crate::jsonl::{self, FileSamples};
-use crate::plan::{MicroBatchId, samples_of, samples_of_chunk};
+use crate::plan::{MicroBatchId, held_out_of, samples_of, samples_of_chunk};
 use crate::random::Domain;
 use crate::random::permutation::Permutation;
 use crate::sample::Sample;
 use crate::schedule::Unit;
+use crate::table::TableOptions;
 
 /// An endless stream of samples. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,12 +28,25 @@ pub struct SampleStream {
 #[derive(Debug, Clone)]
 enum Source {
     Generated(Generator),
-    File {
-        samples: Arc<FileSamples>,
-        /// The seed of the shuffle; file order if there is none.
-        shuffle_seed: Option<u64>,
+    Rows { dataset: Arc<Dataset>, side: Side, order: Order },
+}
+
+/// The order of a file's rows.
+#[derive(Debug, Clone, Copy)]
+enum Order {
+    File,
+    /// Another one in each pass, a function of (seed, pass).
+    Shuffled {
+        seed: u64,
+    },
+    /// The same shuffle in each pass.
+    Fixed {
+        seed: u64,
     },
 }
+
+/// The pass whose shuffle is that of held-out rows; no run reaches it.
+const HELD_OUT_PASS: u64 = u64::MAX;
 
 impl SampleStream {
     /// The generated stream of `recipe`'s stage in `domain`.
@@ -43,83 +58,127 @@ impl SampleStream {
         Ok(SampleStream { source: Source::Generated(generator) })
     }
 
-    /// The samples of a JSONL file, read into memory. The stream starts over at the end of the file; with
-    /// `dataset.shuffle` each pass has another order, a function of (seed, pass).
+    /// The training rows of a file. The stream starts over at their end; with `dataset.shuffle` each pass has another
+    /// order, a function of (seed, pass).
     ///
     /// # Errors
-    /// A file that cannot be read, holds nothing, or has a line that is no sample of `recipe`'s stage.
+    /// As [`Dataset::open`].
     pub fn from_file(path: &Path, recipe: &Recipe) -> Result<SampleStream, DataError> {
-        let samples = Arc::new(jsonl::read_file(path, recipe.stage)?);
-        let shuffle_seed = recipe.dataset_shuffle.then_some(recipe.seed);
-        Ok(SampleStream { source: Source::File { samples, shuffle_seed } })
+        let dataset = Dataset::open(path, recipe, &TableOptions::default())?;
+        Ok(Self::training(Arc::new(dataset), recipe))
+    }
+
+    /// The training rows of `dataset`, as [`SampleStream::from_file`].
+    pub fn training(dataset: Arc<Dataset>, recipe: &Recipe) -> SampleStream {
+        let order = if recipe.dataset_shuffle { Order::Shuffled { seed: recipe.seed } } else { Order::File };
+        SampleStream { source: Source::Rows { dataset, side: Side::Train, order } }
+    }
+
+    /// The held-out rows of `dataset`, in one shuffled order; `None` if there are none.
+    pub fn held_out(dataset: Arc<Dataset>, recipe: &Recipe) -> Option<SampleStream> {
+        let order = Order::Fixed { seed: recipe.seed };
+        let stream = SampleStream { source: Source::Rows { dataset, side: Side::HeldOut, order } };
+        stream.file_len().filter(|rows| *rows > 0).map(|_| stream)
+    }
+
+    /// Rows of `dataset` in file order.
+    pub fn in_file_order(dataset: Arc<Dataset>, side: Side) -> SampleStream {
+        SampleStream { source: Source::Rows { dataset, side, order: Order::File } }
     }
 
     /// Sample `index`.
     pub fn sample(&self, index: u64) -> Sample {
         match &self.source {
             Source::Generated(generator) => generator.sample(index),
-            Source::File { samples, shuffle_seed } => {
-                // A file that was read holds at least one sample.
-                let len = samples.len() as u64;
-                let (pass, position) = (index / len, index % len);
-                let line = match shuffle_seed {
-                    Some(seed) => Permutation::new(*seed, pass, len).apply(position),
-                    None => position,
-                };
-                samples.sample(line as usize, index)
+            Source::Rows { dataset, side, order } => {
+                dataset.sample(*side, row_of(index, dataset.len(*side), *order), index)
             }
         }
     }
 
-    /// Samples in the file; `None` for a generated stream.
+    /// The number in its file, counted from 1, of the row that sample `index` is; `None` for a generated stream.
+    pub fn row_number(&self, index: u64) -> Option<u64> {
+        match &self.source {
+            Source::Generated(_) => None,
+            Source::Rows { dataset, side, order } => {
+                Some(dataset.number(*side, row_of(index, dataset.len(*side), *order)))
+            }
+        }
+    }
+
+    /// The file that the samples come from; `None` for a generated stream.
+    pub fn dataset(&self) -> Option<&Arc<Dataset>> {
+        match &self.source {
+            Source::Generated(_) => None,
+            Source::Rows { dataset, .. } => Some(dataset),
+        }
+    }
+
+    /// Rows of one pass; `None` for a generated stream.
     pub fn file_len(&self) -> Option<u64> {
         match &self.source {
             Source::Generated(_) => None,
-            Source::File { samples, .. } => Some(samples.len() as u64),
+            Source::Rows { dataset, side, .. } => Some(dataset.len(*side)),
         }
     }
 
-    /// The digest of the file's parsed content ([`FileSamples::digest`]); `None` for a generated stream.
+    /// The digest of the file's content ([`Dataset::digest`]); `None` for a generated stream.
     pub fn content_digest(&self) -> Option<blake3::Hash> {
-        match &self.source {
-            Source::Generated(_) => None,
-            Source::File { samples, .. } => Some(samples.digest()),
-        }
+        self.dataset().map(|dataset| dataset.digest())
     }
 }
 
-/// The samples that are trained on, and those of the solver's rounds.
+/// The row of a sample, below `rows`, which is not 0.
+fn row_of(index: u64, rows: u64, order: Order) -> u64 {
+    let (pass, position) = (index / rows, index % rows);
+    match order {
+        Order::File => position,
+        Order::Shuffled { seed } => Permutation::new(seed, pass, rows).apply(position),
+        Order::Fixed { seed } => Permutation::new(seed, HELD_OUT_PASS, rows).apply(position),
+    }
+}
+
+/// The samples that are trained on, those of the solver's rounds, and those of the evaluations.
 #[derive(Debug, Clone)]
 pub struct Streams {
     /// The training samples.
     pub train: SampleStream,
-    /// The generated stream of [`Domain::Solve`]; a file has no second stream, so its lines serve both.
+    /// The generated stream of [`Domain::Solve`]; a file has no second stream, so its training rows serve both.
     pub solve: SampleStream,
+    /// The generated stream of [`Domain::Eval`], or held-out rows; `None` where a file has none.
+    pub held_out: Option<SampleStream>,
 }
 
 impl Streams {
-    /// `train` with the solver's stream beside it.
+    /// `train` with the streams beside it.
     ///
     /// # Errors
     /// As [`SampleStream::generated`].
     pub fn new(train: SampleStream, recipe: &Recipe) -> Result<Self, DataError> {
-        let solve = match train.file_len() {
-            Some(_) => train.clone(),
-            None => SampleStream::generated(recipe, Domain::Solve)?,
+        let (solve, held_out) = match train.dataset() {
+            Some(dataset) => (train.clone(), SampleStream::held_out(dataset.clone(), recipe)),
+            None => {
+                let held_out = SampleStream::generated(recipe, Domain::Eval)?;
+                (SampleStream::generated(recipe, Domain::Solve)?, Some(held_out))
+            }
         };
-        Ok(Self { train, solve })
+        Ok(Self { train, solve, held_out })
     }
 
-    /// The samples of a micro-batch of `unit`; none if no worker computes it, or if it draws held-out
-    /// samples: their stream is a function of the recipe alone, so that they are drawn where they are needed.
-    pub fn samples(&self, recipe: &Recipe, unit: Unit, micro_batch: MicroBatchId) -> Vec<Sample> {
-        let (stream, indices) = match unit {
-            Unit::Step(step) => (&self.train, samples_of(step, micro_batch, recipe)),
-            Unit::Chunk { round, chunk } => {
+    /// The samples of a micro-batch of `unit`, an evaluation being on `evaluated` samples; none if no worker computes it,
+    /// and none of an evaluation on generated samples: that stream is a function of the recipe alone, so that they are
+    /// drawn where they are needed.
+    pub fn samples(&self, recipe: &Recipe, unit: Unit, micro_batch: MicroBatchId, evaluated: u64) -> Vec<Sample> {
+        let (stream, indices) = match (unit, &self.held_out) {
+            (Unit::Step(step), _) => (&self.train, samples_of(step, micro_batch, recipe)),
+            (Unit::Chunk { round, chunk }, _) => {
                 let stream = if recipe.solver == Solver::Exact { &self.train } else { &self.solve };
                 (stream, samples_of_chunk(round, chunk, micro_batch, recipe))
             }
-            Unit::Solve | Unit::Evaluate | Unit::End => return Vec::new(),
+            (Unit::Evaluate, Some(held_out)) if held_out.dataset().is_some() => {
+                (held_out, held_out_of(evaluated, micro_batch, recipe))
+            }
+            (Unit::Solve | Unit::Evaluate | Unit::End, _) => return Vec::new(),
         };
         indices.map(|index| stream.sample(index)).collect()
     }
@@ -156,6 +215,11 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         loss: Loss::Mse,
         seed: 0,
         dataset_shuffle: true,
+        dataset_input: None,
+        dataset_output: None,
+        dataset_missing: numalign_config::MissingCells::Refuse,
+        dataset_eval_share: None,
+        input_ranges: Vec::new(),
         dtype: numalign_config::Dtype::F32,
         fourier_periods: None,
         log_threshold: None,
@@ -164,6 +228,7 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         huber_delta: None,
         layer: None,
         train_layer_norms: false,
+        dataset_decimal_comma: false,
         add_special_tokens: false,
     }
 }

@@ -5,7 +5,7 @@
 //! without position embeddings, blocks or norms. What a read-out of this can learn, the model is not needed for.
 
 use numalign_config::{Pooling, Recipe};
-use numalign_data::{Domain, SampleStream};
+use numalign_data::SampleStream;
 use numalign_model::tokenizer::Tokenizer;
 use numalign_model::{FrozenLm, LmInput, ModelError, NormGradients, NormParameter, Piece, lm::positions};
 
@@ -14,13 +14,14 @@ use crate::error::EngineError;
 use crate::evaluation::{Evaluation, evaluate};
 use crate::local::LocalRun;
 
-/// The engine's recipe, its solver included, trained from the start with the frozen stack bypassed, and evaluated on the
-/// first `count` samples of `stream`.
+/// The engine's recipe, its solver included, trained from the start on `training` with the frozen stack bypassed, and
+/// evaluated on the first `count` samples of `stream`.
 ///
 /// # Errors
 /// As [`LocalRun::finish`].
 pub fn train_and_evaluate(
     engine: Engine,
+    training: SampleStream,
     stream: &SampleStream,
     count: u64,
 ) -> Result<(Recipe, Evaluation), EngineError> {
@@ -28,7 +29,6 @@ pub fn train_and_evaluate(
     let bypass = MeanOfEmbeddings::new(engine.into_lm());
     let engine = Engine::new(Box::new(bypass), recipe.clone());
     let state = engine.initial_state(recipe.seed)?.prepared(&recipe);
-    let training = SampleStream::generated(&recipe, Domain::Train)?;
     let (mut engine, state) = LocalRun::new(engine, training, state)?.finish()?;
     let evaluation = evaluate(&mut engine, &state, stream, count, |_| {})?;
     Ok((recipe, evaluation))

@@ -20,7 +20,8 @@ const MOST_POSITIONS: usize = 2048;
 pub struct Engine {
     pub(crate) lm: Box<dyn FrozenLm>,
     pub(crate) recipe: Recipe,
-    pub(crate) inputs: InputEncoder,
+    /// By the number's place in an input; the last one holds for all that follow.
+    pub(crate) inputs: Vec<InputEncoder>,
     /// Of targets and predictions.
     pub(crate) encoding: Encoding,
     pub(crate) loss: LossFunction,
@@ -42,7 +43,9 @@ impl Engine {
     /// Puts `recipe` on top of `lm`.
     pub fn new(lm: Box<dyn FrozenLm>, recipe: Recipe) -> Self {
         keep_freed_memory();
-        let (inputs, encoding) = (InputEncoder::of(&recipe), Encoding::of(&recipe));
+        let places = recipe.input_ranges.len().max(1);
+        let inputs = (0..places).map(|place| InputEncoder::at(&recipe, place)).collect();
+        let encoding = Encoding::of(&recipe);
         let loss = LossFunction::of(&recipe);
         Self { lm, recipe, inputs, encoding, loss }
     }
@@ -242,6 +245,32 @@ impl Engine {
         Ok(hidden.chunks_exact(state.layout().hidden()).map(|hidden| state.read_out(hidden)).collect())
     }
 
+    /// A prediction in value units for each sample, in order, or why the model cannot take it.
+    ///
+    /// # Errors
+    /// The model cannot compute at all.
+    pub fn predict_each(
+        &mut self,
+        state: &State,
+        samples: &[Sample],
+    ) -> Result<Vec<Result<f64, EngineError>>, EngineError> {
+        self.apply_layer_norms(state)?;
+        let (mut answers, mut prepared) = (Vec::with_capacity(samples.len()), Vec::with_capacity(samples.len()));
+        for sample in samples {
+            // The place of a good sample's answer is filled below.
+            answers.push(self.prepare(sample).map(|sample| {
+                prepared.push(sample);
+                f64::NAN
+            }));
+        }
+        let hidden = self.hidden_of_prepared(state, &prepared)?;
+        let places = answers.iter_mut().filter_map(|answer| answer.as_mut().ok());
+        for (place, hidden) in places.zip(hidden.chunks_exact(state.layout().hidden())) {
+            *place = self.encoding.decode(state.read_out(hidden));
+        }
+        Ok(answers)
+    }
+
     /// Hidden states at the read position, `[samples, d]`.
     ///
     /// # Errors
@@ -256,8 +285,11 @@ impl Engine {
         for sample in samples {
             prepared.push(self.prepare(sample)?);
         }
+        self.hidden_of_prepared(state, &prepared)
+    }
+
+    fn hidden_of_prepared(&mut self, state: &State, mut rest: &[Prepared]) -> Result<Vec<f32>, EngineError> {
         let mut hidden = Vec::new();
-        let mut rest = prepared.as_slice();
         while !rest.is_empty() {
             let count = self.fits(rest.iter());
             hidden.extend(self.pass(state, rest[..count].iter(), false)?);

@@ -82,7 +82,11 @@ pub enum EngineError {
         found: String,
     },
     /// A checkpoint's samples come from a file, and none was given.
-    #[error("{} was trained from a file (digest {stored:.16})", path.display())]
+    #[error(
+        "{} was trained from a file (digest {stored:.16}); without it, it stays unproven which samples it took and that no \
+         held-out row is among them",
+        path.display()
+    )]
     NeedsFile {
         /// The checkpoint.
         path: PathBuf,
@@ -92,6 +96,15 @@ pub enum EngineError {
     /// A checkpoint's samples were generated, and a file was given.
     #[error("{} was not trained from a file", path.display())]
     NeedsNoFile {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// An evaluation, and no row of the file is held out.
+    #[error("no row of the file is held out, so there is nothing to evaluate on")]
+    NothingHeldOut,
+    /// A checkpoint's held-out rows are a file of their own.
+    #[error("the held-out rows of {} are in a file of their own", path.display())]
+    HeldOutElsewhere {
         /// The checkpoint.
         path: PathBuf,
     },
@@ -120,6 +133,15 @@ impl From<FitError> for EngineError {
 }
 
 impl EngineError {
+    /// What is wrong with a sample, without its number.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Sample { source, .. } => source.to_string(),
+            Self::BadSample { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<&str> {
         match self {
@@ -135,6 +157,8 @@ impl EngineError {
                 "the weights are the same, the tokenizer files are not: give --model a folder with those of the training",
             ),
             Self::NeedsFile { .. } => Some("give that file with --dataset"),
+            Self::NothingHeldOut => Some("set dataset.eval_share or dataset.eval_file when training"),
+            Self::HeldOutElsewhere { .. } => Some("give the run's dataset.eval_file with --eval-file"),
             Self::NeedsNoFile { .. } => Some("leave --dataset out: its samples are regenerated from its seed"),
             Self::OtherFile { .. } => Some("give the file of the run, with the same lines in the same order"),
             _ => None,

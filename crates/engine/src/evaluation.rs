@@ -6,8 +6,9 @@ use numalign_projector::State;
 use crate::engine::Engine;
 use crate::error::EngineError;
 
-/// Samples that pass through the engine at once.
-const AT_ONCE: u64 = 128;
+/// Samples that pass through the engine at once. Whoever wants the same bits on a device whose results depend on the
+/// batch asks for the same samples at once.
+pub const AT_ONCE: u64 = 128;
 
 /// Predictions beside what they should have been, both in value units, in the order of the stream.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -1,6 +1,6 @@
 //! A training run in this process: a world of one, without a coordinator and without a network.
 
-use numalign_data::{DataError, Domain, MicroBatchId, Sample, SampleStream, Schedule, Streams, Unit, held_out_of};
+use numalign_data::{DataError, MicroBatchId, Sample, SampleStream, Schedule, Streams, Unit, held_out_of};
 use numalign_projector::{Features, MicroBatchGradients, State, Sums, canonical_sum};
 
 use crate::engine::Engine;
@@ -49,7 +49,7 @@ impl LocalRun {
     /// A sample that the model cannot take, or errors that are not finite; the state stays as it was.
     pub fn evaluate(&mut self, samples: u64) -> Result<(), EngineError> {
         let recipe = self.engine.recipe();
-        let held_out = SampleStream::generated(recipe, Domain::Eval)?;
+        let held_out = self.streams.held_out.as_ref().ok_or(EngineError::NothingHeldOut)?;
         let mut work = Vec::with_capacity(recipe.micro_batches());
         for micro_batch in 0..recipe.micro_batches() {
             let indices = held_out_of(samples, MicroBatchId(micro_batch), recipe);
@@ -107,7 +107,7 @@ impl LocalRun {
         let recipe = self.engine.recipe();
         let mut work = Vec::with_capacity(recipe.micro_batches());
         for micro_batch in 0..recipe.micro_batches() {
-            work.push((micro_batch, self.streams.samples(recipe, unit, MicroBatchId(micro_batch))));
+            work.push((micro_batch, self.streams.samples(recipe, unit, MicroBatchId(micro_batch), 0)));
         }
         work
     }

@@ -41,7 +41,7 @@ impl Engine {
         match (&sample.input, self.recipe.stage) {
             (Input::Number(value), _) => {
                 pieces.push(Piece::Embedding { row: 0, repeat: self.recipe.numeric_positions });
-                inputs.push(self.inputs.encode(*value));
+                inputs.push(self.encoded(0, *value));
             }
             (Input::Text(text), Stage::Mixed) => {
                 let segments = grammar::parse(text)
@@ -51,7 +51,7 @@ impl Engine {
                         Segment::Text(text) => pieces.push(Piece::Tokens(self.tokenize(index, text)?)),
                         Segment::Number(value) => {
                             pieces.push(Piece::Embedding { row: inputs.len(), repeat: 1 });
-                            inputs.push(self.inputs.encode(value));
+                            inputs.push(self.encoded(inputs.len(), value));
                         }
                     }
                 }
@@ -84,6 +84,12 @@ impl Engine {
         }
         let weight = self.loss.weight(sample.target);
         Ok(Prepared { pieces, inputs, target, weight })
+    }
+
+    /// What the input projector sees of the number at `place` in an input.
+    fn encoded(&self, place: usize, value: f64) -> Vec<f32> {
+        let encoder = self.inputs.get(place).or(self.inputs.last());
+        encoder.map(|encoder| encoder.encode(value)).unwrap_or_default()
     }
 
     fn tokenize(&self, index: u64, text: &str) -> Result<Vec<u32>, EngineError> {

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use numalign_checkpoint::{Checkpoint, Identity};
-use numalign_config::{Config, DeviceChoice};
+use numalign_config::{Config, DeviceChoice, Stage};
+use numalign_data::{Input, Sample};
 use numalign_engine::{EngineError, Purpose, load_engine, training_stream};
 use numalign_projector::{Layout, State};
 
@@ -17,6 +18,7 @@ fn checkpoint(dataset_digest: Option<String>) -> Checkpoint {
         tokenizer_fingerprint: None,
         layer_norms: Vec::new(),
         dataset_digest,
+        split: None,
         loaded_digest: None,
         recipe: recipe.clone(),
     };
@@ -33,6 +35,29 @@ fn another_model_is_refused() {
     assert!(matches!(&error, EngineError::OtherModel { name, .. } if name == "synthetic:small"), "{error}");
     assert!(error.to_string().starts_with("chk/run.safetensors was trained on another frozen model"), "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("--model")));
+}
+
+#[test]
+fn a_bad_sample_leaves_the_others_their_bits() {
+    let mut checkpoint = checkpoint(None);
+    checkpoint.identity.recipe.stage = Stage::Mixed;
+    let load = load_engine(&checkpoint, Path::new(PATH), None, DeviceChoice::Cpu, Purpose::Predict);
+    let mut engine = load.expect("the demo model");
+    let texts = ["$$5&& or $$7&&?", "$$12.5&&", "one more $$80&&, and longer than the others"];
+    let sample = |text: &str| Sample { index: 0, input: Input::Text(text.to_owned()), target: 0.0 };
+    let good: Vec<Sample> = texts.into_iter().map(sample).collect();
+    let encoded = engine.predict(&checkpoint.state, &good).expect("predictions");
+    let expected: Vec<u64> = encoded.iter().map(|value| engine.encoding().decode(*value).to_bits()).collect();
+    let mut all = good;
+    all.insert(1, sample("$$five&&"));
+    all.push(sample(""));
+    let each = engine.predict_each(&checkpoint.state, &all).expect("answers");
+    let bits: Vec<u64> = each.iter().filter_map(|answer| answer.as_ref().ok()).map(|value| value.to_bits()).collect();
+    assert_eq!(bits, expected);
+    let reasons: Vec<String> =
+        each.iter().filter_map(|answer| answer.as_ref().err()).map(EngineError::reason).collect();
+    assert!(reasons.len() == 2 && reasons[0].contains("five") && reasons[1].contains("no tokens"), "{reasons:?}");
+    assert!(each[1].is_err() && each[4].is_err());
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl ModelError {
             ),
             ModelError::Hub { .. } => Some(
                 "download the model on a machine with a network and set HF_HOME or HF_HUB_CACHE to its cache, or give \
-                 model_name the path of a local folder",
+                 model_name the path of a local folder; --model-name demo needs no network",
             ),
             ModelError::Weights { .. } | ModelError::Damaged { .. } => {
                 Some("copy the model folder again from its source; numalign never writes to it")

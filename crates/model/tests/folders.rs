@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use numalign_config::DeviceChoice;
-use numalign_model::{FrozenModel, ModelError, load};
+use numalign_model::{FrozenModel, LmInput, ModelError, Piece, load};
 use serde_json::{Value, json};
 
 /// A copy of a folder of `testdata/` that a test may damage.
@@ -296,4 +296,13 @@ fn settings_are_read_as_python_reads_them() {
     let text = String::from_utf8(folder.read("config.json")).unwrap();
     folder.write("config.json", text.replace("1e-05", "NaN"));
     folder.is_refused(&["layer_norm_epsilon"]);
+}
+
+#[test]
+fn a_text_beyond_a_sliding_window_is_told_of_it() {
+    let mut model = ModelFolder::copy("mistral-window").load().unwrap();
+    let sequences = vec![vec![Piece::Tokens((1..=30).collect())]];
+    let error = model.lm.forward(&LmInput { sequences, ..LmInput::default() }, false).unwrap_err();
+    assert!(error.to_string().contains("more than the model's 23"), "{error}");
+    assert!(error.hint().unwrap_or_default().contains("sliding window"), "{error}");
 }

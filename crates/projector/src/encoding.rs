@@ -5,7 +5,7 @@
 
 use std::f64::consts::TAU;
 
-use numalign_config::{Choice, Recipe, TargetEncoding, ValueEncoding, signlog, signlog_inverse};
+use numalign_config::{Choice, Recipe, Span, TargetEncoding, ValueEncoding, signlog, signlog_inverse};
 
 /// A map between values and the scalars of one projector: `x = (u(v) − offset) / scale`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,30 +21,31 @@ pub struct Encoding {
 impl Encoding {
     /// The encoding of targets and predictions.
     pub fn of(recipe: &Recipe) -> Self {
+        let range = Span { min: recipe.min_val, max: recipe.max_val };
         match (recipe.target_encoding(), recipe.value_encoding) {
-            (TargetEncoding::Signlog, _) => Self::standardised(recipe, recipe.log_threshold),
+            (TargetEncoding::Signlog, _) => Self::standardised(range, recipe.log_threshold),
             (TargetEncoding::Linear, ValueEncoding::Raw) => Self::RAW,
-            (TargetEncoding::Linear, _) => Self::standardised(recipe, None),
+            (TargetEncoding::Linear, _) => Self::standardised(range, None),
         }
     }
 
     /// `x = v`
     const RAW: Self = Self { offset: 0.0, scale: 1.0, threshold: None };
 
-    /// The scalar part of the encoding of inputs.
-    fn of_inputs(recipe: &Recipe) -> Self {
+    /// The scalar part of the encoding of inputs in `range`.
+    fn of_inputs(recipe: &Recipe, range: Span) -> Self {
         match recipe.value_encoding {
             ValueEncoding::Raw => Self::RAW,
-            ValueEncoding::Standard | ValueEncoding::Fourier => Self::standardised(recipe, None),
-            ValueEncoding::Signlog => Self::standardised(recipe, recipe.log_threshold),
+            ValueEncoding::Standard | ValueEncoding::Fourier => Self::standardised(range, None),
+            ValueEncoding::Signlog => Self::standardised(range, recipe.log_threshold),
         }
     }
 
     /// Zero mean and unit variance for `u` uniform over the range, whose deviation is `(u(max)−u(min))/√12`.
-    fn standardised(recipe: &Recipe, threshold: Option<f64>) -> Self {
+    fn standardised(range: Span, threshold: Option<f64>) -> Self {
         let (min, max) = match threshold {
-            Some(threshold) => (signlog(recipe.min_val, threshold), signlog(recipe.max_val, threshold)),
-            None => (recipe.min_val, recipe.max_val),
+            Some(threshold) => (signlog(range.min, threshold), signlog(range.max, threshold)),
+            None => (range.min, range.max),
         };
         Self { offset: (min + max) / 2.0, scale: (max - min) / 12f64.sqrt(), threshold }
     }
@@ -88,15 +89,21 @@ pub struct InputEncoder {
 }
 
 impl InputEncoder {
-    /// As the recipe says.
+    /// As the recipe says, for the first number in an input.
     pub fn of(recipe: &Recipe) -> Self {
+        Self::at(recipe, 0)
+    }
+
+    /// For the number at `place` in an input, counted from 0: the places differ in their ranges only.
+    pub fn at(recipe: &Recipe, place: usize) -> Self {
+        let range = recipe.input_range(place);
         let mut periods = Vec::new();
-        let mut period = recipe.range();
+        let mut period = range.max - range.min;
         for _ in 0..recipe.fourier_periods.unwrap_or(0) {
             periods.push(period);
             period /= 2.0;
         }
-        Self { scalar: Encoding::of_inputs(recipe), origin: recipe.min_val, periods }
+        Self { scalar: Encoding::of_inputs(recipe, range), origin: range.min, periods }
     }
 
     /// Numbers that a value becomes: `1 + 2·periods`, the input projector's columns.
@@ -118,12 +125,23 @@ impl InputEncoder {
         features
     }
 
-    /// The checkpoint's `encoder`: everything needed to encode inputs and decode predictions without the recipe.
-    pub fn describe(&self, recipe: &Recipe) -> serde_json::Value {
+    fn describe_inputs(&self, recipe: &Recipe) -> serde_json::Value {
         let mut fields = self.scalar.describe(recipe.value_encoding.name());
         if !self.periods.is_empty() {
             fields["origin"] = self.origin.into();
             fields["periods"] = self.periods.clone().into();
+        }
+        fields
+    }
+
+    /// The checkpoint's `encoder`: everything needed to encode inputs and decode predictions without the recipe. Where the
+    /// numbers of an input have ranges of their own, `places` has the encoding of each; the last one holds for all that
+    /// follow.
+    pub fn describe(&self, recipe: &Recipe) -> serde_json::Value {
+        let mut fields = self.describe_inputs(recipe);
+        if recipe.input_ranges.len() > 1 {
+            let places = (0..recipe.input_ranges.len()).map(|place| Self::at(recipe, place).describe_inputs(recipe));
+            fields["places"] = places.collect();
         }
         let target = Encoding::of(recipe);
         if target != self.scalar {
@@ -190,6 +208,21 @@ mod tests {
         let fields = inputs.describe(&recipe);
         assert_eq!(fields["periods"], serde_json::json!([8.0, 4.0, 2.0]));
         assert!(fields.get("target").is_none());
+    }
+
+    #[test]
+    fn each_place_has_its_own_range() {
+        let recipe = recipe(&[("input_ranges", "0..80,1000..5000"), ("max_val", "10")]);
+        let at = |place: usize, value: f64| InputEncoder::at(&recipe, place).encode(value)[0];
+        assert_eq!(
+            (at(0, 40.0), at(1, 3000.0), at(7, 3000.0)),
+            (0.0, 0.0, 0.0),
+            "the last one holds for all that follow"
+        );
+        assert_eq!(at(0, 80.0), at(1, 5000.0));
+        assert_eq!(Encoding::of(&recipe).encode(5.0), 0.0, "targets keep theirs");
+        let fields = InputEncoder::of(&recipe).describe(&recipe);
+        assert_eq!((&fields["offset"], &fields["places"][1]["offset"]), (&40.0.into(), &3000.0.into()));
     }
 
     #[test]

@@ -56,7 +56,11 @@ impl Steps {
     /// solution comes with the next generation.
     pub async fn run(mut self) -> Result<(), WorkerError> {
         let units = Schedule::of_run(&self.config);
-        let held_out = SampleStream::generated(&self.config.recipe, Domain::Eval)?;
+        // Those of a dataset come with the work.
+        let held_out = match self.config.run.dataset_file {
+            None => Some(SampleStream::generated(&self.config.recipe, Domain::Eval)?),
+            Some(_) => None,
+        };
         let faults = Faults::from_env();
         let (credits, mut work) = self.open_work().await?;
         loop {
@@ -70,8 +74,8 @@ impl Steps {
             let asked = Instant::now();
             let mut micro_batches = self.receive(&mut work, unit).await?;
             let data_wait = asked.elapsed();
-            if kind == RowKind::Errors {
-                self.draw(&held_out, &mut micro_batches);
+            if let (RowKind::Errors, Some(held_out)) = (kind, &held_out) {
+                self.draw(held_out, &mut micro_batches);
             }
             // The stream's end shows itself at the next receive.
             let _ = credits.try_send(self.credit(1));
@@ -148,7 +152,7 @@ impl Steps {
         Ok(Made { state, loss: f32::NAN, features: Vec::new() })
     }
 
-    /// The held-out samples of an evaluation's micro-batches, which come without any.
+    /// The generated held-out samples of an evaluation's micro-batches, which come without any.
     fn draw(&self, held_out: &SampleStream, micro_batches: &mut [(usize, Vec<Sample>)]) {
         for (micro_batch, samples) in micro_batches {
             let (count, place) = (self.config.run.eval_samples, MicroBatchId(*micro_batch));

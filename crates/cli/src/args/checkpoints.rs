@@ -4,8 +4,8 @@ use clap::{Arg, Command, value_parser};
 
 use super::keys::{Shown, with_keys};
 use super::parts::{
-    best_flag, config_argument, count_option, device_argument, flag, help_with_examples, json_flag, model_argument,
-    option,
+    best_flag, config_argument, count_option, details_flag, device_argument, flag, help_with_examples, json_flag,
+    model_argument, option,
 };
 
 pub fn commands() -> Vec<Command> {
@@ -25,20 +25,20 @@ fn eval() -> Command {
              strict one that wants the error below half the gap to the next number.",
             &[
                 ("numalign eval --checkpoint chk/nn.safetensors", "1,000 generated samples that were not trained on"),
-                ("numalign eval --checkpoint chk/mine.safetensors --dataset test.jsonl --count 100", "a file of your own"),
+                ("numalign eval --checkpoint chk/mine.safetensors --dataset rows.csv", "the held-out rows of the run's file"),
             ],
         ))
         .arg(option("checkpoint", "FILE", "Checkpoint to evaluate").required(true))
         .arg(
-            option("count", "N", "Held-out samples")
-                .default_value("1000")
+            option("count", "N", "Held-out samples: 1000 by default, or the rows of a file up to 10,000")
                 .value_parser(value_parser!(u64).range(1..=100_000_000)),
         )
         .arg(option("seed", "S", "Seed of the held-out stream; the run's by default").value_parser(value_parser!(u64)))
-        .arg(option("dataset", "FILE", "Evaluate on this JSONL file instead, from its first line"))
+        .arg(option("dataset", "FILE", "JSONL, CSV or Parquet: the held-out rows of the run's own file, each row of another"))
         .arg(best_flag())
         .arg(flag("ablation", "Also train and evaluate the same projectors without the language model"))
         .arg(flag("zero-shot", "Also ask the frozen model itself, as plain text (stage mixed)").alias("verbal"))
+        .arg(details_flag())
         .arg(option("plot", "FILE.svg|png", "Draw predicted against true, error over value and the loss curve"))
         .arg(model_argument())
         .arg(device_argument())
@@ -47,30 +47,47 @@ fn eval() -> Command {
 
 fn predict() -> Command {
     Command::new("predict")
-        .about("Reads numbers, texts, or texts with $$…&& and answers with numbers")
+        .about("Reads numbers, texts, or texts with marked numbers, and answers with numbers")
         .after_help(help_with_examples(
-            "A bare number given to a text or mixed checkpoint is marked first: 12.5 becomes $$12.5&&.",
+            "A bare number given to a text or mixed checkpoint is marked first: 12.5 becomes $$12.5&&. A marked number may \
+             be written $$12.5&& or <num>12.5</num>, and a number in any way that has one meaning: 1,234.50, 12.5 %, $ 99, \
+             1.5e3. With --file the rows come back in their order, with a `prediction` each, as JSONL or CSV; a row that \
+             has none says why in `error`, the others are answered, and the exit code is 1. The column `input` is read; \
+             JSONL, CSV and Parquet are told by the file's ending, and other content is JSONL where it begins with {, else \
+             one input a line.",
             &[
                 ("numalign predict --checkpoint chk/nn.safetensors 12.5 80", "one answer per line"),
                 (
                     "numalign predict --checkpoint chk/mixed.safetensors 'Which is less, $$3&& or $$8&&?'",
                     "single quotes keep the shell from replacing $$",
                 ),
+                (
+                    "numalign predict --checkpoint chk/mine.safetensors --file new.csv --out answered.csv",
+                    "every row of a file",
+                ),
+                ("cat texts.txt | numalign predict --checkpoint chk/mine.safetensors -", "every line of a pipe"),
             ],
         ))
         .arg(option("checkpoint", "FILE", "Checkpoint to use").required(true))
         .arg(
             Arg::new("input")
                 .value_name("INPUT")
-                .help("A number or a text, as the checkpoint's stage wants")
-                .required(true)
+                .help("A number or a text, as the checkpoint's stage wants; - reads one per line from standard input")
+                .required_unless_present("file")
+                .conflicts_with("file")
                 .num_args(1..)
                 .allow_negative_numbers(true),
+        )
+        .arg(option("file", "FILE", "Answer every row of a JSONL, CSV or Parquet file or of plain lines; - for standard input"))
+        .arg(option("out", "FILE", "File for the answered rows, .jsonl or .csv; standard output by default"))
+        .arg(
+            option("format", "FORMAT", "How the rows are written; the file's ending decides by default")
+                .value_parser(["jsonl", "csv", "parquet", "lines"]),
         )
         .arg(best_flag())
         .arg(model_argument())
         .arg(device_argument())
-        .arg(json_flag())
+        .arg(json_flag().conflicts_with("file"))
 }
 
 fn inspect() -> Command {
@@ -99,7 +116,7 @@ fn features() -> Command {
             option("count", "N", "Samples, from the first one on; all of them by default")
                 .value_parser(value_parser!(u64).range(1..=100_000_000)),
         )
-        .arg(option("dataset", "FILE", "The JSONL file of the run, where it had one"))
+        .arg(option("dataset", "FILE", "The file of the run, where it had one"))
         .arg(model_argument())
         .arg(device_argument())
 }
@@ -133,7 +150,7 @@ fn generate_text() -> Command {
             "",
             &[("numalign generate-text --model /models/gpt2 'The capital of France is'", "up to 16 tokens more")],
         ))
-        .arg(model_argument().default_value("demo"))
+        .arg(model_argument().default_value("demo").help("Frozen model: demo, a folder, a .gguf file or a hub id"))
         .arg(Arg::new("prompt").value_name("TEXT").help("Text to continue").required(true))
         .arg(count_option("max-tokens", "Tokens to add at most", "16"))
         .arg(device_argument())
@@ -152,7 +169,8 @@ fn verify() -> Command {
             ],
         ))
         .arg(Arg::new("file").value_name("FILE").help("Checkpoint").required(true))
-        .arg(option("dataset", "FILE", "The JSONL file of a run that was trained from one"))
+        .arg(option("dataset", "FILE", "The file of a run that was trained from one"))
+        .arg(option("eval-file", "FILE", "The run's dataset.eval_file").requires("dataset"))
         .arg(model_argument())
         .arg(flag("no-base", "Do not look at the frozen model").conflicts_with("model"))
         .arg(json_flag())
@@ -176,7 +194,7 @@ fn replay() -> Command {
             option("eval-samples", "N", "The run's eval_samples; what the history shows by default, else 200")
                 .value_parser(value_parser!(u64).range(1..=1 << 20)),
         )
-        .arg(option("dataset", "FILE", "The JSONL file of a run that was trained from one"))
+        .arg(option("dataset", "FILE", "The file of a run that was trained from one"))
         .arg(model_argument())
         .arg(device_argument())
         .arg(json_flag())

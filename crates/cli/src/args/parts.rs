@@ -23,6 +23,10 @@ pub fn json_flag() -> Arg {
     flag("json", "Print one JSON object on standard output and nothing else")
 }
 
+pub fn details_flag() -> Arg {
+    flag("details", "Also show the error by decile of the target, and the worst samples")
+}
+
 pub fn best_flag() -> Arg {
     flag("best", "Use the projectors of the best evaluation during training (eval_every), not the last ones")
 }

@@ -4,8 +4,8 @@ use clap::{Arg, Command, value_parser};
 
 use super::keys::{OTHER_KEYS, Shown, with_keys};
 use super::parts::{
-    client_arguments, config_argument, count_option, file_argument, flag, help_with_examples, json_flag, option,
-    server_arguments, stage_argument, token_argument,
+    client_arguments, config_argument, count_option, details_flag, file_argument, flag, help_with_examples, json_flag,
+    option, server_arguments, stage_argument, token_argument,
 };
 use crate::launcher::chaos;
 
@@ -18,7 +18,8 @@ fn launch() -> Command {
         .about("Runs a coordinator and its workers on this machine, then evaluates the result")
         .after_help(help_with_examples(
             "`all` chains nn, text and mixed, each starting from the last one's projectors; every stage is a run of its \
-             own, <run-id>-<stage>, saved beside model_path_save.",
+             own, <run-id>-<stage>, saved beside model_path_save, which gets the last stage's result. It takes as long as \
+             the three stages together: config/demo-all.yaml some minutes.",
             &[
                 ("numalign launch --config config/quickstart.yaml", "trains stage nn on the built-in model in seconds"),
                 (
@@ -31,6 +32,7 @@ fn launch() -> Command {
         .arg(stage_argument(&["nn", "text", "mixed", "all"]))
         .arg(config_argument())
         .arg(flag("no-eval", "Do not evaluate the result at the end"))
+        .arg(details_flag())
         .arg(token_argument())
         .arg(
             option("chaos", "SPEC", "Faults on purpose, from a seed: the result has the same bytes")

@@ -16,7 +16,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         return Ok(());
     }
     let file = text(matches, "file");
-    let config = settings::load_for_launch(matches, file, None, &[])?;
+    let config = settings::load_to_show(matches, file, None, &[])?;
     if name == "show" {
         output::write(numalign_config::to_yaml(&config).as_bytes())?;
     } else {

@@ -6,6 +6,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use clap::ArgMatches;
 use numalign_access::ServerAccess;
 use numalign_config::Config;
+use numalign_coordinator::CoordinatorError;
 use numalign_dashboard::HttpAddress;
 
 use crate::args::text;
@@ -24,7 +25,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         Ok(text) => {
             serde_json::from_str(&text).map_err(|error| CliError::new(format!("{CONFIG_VARIABLE}: {error}")))?
         }
-        Err(_) => settings::load(matches, text(matches, "config"), text(matches, "stage-name"))?,
+        Err(_) => settings::load_for_run(matches, text(matches, "config"), text(matches, "stage-name"))?,
     };
     limits::open_files(0)?;
     let mut access = credentials::server(matches)?;
@@ -61,10 +62,11 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
     let listener = tokio::net::TcpListener::from_std(listener)?;
     if !listen.starts_with("fd:") {
         note!(
-            "listening on {address}; start workers with: numalign worker --coordinator {}://HOST:{}{}",
+            "listening on {address}; start workers with: numalign worker --coordinator {}://HOST:{}{}{}",
             if access.tls.is_some() { "https" } else { "http" },
             address.port(),
-            if access.token.is_some() { " and the same join token" } else { "" }
+            if access.tls.is_some() { " --tls-ca CA.pem" } else { "" },
+            if access.token.is_some() { " --token-file TOKEN" } else { "" },
         );
     }
     let signals = Signals::listen(child::interrupt())?;
@@ -76,6 +78,7 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
     };
     let events = if child::is_launched() { None } else { EventWriter::start(&config) };
     let steps = config.recipe.total_steps();
+    let run_id = config.run.run_id.clone();
     let queries = page.as_ref().map(|page| {
         page.show(&config);
         page.follow()
@@ -90,8 +93,17 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
     if let Some(page) = page {
         page.end(result.is_ok()).await;
     }
-    result?;
-    Ok(())
+    result.map(|_| ()).map_err(|error| {
+        let is_saved = matches!(&error, CoordinatorError::Stopped { saved: Some(_), .. });
+        let error = CliError::from(error);
+        match is_saved && !child::is_launched() {
+            true => error.with_hint(format!(
+                "continue with: numalign coordinator --run-id {run_id} --resume auto --listen {address}, and the same \
+                 access flags"
+            )),
+            false => error,
+        }
+    })
 }
 
 /// `:PORT` means every address of this machine.

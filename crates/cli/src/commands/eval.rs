@@ -5,13 +5,15 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Stage};
-use numalign_data::{Domain, SampleStream};
-use numalign_engine::{Engine, Purpose, ablation, error_analysis, metrics, zero_shot};
+use numalign_data::SampleStream;
+use numalign_engine::{Engine, Purpose, ablation, error_analysis, metrics, training_stream, zero_shot};
 
 use crate::args::text;
 use crate::checkpointed::engine_of;
 use crate::console::note;
 use crate::error::CliError;
+use crate::evaluation::closing::advice;
+use crate::evaluation::held_out::HeldOut;
 use crate::evaluation::plot::{Course, Subject, draw};
 use crate::evaluation::report::{Ablation, Report};
 use crate::evaluation::{evaluate_with_progress, take_best};
@@ -33,31 +35,30 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         return Err(CliError::usage(format!("--zero-shot asks questions as plain text, and stage {stage} has none"))
             .with_hint("it is for checkpoints of stage mixed"));
     }
-    if ablate && checkpoint.identity.dataset_digest.is_some() {
-        return Err(CliError::usage(
-            "--ablation trains on generated samples, and this checkpoint was trained on a file",
-        )
-        .with_hint("leave --ablation out"));
-    }
+    let dataset = text(matches, "dataset").map(Path::new);
+    // The samples that the ablation trains on: found out before anything takes time.
+    let training = match ablate {
+        true => {
+            Some(training_stream(&checkpoint, path, dataset.filter(|_| checkpoint.identity.dataset_digest.is_some()))?)
+        }
+        false => None,
+    };
     let device = settings::device(matches)?.unwrap_or(DeviceChoice::Auto);
     let mut engine = engine_of(&checkpoint, path, text(matches, "model"), device, Purpose::Predict)?;
     let mut recipe = checkpoint.identity.recipe.clone();
     if let Some(seed) = matches.get_one::<u64>("seed") {
         recipe.seed = *seed;
     }
-    recipe.dataset_shuffle = false;
-    let stream = match text(matches, "dataset") {
-        Some(file) => SampleStream::from_file(Path::new(file), &recipe)?,
-        None => SampleStream::generated(&recipe, Domain::Eval)?,
-    };
-    let count = *matches.get_one::<u64>("count").unwrap_or(&1000);
+    let count = matches.get_one::<u64>("count").copied();
+    let HeldOut { stream, count } = HeldOut::of_checkpoint(&checkpoint, path, &recipe, dataset, count)?;
     let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, count)?;
     let mut report = Report::of(engine.recipe(), &evaluation, &stream);
+    let advice = advice(engine.recipe(), engine.lm().layers(), &report.metrics);
     if ask {
         report.zero_shot = Some(zero_shot::ask(&mut engine, &stream, count.min(zero_shot::MOST_QUESTIONS))?);
     }
-    if ablate {
-        report.ablation = Some(without_model(engine, &stream, count)?);
+    if let Some(training) = training {
+        report.ablation = Some(without_model(engine, training, &stream, count)?);
     }
     if let Some(file) = plot {
         let without_model = report.ablation.as_ref().map(|ablation| ablation.metrics.mae);
@@ -65,12 +66,21 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         file.write(&draw(&checkpoint.identity.recipe, &evaluation, &Course::of(path), subject))?;
         note!("wrote {}", file.path().display());
     }
-    report.print(matches.get_flag("json"))
+    report.print(matches.get_flag("json"), matches.get_flag("details"))?;
+    if let Some(advice) = advice {
+        note!("hint: {advice}");
+    }
+    Ok(())
 }
 
 /// The same recipe trained and evaluated with the frozen stack bypassed.
-fn without_model(engine: Engine, stream: &SampleStream, count: u64) -> Result<Ablation, CliError> {
-    let (recipe, evaluation) = ablation::train_and_evaluate(engine, stream, count)?;
+fn without_model(
+    engine: Engine,
+    training: SampleStream,
+    stream: &SampleStream,
+    count: u64,
+) -> Result<Ablation, CliError> {
+    let (recipe, evaluation) = ablation::train_and_evaluate(engine, training, stream, count)?;
     Ok(Ablation {
         metrics: metrics::measure(&recipe, &evaluation.predictions, &evaluation.targets),
         choice_accuracy: error_analysis::choice_accuracy(&recipe, &evaluation, stream),

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Stage};
-use numalign_data::{Input, Sample};
+use numalign_data::{DecimalMark, Input, Sample, grammar};
 use numalign_engine::{Engine, Purpose};
 use numalign_model::{LmInput, Piece};
 
@@ -29,7 +29,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     }
     let projected = match (value, text(matches, "mixed")) {
         (Some(value), _) => Some((Stage::Nn, Input::Number(value))),
-        (None, Some(text)) => Some((Stage::Mixed, Input::Text(text.to_owned()))),
+        (None, Some(text)) => {
+            let canonical = grammar::canonical(text, DecimalMark::Point);
+            let canonical = canonical.map_err(|error| CliError::usage(format!("`{text}`: {error}")))?;
+            Some((Stage::Mixed, Input::Text(canonical.into_owned())))
+        }
         (None, None) => None,
     };
     let (ids, hidden) = match projected {
@@ -55,10 +59,11 @@ fn of_tokens(matches: &ArgMatches, device: DeviceChoice) -> Result<(Vec<u32>, Ve
     let ids = match text(matches, "ids") {
         Some(list) => parse_ids(list)?,
         None => {
-            let (tokenizer, text) = (lm.tokenizer(), text(matches, "text").unwrap_or_default());
+            let tokenizer = lm.tokenizer();
+            let text = grammar::with_marks(text(matches, "text").unwrap_or_default());
             match matches.get_flag("add-special-tokens") {
-                true => tokenizer.encode_with_special_tokens(text)?,
-                false => tokenizer.encode(text)?,
+                true => tokenizer.encode_with_special_tokens(&text)?,
+                false => tokenizer.encode(&text)?,
             }
         }
     };

@@ -42,6 +42,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
             tokenizer_fingerprint: engine.tokenizer_fingerprint()?,
             layer_norms: Vec::new(),
             dataset_digest: None,
+            split: None,
             loaded_digest: None,
             recipe: recipe.clone(),
         },

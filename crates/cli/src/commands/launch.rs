@@ -4,17 +4,19 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
-use numalign_config::{CollectiveChoice, Config};
+use numalign_config::{CollectiveChoice, Config, DeviceChoice};
 use numalign_dashboard::HttpAddress;
-use numalign_data::{Domain, SampleStream};
 use numalign_engine::Purpose;
+use numalign_model::LoadOptions;
 use numalign_model::load::name::ModelName;
 
 use crate::args::text;
 use crate::checkpointed::engine_of;
 use crate::console::note;
 use crate::error::CliError;
+use crate::evaluation::closing::{advice, next_command};
 use crate::evaluation::evaluate_with_progress;
+use crate::evaluation::held_out::HeldOut;
 use crate::evaluation::plot::{Course, Subject, draw};
 use crate::evaluation::report::Report;
 use crate::launcher::chaos::Chaos;
@@ -43,7 +45,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         end_page(page, &result).await;
         result
     });
-    // What the page still reads from a slow disk is not waited for.
+    // Neither an evaluation that was stopped nor what the page still reads from a slow disk is waited for.
     runtime.shutdown_background();
     result
 }
@@ -56,8 +58,8 @@ async fn one(
     page: Option<&Page>,
 ) -> Result<(), CliError> {
     let events = train(matches, config, signals, chaos, page).await?;
-    match finish(matches, config, page, events).await? {
-        Some(report) => report.print(matches.get_flag("json")),
+    match finish(matches, config, signals, page, events).await? {
+        Some(closing) => closing.print(matches),
         None => Ok(()),
     }
 }
@@ -119,12 +121,12 @@ async fn chain(
     for config in configs {
         note!("stage {}", config.recipe.stage);
         let events = train(matches, config, signals, chaos, page).await?;
-        match finish(matches, config, page, events).await? {
-            Some(report) if json => {
-                results.insert(config.recipe.stage.to_string(), serde_json::json!(report));
+        match finish(matches, config, signals, page, events).await? {
+            Some(closing) if json => {
+                results.insert(config.recipe.stage.to_string(), serde_json::json!(closing.report));
             }
             // The stages that follow do not need it.
-            Some(report) => printed = printed.and(report.print(false)),
+            Some(closing) => printed = printed.and(closing.print(matches)),
             None => {}
         }
     }
@@ -157,6 +159,7 @@ async fn train(
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
     check_nccl(config)?;
+    check_base(config)?;
     if let Some(page) = page {
         page.show(config);
     }
@@ -182,13 +185,57 @@ fn check_nccl(config: &Config) -> Result<(), CliError> {
     })
 }
 
+/// Projectors fit one base only. Where the names differ, the models may be the same nevertheless.
+fn check_base(config: &Config) -> Result<(), CliError> {
+    let Some(path) = &config.run.model_path_load else { return Ok(()) };
+    let loaded = Checkpoint::read(path)?.identity;
+    let (name, stored) = (&config.recipe.model_name, &loaded.recipe.model_name);
+    if name == stored {
+        return Ok(());
+    }
+    let options = LoadOptions { dtype: loaded.recipe.dtype, ..LoadOptions::new(DeviceChoice::Cpu, false) };
+    let found = numalign_model::load_with(name, options)?.lm.fingerprint().to_hex().to_string();
+    if found == loaded.base_fingerprint {
+        return Ok(());
+    }
+    Err(CliError::new(format!(
+        "{} belongs to the model {stored} (fingerprint {:.16}), and model_name is {name} (fingerprint {found:.16})",
+        path.display(),
+        loaded.base_fingerprint
+    ))
+    .with_hint(format!(
+        "a projector is valid for one base only: set model_name to {stored}, or leave model_path_load out"
+    )))
+}
+
+/// What is said at the end.
+struct Closing {
+    report: Report,
+    /// What to try where the result is no better than a constant.
+    advice: Option<String>,
+    /// The command that comes next.
+    next: String,
+}
+
+impl Closing {
+    fn print(&self, matches: &ArgMatches) -> Result<(), CliError> {
+        self.report.print(matches.get_flag("json"), matches.get_flag("details"))?;
+        if let Some(advice) = &self.advice {
+            note!("hint: {advice}");
+        }
+        note!("{}", self.next);
+        Ok(())
+    }
+}
+
 /// The closing evaluation, on another thread: this one listens to signals.
 async fn finish(
     matches: &ArgMatches,
     config: &Config,
+    signals: &Signals,
     page: Option<&Page>,
     events: Option<FinishedEvents>,
-) -> Result<Option<Report>, CliError> {
+) -> Result<Option<Closing>, CliError> {
     if matches.get_flag("no-eval") {
         if let Some(events) = events {
             events.close(config.recipe.total_steps(), None);
@@ -198,21 +245,42 @@ async fn finish(
     if let Some(page) = page {
         page.closing("evaluating", "the training is over; the result is evaluated on held-out samples");
     }
+    let path = config.run.model_path_save.clone();
     let config = config.clone();
     let evaluation = tokio::task::spawn_blocking(move || evaluated(&config, events));
-    evaluation.await.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?.map(Some)
+    tokio::select! {
+        evaluation = evaluation => {
+            evaluation.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?
+        }
+        () = signals.clone().stop() => Err(CliError::stopped(format!(
+            "the evaluation was stopped; the run is complete: {} holds the result",
+            path.display()
+        ))
+        .with_hint(format!("evaluate it with: numalign eval --checkpoint {}", path.display()))),
+    }
 }
 
-fn evaluated(config: &Config, events: Option<FinishedEvents>) -> Result<Report, CliError> {
+/// `None` where no row of the dataset is held out.
+fn evaluated(config: &Config, events: Option<FinishedEvents>) -> Result<Option<Closing>, CliError> {
     let path = &config.run.model_path_save;
+    let Some(HeldOut { stream, count }) = HeldOut::of_run(config)? else {
+        if let Some(events) = events {
+            events.close(config.recipe.total_steps(), None);
+        }
+        return Ok(None);
+    };
     let checkpoint = Checkpoint::read(path)?;
     let mut engine = engine_of(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
-    let stream = SampleStream::generated(&config.recipe, Domain::Eval)?;
-    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, config.run.eval_count)?;
+    let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, count)?;
     if let Some(events) = events {
         let subject = Subject { checkpoint: path, without_model: None };
         let picture = draw(engine.recipe(), &evaluation, &Course::of(path), subject);
         events.close(checkpoint.state.step(), Some(&picture));
     }
-    Ok(Report::of(engine.recipe(), &evaluation, &stream))
+    let report = Report::of(engine.recipe(), &evaluation, &stream);
+    Ok(Some(Closing {
+        advice: advice(engine.recipe(), engine.lm().layers(), &report.metrics),
+        next: next_command(path, &stream.sample(0).input),
+        report,
+    }))
 }

@@ -127,7 +127,7 @@ impl Entry {
         let comment = content.lines().find_map(|line| line.strip_prefix('#'));
         let about = comment.unwrap_or_default().trim().to_owned();
         let run = [("run_id", run_id(&name)), ("model_path_save", checkpoint(&name).display().to_string())];
-        let config = settings::load_for_launch(matches, Some(&file.to_string_lossy()), None, &run);
+        let config = settings::load_to_show(matches, Some(&file.to_string_lossy()), None, &run);
         let config = config.map(Box::new).map_err(|failure| failure.to_string());
         Ok(Self { file, name, about, config })
     }
@@ -236,8 +236,10 @@ impl Runner<'_> {
         let mut eval: Vec<String> =
             ["eval", "--json", "--checkpoint", &checkpoint, "--count"].map(str::to_owned).to_vec();
         eval.extend([self.count.to_string(), "--plot".to_owned(), self.out.join(&picture).display().to_string()]);
-        if entry.config.as_ref().is_ok_and(|config| config.run.dataset_file.is_none()) {
-            eval.push("--ablation".to_owned());
+        let run = entry.config.as_ref().ok().map(|config| &config.run);
+        match run.and_then(|run| run.dataset_eval_file.as_ref().or(run.dataset_file.as_ref())) {
+            Some(file) => eval.extend(["--dataset".to_owned(), file.display().to_string()]),
+            None => eval.push("--ablation".to_owned()),
         }
         let outcome = self.child(&eval, &log, metrics_file.into(), &log_path).await;
         let metrics = std::fs::read_to_string(&metrics_path);

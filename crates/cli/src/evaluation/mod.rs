@@ -10,6 +10,8 @@ use numalign_projector::State;
 use crate::console::{Progress, note};
 use crate::error::CliError;
 
+pub mod closing;
+pub mod held_out;
 pub mod plot;
 pub mod report;
 

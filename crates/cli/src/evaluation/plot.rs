@@ -44,7 +44,8 @@ impl Course {
             };
             let (curve, value) = match record["kind"].as_str() {
                 Some("evaluation") => (&mut course.evaluations, &record["mae"]),
-                _ => (&mut course.losses, &record["loss"]),
+                Some("epoch") => (&mut course.losses, &record["loss"]),
+                _ => continue,
             };
             let (Some(step), Some(value)) = (record["step"].as_f64(), value.as_f64()) else {
                 continue;
@@ -265,6 +266,7 @@ mod tests {
             r#"{"kind":"epoch","step":20,"loss":0.4}"#,
             "not a line of ours",
             r#"{"kind":"epoch","step":20,"loss":0.3}"#,
+            r#"{"kind":"step","step":20,"loss":0.9}"#,
             r#"{"kind":"failure","step":21,"text":"x"}"#,
         ];
         let expected = Course { losses: vec![(10.0, 0.5), (20.0, 0.3)], evaluations: vec![(10.0, 7.0)] };

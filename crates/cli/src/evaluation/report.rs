@@ -8,6 +8,7 @@ use numalign_engine::metrics::{Metrics, measure};
 use numalign_engine::zero_shot::ZeroShot;
 use serde::Serialize;
 
+use super::closing::headline;
 use crate::error::CliError;
 use crate::output::outln;
 
@@ -18,6 +19,9 @@ pub struct Report {
     pub metrics: Metrics,
     pub deciles: Vec<Decile>,
     pub worst: Vec<Worst>,
+    /// The numbers in the file, counted from 1, of the rows that it was measured on, in their order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Vec<u64>>,
     /// Of questions whose answer is one of the listed numbers.
     #[serde(rename = "right_numbers", skip_serializing_if = "Option::is_none")]
     pub choice_accuracy: Option<ChoiceAccuracy>,
@@ -44,14 +48,15 @@ impl Report {
             metrics: measure(recipe, predictions, targets),
             deciles: deciles(predictions, targets),
             worst: worst(predictions, targets, |place| stream.sample(place as u64)),
+            rows: (0..predictions.len() as u64).map(|index| stream.row_number(index)).collect(),
             choice_accuracy: choice_accuracy(recipe, evaluation, stream),
             ablation: None,
             zero_shot: None,
         }
     }
 
-    /// On standard output.
-    pub fn print(&self, json: bool) -> Result<(), CliError> {
+    /// On standard output, for people with the headline last; `details` adds the deciles and the worst samples.
+    pub fn print(&self, json: bool, details: bool) -> Result<(), CliError> {
         if json {
             let text = serde_json::to_string(self).map_err(|error| CliError::new(error.to_string()))?;
             outln!("{text}")?;
@@ -59,15 +64,18 @@ impl Report {
         }
         self.print_metrics()?;
         self.print_choice_accuracy()?;
-        self.print_deciles()?;
-        self.print_worst()
+        if details {
+            self.print_deciles()?;
+            self.print_worst()?;
+        }
+        outln!("{}", headline(self))
     }
 
     fn print_metrics(&self) -> Result<(), CliError> {
         let metrics = &self.metrics;
         outln!("stage {} on {} held-out samples", metrics.stage, metrics.samples)?;
-        let without = if self.ablation.is_some() { "no language model" } else { "" };
-        outln!("                          projectors   constant predictor   {without:>17}")?;
+        let without = if self.ablation.is_some() { "   no language model" } else { "" };
+        outln!("                          projectors   constant predictor{without}")?;
         let row = |name: &str, of: fn(&Metrics) -> f64, constant: Option<f64>| {
             let constant = constant.map_or_else(String::new, |value| format!("{value:.6}"));
             let ablated =

@@ -38,6 +38,8 @@ mod status_client;
 const GRACE: Duration = Duration::from_secs(4);
 /// Time that a coordinator gets to say why no worker is left.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// What is left of `max_time` at least for a coordinator that starts again.
+const SHORTEST_RUN: Duration = Duration::from_millis(1);
 /// How often the coordinator is asked how the run is.
 const LOOK: Duration = Duration::from_secs(1);
 /// A process that the coordinator has not counted among its workers for this long, and once did, hangs for good.
@@ -78,6 +80,9 @@ pub struct Launcher {
     looked: Instant,
     silence: Silence,
     faults: FaultInjector,
+    started: Instant,
+    /// `max_time` as it was configured.
+    limit: Option<Duration>,
     /// Gets to know what the coordinator says.
     page: Option<Page>,
 }
@@ -100,6 +105,8 @@ impl Launcher {
         signals.forget_checkpoint();
         let count = config.run.workers;
         let mut launcher = Self {
+            started: Instant::now(),
+            limit: config.run.max_time,
             config,
             client: StatusClient::new(address, Some(token.token.clone()))?,
             token,
@@ -177,11 +184,14 @@ impl Launcher {
             None => {
                 if !self.coordinator_restarts.allow(self.step, self.config.run.max_restarts) {
                     return Ok(Some(Err(CliError::new(format!("the coordinator was killed again ({status})"))
-                        .with_hint("see the log above; continue with --resume auto"))));
+                        .with_hint(format!("see the log above; {}", self.resume_hint())))));
                 }
                 note!("the coordinator was killed ({status}); starting it again");
                 self.coordinator_starts_again(Instant::now());
                 self.config.run.resume = Some(Resume::Auto);
+                // The new one's clock begins anew.
+                let rest = |limit: Duration| limit.saturating_sub(self.started.elapsed()).max(SHORTEST_RUN);
+                self.config.run.max_time = self.limit.map(rest);
                 self.coordinator = spawn_coordinator(&self.config, &self.listener, |command| {
                     self.token.give_to_coordinator(command);
                 })?;
@@ -331,17 +341,22 @@ impl Launcher {
         self.coordinator.signal(Signal::TERM);
         self.coordinator.wait_at_most(GRACE).await?;
         Err(CliError::new("no worker is left")
-            .with_hint("the workers' messages are above; continue with --resume auto"))
+            .with_hint(format!("the workers' messages are above; {}", self.resume_hint())))
     }
 
     async fn stop(&mut self) -> Result<(), CliError> {
         self.coordinator.signal(Signal::TERM);
         match self.coordinator.wait_at_most(GRACE).await? {
             Some(status) if status.code() == Some(0) => Ok(()),
-            Some(_) => Err(CliError::already_reported(1)),
-            None => Err(CliError::new("the coordinator did not end in time and was killed")
-                .with_hint("continue with --resume auto")),
+            Some(status) => Err(CliError::already_reported(status.code().unwrap_or(1).clamp(1, 255) as u8)),
+            None => {
+                Err(CliError::new("the coordinator did not end in time and was killed").with_hint(self.resume_hint()))
+            }
         }
+    }
+
+    fn resume_hint(&self) -> String {
+        format!("continue with: numalign launch --run-id {} --resume auto", self.config.run.run_id)
     }
 
     async fn wait_for_workers(&mut self) {

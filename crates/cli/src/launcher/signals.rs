@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
-use crate::error::CliError;
+use crate::error::{CliError, STOPPED};
 
 /// What SIGINT, the terminal's Ctrl-C, does. It reaches every process of the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Signals {
                 }
                 // A signal to the whole group reaches a child twice, once through its parent; that one ends it in time.
                 if stop.send_replace(true) && interrupt == Interrupt::Stop {
-                    std::process::exit(1);
+                    std::process::exit(STOPPED.into());
                 }
             }
         });

@@ -11,7 +11,7 @@ fn a_destination_that_cannot_be_written_is_found_out_before_training() {
     assert!(output.status.success(), "{output}");
     assert!(folder.path().join("chk/nn/step-00000002.safetensors").exists());
     let to = |path: &str, code: i32, said: &[&str]| {
-        let args = words(&[&["launch", "nn", "--seed", "1", "--model-path-save", path], TINY]);
+        let args = words(&[&["launch", "nn", "--model-path-save", path], TINY]);
         let output = refuse(&folder, &args, code, said);
         assert!(!output.stderr.contains("epoch"), "{output}");
     };
@@ -25,9 +25,12 @@ fn a_destination_that_cannot_be_written_is_found_out_before_training() {
     refuse(&folder, &args, FAILED, &["error:", "chk/other.safetensors", "hint:"]);
     // A run that cannot begin leaves the finished one alone.
     folder.copy_fixture("small-f32", "model");
+    let args = words(&[&["launch", "nn", "--run-id", "own", "--model-name", "model"], TINY]);
+    let output = folder.run(&args);
+    assert!(output.status.success(), "{output}");
     std::fs::remove_file(folder.path().join("model/config.json")).unwrap();
-    let args = words(&[&["launch", "nn", "--model-name", "model"], TINY]);
     refuse(&folder, &args, FAILED, &["error:", "config.json", "hint:"]);
+    assert!(folder.path().join("chk/own/step-00000002.safetensors").exists());
     // chk may not be a folder.
     let folder = Folder::new();
     folder.write("chk", "");

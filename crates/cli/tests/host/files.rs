@@ -66,7 +66,7 @@ fn the_final_file_waits_for_room() {
     let mut child = folder.spawn(&[&args[..], &["--run-id", "again"]].concat());
     child.wait_for_stderr("tries again until there is room");
     kill(child.id() as i32, Signal::INT);
-    check("stopped", &child.wait(), 1, &["stopped at step 120 of 120", "--resume auto"]);
+    check("stopped", &child.wait(), 130, &["stopped at step 120 of 120", "--resume auto"]);
     assert_eq!(newest_step(&folder.path().join("chk/again")), 120);
 }
 

@@ -20,7 +20,7 @@ fn a_hangup_stops_with_a_checkpoint() {
             true => kill_process_group(Pid::from_raw(child.id() as i32).expect("a group"), Signal::HUP).expect("ours"),
             false => kill(child.id() as i32, Signal::HUP),
         }
-        check("a hangup", &child.wait(), 1, &["stopped at step", "--resume auto"]);
+        check("a hangup", &child.wait(), 130, &["stopped at step", "--resume auto"]);
         assert!(newest_step(&folder.path().join("chk/nn")) > 0);
     }
 }
@@ -107,5 +107,5 @@ fn variables_of_a_cluster_and_addresses_as_people_write_them() {
         }
     }
     kill(coordinator.id() as i32, Signal::TERM);
-    assert_eq!(coordinator.wait().status.code(), Some(1));
+    assert_eq!(coordinator.wait().status.code(), Some(130));
 }

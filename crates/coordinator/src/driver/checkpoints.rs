@@ -38,6 +38,7 @@ impl Driver {
                 tokenizer_fingerprint: self.tokenizer_fingerprint.clone(),
                 layer_norms: self.layer_norms.clone(),
                 dataset_digest: self.dataset_digest.clone(),
+                split: self.split.clone(),
                 loaded_digest: self.loaded_digest.clone(),
             },
             state: state.as_ref().clone(),

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use numalign_checkpoint::{CONFIGURATION, write_atomically};
+use numalign_config::Config;
 use numalign_data::Schedule;
 use numalign_projector::State;
 use numalign_protocol as proto;
@@ -22,12 +24,14 @@ impl Driver {
                     self.fingerprint = base.base_fingerprint.clone();
                     self.tokenizer_fingerprint = base.tokenizer_fingerprint.clone();
                     self.layer_norms = base.layer_norms.clone();
-                    if let Some(folder) = self.replaced.take()
-                        && let Err(error) = folder.clear()
-                    {
-                        self.abort_all(&error.to_string(), error.hint());
-                        return Some(Err(error.into()));
+                    if let Some(folder) = self.replaced.take() {
+                        if let Err(error) = folder.clear() {
+                            self.abort_all(&error.to_string(), error.hint());
+                            return Some(Err(error.into()));
+                        }
+                        self.console.replace_record();
                     }
+                    self.keep_configuration();
                     self.console.banner(&base);
                     self.update_sample_digest();
                 }
@@ -102,6 +106,16 @@ impl Driver {
         };
         self.log_reason();
         Box::pin(self.apply_effects(rest)).await
+    }
+
+    /// Writes the configuration beside the checkpoints, so that `--resume` alone can continue the run.
+    fn keep_configuration(&self) {
+        let mut config = Config::clone(&self.config);
+        config.run.resume = None;
+        let path = self.folder.path().join(CONFIGURATION);
+        if let Err(error) = write_atomically(&path, numalign_config::to_yaml(&config).as_bytes()) {
+            tracing::warn!("{error}; to continue this run, give its whole configuration again");
+        }
     }
 
     /// A generation begins: every rank gets the state and its micro-batches.

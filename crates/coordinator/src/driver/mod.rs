@@ -14,7 +14,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_checkpoint::RunFolder;
+use numalign_checkpoint::{RunFolder, SplitDigests};
 use numalign_config::Config;
 use numalign_data::{SampleDigest, Schedule, Streams};
 use numalign_projector::{NormTensor, State};
@@ -69,6 +69,7 @@ pub struct Driver {
     /// The base's layer norms, if they train and it is known.
     layer_norms: Vec<NormTensor>,
     dataset_digest: Option<String>,
+    split: Option<SplitDigests>,
     loaded_digest: Option<String>,
     sample_digest: SampleDigest,
     /// Steps that `sample_digest` covers.
@@ -129,6 +130,7 @@ impl Driver {
             tokenizer_fingerprint: start.base.as_ref().and_then(|base| base.tokenizer.clone()),
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
+            split: start.split.clone(),
             loaded_digest: start.loaded_digest.clone(),
             sample_digest: start.sample_digest,
             digested_steps: start.state.as_ref().map_or(0, |state| state.step()),

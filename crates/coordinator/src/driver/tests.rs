@@ -42,11 +42,13 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         let config = Arc::new(config(folder.path()));
         let stream = SampleStream::generated(&config.recipe, Domain::Train).unwrap();
+        let streams = Streams::new(stream, &config.recipe).unwrap();
         let start = Start {
             folder: RunFolder::open(&folder.path().join("run")).unwrap(),
             lock: tempfile::tempfile().unwrap(),
-            stream: stream.clone(),
+            streams: streams.clone(),
             dataset_digest: None,
+            split: None,
             loaded_digest: None,
             state: None,
             sums: None,
@@ -56,7 +58,6 @@ impl Fixture {
             replaces: false,
             messages: Vec::new(),
         };
-        let streams = Streams::new(stream, &config.recipe).unwrap();
         let machine = Machine::new(config.clone(), 7, None, None);
         let driver = Driver::new(config.clone(), &start, machine, streams, Arc::default(), Arc::default()).unwrap();
         Self { folder, config, driver }

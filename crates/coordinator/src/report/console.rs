@@ -8,10 +8,13 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use numalign_config::{Config, Recipe, Solver};
 use numalign_data::{Schedule, Unit};
+use numalign_projector::schedule::learning_rate;
 use numalign_projector::{Encoding, Layout, State, Trained};
 
 use super::failures::Failure;
+use super::losses::StepLosses;
 use super::metrics::{Epoch, EpochSummary, MetricsFile};
+use super::record::MetricsEvent;
 use crate::machine::collective::{CollectiveBackend, CollectiveDecision};
 use crate::machine::{Commit, WorkerReady};
 use crate::stderr;
@@ -21,6 +24,7 @@ pub struct Console {
     config: Arc<Config>,
     bar: Option<ProgressBar>,
     metrics: MetricsFile,
+    losses: StepLosses,
     epoch: Epoch,
     /// Steps per second of the last whole epoch; zero before its end.
     last_rate: f64,
@@ -33,9 +37,10 @@ impl Console {
     /// A console whose record goes to the run's folder.
     pub fn new(config: Arc<Config>, folder: &Path) -> Self {
         Self {
-            config,
             bar: None,
-            metrics: MetricsFile::open(folder),
+            metrics: MetricsFile::open(folder, &config.run.run_id),
+            losses: StepLosses::open(folder),
+            config,
             epoch: Epoch::starting(Instant::now()),
             last_rate: 0.0,
             backend: None,
@@ -51,6 +56,12 @@ impl Console {
         }
     }
 
+    /// The run replaces another one: the record of that one goes.
+    pub fn replace_record(&mut self) {
+        self.metrics.clear();
+        self.losses.clear();
+    }
+
     /// Prints the banner, once the frozen model is known.
     pub fn banner(&self, base: &WorkerReady) {
         self.print(&banner(&self.config, base));
@@ -63,7 +74,12 @@ impl Console {
         for (rank, (device, micro_batches)) in workers.iter().enumerate() {
             self.print(&format!("  rank {rank:<5} {device}, {micro_batches} of {all} micro-batches"));
         }
-        self.epoch = Epoch::starting(Instant::now());
+        if let Some(line) = idle_workers(&self.config) {
+            self.print(&line);
+        }
+        let recipe = &self.config.recipe;
+        let epoch_start = state.step() - state.step() % recipe.num_batches;
+        self.epoch = Epoch::continuing(Instant::now(), &self.losses.of(epoch_start..state.step()));
         if stderr::is_quiet() || !std::io::stderr().is_terminal() {
             return;
         }
@@ -101,6 +117,14 @@ impl Console {
         }
         self.epoch.add(commit);
         self.loss = commit.loss;
+        if let Unit::Step(index) = commit.unit {
+            self.losses.keep(index, commit.loss);
+            let every = self.config.run.log_every;
+            if every > 0 && step.is_multiple_of(every) {
+                let (loss, lr) = (Some(f64::from(commit.loss)), learning_rate(recipe, index));
+                self.metrics.record(MetricsEvent::Step { step, loss, lr });
+            }
+        }
         if let Some(bar) = &self.bar {
             bar.set_position(step);
             bar.set_message(match gathered {
@@ -115,8 +139,8 @@ impl Console {
         let summary = self.epoch.summary(now, recipe, commit, gathered);
         self.last_rate = summary.steps_per_second;
         self.epoch = Epoch::starting(now);
-        self.print(&epoch_line(&summary, &self.config.recipe));
-        self.metrics.record(&summary.to_json());
+        self.print(&epoch_line(&summary, &self.config.recipe, self.bar.is_some()));
+        self.metrics.record(summary.event());
     }
 
     /// A round was solved.
@@ -125,7 +149,7 @@ impl Console {
             return;
         };
         self.print(&line);
-        self.metrics.record(&record);
+        self.metrics.record(record);
         self.epoch.since = Instant::now();
     }
 
@@ -135,7 +159,7 @@ impl Console {
             return;
         };
         self.print(&line);
-        self.metrics.record(&record);
+        self.metrics.record(record);
         self.epoch.since = Instant::now();
     }
 
@@ -156,9 +180,11 @@ impl Console {
     pub fn recovered(&mut self, failure: &Failure) {
         let seconds = failure.recovery.unwrap_or_default().as_secs_f64();
         tracing::info!("recovered in {seconds:.3} s: {}", failure.text);
-        self.metrics.record(&serde_json::json!({
-            "kind": "failure", "step": failure.step, "text": failure.text, "recovery_ms": seconds * 1e3,
-        }));
+        self.metrics.record(MetricsEvent::Failure {
+            step: failure.step,
+            text: failure.text.clone(),
+            recovery_ms: seconds * 1e3,
+        });
     }
 
     /// Removes the bar: the run ended.
@@ -202,6 +228,26 @@ fn banner(config: &Config, base: &WorkerReady) -> String {
     )
 }
 
+/// What to say where there are more workers than micro-batches: which setting gives all of them work.
+fn idle_workers(config: &Config) -> Option<String> {
+    let (recipe, workers) = (&config.recipe, config.run.workers);
+    let busy = recipe.micro_batches();
+    if workers <= busy {
+        return None;
+    }
+    // The largest that leaves everybody something to do, and divides the batch.
+    let size = (1..=recipe.batch_size / workers).rev().find(|size| recipe.batch_size.is_multiple_of(*size));
+    let remedy = match size {
+        Some(size) => format!("micro_batch_size {size} gives every worker some"),
+        None => format!("a batch_size of {workers} or more can give every worker some"),
+    };
+    let (idle, plural) = (workers - busy, if busy == 1 { "" } else { "es" });
+    let verb = if idle == 1 { "has" } else { "have" };
+    Some(format!(
+        "  spare      {idle} of {workers} workers {verb} no work: a step has {busy} micro-batch{plural}; {remedy}"
+    ))
+}
+
 fn collective_line(decision: &CollectiveDecision) -> String {
     match decision.backend {
         CollectiveBackend::Nccl => format!("  collective {}", decision.reason),
@@ -209,11 +255,26 @@ fn collective_line(decision: &CollectiveDecision) -> String {
     }
 }
 
-fn epoch_line(summary: &EpochSummary, recipe: &Recipe) -> String {
+/// Waiting for data, in percent of an epoch, that is worth a word on a terminal.
+const NOTABLE_WAIT: f64 = 10.0;
+
+/// One line; on a terminal, where a bar shows the rest and a line has 80 characters, only what changes.
+fn epoch_line(summary: &EpochSummary, recipe: &Recipe, is_short: bool) -> String {
     let course = match summary.gathered_samples {
         Some(samples) => format!("{samples} samples gathered"),
         None => format!("loss {:.6} | lr {:.2e}", summary.loss, summary.learning_rate),
     };
+    if is_short {
+        let wait = match summary.data_wait_percent {
+            percent if percent >= NOTABLE_WAIT => format!(" | waiting for data {percent:.0} %"),
+            _ => String::new(),
+        };
+        let (epoch, step, speed) = (summary.epoch, summary.step, summary.samples_per_second);
+        return format!(
+            "epoch {epoch:>4}/{} | step {step:>6} | {course} | {speed:.0} samples/s{wait}",
+            recipe.num_epochs
+        );
+    }
     format!(
         "epoch {:>4}/{} | step {:>6} | {course} | {:>8.1} samples/s | waiting for data {:.0} % | {:.2} ms/step | {} MiB | \
          {} worker{}",
@@ -230,7 +291,7 @@ fn epoch_line(summary: &EpochSummary, recipe: &Recipe) -> String {
 }
 
 /// Line and record of a round's solution.
-fn solution(state: &State, recipe: &Recipe) -> Option<(String, serde_json::Value)> {
+fn solution(state: &State, recipe: &Recipe) -> Option<(String, MetricsEvent)> {
     let solved = state.solve()?.solved?;
     let samples = Schedule::of(recipe).chunks() * recipe.batch_size as u64;
     let held_out = solved.held_out_error * Encoding::of(recipe).scale;
@@ -240,15 +301,12 @@ fn solution(state: &State, recipe: &Recipe) -> Option<(String, serde_json::Value
         "step {step:>6} | output projector solved on {samples} samples | ridge {:.1e} | held out: {percent:.4} % of the range",
         solved.ridge,
     );
-    let record = serde_json::json!({
-        "kind": "solution", "step": step, "samples": samples, "ridge": solved.ridge,
-        "held_out_percent_of_range": percent,
-    });
+    let record = MetricsEvent::Solution { step, samples, ridge: solved.ridge, held_out_percent_of_range: percent };
     Some((line, record))
 }
 
 /// Line and record of the latest evaluation.
-fn evaluation(state: &State, recipe: &Recipe) -> Option<(String, serde_json::Value)> {
+fn evaluation(state: &State, recipe: &Recipe) -> Option<(String, MetricsEvent)> {
     let evaluations = state.evaluations();
     let (latest, best) = (evaluations.list().last()?, evaluations.best()?);
     let percent = |error: f64| 100.0 * error / recipe.range();
@@ -262,11 +320,16 @@ fn evaluation(state: &State, recipe: &Recipe) -> Option<(String, serde_json::Val
         "step {step:>6} | {samples} held-out samples | error {:.4} % of the range{right_text} | {standing}",
         percent(latest.mae),
     );
-    let record = serde_json::json!({
-        "kind": "evaluation", "step": step, "epoch": step / recipe.num_batches, "samples": samples,
-        "mse": latest.mse, "mae": latest.mae, "mae_percent_of_range": percent(latest.mae), "right_percent": right,
-        "best_step": best.step,
-    });
+    let record = MetricsEvent::Evaluation {
+        step,
+        epoch: step / recipe.num_batches,
+        samples,
+        mse: latest.mse,
+        mae: latest.mae,
+        mae_percent_of_range: percent(latest.mae),
+        right_percent: right,
+        best_step: best.step,
+    };
     Some((line, record))
 }
 
@@ -342,21 +405,25 @@ mod tests {
         assert_eq!((summary.epoch, summary.step, summary.loss), (1, 2, 0.375));
         assert_eq!((summary.steps_per_second, summary.samples_per_second), (0.5, 4.0));
         assert_eq!((summary.data_wait_percent, summary.ms_per_step), (25.0, 2000.0));
-        let line = epoch_line(&summary, recipe);
+        let short = epoch_line(&summary, recipe, true);
+        assert!(short.len() <= 100 && short.ends_with(" | 4 samples/s | waiting for data 25 %"), "{short}");
+        let calm = epoch_line(&EpochSummary { data_wait_percent: 0.4, ..summary.clone() }, recipe, true);
+        assert!(calm.len() <= 80 && calm.ends_with(" | 4 samples/s"), "{calm}");
+        let line = epoch_line(&summary, recipe, false);
         assert!(line.starts_with("epoch    1/3 | step      2 | loss 0.375000 | lr "), "{line}");
         assert!(
             line.ends_with("|      4.0 samples/s | waiting for data 25 % | 2000.00 ms/step | 77 MiB | 1 worker"),
             "{line}"
         );
         let gathering = EpochSummary { gathered_samples: Some(32), world: 2, ..summary };
-        let line = epoch_line(&gathering, recipe);
+        let line = epoch_line(&gathering, recipe, false);
         assert!(line.contains("| 32 samples gathered |") && line.ends_with("2 workers"), "{line}");
     }
 
     #[test]
     fn a_console_records_each_epoch_once() {
         let folder = tempfile::tempdir().unwrap();
-        let config = Arc::new(config(&[]));
+        let config = Arc::new(config(&[("log_every", "3")]));
         let mut console = Console::new(config.clone(), folder.path());
         assert!(console.loss().is_nan());
         let mut state = Arc::new(State::initial(2, 0));
@@ -369,8 +436,41 @@ mod tests {
         assert!(console.steps_per_second() > 0.0);
         let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines: Vec<_> = lines.into_iter().filter(|line| line["kind"] == "epoch").collect();
         let found: Vec<_> = lines.iter().map(|line| (&line["kind"], &line["epoch"], &line["loss"])).collect();
         assert_eq!(found, [(&"epoch".into(), &1.into(), &0.5.into()), (&"epoch".into(), &2.into(), &2.5.into())]);
+        assert!(text.contains(r#""kind":"step","step":3,"loss":2.0,"lr":"#) && text.lines().count() == 3, "{text}");
+    }
+
+    #[test]
+    fn a_console_that_goes_on_within_an_epoch_knows_the_steps_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Arc::new(config(&[("num_batches", "4")]));
+        let mut state = Arc::new(State::initial(2, 0));
+        for step in 0..4 {
+            // Another process each time.
+            let mut console = Console::new(config.clone(), folder.path());
+            console.start(&state, &[]);
+            let commit = commit(&state, &config.recipe, step as f32);
+            console.committed(&commit);
+            state = commit.state;
+        }
+        let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+        assert!(text.contains(r#""kind":"epoch","epoch":1,"step":4,"loss":1.5,"steps":4,"#), "{text}");
+    }
+
+    #[test]
+    fn workers_without_work_are_told_what_gives_them_some() {
+        let line = |more: &[(&str, &str)]| idle_workers(&config(more));
+        assert_eq!(line(&[("workers", "2")]), None);
+        assert_eq!(
+            line(&[("workers", "3")]).unwrap(),
+            "  spare      1 of 3 workers has no work: a step has 2 micro-batches; micro_batch_size 2 gives every worker some"
+        );
+        let one = line(&[("workers", "2"), ("micro_batch_size", "8")]).unwrap();
+        assert!(one.ends_with("a step has 1 micro-batch; micro_batch_size 4 gives every worker some"), "{one}");
+        let many = line(&[("workers", "9")]).unwrap();
+        assert!(many.ends_with("a batch_size of 9 or more can give every worker some"), "{many}");
     }
 
     #[test]

@@ -3,26 +3,29 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use numalign_checkpoint::{open_regular, write_atomically};
 use numalign_config::Recipe;
 use numalign_projector::State;
 use numalign_projector::schedule::learning_rate;
 
+use super::record::{MetricsEvent, Record};
 use crate::machine::Commit;
 
 /// The file. A line that cannot be written is lost, and told once.
 pub struct MetricsFile {
     path: PathBuf,
+    run_id: String,
     file: Option<File>,
     is_told: bool,
 }
 
 impl MetricsFile {
-    /// Opens `metrics.jsonl` in the run's folder; a failure is a warning, since the record is not part of the promise.
-    pub fn open(folder: &Path) -> Self {
-        let mut metrics = Self { path: folder.join("metrics.jsonl"), file: None, is_told: false };
+    /// Opens `metrics.jsonl` in the folder of the run `run_id`; a failure is a warning, since the record is not part of the promise.
+    pub fn open(folder: &Path, run_id: &str) -> Self {
+        let path = folder.join("metrics.jsonl");
+        let mut metrics = Self { path, run_id: run_id.to_owned(), file: None, is_told: false };
         match open_regular(&metrics.path, true) {
             Ok(file) => metrics.file = Some(file),
             Err(error) => metrics.tell(&error),
@@ -31,9 +34,13 @@ impl MetricsFile {
     }
 
     /// Appends one line, in one write.
-    pub fn record(&mut self, line: &serde_json::Value) {
+    pub fn record(&mut self, event: MetricsEvent) {
         let Some(file) = &mut self.file else {
             return;
+        };
+        let line = match serde_json::to_string(&Record::new(&self.run_id, SystemTime::now(), event)) {
+            Ok(line) => line,
+            Err(error) => return self.tell(&error),
         };
         let length = file.metadata().map(|metadata| metadata.len());
         if let Err(error) = file.write_all(format!("{line}\n").as_bytes()) {
@@ -41,6 +48,13 @@ impl MetricsFile {
             if let Ok(length) = length {
                 let _ = file.set_len(length);
             }
+            self.tell(&error);
+        }
+    }
+
+    /// The record of the run that was here before goes.
+    pub fn clear(&mut self) {
+        if let Some(Err(error)) = self.file.as_ref().map(|file| file.set_len(0)) {
             self.tell(&error);
         }
     }
@@ -103,11 +117,13 @@ fn is_of(record: &serde_json::Value, state: &State) -> bool {
 
 /// Figures of the epoch in progress.
 pub struct Epoch {
-    /// When it began; evaluations and solutions do not count.
+    /// When it began, or this process went on with it; evaluations and solutions do not count.
     pub since: Instant,
-    /// Steps so far.
+    /// Steps since then.
     pub steps: u64,
+    /// Sum over `losses` steps, those before `since` among them.
     loss: f64,
+    losses: u64,
     data_wait: Duration,
     peak_rss_mib: u64,
 }
@@ -115,13 +131,24 @@ pub struct Epoch {
 impl Epoch {
     /// An epoch that begins at `now`.
     pub fn starting(now: Instant) -> Self {
-        Self { since: now, steps: 0, loss: 0.0, data_wait: Duration::ZERO, peak_rss_mib: 0 }
+        Self { since: now, steps: 0, loss: 0.0, losses: 0, data_wait: Duration::ZERO, peak_rss_mib: 0 }
+    }
+
+    /// An epoch that goes on at `now` after steps with these losses.
+    pub fn continuing(now: Instant, losses: &[f32]) -> Self {
+        let mut epoch = Self::starting(now);
+        for loss in losses {
+            epoch.loss += f64::from(*loss);
+            epoch.losses += 1;
+        }
+        epoch
     }
 
     /// Takes in one committed unit.
     pub fn add(&mut self, commit: &Commit) {
         self.steps += 1;
         self.loss += f64::from(commit.loss);
+        self.losses += 1;
         self.data_wait += commit.timing.data_wait;
         self.peak_rss_mib = self.peak_rss_mib.max(commit.timing.peak_rss_mib);
     }
@@ -133,7 +160,8 @@ impl Epoch {
         EpochSummary {
             epoch: step / recipe.num_batches,
             step,
-            loss: self.loss / self.steps as f64,
+            loss: self.loss / self.losses as f64,
+            losses: self.losses,
             learning_rate: learning_rate(recipe, step - 1),
             gathered_samples: gathered.map(|chunks| chunks * recipe.batch_size as u64),
             steps_per_second: self.steps as f64 / seconds,
@@ -155,6 +183,8 @@ pub struct EpochSummary {
     pub step: u64,
     /// Mean loss; NaN if samples were gathered.
     pub loss: f64,
+    /// Steps that it is the mean of.
+    pub losses: u64,
     /// Learning rate of the last update.
     pub learning_rate: f64,
     /// Samples gathered for the solver, if the epoch gathers.
@@ -175,12 +205,19 @@ pub struct EpochSummary {
 
 impl EpochSummary {
     /// The line in `metrics.jsonl`.
-    pub fn to_json(&self) -> serde_json::Value {
-        serde_json::json!({
-            "kind": "epoch", "epoch": self.epoch, "step": self.step, "loss": self.loss, "lr": self.learning_rate,
-            "samples_per_s": self.samples_per_second, "data_wait_percent": self.data_wait_percent,
-            "ms_per_step": self.ms_per_step, "peak_rss_mib": self.peak_rss_mib, "world": self.world,
-        })
+    pub fn event(&self) -> MetricsEvent {
+        MetricsEvent::Epoch {
+            epoch: self.epoch,
+            step: self.step,
+            loss: Some(self.loss).filter(|loss| loss.is_finite()),
+            steps: self.losses,
+            lr: self.learning_rate,
+            samples_per_s: self.samples_per_second,
+            data_wait_percent: self.data_wait_percent,
+            ms_per_step: self.ms_per_step,
+            peak_rss_mib: self.peak_rss_mib,
+            world: self.world,
+        }
     }
 }
 
@@ -188,20 +225,40 @@ impl EpochSummary {
 mod tests {
     use super::*;
 
+    fn event(step: u64) -> MetricsEvent {
+        MetricsEvent::Step { step, loss: Some(0.5), lr: 0.003 }
+    }
+
+    fn steps(text: &str) -> Vec<u64> {
+        text.lines().map(|line| serde_json::from_str::<Record>(line).unwrap().event.step()).collect()
+    }
+
     #[test]
-    fn lines_are_appended() {
+    fn lines_are_appended_until_another_run_begins() {
         let folder = tempfile::tempdir().unwrap();
-        for number in 0..2 {
-            MetricsFile::open(folder.path()).record(&serde_json::json!({ "number": number }));
+        let read = || std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+        for step in 1..3 {
+            MetricsFile::open(folder.path(), "mine").record(event(step));
         }
-        let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
-        assert_eq!(text, "{\"number\":0}\n{\"number\":1}\n");
+        assert_eq!(steps(&read()), [1, 2]);
+        assert!(read().lines().all(|line| line.contains(r#""run_id":"mine""#)));
+        let mut metrics = MetricsFile::open(folder.path(), "mine");
+        metrics.clear();
+        metrics.record(event(3));
+        assert_eq!(steps(&read()), [3]);
+    }
+
+    #[test]
+    fn an_epoch_that_goes_on_has_the_mean_of_all_its_steps() {
+        let start = Instant::now();
+        let epoch = Epoch::continuing(start, &[0.5, 0.25]);
+        assert_eq!((epoch.steps, epoch.losses, epoch.loss), (0, 2, 0.75));
     }
 
     #[test]
     fn a_folder_that_cannot_be_written_is_survived() {
         let folder = tempfile::tempdir().unwrap();
-        MetricsFile::open(&folder.path().join("missing")).record(&serde_json::json!({}));
+        MetricsFile::open(&folder.path().join("missing"), "mine").record(event(1));
     }
 
     #[test]
@@ -211,10 +268,11 @@ mod tests {
         let zero = "{\"kind\":\"epoch\",\"step\":0}\nno JSON\n";
         let later = "{\"kind\":\"evaluation\",\"step\":0}\n{\"kind\":\"epoch\",\"step\":2}\n{\"kind\":\"ep";
         std::fs::write(&path, format!("{zero}{later}")).unwrap();
-        let mut metrics = MetricsFile::open(folder.path());
+        let mut metrics = MetricsFile::open(folder.path(), "mine");
         metrics.cut_after(&State::initial(2, 0));
-        metrics.record(&serde_json::json!({ "step": 1 }));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{zero}{{\"step\":1}}\n"));
+        metrics.record(event(1));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(steps(text.strip_prefix(zero).unwrap()), [1]);
     }
 
     #[test]
@@ -225,7 +283,7 @@ mod tests {
         let inside = folder.path().join("run");
         std::fs::create_dir(&inside).unwrap();
         std::os::unix::fs::symlink(&outside, inside.join("metrics.jsonl")).unwrap();
-        MetricsFile::open(&inside).record(&serde_json::json!({ "step": 1 }));
+        MetricsFile::open(&inside, "mine").record(event(1));
         assert_eq!(std::fs::read_to_string(&outside).unwrap(), "");
     }
 }

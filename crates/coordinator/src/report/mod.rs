@@ -2,5 +2,7 @@
 
 pub mod console;
 pub mod failures;
+pub mod losses;
 pub mod metrics;
+pub mod record;
 pub mod status;

@@ -116,7 +116,8 @@ impl Dispatcher {
     }
 }
 
-/// One micro-batch as a message. Workers draw the held-out samples of an evaluation themselves.
+/// One micro-batch as a message. Workers draw the held-out samples of an evaluation themselves, but for those of a dataset,
+/// which they do not have.
 pub fn micro_batch(
     streams: &Streams,
     config: &Config,
@@ -124,7 +125,8 @@ pub fn micro_batch(
     unit: u64,
     micro_batch: usize,
 ) -> proto::MicroBatch {
-    let samples = streams.samples(&config.recipe, Schedule::of_run(config).unit(unit), MicroBatchId(micro_batch));
+    let (unit_kind, place) = (Schedule::of_run(config).unit(unit), MicroBatchId(micro_batch));
+    let samples = streams.samples(&config.recipe, unit_kind, place, config.run.eval_samples);
     proto::MicroBatch {
         generation: Some(generation),
         unit,

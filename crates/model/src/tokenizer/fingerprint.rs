@@ -1,10 +1,10 @@
 //! The tokenizer's fingerprint: BLAKE3 over what determines its token ids, in a canonical form.
 //!
-//! Covered are the vocabulary, the merges, the normaliser, the pre-tokenizer, the added tokens with their properties,
-//! `split_special_tokens`, and what stands around a text if special tokens are added. Not covered is what changes no id:
-//! the layout of `tokenizer.json`, stored truncation and padding, the decoder, offsets, chat templates, and the template of
-//! special tokens where none are added. So a file that another version of `tokenizers` saved again has the same
-//! fingerprint. Two descriptions that give the same ids in different ways (a vocabulary compiled in, and the same one in
+//! Covered are the vocabulary, the merges, the normaliser, the pre-tokenizer, the added tokens with those properties that
+//! count, `split_special_tokens`, and what stands around a text if special tokens are added. Not covered is what changes no
+//! id: the layout of `tokenizer.json`, stored truncation and padding, the decoder, offsets, chat templates, whether an
+//! added token stands in the vocabulary too, and the template of special tokens where none are added. So a file that
+//! another version of `tokenizers` saved again has the same fingerprint, and so has a GGUF file made of a folder. Two descriptions that give the same ids in different ways (a vocabulary compiled in, and the same one in
 //! a file) have different ones.
 
 use serde_json::{Map, Value as Json, json};
@@ -34,20 +34,28 @@ pub(super) fn of_file(
     struct Document {
         model: Map<String, Json>,
     }
-    let Document { model } = serde_json::from_slice(document)?;
+    let Document { mut model } = serde_json::from_slice(document)?;
     let pre_tokenizer = serde_json::to_value(tokenizer.get_pre_tokenizer())?;
+    let mut added: Vec<_> = tokenizer.get_added_tokens_decoder().into_iter().collect();
+    added.sort_by_key(|(id, _)| *id);
+    if let Some(Json::Object(vocab)) = model.get_mut("vocab") {
+        for (id, token) in &added {
+            vocab.insert(token.content.clone(), json!(id));
+        }
+    }
     let model = match tokenizer.get_model() {
         ModelWrapper::BPE(_) => byte_pairs(model, &pre_tokenizer),
         ModelWrapper::WordPiece(_) => without_nulls(model, "WordPiece"),
         ModelWrapper::WordLevel(_) => without_nulls(model, "WordLevel"),
         ModelWrapper::Unigram(_) => without_nulls(model, "Unigram"),
     };
-    let mut added: Vec<_> = tokenizer.get_added_tokens_decoder().into_iter().collect();
-    added.sort_by_key(|(id, _)| *id);
+    let splits_special = tokenizer.get_encode_special_tokens();
+    let has_normalizer = tokenizer.get_normalizer().is_some();
     let added: Vec<Json> = added
         .iter()
         .map(|(id, token)| {
-            json!([id, token.content, token.single_word, token.lstrip, token.rstrip, token.normalized, token.special])
+            let (normalized, special) = (token.normalized && has_normalizer, token.special && splits_special);
+            json!([id, token.content, token.single_word, token.lstrip, token.rstrip, normalized, special])
         })
         .collect();
     Ok(digest(&json!({
@@ -55,7 +63,7 @@ pub(super) fn of_file(
         "normalizer": one_step(serde_json::to_value(tokenizer.get_normalizer())?, "normalizers"),
         "pre_tokenizer": one_step(pre_tokenizer, "pretokenizers"),
         "added_tokens": added,
-        "split_special_tokens": tokenizer.get_encode_special_tokens(),
+        "split_special_tokens": splits_special,
         "around": around.map(|around| json!([around.before, around.after])),
     })))
 }

@@ -1,0 +1,80 @@
+//! Which samples an evaluation is on: generated ones that were not trained on, or held-out rows of a run's file.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use numalign_checkpoint::Checkpoint;
+use numalign_config::{Config, Recipe};
+use numalign_coordinator::RunData;
+use numalign_data::doubts::DoubtTally;
+use numalign_data::table::TableOptions;
+use numalign_data::{Dataset, Domain, SampleStream, Side};
+
+use crate::console::note;
+use crate::error::CliError;
+
+/// Generated samples of an evaluation, where nobody says how many.
+const GENERATED: u64 = 1000;
+
+/// Rows of an evaluation at most, where nobody says how many.
+const MOST_ROWS: u64 = 10_000;
+
+/// Samples to evaluate on: the first `count` of a stream.
+pub struct HeldOut {
+    pub stream: SampleStream,
+    pub count: u64,
+}
+
+impl HeldOut {
+    /// Of a run that was just trained; `None`, which is told, where no row of its file is held out.
+    pub fn of_run(config: &Config) -> Result<Option<HeldOut>, CliError> {
+        let Some(stream) = RunData::open(config)?.streams.held_out else {
+            note!("no row is held out, so there is no evaluation; `numalign eval --dataset FILE` takes other rows");
+            return Ok(None);
+        };
+        let count = config.run.eval_count.min(stream.file_len().unwrap_or(u64::MAX));
+        Ok(Some(HeldOut { stream, count }))
+    }
+
+    /// Of the checkpoint read from `path`: the held-out rows of `dataset` if that is the file of its run, each row of any
+    /// other file, or generated samples of `recipe`, which may have another seed than the checkpoint's.
+    pub fn of_checkpoint(
+        checkpoint: &Checkpoint,
+        path: &Path,
+        recipe: &Recipe,
+        dataset: Option<&Path>,
+        count: Option<u64>,
+    ) -> Result<HeldOut, CliError> {
+        let identity = &checkpoint.identity;
+        let Some(file) = dataset else {
+            if identity.dataset_digest.is_some() {
+                let message =
+                    format!("{} was trained from a file, and its held-out rows are in a file", path.display());
+                return Err(CliError::usage(message)
+                    .with_hint("give the run's file with --dataset, or another one with rows that it never saw"));
+            }
+            let stream = SampleStream::generated(recipe, Domain::Eval)?;
+            return Ok(HeldOut { stream, count: count.unwrap_or(GENERATED) });
+        };
+        let all = Arc::new(Dataset::open_held_out(file, &identity.recipe, &TableOptions::default())?);
+        let is_of_the_run = identity.dataset_digest == Some(all.digest().to_hex().to_string());
+        let own = match is_of_the_run && identity.recipe.dataset_eval_share.is_some() {
+            true => {
+                let dataset = Dataset::open(file, &identity.recipe, &TableOptions::default())?;
+                SampleStream::held_out(Arc::new(dataset), &identity.recipe)
+            }
+            false => None,
+        };
+        if own.is_none() && is_of_the_run {
+            note!("warning: {} was trained on these rows", path.display());
+        }
+        if !is_of_the_run {
+            for line in DoubtTally::of_rows(&all, Side::HeldOut, &identity.recipe).lines() {
+                note!("warning: {line}");
+            }
+        }
+        let stream = own.unwrap_or_else(|| SampleStream::in_file_order(all, Side::HeldOut));
+        let rows = stream.file_len().unwrap_or(0);
+        Ok(HeldOut { stream, count: count.unwrap_or(MOST_ROWS).min(rows) })
+    }
+}

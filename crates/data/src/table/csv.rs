@@ -1,0 +1,186 @@
+//! CSV: a header with the columns' names, then a row per record.
+//!
+//! Fields may be quoted (`"a, b"`, `""` for a quote, line breaks inside); lines end with LF or CRLF; a byte order mark at the
+//! start and blank lines are skipped. An empty field is a missing cell.
+
+use std::io::{self, BufRead, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use csv::{ByteRecord, Reader, ReaderBuilder};
+
+use super::cell::Cell;
+use super::error::{RowProblem, TableError};
+use super::{MOST_LINE_BYTES, Row};
+use crate::text::excerpt;
+
+/// Characters of a bad record that an error message shows.
+const SHOWN_CHARS: usize = 60;
+/// In the order of preference where a header holds as many of one as of another.
+const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
+
+/// The columns and rows of a CSV file.
+pub(super) fn rows<R: BufRead>(
+    mut reader: R,
+    path: &Path,
+    separator: Option<u8>,
+) -> Result<(Arc<[String]>, Rows<R>), TableError> {
+    let io_error = |source| TableError::Io { path: path.to_path_buf(), source };
+    let separator = match separator {
+        Some(separator) => separator,
+        None => detected(reader.fill_buf().map_err(io_error)?),
+    };
+    let allowance = Arc::new(AtomicUsize::new(MOST_LINE_BYTES));
+    let bounded = Bounded { reader, allowance: allowance.clone() };
+    let reader = ReaderBuilder::new().delimiter(separator).has_headers(false).flexible(true).from_reader(bounded);
+    let mut rows = Rows { reader, path: path.to_path_buf(), columns: Arc::new([]), allowance, ended: false };
+    let mut header = ByteRecord::new();
+    if !rows.read(&mut header)? {
+        return Err(TableError::Header { path: path.to_path_buf(), reason: "it holds no samples".to_string() });
+    }
+    rows.columns =
+        columns(&header, separator).map_err(|reason| TableError::Header { path: path.to_path_buf(), reason })?;
+    Ok((rows.columns.clone(), rows))
+}
+
+/// The names of the header, spaces around them dropped.
+fn columns(header: &ByteRecord, separator: u8) -> Result<Arc<[String]>, String> {
+    let mut names: Vec<String> = Vec::with_capacity(header.len());
+    for (place, field) in header.iter().enumerate() {
+        let Ok(name) = std::str::from_utf8(field) else {
+            return Err(format!("the name of column {} is not valid UTF-8; save the file as UTF-8", place + 1));
+        };
+        let name = name.trim().to_string();
+        // The index that pandas writes has no name; nobody can ask for it.
+        if !name.is_empty() && names.contains(&name) {
+            let shown = char::from(separator).escape_default();
+            return Err(format!("two columns are called {name:?} (separator '{shown}'); rename one"));
+        }
+        names.push(name);
+    }
+    Ok(names.into())
+}
+
+/// The separator that the first line holds most often outside quotes.
+fn detected(start: &[u8]) -> u8 {
+    let mut counts = [0usize; SEPARATORS.len()];
+    let mut quoted = false;
+    for byte in start {
+        match byte {
+            b'"' => quoted = !quoted,
+            b'\n' if !quoted => break,
+            _ if quoted => {}
+            byte => {
+                if let Some(place) = SEPARATORS.iter().position(|separator| separator == byte) {
+                    counts[place] += 1;
+                }
+            }
+        }
+    }
+    let mut best = 0;
+    for place in 1..counts.len() {
+        if counts[place] > counts[best] {
+            best = place;
+        }
+    }
+    SEPARATORS[best]
+}
+
+/// The rows of a CSV file.
+pub(super) struct Rows<R> {
+    reader: Reader<Bounded<R>>,
+    path: PathBuf,
+    columns: Arc<[String]>,
+    allowance: Arc<AtomicUsize>,
+    ended: bool,
+}
+
+impl<R: BufRead> Rows<R> {
+    /// Reads the next record; false at the end.
+    fn read(&mut self, record: &mut ByteRecord) -> Result<bool, TableError> {
+        self.allowance.store(MOST_LINE_BYTES, Ordering::Relaxed);
+        let line = self.reader.position().line();
+        self.reader.read_byte_record(record).map_err(|error| match error.into_kind() {
+            csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => TableError::Line {
+                path: self.path.clone(),
+                line,
+                problem: RowProblem::TooLong { limit: MOST_LINE_BYTES },
+                excerpt: "a quote that is never closed?".to_string(),
+            },
+            csv::ErrorKind::Io(source) => TableError::Io { path: self.path.clone(), source },
+            other => TableError::Header { path: self.path.clone(), reason: format!("{other:?}") },
+        })
+    }
+
+    fn next_row(&mut self) -> Result<Option<Row>, TableError> {
+        let mut record = ByteRecord::new();
+        if !self.read(&mut record)? {
+            return Ok(None);
+        }
+        let line = record.position().map_or(0, csv::Position::line);
+        let cells = self.cells(&record).map_err(|problem| TableError::Line {
+            path: self.path.clone(),
+            line,
+            problem,
+            excerpt: record_excerpt(&record),
+        })?;
+        Ok(Some(Row { line, names: self.columns.clone(), cells }))
+    }
+
+    fn cells(&self, record: &ByteRecord) -> Result<Vec<Cell>, RowProblem> {
+        if record.len() != self.columns.len() {
+            return Err(RowProblem::FieldCount { expected: self.columns.len(), found: record.len() });
+        }
+        let cell = |field: &[u8]| match std::str::from_utf8(field) {
+            Ok("") => Ok(Cell::Missing),
+            Ok(text) => Ok(Cell::Text(text.to_string())),
+            Err(error) => Err(RowProblem::InvalidUtf8 { byte: error.valid_up_to() }),
+        };
+        record.iter().map(cell).collect()
+    }
+}
+
+impl<R: BufRead> Iterator for Rows<R> {
+    type Item = Result<Row, TableError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let row = self.next_row().transpose();
+        self.ended = match &row {
+            None => true,
+            Some(row) => row.as_ref().is_err_and(TableError::ends_the_table),
+        };
+        row
+    }
+}
+
+fn record_excerpt(record: &ByteRecord) -> String {
+    let shown: Vec<String> = record
+        .iter()
+        .take(5)
+        .map(|field| String::from_utf8_lossy(&field[..field.len().min(200)]).into_owned())
+        .collect();
+    excerpt(&shown.join(" | "), SHOWN_CHARS)
+}
+
+/// Stops reading where one record takes more than is allowed, as behind a quote that is never closed.
+struct Bounded<R> {
+    reader: R,
+    /// Bytes that may still be read for the present record.
+    allowance: Arc<AtomicUsize>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let allowed = self.allowance.load(Ordering::Relaxed);
+        if allowed == 0 {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let read = self.reader.read(buffer)?;
+        self.allowance.store(allowed.saturating_sub(read), Ordering::Relaxed);
+        Ok(read)
+    }
+}
