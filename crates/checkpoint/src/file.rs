@@ -78,7 +78,8 @@ pub struct Checkpoint {
     pub state: State,
     /// Running digest over every committed sample, in hex.
     pub sample_digest: String,
-    /// What the solver's round in progress has added up; none between rounds, and before a round's first chunk.
+    /// What the solver's round in progress has added up; none between rounds, before a round's first chunk, and where
+    /// [`Checkpoint::stores_sums`] says so.
     pub sums: Option<Sums>,
 }
 
@@ -93,6 +94,11 @@ impl Checkpoint {
     /// Samples consumed so far.
     pub fn samples(&self) -> u64 {
         self.state.step() * self.identity.recipe.batch_size as u64
+    }
+
+    /// Whether the sums of a round in progress are stored; otherwise a run that goes on gathers the round again.
+    pub fn stores_sums(&self) -> bool {
+        solver_state::stores_sums(&self.identity.recipe, self.state.layout())
     }
 
     /// BLAKE3 over the projectors (and layer norms, if they train) alone, in hex: what `loaded_digest` of a later run records.
@@ -134,6 +140,9 @@ impl Checkpoint {
         put("state_digest", self.state.digest().to_hex());
         put("seed", recipe.seed.to_string());
         put("hidden_size", self.state.layout().hidden().to_string());
+        if !recipe.taps.is_empty() {
+            put("taps", serde_json::json!(recipe.taps).to_string());
+        }
         put("encoder", InputEncoder::of(recipe).describe(recipe).to_string());
         put(
             "schedule",

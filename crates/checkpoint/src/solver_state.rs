@@ -3,7 +3,7 @@
 
 use numalign_config::{Recipe, Solver};
 use numalign_data::Schedule;
-use numalign_projector::{Features, Round, SolveState, Solved, State, Sums};
+use numalign_projector::{Features, Layout, Round, SolveState, Solved, State, Sums};
 use serde::{Deserialize, Serialize};
 
 use crate::tensor::{Tensor, TensorMap};
@@ -11,6 +11,15 @@ use crate::tensor::{Tensor, TensorMap};
 const GRAM_HIGH: &str = "solve.gram_high";
 const GRAM_LOW: &str = "solve.gram_low";
 const HELD_OUT: &str = "solve.held_out";
+
+/// Larger sums over several places are not stored, and a probe has none: a run that goes on gathers their round again.
+/// Those over one place always are.
+const MOST_STORED: u64 = 64 << 20;
+
+/// Whether a checkpoint in the middle of a round holds the round's sums.
+pub(crate) fn stores_sums(recipe: &Recipe, layout: Layout) -> bool {
+    recipe.probe.is_none() && (layout.places() == 1 || Sums::stored_bytes(layout.read_width()) <= MOST_STORED)
+}
 
 /// The metadata entry. Numbers of samples follow from the recipe; they are there for the reader.
 #[derive(Serialize, Deserialize)]
@@ -84,18 +93,22 @@ pub(crate) fn tensors(sums: &Sums) -> Vec<Tensor> {
     ]
 }
 
-/// The sums of the round that `state` is in the middle of; none if it is in none, or at its first chunk.
+/// The sums of the round that `state` is in the middle of; none if it is in none, or at its first chunk, or if they are
+/// too large to be stored.
 pub(crate) fn sums(recipe: &Recipe, state: &State, tensors: &TensorMap) -> Result<Option<Sums>, String> {
     let Some(chunks) = state.position().gathered.filter(|chunks| *chunks > 0) else {
         return Ok(None);
     };
+    if !stores_sums(recipe, state.layout()) {
+        return Ok(None);
+    }
     let missing = || format!("the sums of {chunks} chunks are missing or damaged");
     let tensor = |name: &str| tensors.get(name).ok_or_else(missing);
     let (Some(high), Some(low)) = (tensor(GRAM_HIGH)?.f64s(), tensor(GRAM_LOW)?.f64s()) else {
         return Err(missing());
     };
     let values = tensor(HELD_OUT)?.f32s().ok_or_else(missing)?;
-    let held_out = Features::new(state.layout().hidden(), values).map_err(|error| error.to_string())?;
+    let held_out = Features::new(state.layout().read_width(), values).map_err(|error| error.to_string())?;
     let samples = chunks.checked_mul(recipe.batch_size as u64).ok_or_else(missing)?;
     Sums::restored(samples, high, low, held_out).map(Some).ok_or_else(missing)
 }

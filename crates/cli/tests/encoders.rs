@@ -18,6 +18,7 @@ fn every_recipe_gives_the_same_bytes_for_any_world_and_after_a_resume() {
         ("mean", "text --pooling mean --layer 2 --train-layer-norms true"),
         ("numbers", "mixed --pooling numbers --train-layer-norms true --value-encoding signlog"),
         ("relative", "mixed --loss relative --pooling mean"),
+        ("taps", "mixed --layer 0,2 --pooling last,mean --train-layer-norms true"),
     ] {
         let file = |run: &str| folder.read(&format!("chk/{run}.safetensors"));
         for workers in [1, 2, 5] {
@@ -53,6 +54,35 @@ fn layer_norms_travel_from_stage_to_stage() {
         &format!("launch nn {SHORT} {norms} --value-encoding fourier --model-path-load chk/first.safetensors"),
     );
     assert!(refused.stderr.contains("1 columns") && refused.stderr.contains("17"), "{refused}");
+}
+
+#[test]
+fn several_places_are_one_wide_read_out() {
+    let folder = Folder::new();
+    let taps = "--taps 0:mean,2:numbers,-1:last";
+    succeed_line(&folder, &format!("launch mixed {SHORT} {taps} --run-id taps"));
+    let about = json(&succeed_line(&folder, "inspect --json chk/taps.safetensors"));
+    assert_eq!(about["taps"], serde_json::json!(["0:mean", "2:numbers", "-1:last"]), "{about}");
+    let file = folder.read("chk/taps.safetensors");
+    let parsed = safetensors::SafeTensors::deserialize(&file).unwrap();
+    assert_eq!(parsed.tensor("output_projection.weight").unwrap().shape(), [1, 3 * 192]);
+    let answer = json(&succeed_line(&folder, "predict --json --checkpoint chk/taps.safetensors min$$5&&$$7.5&&"));
+    assert_eq!(answer["predictions"].as_array().map(Vec::len), Some(1), "{answer}");
+    let report = json(&succeed_line(&folder, "eval --json --checkpoint chk/taps.safetensors --count 50 --ablation"));
+    assert!(report["mae"].is_number() && report["ablation"]["mae"].is_number(), "{report}");
+    // A step computed alone has the digest that it had in the run.
+    let line = "replay --json --checkpoint chk/taps/step-00000018.safetensors --steps 6";
+    let replayed = json(&succeed_line(&folder, line));
+    let last = replayed["steps"].as_array().and_then(|steps| steps.last()).expect("steps");
+    assert_eq!(last["state_digest"], about["state_digest"], "{replayed}");
+    let features = succeed_line(&folder, "features --checkpoint chk/taps.safetensors --count 20 --out f.safetensors");
+    assert!(features.stderr.contains("hidden [20, 576]"), "{features}");
+    // An output projector of one place does not fit three.
+    succeed_line(&folder, &format!("launch mixed {SHORT} --run-id one"));
+    let load = "--model-path-load chk/one.safetensors";
+    let refused = run_line(&folder, &format!("launch mixed {SHORT} {taps} --run-id on {load}"));
+    assert!(refused.stderr.contains("reads 1 places, this run reads 3"), "{refused}");
+    succeed_line(&folder, &format!("launch mixed {SHORT} {taps} --run-id on {load} --load-projections input"));
 }
 
 #[test]

@@ -87,8 +87,20 @@ fn every_command_of_the_pages_exists() {
 
 #[test]
 fn every_path_of_the_pages_exists() {
-    const FOLDERS: &[&str] =
-        &["crates/", "config/", "deploy/", "docs/", "proto/", "testdata/", "tools/", "bench/", "fuzz/", ".ci/"];
+    const FOLDERS: &[&str] = &[
+        "crates/",
+        "config/",
+        "deploy/",
+        "docs/",
+        "examples/",
+        "proto/",
+        "python/",
+        "testdata/",
+        "tools/",
+        "bench/",
+        "fuzz/",
+        ".ci/",
+    ];
     let mut found = 0;
     for (page, text) in pages() {
         let separators = |c: char| c.is_whitespace() || "`()[]{}\"'|,".contains(c);

@@ -93,6 +93,28 @@ fn kills_in_the_pass_change_no_byte() {
 }
 
 #[test]
+fn several_places_solve_to_the_same_bytes() {
+    let folder = Folder::new();
+    let taps = "--layer 0,2 --pooling mean,last";
+    let pass = PASS.replace("num-batches 300", "num-batches 60");
+    for workers in [1, 2, 3] {
+        succeed(&folder, "text", &pass, &format!("{taps} --workers {workers} --run-id {workers}"));
+        assert!(bytes(&folder, &workers.to_string()) == bytes(&folder, "1"), "{workers} workers");
+    }
+    let from = "--resume chk/1/step-00000030.safetensors";
+    succeed(&folder, "text", &pass, &format!("{taps} --workers 3 --run-id resumed {from}"));
+    assert!(bytes(&folder, "resumed") == bytes(&folder, "1"), "resumed in the middle");
+    for victim in ["worker --coordinator", "coordinator --listen"] {
+        let run = format!("killed-{}", &victim[..6]);
+        let mut launcher = folder.spawn(&arguments("text", &pass, &format!("{taps} --run-id {run}")));
+        hit_at_steps(launcher.id(), victim, Signal::KILL, &folder.path().join("chk").join(&run), [20]);
+        let output = launcher.wait();
+        assert!(output.status.success(), "{run}: {}", output.stderr);
+        assert!(bytes(&folder, &run) == bytes(&folder, "1"), "{run}");
+    }
+}
+
+#[test]
 fn exported_features_belong_to_the_solution() {
     let folder = Folder::new();
     succeed(&folder, "text", SHORT, "--solver exact --run-id pass");

@@ -13,11 +13,13 @@ use crate::choice::{
 };
 use crate::error::ParseError;
 use crate::kind::{
-    Kind, block, boolean, choice, device, input_file, number_or_auto, optional, output_file, positive, positive_time,
-    ranges, refused, resume, run_id, separator, share, tasks, text, time, time_or_auto, whole, whole_or_auto,
+    Kind, block, boolean, choice, choice_or_list, device, input_file, number_or_auto, optional, output_file, positive,
+    positive_time, ranges, refused, resume, run_id, separator, share, taps, tasks, text, time, time_or_auto, whole,
+    whole_or_auto,
 };
 use crate::raw::Raw;
 use crate::span::Span;
+use crate::tap::{MOST_TAPS, Tap};
 
 /// Whole numbers up to here are exact as floats too.
 pub(crate) const EXACT: u64 = (1 << 53) - 1;
@@ -132,12 +134,18 @@ keys! {
             |settings| Some((settings.solver? == Solver::Alternate).then_some(4096))),
         RECIPE, optional(whole(LEAST_SOLVED, EXACT)),
         "Samples of a solution with solver alternate, in whole batches", sparse 0;
-    Recipe pooling: Pooling = "last", MODEL, choice(),
+    Recipe pooling: Pooling = "last", MODEL, choice_or_list(),
         "Positions whose hidden states are read: the last, the mean of all, or of the projected numbers",
         formerly "readout", stored "readout";
     /// `None` is -1.
     Recipe layer: Option<usize> = "-1", MODEL, block(),
-        "Block whose output is read, from 1; -1 is the model's own last hidden state", sparse 7;
+        "Block whose output is read, from 1; 0 is the embeddings, -1 the model's own last hidden state", sparse 7;
+    /// Places that are read side by side; empty where `layer` and `pooling` name the only one. Lists in those become taps.
+    Recipe taps: Vec<Tap> = "[]", MODEL, taps(),
+        "Several places read at once, such as [1:mean, 2:last], in the place of layer and pooling", sparse 12;
+    /// The round solves every place alone, and the most promising ones together.
+    Recipe probe: Option<usize> = unset, RECIPE, optional(whole(1, MOST_TAPS as u64)),
+        "Most places that a probe chooses of those it reads; `numalign probe` sets it", sparse 13;
     Recipe loss: Loss = "mse", RECIPE, choice(),
         "The training loss, in encoded units; relative divides the error by the target";
     /// Set exactly with `huber`. Positive.
@@ -311,6 +319,13 @@ impl Settings {
         if self.solver.is_some_and(|solver| solver != Solver::Alternate) {
             self.solve_every = self.solve_every.map(|_| None);
             self.solve_samples = self.solve_samples.map(|_| None);
+        }
+        // One place has one form.
+        if let Some([only]) = self.taps.as_deref()
+            && (self.layer, self.pooling) == (Some(None), Some(Pooling::Last))
+        {
+            (self.layer, self.pooling) = (Some(only.layer), Some(only.pooling));
+            self.taps = Some(Vec::new());
         }
         if let Some(values) = self.value_encoding {
             self.target = self.target.map(|set| set.filter(|target| *target != TargetEncoding::following(values)));

@@ -6,11 +6,12 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
-use crate::choice::{Choice, DeviceChoice, Resume, Task};
+use crate::choice::{Choice, DeviceChoice, Pooling, Resume, Task};
 use crate::error::ParseError;
 use crate::parse::{self, MOST_LAYERS, names};
 use crate::raw::Raw;
 use crate::span::{self, Span};
+use crate::tap::{self, MOST_TAPS, Tap};
 
 type Parse<T> = Box<dyn Fn(&Raw) -> Result<T, ParseError>>;
 type Check<T> = Box<dyn Fn(&T) -> Result<(), ParseError>>;
@@ -241,9 +242,39 @@ pub(crate) fn device() -> Kind<DeviceChoice> {
     Kind::new("auto|cpu|cuda|cuda:N", schema, parse::device, |device| json!(device.to_string()))
 }
 
-/// The number of a block, or -1, which is `None`: the model's own last hidden state.
+/// One of the names of a [`Choice`]; editors are told of lists too, which mean several taps.
+pub(crate) fn choice_or_list<T: Choice>() -> Kind<T> {
+    let one = names::<T>().join("|");
+    let items = json!({ "enum": names::<T>() });
+    let schema = json!({
+        "type": ["string", "array"], "pattern": format!(r"^\[?\s*({one})(\s*,\s*({one}))*\s*\]?$"),
+        "items": items, "minItems": 1, "uniqueItems": true,
+    });
+    Kind { schema, ..choice() }
+}
+
+/// A list of places, none of them twice.
+pub(crate) fn taps() -> Kind<Vec<Tap>> {
+    let place = format!("(-1|[0-9]+):({})", names::<Pooling>().join("|"));
+    let items = json!({ "type": "string", "pattern": format!("^{place}$") });
+    let schema = json!({
+        "type": ["array", "string"], "items": items, "uniqueItems": true, "maxItems": MOST_TAPS,
+        "pattern": format!(r"^\[?\s*({place}(\s*,\s*{place})*)?\s*\]?$"),
+    });
+    Kind::new("L:POOLING,…", schema, tap::taps, as_it_is).checked(|taps| tap::distinct(taps))
+}
+
+/// Several layers as text.
+const LIST_OF_NUMBERS: &str = r"^\[?\s*-?[0-9]+(\s*,\s*-?[0-9]+)*\s*\]?$";
+
+/// The number of a block, 0 for the embeddings, or -1, which is `None`: the model's own last hidden state. Lists, which
+/// mean several taps, are told to editors and read before this.
 pub(crate) fn block() -> Kind<Option<usize>> {
-    let schema = json!({ "type": ["integer"], "minimum": -1, "maximum": MOST_LAYERS, "not": { "const": 0 } });
+    let one = json!({ "type": "integer", "minimum": -1, "maximum": MOST_LAYERS });
+    let schema = json!({
+        "type": ["integer", "array", "string"], "minimum": -1, "maximum": MOST_LAYERS,
+        "items": one, "minItems": 1, "uniqueItems": true, "pattern": LIST_OF_NUMBERS,
+    });
     let shown = |block: &Option<usize>| block.map_or(json!(-1), |block| json!(block));
     let is_block = |block: usize| parse::layer(&Raw::Int(block as i128)).map(|_| ());
     Kind::new("-1|N", schema, parse::layer, shown).checked(move |block| block.map_or(Ok(()), is_block))

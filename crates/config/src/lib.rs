@@ -1,6 +1,6 @@
 //! YAML, environment and flags become one validated [`Config`].
 //!
-//! Reading order: `keys` (the one table of all keys, and how a row becomes a field: `declare`), `kind` and `parse` (values),
+//! Reading order: `keys` (the one table of all keys, and how a row becomes a field: `declare`), `kind` and `parse` (values), `tap` (places that are read),
 //! `source` (one source of settings), `resolve` (sources become a [`Config`]), `rules` (between keys), `origins` (where
 //! a value was written), `show` and `schema` (back to YAML, and for editors), `recipe` (the half that travels in the
 //! checkpoint).
@@ -28,6 +28,7 @@ mod signlog;
 mod source;
 mod span;
 mod suggest;
+mod tap;
 
 pub use choice::{
     Choice, CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, MissingCells, Pooling,
@@ -42,6 +43,7 @@ pub use show::{recipe_to_yaml, to_yaml};
 pub use signlog::{signlog, signlog_inverse};
 pub use source::{INTERNAL_ENV_PREFIX, RESERVED_ENV, Source};
 pub use span::Span;
+pub use tap::{MOST_TAPS, Tap};
 
 /// A span of time as settings have it: a number of seconds, or one with `ms`, `s`, `min` or `h`.
 ///

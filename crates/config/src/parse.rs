@@ -221,7 +221,7 @@ pub(crate) fn each_once(tasks: &[Task]) -> Result<(), ParseError> {
     Ok(())
 }
 
-fn split_list(text: &str) -> Vec<Raw> {
+pub(crate) fn split_list(text: &str) -> Vec<Raw> {
     let trimmed = text.trim();
     let inner = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(trimmed);
     if inner.trim().is_empty() {
@@ -291,15 +291,15 @@ pub(crate) fn device(raw: &Raw) -> Result<DeviceChoice, ParseError> {
     }
 }
 
-/// `-1` for the model's own last hidden state (`None`), or the number of a block, from 1.
+/// `-1` for the model's own last hidden state (`None`), 0 for the embeddings, or the number of a block.
 pub(crate) fn layer(raw: &Raw) -> Result<Option<usize>, ParseError> {
     if *raw == Raw::Int(-1) || *raw == Raw::Text("-1".to_string()) {
         return Ok(None);
     }
-    match whole(raw, 1, MOST_LAYERS) {
+    match whole(raw, 0, MOST_LAYERS) {
         Ok(layer) => Ok(Some(layer as usize)),
         Err(_) => refuse(format!(
-            "must be -1 (the model's own last hidden state) or the number of a block from 1 to {MOST_LAYERS}"
+            "must be -1 (the model's own last hidden state), 0 (the embeddings) or the number of a block from 1 to {MOST_LAYERS}"
         )),
     }
 }

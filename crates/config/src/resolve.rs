@@ -4,12 +4,14 @@
 use std::path::PathBuf;
 
 use crate::config::Config;
-use crate::error::{ConfigError, ConfigErrors};
+use crate::error::{ConfigError, ConfigErrors, ParseError};
 use crate::keys::{Part, Recipe, Settings};
 use crate::origins::{Check, Origins};
 use crate::parse;
+use crate::raw::Raw;
 use crate::rules;
 use crate::source::{Origin, Source};
+use crate::tap;
 
 /// Puts the sources together: flags win over the environment, which wins over the file; what is still missing gets its
 /// default.
@@ -40,8 +42,23 @@ pub fn resolve_over(
     if let Some(file) = file.filter(|_| origins.written("run_id").is_none()) {
         settings.run_id_of_file = Some(run_id_of(file).map_err(|error| errors.push(error)).ok());
     }
+    let (layer, pooling) = (origins.written("layer"), origins.written("pooling"));
+    let product = tap::product(layer, pooling).unwrap_or_else(|(name, error)| {
+        errors.push(origins.error(name, error, &settings));
+        Some(Raw::List(Vec::new()))
+    });
+    if product.is_some() && origins.written("taps").is_some_and(|taps| *taps != Raw::List(Vec::new())) {
+        let message = "say all that is read, and layer or pooling is a list too".to_owned();
+        let hint = Some("give either taps or layer and pooling".to_owned());
+        errors.push(origins.error("taps", ParseError { message, hint }, &settings));
+    }
+    let written = |name: &'static str| match (&product, name) {
+        (Some(_), "layer" | "pooling") => None,
+        (Some(taps), "taps") => Some(taps),
+        _ => origins.written(name),
+    };
     for part in Part::ALL {
-        let invalid = settings.read(part, |name| origins.written(name));
+        let invalid = settings.read(part, written);
         errors.extend(invalid.into_iter().map(|(name, error)| origins.error(name, error, &settings)));
         settings.normalise();
         if is_readable {

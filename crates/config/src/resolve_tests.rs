@@ -271,7 +271,7 @@ fn encoder_settings_that_mean_nothing_are_refused() {
     assert!(message.contains("target = signlog"), "{message}");
     let message = refusal(&[("stage", "text"), ("pooling", "numbers")]);
     assert!(message.contains("use mean or last"), "{message}");
-    for layer in ["0", "-2", "1.5", "last"] {
+    for layer in ["-3", "-2", "1.5", "last"] {
         let message = refusal(&[("layer", layer)]);
         assert!(message.contains("number of a block"), "{message}");
     }

@@ -26,6 +26,8 @@ pub(crate) fn apply(part: Part, check: &Check<'_>) -> Vec<ConfigError> {
             solved_micro_batch,
             solved_pass,
             pooling,
+            taps,
+            probe,
             loss,
         ],
         Part::Refused => &[transformer],
@@ -248,11 +250,38 @@ fn transformer(check: &Check<'_>) -> Option<ConfigError> {
 
 /// The numbers' positions are read only where there are some.
 fn pooling(check: &Check<'_>) -> Option<ConfigError> {
-    if check.settings.stage? != Stage::Text || check.settings.pooling? != Pooling::Numbers {
+    let settings = check.settings;
+    let taps = settings.taps.as_deref()?;
+    let is_tapped = taps.iter().any(|tap| tap.pooling == Pooling::Numbers);
+    if settings.stage? != Stage::Text || !(is_tapped || settings.pooling? == Pooling::Numbers) {
         return None;
     }
     let message = format!("reads projected numbers, and there are none with {}", check.mention("stage"));
-    check.refuse("pooling", message, "use mean or last")
+    check.refuse(if is_tapped { "taps" } else { "pooling" }, message, "use mean or last")
+}
+
+/// Taps stand in the place of `layer` and `pooling`.
+fn taps(check: &Check<'_>) -> Option<ConfigError> {
+    let settings = check.settings;
+    let (has_layer, has_pooling) = (settings.layer?.is_some(), settings.pooling? != Pooling::Last);
+    if settings.taps.as_ref()?.is_empty() || !(has_layer || has_pooling) {
+        return None;
+    }
+    let other = check.mention(if has_layer { "layer" } else { "pooling" });
+    check.refuse(
+        "taps",
+        format!("say all that is read, and {other} says more"),
+        "give either taps or layer and pooling",
+    )
+}
+
+/// A probe is a pass of the solver.
+fn probe(check: &Check<'_>) -> Option<ConfigError> {
+    if check.settings.probe?.is_none() || check.settings.solver? == Solver::Exact {
+        return None;
+    }
+    let message = format!("is a pass of solver exact, not of {}", check.mention("solver"));
+    check.refuse("probe", message, "leave it to `numalign probe`")
 }
 
 /// A relative error is taken of the value itself.

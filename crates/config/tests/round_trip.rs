@@ -73,6 +73,7 @@ fn every_setting_comes_back() {
 fn encoders_come_back() {
     assert_comes_back(&resolve_flags(&[("value_encoding", "fourier"), ("fourier_periods", "3")]).unwrap());
     assert_comes_back(&resolve_flags(&[("value_encoding", "signlog"), ("target", "linear"), ("layer", "2")]).unwrap());
+    assert_comes_back(&resolve_flags(&[("layer", "0,1"), ("pooling", "mean,last")]).unwrap());
     assert_comes_back(&resolve_flags(&[("distribution", "log"), ("log_threshold", "0.1"), ("loss", "huber")]).unwrap());
     assert_comes_back(
         &resolve_flags(&[("stage", "mixed"), ("pooling", "numbers"), ("train_layer_norms", "true")]).unwrap(),

@@ -46,6 +46,7 @@ fn shown_configurations_are_valid() {
         &[][..],
         &[("stage", "mixed"), ("solver", "alternate"), ("loss", "huber"), ("device", "cuda:3"), ("resume", "auto")],
         &[("value_encoding", "signlog"), ("layer", "3"), ("heartbeat", "1e-9"), ("run_id", "2024")],
+        &[("layer", "0,2"), ("pooling", "mean,last")],
     ] {
         let yaml = to_yaml(&Config::with(settings).unwrap());
         assert_eq!(refusal(&yaml), None, "{yaml}");
@@ -59,6 +60,10 @@ fn other_spellings_are_valid() {
         "x-common: &common {lr: 0.1}\n<<: *common\n",
         "dataset.file: a.jsonl\ndataset:\n  shuffle: false\n",
         "readout: mean\n",
+        "layer: [0, 1]\npooling: [mean, last]\n",
+        "layer: 0, 1\npooling: mean, last\n",
+        "taps: [1:mean, -1:last]\n",
+        "taps: 1:mean, 2:last\n",
         "mixed_tasks: min,max\n",
         "mixed_tasks: [min, count]\nstage:\nheartbeat: 500 ms\n",
         "min_val: -5\nrun_id: 2024\n",
@@ -80,7 +85,10 @@ fn broken_files_are_refused() {
         ("dataset:\n  fil: a\n", "/dataset"),
         ("stage: numbers\n", "/stage"),
         ("lr: 0\n", "/lr"),
-        ("layer: 0\n", "/layer"),
+        ("layer: -2\n", "/layer"),
+        ("layer: [1, 1]\n", "/layer"),
+        ("pooling: [mean, middle]\n", "/pooling"),
+        ("taps: [1-mean]\n", "/taps"),
         ("workers: 0\n", "/workers"),
         ("shl: 'yes'\n", "/shl"),
         ("mixed_tasks: []\n", "/mixed_tasks"),
@@ -112,7 +120,7 @@ fn every_key_is_described_and_old_names_are_deprecated() {
             assert_eq!(schema["properties"][old]["deprecated"], true, "{old}");
         }
     }
-    assert_eq!(schema["properties"]["readout"]["enum"], schema["properties"]["pooling"]["enum"]);
+    assert_eq!(schema["properties"]["readout"]["pattern"], schema["properties"]["pooling"]["pattern"]);
     assert_eq!(schema["properties"]["batch_size"]["default"], 8);
     assert_eq!(schema["properties"]["mixed_tasks"]["default"], serde_json::json!(["min"]));
 }

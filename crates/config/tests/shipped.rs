@@ -25,7 +25,7 @@ fn shipped(name: &str) -> Config {
 fn every_file_loads_under_its_own_name() {
     let mut found = 0;
     let mut paths = Vec::new();
-    for inside in ["", "experiments", "experiments/large"] {
+    for inside in ["", "experiments", "experiments/large", "experiments/smollm2"] {
         paths.extend(std::fs::read_dir(folder().join(inside)).unwrap().map(|entry| entry.unwrap().path()));
     }
     for path in paths {

@@ -21,6 +21,7 @@ pub mod run;
 pub mod start;
 pub mod stderr;
 
+pub use background::probe::REPORT as PROBE_REPORT;
 pub use dataset::{RunData, split_of};
 pub use driver::Outcome;
 pub use error::CoordinatorError;

@@ -8,7 +8,7 @@ use numalign_checkpoint::{
 };
 use numalign_config::{Config, LoadedProjections, Recipe, Resume, Stage};
 use numalign_data::{SampleDigest, Schedule, Streams, Unit};
-use numalign_projector::{InputEncoder, Layout, NormTensor, State, Sums};
+use numalign_projector::{InputEncoder, NormTensor, State, Sums};
 
 use crate::dataset::RunData;
 use crate::error::CoordinatorError;
@@ -86,9 +86,10 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
             checkpoint.identity.recipe.stage,
             checkpoint.state.step()
         ));
-        loadable(recipe, path, checkpoint.state.layout())?;
+        loadable(config, path, checkpoint)?;
         start.layer_norms = checkpoint.identity.layer_norms.clone();
-        let state = State::starting_from(&checkpoint.state, config.run.load_projections, recipe.seed);
+        let state =
+            State::starting_from(&checkpoint.state, config.run.load_projections, recipe.places().len(), recipe.seed);
         start.state = Some(state.prepared(recipe));
         start.base = Some(base_of(recipe, path, &checkpoint.identity, &mut start.messages));
     }
@@ -112,7 +113,8 @@ fn base_of(recipe: &Recipe, path: &Path, identity: &Identity, messages: &mut Vec
 }
 
 /// Loaded projectors must be what this run trains; layer norms that are not loaded are the model's own.
-fn loadable(recipe: &Recipe, path: &Path, layout: Layout) -> Result<(), CoordinatorError> {
+fn loadable(config: &Config, path: &Path, checkpoint: &Checkpoint) -> Result<(), CoordinatorError> {
+    let (recipe, layout) = (&config.recipe, checkpoint.state.layout());
     let width = InputEncoder::of(recipe).width();
     if layout.input_width() != width {
         return Err(CoordinatorError::NotLoadable {
@@ -123,6 +125,14 @@ fn loadable(recipe: &Recipe, path: &Path, layout: Layout) -> Result<(), Coordina
                 recipe.value_encoding
             ),
             hint: "set value_encoding and fourier_periods as its run had them (`numalign inspect` shows them)",
+        });
+    }
+    let (has, wanted) = (layout.places(), recipe.places().len());
+    if config.run.load_projections != LoadedProjections::Input && has != wanted {
+        return Err(CoordinatorError::NotLoadable {
+            path: path.to_owned(),
+            reason: format!("its output projector reads {has} places, this run reads {wanted}"),
+            hint: "set layer, pooling or taps as its run had them, or load_projections to input",
         });
     }
     if !layout.layer_norms().is_empty() && !recipe.train_layer_norms {
@@ -240,11 +250,21 @@ fn continue_from(
         }));
     };
     start.messages.push(format!("continuing {} at step {}", path.display(), checkpoint.state.step()));
-    start.sample_digest = sample_digest;
+    if checkpoint.sums.is_none() && checkpoint.state.position().gathered.is_some_and(|chunks| chunks > 0) {
+        // Sums over several places are too large to be stored: the round begins again.
+        let state = checkpoint.state.rewound(&config.recipe);
+        start.messages.push(format!("gathering the solver's round again from step {}", state.step()));
+        let mut digest = SampleDigest::start();
+        digest.extend(&start.streams.train, &config.recipe, 0..state.step());
+        start.sample_digest = digest;
+        start.state = Some(state);
+    } else {
+        start.sample_digest = sample_digest;
+        start.state = Some(checkpoint.state);
+        start.sums = checkpoint.sums;
+    }
     start.base = Some(base_of(&config.recipe, path, &checkpoint.identity, &mut start.messages));
     start.layer_norms = checkpoint.identity.layer_norms.clone();
-    start.state = Some(checkpoint.state);
-    start.sums = checkpoint.sums;
     Ok(())
 }
 

@@ -227,6 +227,8 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         distribution: None,
         huber_delta: None,
         layer: None,
+        taps: Vec::new(),
+        probe: None,
         train_layer_norms: false,
         dataset_decimal_comma: false,
         add_special_tokens: false,

@@ -34,9 +34,28 @@ pub fn train_and_evaluate(
     Ok((recipe, evaluation))
 }
 
+/// Held-out error, in encoded units, of the exact output projector of `recipe` with the frozen stack of `lm` bypassed,
+/// on the samples of `stream`; none where the recipe solves for none.
+///
+/// # Errors
+/// As [`LocalRun::finish`].
+pub fn solved_error(lm: Box<dyn FrozenLm>, recipe: &Recipe, stream: SampleStream) -> Result<Option<f64>, EngineError> {
+    let engine = Engine::new(Box::new(MeanOfEmbeddings::new(lm)), recipe_of(recipe));
+    let state = engine.initial_state(recipe.seed)?.prepared(recipe);
+    let (_, state) = LocalRun::new(engine, stream, state)?.finish()?;
+    Ok(state.solve().and_then(|solve| solve.solved).map(|solved| solved.held_out_error))
+}
+
 /// `recipe` for the bypass, which has neither blocks nor norms nor positions to choose from.
 pub fn recipe_of(recipe: &Recipe) -> Recipe {
-    Recipe { pooling: Pooling::Last, layer: None, train_layer_norms: false, ..recipe.clone() }
+    Recipe {
+        pooling: Pooling::Last,
+        layer: None,
+        taps: Vec::new(),
+        probe: None,
+        train_layer_norms: false,
+        ..recipe.clone()
+    }
 }
 
 /// A model's embeddings without the model.

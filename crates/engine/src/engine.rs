@@ -3,7 +3,7 @@
 //! A row belongs to one micro-batch. Samples of several micro-batches may pass through the model together, where that
 //! changes no bit; sums over samples are always made here on the host, in sample order.
 
-use numalign_config::{Pooling, Recipe, Stage};
+use numalign_config::{Pooling, Recipe, Stage, Tap};
 use numalign_data::Sample;
 use numalign_model::{FrozenLm, LmInput, Piece, PooledRead, ReadPositions, lm::positions};
 use numalign_projector::{Encoding, ErrorSums, InputEncoder, Layout, LossFunction, MicroBatchGradients, State};
@@ -25,6 +25,8 @@ pub struct Engine {
     /// Of targets and predictions.
     pub(crate) encoding: Encoding,
     pub(crate) loss: LossFunction,
+    /// The recipe's places, as the model names them.
+    reads: Vec<PooledRead>,
 }
 
 impl Engine {
@@ -47,7 +49,8 @@ impl Engine {
         let inputs = (0..places).map(|place| InputEncoder::at(&recipe, place)).collect();
         let encoding = Encoding::of(&recipe);
         let loss = LossFunction::of(&recipe);
-        Self { lm, recipe, inputs, encoding, loss }
+        let reads = recipe.places().into_iter().map(read_at).collect();
+        Self { lm, recipe, inputs, encoding, loss, reads }
     }
 
     /// The model.
@@ -114,16 +117,7 @@ impl Engine {
         Ok(())
     }
 
-    fn read(&self) -> PooledRead {
-        let at = match self.recipe.pooling {
-            Pooling::Last => ReadPositions::Last,
-            Pooling::Mean => ReadPositions::Mean,
-            Pooling::Numbers => ReadPositions::Embeddings,
-        };
-        PooledRead { positions: at, layer: self.recipe.layer }
-    }
-
-    /// What each micro-batch contributes to a chunk of the solver's round: `[samples, d+1]`, hidden state and encoded
+    /// What each micro-batch contributes to a chunk of the solver's round: `[samples, k·d+1]`, hidden states and encoded
     /// target of each sample ([`numalign_projector::Features`]).
     ///
     /// # Errors
@@ -133,7 +127,7 @@ impl Engine {
         state: &State,
         micro_batches: &[(usize, Vec<Sample>)],
     ) -> Result<MicroBatchGradients, EngineError> {
-        let d = state.layout().hidden();
+        let width = state.layout().read_width();
         let mut all: Vec<&Sample> = Vec::new();
         let mut hidden = Vec::new();
         for (_, samples) in micro_batches {
@@ -143,10 +137,10 @@ impl Engine {
             }
         }
         hidden.extend(self.hidden_of(state, &all)?);
-        let mut hidden = hidden.chunks_exact(d);
+        let mut hidden = hidden.chunks_exact(width);
         let mut rows = Vec::with_capacity(micro_batches.len());
         for (micro_batch, samples) in micro_batches {
-            let mut row = Vec::with_capacity(samples.len() * (d + 1));
+            let mut row = Vec::with_capacity(samples.len() * (width + 1));
             for (sample, hidden) in samples.iter().zip(hidden.by_ref()) {
                 if let Some(value) = hidden.iter().find(|value| !value.is_finite()) {
                     let reason = format!("its hidden state is not finite ({value})");
@@ -193,6 +187,11 @@ impl Engine {
         Ok(rows)
     }
 
+    /// Whether the positions of projected numbers are read.
+    pub(crate) fn reads_numbers(&self) -> bool {
+        self.reads.iter().any(|read| read.positions == ReadPositions::Embeddings)
+    }
+
     /// How many of the samples make one pass; at least one.
     pub(crate) fn fits<'a>(&self, samples: impl Iterator<Item = &'a Prepared>) -> usize {
         let (mut count, mut total, mut first) = (0, 0, 0);
@@ -209,14 +208,14 @@ impl Engine {
         count
     }
 
-    /// Hidden states at the read position, `[samples, d]`; with `keep` the model remembers what its backward pass needs.
+    /// Hidden states at the places that are read, `[samples, k·d]`; with `keep` the model remembers what its backward pass needs.
     pub(crate) fn pass<'a>(
         &mut self,
         state: &State,
         samples: impl Iterator<Item = &'a Prepared>,
         keep: bool,
     ) -> Result<Vec<f32>, EngineError> {
-        let mut input = LmInput { read: self.read(), ..LmInput::default() };
+        let mut input = LmInput { reads: self.reads.clone(), ..LmInput::default() };
         let mut rows = 0;
         for sample in samples {
             let shifted = sample.pieces.iter().map(|piece| match piece {
@@ -242,7 +241,7 @@ impl Engine {
 
     fn predict_all(&mut self, state: &State, samples: &[&Sample]) -> Result<Vec<f32>, EngineError> {
         let hidden = self.hidden_of(state, samples)?;
-        Ok(hidden.chunks_exact(state.layout().hidden()).map(|hidden| state.read_out(hidden)).collect())
+        Ok(hidden.chunks_exact(state.layout().read_width()).map(|hidden| state.read_out(hidden)).collect())
     }
 
     /// A prediction in value units for each sample, in order, or why the model cannot take it.
@@ -265,13 +264,13 @@ impl Engine {
         }
         let hidden = self.hidden_of_prepared(state, &prepared)?;
         let places = answers.iter_mut().filter_map(|answer| answer.as_mut().ok());
-        for (place, hidden) in places.zip(hidden.chunks_exact(state.layout().hidden())) {
+        for (place, hidden) in places.zip(hidden.chunks_exact(state.layout().read_width())) {
             *place = self.encoding.decode(state.read_out(hidden));
         }
         Ok(answers)
     }
 
-    /// Hidden states at the read position, `[samples, d]`.
+    /// Hidden states at the places that are read, `[samples, k·d]`.
     ///
     /// # Errors
     /// A sample that the model cannot take.
@@ -297,4 +296,14 @@ impl Engine {
         }
         Ok(hidden)
     }
+}
+
+/// A place as the model names it.
+fn read_at(tap: Tap) -> PooledRead {
+    let positions = match tap.pooling {
+        Pooling::Last => ReadPositions::Last,
+        Pooling::Mean => ReadPositions::Mean,
+        Pooling::Numbers => ReadPositions::Embeddings,
+    };
+    PooledRead { positions, layer: tap.layer }
 }

@@ -79,7 +79,7 @@ impl Engine {
         let hidden = self.pass(state, samples.iter().map(|(_, prepared)| prepared), keep)?;
         let inverse_batch = 1.0 / self.recipe.batch_size as f32;
         let mut slopes = Vec::with_capacity(samples.len());
-        for ((place, prepared), hidden) in samples.iter().zip(hidden.chunks_exact(d)) {
+        for ((place, prepared), hidden) in samples.iter().zip(hidden.chunks_exact(layout.read_width())) {
             let error = state.read_out(hidden) - prepared.target;
             let (loss, slope) = self.loss.value_and_slope(error, prepared.weight, inverse_batch);
             slopes.push(slope);
@@ -96,7 +96,7 @@ impl Engine {
             return Ok(());
         }
         let weight = &state.parameters()[layout.output_weight()];
-        let mut cotangent = Vec::with_capacity(samples.len() * d);
+        let mut cotangent = Vec::with_capacity(samples.len() * weight.len());
         for slope in &slopes {
             cotangent.extend(weight.iter().map(|w| slope * w));
         }

@@ -85,7 +85,7 @@ impl LocalRun {
         for (_, row) in self.engine.features(&self.state, &work)? {
             values.extend(row);
         }
-        let features = Features::new(self.state.layout().hidden(), values)?;
+        let features = Features::new(self.state.layout().read_width(), values)?;
         let next = self.state.gathered(self.engine.recipe(), features.digest())?;
         let sums = match unit {
             Unit::Chunk { chunk: 0, .. } => self.sums.insert(Sums::new(features.hidden())),

@@ -1,6 +1,6 @@
 //! A sample as the model takes it: pieces of tokens and embeddings, checked and encoded.
 
-use numalign_config::{Pooling, Stage};
+use numalign_config::Stage;
 use numalign_data::{Input, Sample, Segment, grammar};
 use numalign_model::tokenizer::Around;
 use numalign_model::{ModelError, Piece, lm::positions};
@@ -64,7 +64,7 @@ impl Engine {
             pieces.insert(0, Piece::Tokens(before));
             pieces.push(Piece::Tokens(after));
         }
-        if self.recipe.pooling == Pooling::Numbers && inputs.is_empty() {
+        if self.reads_numbers() && inputs.is_empty() {
             let reason = "it has no marked number, and pooling numbers reads there".to_owned();
             return Err(EngineError::BadSample { index, reason });
         }

@@ -52,7 +52,7 @@ pub enum ModelError {
         /// The setting that would fit.
         advice: String,
     },
-    #[error("layer {layer} cannot be read: the model has blocks 1 to {layers}")]
+    #[error("layer {layer} cannot be read: the model has blocks 1 to {layers}, and 0 for the embeddings")]
     NoSuchLayer { layer: usize, layers: usize },
     #[error("sequence {sequence} has no numbers whose positions could be read")]
     NothingToRead { sequence: usize },
@@ -102,7 +102,9 @@ impl ModelError {
             ModelError::Read { .. } => Some("check the path and its permissions"),
             ModelError::UnknownToken { .. } => Some("the tokenizer and the weights are of different models"),
             ModelError::TooLarge { advice, .. } => Some(advice),
-            ModelError::NoSuchLayer { .. } => Some("layer counts blocks from 1; -1 is the output of the final norm"),
+            ModelError::NoSuchLayer { .. } => {
+                Some("layer counts blocks from 1; 0 is the embeddings, -1 the output of the final norm")
+            }
             ModelError::NothingToRead { .. } => Some("mark a number in it ($$12.5&&), or read at `last` or `mean`"),
             ModelError::NormParameters { .. } => Some("the norms belong to another model than the one loaded"),
             ModelError::NoHead => Some("models with a tied head, such as GPT-2, can complete texts"),

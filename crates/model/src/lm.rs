@@ -24,9 +24,10 @@ pub enum ReadPositions {
 pub struct PooledRead {
     /// The positions that are averaged.
     pub positions: ReadPositions,
-    /// `None`: the output of the final norm. `Some(k)` with `k` from 1 to the number of blocks: the residual stream after
-    /// the first `k` blocks, without the final norm; later blocks are not run. For `k` below the number of blocks that is
-    /// `hidden_states[k]` of `transformers`.
+    /// `None`: the output of the final norm. `Some(k)` with `k` up to the number of blocks: the residual stream after the
+    /// first `k` blocks, without the final norm; 0 is the input of the first block, learnt positions included. Blocks
+    /// behind the last one that is read are not run. For `k` below the number of blocks that is `hidden_states[k]` of
+    /// `transformers`.
     pub layer: Option<usize>,
 }
 
@@ -45,14 +46,20 @@ pub enum Piece {
 }
 
 /// A batch of sequences, the external embeddings they refer to, and what is read from each of them.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LmInput {
     /// The pieces of each sequence, one after another.
     pub sequences: Vec<Vec<Piece>>,
     /// `[rows, hidden_size]`, row-major.
     pub embeddings: Vec<f32>,
-    /// By default the final hidden state of the last position.
-    pub read: PooledRead,
+    /// At least one; by default the final hidden state of the last position.
+    pub reads: Vec<PooledRead>,
+}
+
+impl Default for LmInput {
+    fn default() -> Self {
+        Self { sequences: Vec::new(), embeddings: Vec::new(), reads: vec![PooledRead::default()] }
+    }
 }
 
 /// Positions that `sequence` fills.
@@ -103,7 +110,7 @@ pub trait FrozenLm: Send {
     /// An id that is not in the vocabulary.
     fn embed_tokens(&self, ids: &[u32]) -> Result<Vec<f32>, ModelError>;
 
-    /// What `input.read` names of each sequence, `[sequences, hidden_size]`.
+    /// What `input.reads` names of each sequence, side by side: `[sequences, reads · hidden_size]`.
     ///
     /// With `keep`, what [`FrozenLm::backward`] needs is kept until the next call.
     ///

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use numalign_config::DeviceChoice;
-use numalign_model::{LmInput, NormGradients, Piece, PooledRead, ReadPositions, load};
+use numalign_model::{FrozenLm, LmInput, NormGradients, Piece, PooledRead, ReadPositions, load};
 use serde_json::Value;
 
 const TOLERANCE: f32 = 2e-5;
@@ -33,6 +33,29 @@ fn reads_and_norm_gradients() {
     assert!(folders >= 7, "only {folders} folders");
 }
 
+/// Every case read at once: their hidden states side by side, and the sum of their gradients.
+fn check_together(folder: &Path, lm: &mut dyn FrozenLm, inputs: &[LmInput], cases: &[Value]) {
+    let d = lm.hidden_size();
+    let reads = inputs.iter().flat_map(|input| input.reads.clone()).collect();
+    let together = LmInput { reads, ..inputs[0].clone() };
+    let cotangent: Vec<f32> = (0..cases.len() * d).map(|i| ((i % d) as f64).cos() as f32).collect();
+    let hidden = lm.forward(&together, true).unwrap();
+    let grad = lm.backward_to_embeddings(&cotangent).unwrap();
+    let mut want_grad = vec![0.0f64; grad.len()];
+    for (case, hidden) in cases.iter().zip(hidden.chunks_exact(d)) {
+        assert_close(
+            &format!("{}: hidden of {} together", folder.display(), case["at"]),
+            hidden,
+            &floats(&case["hidden"]),
+        );
+        for (sum, grad) in want_grad.iter_mut().zip(floats(&case["grad_embeddings"])) {
+            *sum += f64::from(grad);
+        }
+    }
+    let want_grad: Vec<f32> = want_grad.into_iter().map(|grad| grad as f32).collect();
+    assert_close(&format!("{}: gradient of all reads", folder.display()), &grad, &want_grad);
+}
+
 fn check_folder(folder: &Path, reference: &Value) {
     let mut lm = load(folder.to_str().unwrap(), DeviceChoice::Cpu, true).unwrap().lm;
     let d = lm.hidden_size();
@@ -51,6 +74,7 @@ fn check_folder(folder: &Path, reference: &Value) {
     let cotangent: Vec<f32> = (0..d).map(|i| (i as f64).cos() as f32).collect();
     let cases = reference["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 3 * lm.layers());
+    let mut inputs = Vec::new();
     for case in cases {
         let at = match case["at"].as_str().unwrap() {
             "last" => ReadPositions::Last,
@@ -59,8 +83,8 @@ fn check_folder(folder: &Path, reference: &Value) {
         };
         let layer = case["layer"].as_u64().map(|layer| layer as usize);
         let label = format!("{}: {at:?}, layer {layer:?}", folder.display());
-        let read = PooledRead { positions: at, layer };
-        let input = LmInput { sequences: vec![sequence.clone()], embeddings: embeddings.clone(), read };
+        let reads = vec![PooledRead { positions: at, layer }];
+        let input = LmInput { sequences: vec![sequence.clone()], embeddings: embeddings.clone(), reads };
         let hidden = lm.forward(&input, true).unwrap();
         assert_close(&format!("{label}: hidden"), &hidden, &floats(&case["hidden"]));
         let mut sums = vec![vec![0.0f32; parameters.iter().map(|parameter| parameter.values.len()).sum()]];
@@ -75,5 +99,7 @@ fn check_folder(folder: &Path, reference: &Value) {
             assert!((sum - want[0]).abs() / scale < 2e-5, "{label} {name}: sum {sum} for {}", want[0]);
             assert!((wave - want[1]).abs() / scale < 2e-5, "{label} {name}: wave {wave} for {}", want[1]);
         }
+        inputs.push(input);
     }
+    check_together(folder, &mut *lm, &inputs, cases);
 }

@@ -24,7 +24,7 @@ fn input(lm: &dyn FrozenLm, read: PooledRead) -> LmInput {
         vec![number(1)],
         vec![Piece::Tokens(vec![9, 2, 6, 5, 3]), number(2), number(3)],
     ];
-    LmInput { sequences, embeddings: (0..4 * d).map(|i| (i as f32 * 0.31).sin()).collect(), read }
+    LmInput { sequences, embeddings: (0..4 * d).map(|i| (i as f32 * 0.31).sin()).collect(), reads: vec![read] }
 }
 
 /// Everything that a pass returns: hidden states, gradients of embeddings, gradients of norms.

@@ -5,7 +5,7 @@ use crate::reduction::{RowError, Rows};
 /// One flattened gradient per micro-batch computed by this rank: the micro-batch's index in the unit, then
 /// [`Layout::row_len`](crate::Layout::row_len) floats, the gradient of every trainable number and the micro-batch's share
 /// of the loss. Evaluations put their error sums in rows of the same length, chunks of the solver's rounds the features
-/// of their samples, `[samples, d+1]`.
+/// of their samples, `[samples, k·d+1]`.
 pub type MicroBatchGradients = Vec<(usize, Vec<f32>)>;
 
 /// The canonical sum `[row_len]` of `micro_batches` rows that are all here.

@@ -33,31 +33,38 @@ impl NormTensor {
     }
 }
 
-/// The flat vector `[input weight d·w | input bias d | output weight d | output bias 1 | layer norms n]` of hidden size
-/// `d`, input width `w` (1, or `1+2k` with `fourier`) and `n` numbers of the frozen model's layer norms (0 where they do
-/// not train).
+/// The flat vector `[input weight d·w | input bias d | output weight k·d | output bias 1 | layer norms n]` of hidden size
+/// `d`, input width `w` (1, or `1+2p` with `fourier` of `p` periods), `k` places that are read side by side, and `n`
+/// numbers of the frozen model's layer norms (0 where they do not train).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     hidden: usize,
     input_width: usize,
+    places: usize,
     layer_norms: usize,
 }
 
 /// Widest parts that [`Layout::to_word`] can hold.
 const MOST_HIDDEN: u64 = (1 << 24) - 1;
-const MOST_WIDTH: u64 = 1 << 16;
+const MOST_WIDTH: u64 = 1 << 8;
+const MOST_PLACES: u64 = numalign_config::MOST_TAPS as u64;
 const MOST_NORMS: u64 = (1 << 24) - 1;
 
 impl Layout {
-    /// Layout for hidden size `d`, one scalar per number, no layer norms.
+    /// Layout for hidden size `d`, one scalar per number, one place that is read, no layer norms.
     pub fn new(hidden: usize) -> Self {
-        Self { hidden, input_width: 1, layer_norms: 0 }
+        Self { hidden, input_width: 1, places: 1, layer_norms: 0 }
     }
 
     /// Layout that `recipe` trains on a model of hidden size `d` whose layer norms have `layer_norms` numbers.
     pub fn of(recipe: &Recipe, hidden: usize, layer_norms: usize) -> Self {
         let layer_norms = if recipe.train_layer_norms { layer_norms } else { 0 };
-        Self { hidden, input_width: InputEncoder::of(recipe).width(), layer_norms }
+        Self { hidden, input_width: InputEncoder::of(recipe).width(), places: recipe.places().len(), layer_norms }
+    }
+
+    /// The same with an output projector that reads `places` places.
+    pub fn with_places(self, places: usize) -> Self {
+        Self { places, ..self }
     }
 
     /// The same with `layer_norms` numbers of layer norms.
@@ -76,12 +83,22 @@ impl Layout {
         self.hidden
     }
 
+    /// Places `k` that the output projector reads.
+    pub fn places(&self) -> usize {
+        self.places
+    }
+
+    /// Columns `k·d` of the output projector: what is read of a sample, the hidden states of all places side by side.
+    pub fn read_width(&self) -> usize {
+        self.places * self.hidden
+    }
+
     /// Columns `w` of the input projector.
     pub fn input_width(&self) -> usize {
         self.input_width
     }
 
-    /// `d·w + 2d + 1 + n`.
+    /// `d·w + d + k·d + 1 + n`.
     pub fn len(&self) -> usize {
         self.layer_norms().end
     }
@@ -107,10 +124,10 @@ impl Layout {
         start..start + self.hidden
     }
 
-    /// `[d]`
+    /// `[k·d]`
     pub fn output_weight(&self) -> Range<usize> {
         let start = self.input_bias().end;
-        start..start + self.hidden
+        start..start + self.read_width()
     }
 
     /// The place of the one number.
@@ -146,14 +163,19 @@ impl Layout {
                 range: self.input_weight(),
             },
             TensorSpec { name: "input_projection.bias", shape: vec![d], range: self.input_bias() },
-            TensorSpec { name: "output_projection.weight", shape: vec![1, d], range: self.output_weight() },
+            TensorSpec {
+                name: "output_projection.weight",
+                shape: vec![1, self.read_width()],
+                range: self.output_weight(),
+            },
             TensorSpec { name: "output_projection.bias", shape: vec![1], range: bias..bias + 1 },
         ]
     }
 
     /// The layout as one number: the hidden size itself where the rest is at its default.
     pub fn to_word(self) -> u64 {
-        self.hidden as u64 | (self.input_width as u64 - 1) << 24 | (self.layer_norms as u64) << 40
+        let (width, places) = (self.input_width as u64 - 1, self.places as u64 - 1);
+        self.hidden as u64 | width << 24 | places << 32 | (self.layer_norms as u64) << 40
     }
 
     /// Inverse of [`Layout::to_word`].
@@ -161,6 +183,7 @@ impl Layout {
         Self {
             hidden: (word & MOST_HIDDEN) as usize,
             input_width: ((word >> 24) % MOST_WIDTH) as usize + 1,
+            places: ((word >> 32) % MOST_PLACES) as usize + 1,
             layer_norms: (word >> 40 & MOST_NORMS) as usize,
         }
     }
@@ -187,12 +210,16 @@ mod tests {
         assert_eq!((layout.layer_norms(), layout.len()), (26..33, 33));
         assert_eq!(Layout::new(5).len(), 16);
         assert!(Layout::new(5).layer_norms().is_empty());
+        let layout = layout.with_places(3);
+        assert_eq!((layout.output_weight(), layout.output_bias(), layout.read_width()), (20..35, 35, 15));
+        assert_eq!((layout.layer_norms(), layout.tensors()[2].shape.clone()), (36..43, vec![1, 15]));
     }
 
     #[test]
     fn a_word_holds_a_layout() {
         assert_eq!(Layout::new(768).to_word(), 768);
-        for layout in [Layout::new(1 << 20).with_input_width(129).with_layer_norms(2_000_000), Layout::new(1)] {
+        let wide = Layout::new(1 << 20).with_input_width(129).with_layer_norms(2_000_000);
+        for layout in [wide, wide.with_places(numalign_config::MOST_TAPS), Layout::new(1)] {
             assert_eq!(Layout::from_word(layout.to_word()), layout);
         }
     }

@@ -33,6 +33,7 @@ pub use loss::LossFunction;
 pub use reduction::{RowError, Rows};
 pub use solver::features::{Features, FeaturesError};
 pub use solver::least_squares::{Fit, FitError, Sums};
+pub use solver::probe;
 pub use solver::progress::{Round, SolveState, Solved};
 pub use state::{State, StateDigest, StateError};
 pub use trained::Trained;

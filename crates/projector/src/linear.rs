@@ -15,7 +15,7 @@ pub fn embed(weight: &[f32], bias: &[f32], x: &[f32]) -> Vec<f32> {
     embedding
 }
 
-/// `w·h + b` of a hidden state `[d]`: the read-out of training, solving and prediction.
+/// `w·h + b` of what is read of a sample, `[k·d]`: the read-out of training, solving and prediction.
 pub fn read_out(weight: &[f32], bias: f32, hidden: &[f32]) -> f32 {
     let mut sum = 0.0f32;
     for (w, h) in weight.iter().zip(hidden) {

@@ -1,6 +1,8 @@
 //! The state that training changes: projectors, Adam moments, step. Every rank holds a copy; equal bytes, equal digest.
 //! [`transitions`] changes it, [`codec`] turns it into bytes.
 
+use std::ops::Range;
+
 use numalign_config::{LoadedProjections, Recipe, Solver};
 use numalign_data::{Position, Schedule};
 use rand_chacha::ChaCha8Rng;
@@ -56,14 +58,14 @@ pub struct State {
 pub const INPUT_BOUND: f64 = 0.2;
 
 impl State {
-    /// Fresh projectors: uniform in ±1/√d on the output side, as PyTorch's `Linear`; in ±[`INPUT_BOUND`] on the input side.
+    /// Fresh projectors: uniform in ±1/√(k·d) on the output side, as PyTorch's `Linear`; in ±[`INPUT_BOUND`] on the input side.
     /// Layer norms are 1: [`State::set_layer_norms`] gives them the frozen model's values.
     pub fn initial(layout: impl Into<Layout>, seed: u64) -> Self {
         let layout = layout.into();
         let mut hasher = blake3::Hasher::new_derive_key("numalign 2026-11 projector initialisation");
         hasher.update(&seed.to_le_bytes());
         let mut random = ChaCha8Rng::from_seed(*hasher.finalize().as_bytes());
-        let output_bound = 1.0 / (layout.hidden() as f64).sqrt();
+        let output_bound = 1.0 / (layout.read_width() as f64).sqrt();
         let mut parameters = Vec::with_capacity(layout.len());
         for i in 0..layout.output().end {
             let bound = if layout.input().contains(&i) { INPUT_BOUND } else { output_bound };
@@ -74,18 +76,19 @@ impl State {
         Self::with_parameters(layout, parameters)
     }
 
-    /// Fresh projectors, but for those that `loaded` has and `which` names. Its layer norms, where it has some, come along:
-    /// either projector was trained with them.
-    pub fn starting_from(loaded: &State, which: LoadedProjections, seed: u64) -> Self {
-        let layout = loaded.layout;
+    /// Fresh projectors that read `places` places, but for those that `loaded` has and `which` names; an output projector
+    /// that is named reads as many. Its layer norms, where it has some, come along: either projector was trained with
+    /// them.
+    pub fn starting_from(loaded: &State, which: LoadedProjections, places: usize, seed: u64) -> Self {
+        let layout = loaded.layout.with_places(places);
         let mut parameters = Self::initial(layout, seed).parameters;
-        let taken = match which {
-            LoadedProjections::Both => layout.input().start..layout.output().end,
-            LoadedProjections::Input => layout.input(),
-            LoadedProjections::Output => layout.output(),
+        let parts: &[fn(&Layout) -> Range<usize>] = match which {
+            LoadedProjections::Both => &[Layout::input, Layout::output, Layout::layer_norms],
+            LoadedProjections::Input => &[Layout::input, Layout::layer_norms],
+            LoadedProjections::Output => &[Layout::output, Layout::layer_norms],
         };
-        for part in [taken, layout.layer_norms()] {
-            parameters[part.clone()].copy_from_slice(&loaded.parameters[part]);
+        for part in parts {
+            parameters[part(&layout)].copy_from_slice(&loaded.parameters[part(&loaded.layout)]);
         }
         Self::with_parameters(layout, parameters)
     }
@@ -219,7 +222,7 @@ impl State {
         linear::embed(&self.parameters[weight], &self.parameters[bias], x)
     }
 
-    /// The encoded prediction `w·h + b` of a hidden state `[d]`.
+    /// The encoded prediction `w·h + b` of what is read of a sample, `[k·d]`.
     pub fn read_out(&self, hidden: &[f32]) -> f32 {
         let weight = &self.parameters[self.layout.output_weight()];
         linear::read_out(weight, self.parameters[self.layout.output_bias()], hidden)

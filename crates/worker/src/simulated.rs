@@ -54,7 +54,7 @@ impl Simulated {
                 let rows = job.micro_batches.iter().map(|(micro_batch, samples)| match job.kind {
                     RowKind::Gradients => (*micro_batch, row(layout)),
                     RowKind::Errors => (*micro_batch, ErrorSums::default().to_row(layout)),
-                    RowKind::Features => (*micro_batch, features(layout.hidden(), samples)),
+                    RowKind::Features => (*micro_batch, features(layout.read_width(), samples)),
                 });
                 // The generation may have ended in the meantime.
                 let _ = job.reply.send(Ok(rows.collect()));

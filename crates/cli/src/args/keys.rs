@@ -48,8 +48,13 @@ fn key_id(name: &str) -> String {
 
 /// Adds a flag for every key.
 pub fn with_keys(command: Command, shown: Shown) -> Command {
+    with_keys_but(command, shown, &[])
+}
+
+/// Adds a flag for every key but these, which the command sets itself.
+pub fn with_keys_but(command: Command, shown: Shown, set_by_command: &[&str]) -> Command {
     let mut command = command;
-    for key in keys() {
+    for key in keys().iter().filter(|key| !set_by_command.contains(&key.name)) {
         let arg = Arg::new(key_id(key.name))
             .long(key.flag())
             .value_name(key.value_name())
@@ -67,7 +72,8 @@ pub fn with_keys(command: Command, shown: Shown) -> Command {
 pub fn key_flags(matches: &ArgMatches) -> Vec<(String, String)> {
     let mut given = Vec::new();
     for key in keys() {
-        if let Some(value) = matches.get_one::<String>(&key_id(key.name)) {
+        // A command need not have all of them.
+        if let Ok(Some(value)) = matches.try_get_one::<String>(&key_id(key.name)) {
             given.push((key.name.to_owned(), value.clone()));
         }
     }

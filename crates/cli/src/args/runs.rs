@@ -2,7 +2,7 @@
 
 use clap::{Arg, Command, value_parser};
 
-use super::keys::{OTHER_KEYS, Shown, with_keys};
+use super::keys::{OTHER_KEYS, Shown, with_keys, with_keys_but};
 use super::parts::{
     client_arguments, config_argument, count_option, details_flag, file_argument, flag, help_with_examples, json_flag,
     option, server_arguments, stage_argument, token_argument,
@@ -10,7 +10,7 @@ use super::parts::{
 use crate::launcher::chaos;
 
 pub fn commands() -> Vec<Command> {
-    vec![launch(), coordinator(), worker(), status(), watch(), report(), generate(), config()]
+    vec![launch(), probe(), coordinator(), worker(), status(), watch(), report(), generate(), config()]
 }
 
 fn launch() -> Command {
@@ -40,6 +40,68 @@ fn launch() -> Command {
         )
         .arg(json_flag());
     with_keys(command, Shown::All)
+}
+
+/// Keys that a probe sets itself.
+const SET_BY_PROBE: &[&str] = &[
+    "model_name",
+    "dataset.file",
+    "layer",
+    "pooling",
+    "taps",
+    "probe",
+    "solver",
+    "solve_every",
+    "solve_samples",
+    "num_epochs",
+    "num_batches",
+    "batch_size",
+    "micro_batch_size",
+    "train_input_projection",
+    "train_output_projection",
+    "train_layer_norms",
+];
+
+fn probe() -> Command {
+    let about = "One pass of a coordinator and its workers over the samples. For every layer and pooling the exact output \
+                 projector is solved, and its error on held-out samples shown beside that of a constant answer and of the \
+                 same solution without the language model; then places that are good together are chosen one by one, and \
+                 solved together. The rows lie in a file in the run's folder meanwhile. In stages nn and mixed the input \
+                 projector stays as it begins.";
+    let command = Command::new("probe")
+        .about("Finds where in the model the number is: every layer and pooling in one pass")
+        .after_help(help_with_examples(
+            &format!("{about}\n\n{OTHER_KEYS}"),
+            &[
+                ("numalign probe text --model demo", "the table of the built-in model's places"),
+                (
+                    "numalign probe text --model smollm2.gguf --taps 12 --write-config best.yaml --plot places.svg",
+                    "chooses up to 12 places; then: numalign launch --config best.yaml",
+                ),
+            ],
+        ))
+        .arg(stage_argument(&["nn", "text", "mixed"]))
+        .arg(config_argument())
+        .arg(option("model", "MODEL", "Frozen model, as the key model_name; the configuration's by default"))
+        .arg(option("dataset", "FILE", "JSONL file of samples; the configuration's or generated ones by default"))
+        .arg(
+            option(
+                "layers",
+                "LAYERS",
+                "Layers to look at: all, or such as 0-8,-1 (0: embeddings, -1: after the final norm)",
+            )
+            .default_value("all")
+            .allow_hyphen_values(true),
+        )
+        .arg(option("pooling", "LIST", "Poolings to look at [default: last,mean and where there are numbers: numbers]"))
+        .arg(count_option("samples", "Samples of the pass; every eighth is held out, up to 1024", "4000"))
+        .arg(count_option("taps", "Most places that are chosen together", "6"))
+        .arg(option("plot", "FILE", "Picture of the errors over the layers (.svg or .png)"))
+        .arg(option("write-config", "FILE", "Configuration for `launch` that reads the chosen places (YAML)"))
+        .arg(flag("no-ablation", "Leave out the solution without the language model"))
+        .arg(token_argument())
+        .arg(json_flag());
+    with_keys_but(command, Shown::None, SET_BY_PROBE)
 }
 
 fn coordinator() -> Command {

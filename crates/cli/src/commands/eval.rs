@@ -5,8 +5,7 @@ use std::path::Path;
 use clap::ArgMatches;
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Stage};
-use numalign_data::SampleStream;
-use numalign_engine::{Engine, Purpose, ablation, error_analysis, metrics, training_stream, zero_shot};
+use numalign_engine::{Purpose, training_stream, zero_shot};
 
 use crate::args::text;
 use crate::checkpointed::engine_of;
@@ -15,8 +14,8 @@ use crate::error::CliError;
 use crate::evaluation::closing::advice;
 use crate::evaluation::held_out::HeldOut;
 use crate::evaluation::plot::{Course, Subject, draw};
-use crate::evaluation::report::{Ablation, Report};
-use crate::evaluation::{evaluate_with_progress, take_best};
+use crate::evaluation::report::Report;
+use crate::evaluation::{evaluate_with_progress, take_best, without_model};
 use crate::launcher::child::die_with_parent;
 use crate::plot::Destination;
 use crate::settings;
@@ -71,18 +70,4 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         note!("hint: {advice}");
     }
     Ok(())
-}
-
-/// The same recipe trained and evaluated with the frozen stack bypassed.
-fn without_model(
-    engine: Engine,
-    training: SampleStream,
-    stream: &SampleStream,
-    count: u64,
-) -> Result<Ablation, CliError> {
-    let (recipe, evaluation) = ablation::train_and_evaluate(engine, training, stream, count)?;
-    Ok(Ablation {
-        metrics: metrics::measure(&recipe, &evaluation.predictions, &evaluation.targets),
-        choice_accuracy: error_analysis::choice_accuracy(&recipe, &evaluation, stream),
-    })
 }

@@ -45,7 +45,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         from = to;
     }
     write(out, &checkpoint, &hidden, &targets, domain, &range)?;
-    let (count, d) = (targets.len(), checkpoint.state.layout().hidden());
+    let (count, d) = (targets.len(), checkpoint.state.layout().read_width());
     note!("wrote {}: hidden [{count}, {d}], target [{count}] of stage {}", out.display(), recipe.stage);
     Ok(())
 }
@@ -88,7 +88,7 @@ fn write(
 ) -> Result<(), CliError> {
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let (hidden_bytes, target_bytes) = (bytes(hidden), bytes(targets));
-    let shape = vec![targets.len(), checkpoint.state.layout().hidden()];
+    let shape = vec![targets.len(), checkpoint.state.layout().read_width()];
     let failed = |error: safetensors::SafeTensorError| CliError::new(format!("the features cannot be stored: {error}"));
     let tensors = [
         ("hidden", TensorView::new(Dtype::F32, shape, &hidden_bytes).map_err(failed)?),

@@ -15,10 +15,10 @@ use crate::checkpointed::engine_of;
 use crate::console::note;
 use crate::error::CliError;
 use crate::evaluation::closing::{advice, next_command};
-use crate::evaluation::evaluate_with_progress;
 use crate::evaluation::held_out::HeldOut;
 use crate::evaluation::plot::{Course, Subject, draw};
 use crate::evaluation::report::Report;
+use crate::evaluation::{evaluate_with_progress, without_model};
 use crate::launcher::chaos::Chaos;
 use crate::launcher::child::die_with_parent;
 use crate::launcher::signals::{Interrupt, Signals};
@@ -263,7 +263,7 @@ async fn finish(
 /// `None` where no row of the dataset is held out.
 fn evaluated(config: &Config, events: Option<FinishedEvents>) -> Result<Option<Closing>, CliError> {
     let path = &config.run.model_path_save;
-    let Some(HeldOut { stream, count }) = HeldOut::of_run(config)? else {
+    let Some((HeldOut { stream, count }, training)) = HeldOut::of_run(config)? else {
         if let Some(events) = events {
             events.close(config.recipe.total_steps(), None);
         }
@@ -272,15 +272,20 @@ fn evaluated(config: &Config, events: Option<FinishedEvents>) -> Result<Option<C
     let checkpoint = Checkpoint::read(path)?;
     let mut engine = engine_of(&checkpoint, path, None, config.run.device, Purpose::Predict)?;
     let evaluation = evaluate_with_progress(&mut engine, &checkpoint.state, &stream, count)?;
+    let mut report = Report::of(engine.recipe(), &evaluation, &stream);
+    let advice = advice(engine.recipe(), engine.lm().layers(), &report.metrics);
+    report.ablation = match without_model(engine, training, &stream, count) {
+        Ok(ablation) => Some(ablation),
+        // The result does not depend on it.
+        Err(error) => {
+            note!("the same without the language model could not be measured: {error}");
+            None
+        }
+    };
     if let Some(events) = events {
-        let subject = Subject { checkpoint: path, without_model: None };
-        let picture = draw(engine.recipe(), &evaluation, &Course::of(path), subject);
+        let subject = Subject { checkpoint: path, without_model: report.ablation.as_ref().map(|it| it.metrics.mae) };
+        let picture = draw(&checkpoint.identity.recipe, &evaluation, &Course::of(path), subject);
         events.close(checkpoint.state.step(), Some(&picture));
     }
-    let report = Report::of(engine.recipe(), &evaluation, &stream);
-    Ok(Some(Closing {
-        advice: advice(engine.recipe(), engine.lm().layers(), &report.metrics),
-        next: next_command(path, &stream.sample(0).input),
-        report,
-    }))
+    Ok(Some(Closing { advice, next: next_command(path, &stream.sample(0).input), report }))
 }

@@ -21,6 +21,8 @@ mod import;
 mod inspect;
 mod launch;
 mod predict;
+mod probe;
+mod probe_page;
 mod replay;
 mod report;
 mod report_page;
@@ -34,6 +36,7 @@ mod worker;
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     match matches.subcommand() {
         Some(("launch", matches)) => launch::run(matches),
+        Some(("probe", matches)) => probe::run(matches),
         Some(("coordinator", matches)) => coordinator::run(matches),
         Some(("worker", matches)) => worker::run(matches),
         Some(("cert", matches)) => cert::run(matches),

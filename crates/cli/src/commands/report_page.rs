@@ -154,6 +154,10 @@ fn in_short(recipe: &Recipe) -> String {
     if let Some(layer) = recipe.layer {
         parts.push(format!("layer {layer}"));
     }
+    if !recipe.taps.is_empty() {
+        let taps: Vec<String> = recipe.taps.iter().map(ToString::to_string).collect();
+        parts.push(format!("taps {}", taps.join(" ")));
+    }
     if recipe.train_layer_norms {
         parts.push("layer norms".to_owned());
     }

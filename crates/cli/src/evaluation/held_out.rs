@@ -26,14 +26,16 @@ pub struct HeldOut {
 }
 
 impl HeldOut {
-    /// Of a run that was just trained; `None`, which is told, where no row of its file is held out.
-    pub fn of_run(config: &Config) -> Result<Option<HeldOut>, CliError> {
-        let Some(stream) = RunData::open(config)?.streams.held_out else {
+    /// Of a run that was just trained, with its training samples; `None`, which is told, where no row of its file is held
+    /// out.
+    pub fn of_run(config: &Config) -> Result<Option<(HeldOut, SampleStream)>, CliError> {
+        let streams = RunData::open(config)?.streams;
+        let Some(stream) = streams.held_out else {
             note!("no row is held out, so there is no evaluation; `numalign eval --dataset FILE` takes other rows");
             return Ok(None);
         };
         let count = config.run.eval_count.min(stream.file_len().unwrap_or(u64::MAX));
-        Ok(Some(HeldOut { stream, count }))
+        Ok(Some((HeldOut { stream, count }, streams.train)))
     }
 
     /// Of the checkpoint read from `path`: the held-out rows of `dataset` if that is the file of its run, each row of any

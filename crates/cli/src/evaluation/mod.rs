@@ -4,11 +4,12 @@ use std::path::Path;
 
 use numalign_checkpoint::Checkpoint;
 use numalign_data::SampleStream;
-use numalign_engine::{Engine, Evaluation, evaluate};
+use numalign_engine::{Engine, Evaluation, ablation, error_analysis, evaluate, metrics};
 use numalign_projector::State;
 
 use crate::console::{Progress, note};
 use crate::error::CliError;
+use crate::evaluation::report::Ablation;
 
 pub mod closing;
 pub mod held_out;
@@ -39,4 +40,19 @@ pub fn evaluate_with_progress(
 ) -> Result<Evaluation, CliError> {
     let mut progress = Progress::start("evaluating", count);
     Ok(evaluate(engine, state, stream, count, |done| progress.set(done))?)
+}
+
+/// The engine's recipe trained on `training` and evaluated on the first `count` samples of `stream`, with the frozen stack
+/// bypassed.
+pub fn without_model(
+    engine: Engine,
+    training: SampleStream,
+    stream: &SampleStream,
+    count: u64,
+) -> Result<Ablation, CliError> {
+    let (recipe, evaluation) = ablation::train_and_evaluate(engine, training, stream, count)?;
+    Ok(Ablation {
+        metrics: metrics::measure(&recipe, &evaluation.predictions, &evaluation.targets),
+        choice_accuracy: error_analysis::choice_accuracy(&recipe, &evaluation, stream),
+    })
 }

@@ -99,6 +99,13 @@ impl<'a> Panel<'a> {
         self.picture.marks.push(Mark::Dots { points, radius: 3.0, grey: INK, opacity: 1.0 });
     }
 
+    /// A text that ends just above a value.
+    pub fn named(&mut self, value: (f64, f64), name: &str) {
+        if let Some((x, y)) = self.places(&[value]).first() {
+            self.text((x - 2.0, y - 6.0), LABEL_SIZE, Anchor::End, false, name);
+        }
+    }
+
     /// A dashed line between two points to compare with, its name above its right end.
     pub fn guide(&mut self, from: (f64, f64), to: (f64, f64), name: &str) {
         let points = self.places(&[from, to]);

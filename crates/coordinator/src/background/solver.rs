@@ -10,6 +10,7 @@ use numalign_projector::{Features, Fit, Sums};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::checkpoint_writer::CheckpointWriter;
+use super::probe::Probe;
 
 /// A round's solution, or why there is none.
 pub type Solution = Result<Fit, String>;
@@ -34,13 +35,14 @@ pub struct SolverThread {
 }
 
 impl SolverThread {
-    /// Starts the thread with the sums of a round in progress, if there is one. Checkpoints go to `writer`, solutions to
+    /// Starts the thread with the sums of a round in progress, if there is one, or for a probe. Checkpoints go to `writer`, solutions to
     /// `solutions`.
     ///
     /// # Errors
     /// The thread does not start.
     pub fn start(
         sums: Option<Sums>,
+        probe: Option<Probe>,
         writer: CheckpointWriter,
         solutions: UnboundedSender<SolveResult>,
     ) -> std::io::Result<Self> {
@@ -48,12 +50,14 @@ impl SolverThread {
         let (alive, running) = mpsc::channel::<()>();
         let body = move || {
             let _alive = alive;
-            let mut round = RoundSums { sums };
+            let mut round = RoundSums { sums, probe, failed: None };
             while let Ok(job) = inbox.recv() {
                 match job {
                     Job::Add(chunk, features) => round.add(chunk, &features),
                     Job::Write(mut checkpoint) => {
-                        checkpoint.sums = round.sums.clone();
+                        if checkpoint.stores_sums() {
+                            checkpoint.sums = round.sums.clone();
+                        }
                         writer.write(&checkpoint);
                     }
                     Job::Solve(unit) => {
@@ -98,29 +102,71 @@ impl SolverThread {
     }
 }
 
-/// The sums of the round in progress; `None` before the first one.
+/// The round in progress.
 struct RoundSums {
+    /// `None` before the first round, and in a probe.
     sums: Option<Sums>,
+    probe: Option<Probe>,
+    /// Why a chunk could not be added.
+    failed: Option<String>,
 }
 
 impl RoundSums {
     /// The first chunk of a round resets the sums.
     fn add(&mut self, chunk: u64, features: &Features) {
         if chunk == 0 {
-            self.sums = Some(Sums::new(features.hidden()));
+            self.failed = None;
         }
-        let added = match &mut self.sums {
-            Some(sums) => sums.add(features).map_err(|error| error.to_string()),
-            None => Err("no round is in progress".to_owned()),
-        };
-        if let Err(reason) = added {
+        if self.failed.is_none()
+            && let Err(reason) = self.try_add(chunk, features)
+        {
             tracing::error!("chunk {chunk} cannot be added: {reason}");
-            self.sums = None;
+            (self.sums, self.failed) = (None, Some(reason));
         }
     }
 
-    fn solve(&self) -> Solution {
+    fn try_add(&mut self, chunk: u64, features: &Features) -> Result<(), String> {
+        if let Some(probe) = &mut self.probe {
+            return probe.add(chunk, features);
+        }
+        if chunk == 0 {
+            enough_memory(features.hidden())?;
+            self.sums = Some(Sums::new(features.hidden()));
+        }
+        let sums = self.sums.as_mut().ok_or("no round is in progress")?;
+        sums.add(features).map_err(|error| error.to_string())
+    }
+
+    fn solve(&mut self) -> Solution {
+        if let Some(reason) = &self.failed {
+            return Err(reason.clone());
+        }
+        if let Some(probe) = &mut self.probe {
+            return probe.solve();
+        }
         let sums = self.sums.as_ref().ok_or_else(|| "its sums are missing".to_owned())?;
         sums.solve().map_err(|error| error.to_string())
     }
+}
+
+/// Refuses sums that would not fit into free memory. Those of a few thousand columns are not worth a look.
+fn enough_memory(columns: usize) -> Result<(), String> {
+    const WORTH_A_LOOK: u64 = 1 << 30;
+    let needed = Sums::memory_bytes(columns);
+    let Some(free) = free_memory().filter(|free| needed > WORTH_A_LOOK && needed > *free) else {
+        return Ok(());
+    };
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    Err(format!(
+        "solving for {columns} columns takes {:.1} GiB, and {:.1} GiB are free; read fewer places",
+        gib(needed),
+        gib(free)
+    ))
+}
+
+/// Bytes that the system can still give; none where it does not say.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }

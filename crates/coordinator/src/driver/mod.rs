@@ -23,6 +23,7 @@ use numalign_protocol::coordinator_message::Message;
 use tokio::sync::{Notify, mpsc};
 
 use crate::background::checkpoint_writer::CheckpointWriter;
+use crate::background::probe::Probe;
 use crate::background::sample_check::SampleCheck;
 use crate::background::solver::{SolveResult, SolverThread};
 use crate::error::CoordinatorError;
@@ -111,7 +112,8 @@ impl Driver {
         let writer = CheckpointWriter::start(start.folder.clone(), config.run.keep_checkpoints)
             .map_err(|error| CoordinatorError::Server(format!("the checkpoint thread does not start: {error}")))?;
         let (sender, solutions) = mpsc::unbounded_channel();
-        let solver = SolverThread::start(start.sums.clone(), writer.clone(), sender)
+        let probe = Probe::of(&config.recipe, start.folder.path());
+        let solver = SolverThread::start(start.sums.clone(), probe, writer.clone(), sender)
             .map_err(|error| CoordinatorError::Server(format!("the solver's thread does not start: {error}")))?;
         Ok(Self {
             config_text,

@@ -63,12 +63,12 @@ pub fn rows(rows: &[proto::Row]) -> Result<Vec<(usize, Vec<f32>)>, Status> {
     decoded.map_err(|_| Status::invalid_argument("a row is not whole floats"))
 }
 
-/// Gathered rows as features of the state's hidden size.
+/// Gathered rows as features of what the state's output projector reads.
 ///
 /// # Errors
 /// They do not fit; this ends the membership of their sender.
 pub fn features(state: &State, rows: Vec<f32>) -> Result<Arc<Features>, String> {
-    let features = Features::new(state.layout().hidden(), rows);
+    let features = Features::new(state.layout().read_width(), rows);
     features.map(Arc::new).map_err(|error| format!("its features cannot be used: {error}"))
 }
 

@@ -14,7 +14,7 @@ use super::reduce::Reducer;
 /// Hello and reports carry a state: 12 bytes per trainable number, known only once a model has set the hidden size.
 const MAX_CONTROL_BYTES: usize = 16 << 20;
 
-/// Floats of one sample's features: more than any model that numalign loads has.
+/// Floats of one sample's features at one place: more than any model that numalign loads has.
 const MAX_FEATURE_WIDTH: usize = 16 << 10;
 
 /// Credits and status requests.
@@ -47,7 +47,11 @@ impl<S> MessageSizeLimit<S> {
         // Over NCCL rank 0's report of a chunk brings the features of the whole batch.
         let may_bring_features =
             config.recipe.solver != Solver::Adam && config.run.collective != CollectiveChoice::Grpc;
-        let features = if may_bring_features { 4 * MAX_FEATURE_WIDTH * config.recipe.batch_size } else { 0 };
+        let features = if may_bring_features {
+            4 * MAX_FEATURE_WIDTH * config.recipe.batch_size * config.recipe.places().len()
+        } else {
+            0
+        };
         Self { service, reducer, max_control_bytes: MAX_CONTROL_BYTES.saturating_add(features) }
     }
 

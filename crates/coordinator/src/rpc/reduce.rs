@@ -112,7 +112,8 @@ impl Reducer {
     pub fn begin(&self, start: &GenerationStart, config: &Config) {
         let (recipe, units) = (&config.recipe, Schedule::of_run(config));
         let layout = start.state.layout();
-        let (row_len, chunk_row_len) = (layout.row_len(), recipe.micro_batch_size * Features::width(layout.hidden()));
+        let (row_len, width) = (layout.row_len(), Features::width(layout.read_width()));
+        let chunk_row_len = recipe.micro_batch_size * width;
         let largest = request_bytes(recipe.micro_batches(), row_len.max(chunk_row_len));
         self.largest.store(largest, Ordering::Relaxed);
         *self.lock() = Some(Current {

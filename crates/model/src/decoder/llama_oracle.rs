@@ -75,7 +75,7 @@ fn kernels_and_hand_written_backward_agree_with_autodiff() {
         ] {
             for (count, length) in [(1, 1), (4, 1), (1, 2), (3, 17), (2, 60)] {
                 let mut batch = input(&vec![length; count], d);
-                batch.read = read;
+                batch.reads = vec![read];
                 let hidden = ours.forward(&batch, true).unwrap();
                 let cotangent: Vec<f32> = (0..count * d).map(|i| (i as f32 * 0.7).cos()).collect();
                 let grad = ours.backward_to_embeddings(&cotangent).unwrap();

@@ -180,7 +180,8 @@ impl<B: FrozenOps> Decoder<B> {
         }
     }
 
-    /// The forward pass on the devices; `x_rd` are the embeddings.
+    /// The forward pass on the devices; `x_rd` are the embeddings. `read` gets the states after each block, and after the
+    /// final norm (`None`), that the plan reads.
     #[allow(clippy::type_complexity)]
     fn run(
         &self,
@@ -188,39 +189,45 @@ impl<B: FrozenOps> Decoder<B> {
         sequences: &Sequences,
         plan: &PoolingPlan,
         keep: bool,
-    ) -> Result<(Tensor<B, 2>, Vec<SavedBlock<B>>, Option<Normed<B>>), ModelError> {
+        read: &mut (dyn FnMut(Option<usize>, Tensor<B, 2>) -> Result<(), ModelError> + Send),
+    ) -> Result<(Vec<SavedBlock<B>>, Option<Normed<B>>), ModelError> {
         let mut x_rd = x_rd;
         let mut kept = Vec::with_capacity(if keep { plan.layers } else { 0 });
+        if plan.reads(Some(0)) {
+            read(Some(0), x_rd.clone())?;
+        }
         for (index, place) in self.placement.places().iter().enumerate() {
             if place.blocks.start >= plan.layers {
                 break;
             }
-            let (next, saved) = place.run(|| {
+            x_rd = place.run(|| {
                 let mut x_rd = move_to_device(x_rd, &place.device)?;
-                let mut kept = Vec::new();
                 for layer in place.blocks.start..place.blocks.end.min(plan.layers) {
                     let rows = self.rows(sequences, plan, layer, index);
                     let (next, saved) = self.parts.blocks[layer].forward(x_rd, &rows, keep);
                     x_rd = next;
                     kept.extend(saved);
+                    if plan.reads(Some(layer + 1)) {
+                        read(Some(layer + 1), x_rd.clone())?;
+                    }
                 }
-                Ok::<_, ModelError>((x_rd, kept))
+                Ok::<_, ModelError>(x_rd)
             })?;
-            x_rd = next;
-            kept.extend(saved);
         }
         if !plan.final_norm {
-            return Ok((x_rd, kept, None));
+            return Ok((kept, None));
         }
         let (hidden, norm_f) = B::normalize(x_rd, &self.parts.norm_f);
-        Ok((hidden, kept, Some(norm_f)))
+        read(None, hidden)?;
+        Ok((kept, Some(norm_f)))
     }
 
     /// The backward pass through the blocks that ran: from the gradient of the last one's output to that of the first
-    /// one's input.
+    /// one's input. `grad_read` is the gradient of everything that was read; on the way down each place adds its own.
     fn run_back(
         &self,
         grad_rd: Tensor<B, 2>,
+        grad_read: &[f32],
         saved: Vec<SavedBlock<B>>,
         sequences: &Sequences,
         plan: &PoolingPlan,
@@ -242,6 +249,9 @@ impl<B: FrozenOps> Decoder<B> {
                     norms_at -= block.norm_numbers();
                     let rows = self.rows(sequences, plan, layer, index);
                     grad_rd = block.backward(kept, grad_rd, &rows, norms_at, sums)?;
+                    if let Some(own) = self.grad_of_read(Some(layer), grad_read, sequences, plan, &place.device) {
+                        grad_rd = grad_rd + own;
+                    }
                 }
                 Ok::<_, ModelError>(grad_rd)
             })?;
@@ -249,9 +259,25 @@ impl<B: FrozenOps> Decoder<B> {
         Ok(grad_rd)
     }
 
+    /// The gradient of the states after block `layer` (`None`: after the final norm) from what was read of them; `None`
+    /// where nothing was.
+    fn grad_of_read(
+        &self,
+        layer: Option<usize>,
+        grad_read: &[f32],
+        sequences: &Sequences,
+        plan: &PoolingPlan,
+        device: &B::Device,
+    ) -> Option<Tensor<B, 2>> {
+        let d = self.parts.hidden_size;
+        let grad = plan.spread(layer, grad_read, d, sequences.rows())?;
+        let rows = grad.len() / d;
+        Some(Tensor::from_data(TensorData::new(grad, [rows, d]), device))
+    }
+
     /// The rows that block `layer` of place `place` works on.
     fn rows<'a>(&'a self, sequences: &'a Sequences, plan: &PoolingPlan, layer: usize, place: usize) -> Rows<'a, B> {
-        let last_only = plan.last_only() && layer + 1 == plan.layers;
+        let last_only = plan.last_only && layer + 1 == plan.layers;
         Rows { sequences, last_only, rotary: self.rotary.get(place) }
     }
 
@@ -293,11 +319,14 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         let d = self.parts.hidden_size;
         let Embedded { x, sequences, rows_of_embedding, external } = self.embed(input)?;
         self.extend_rotary(sequences.lengths().iter().copied().max().unwrap_or(0));
-        let plan = PoolingPlan::new(input.read, self.layers(), sequences.lengths(), &external)?;
+        let plan = PoolingPlan::new(&input.reads, self.layers(), sequences.lengths(), &external)?;
         let rows = sequences.rows();
         let x_rd = Tensor::from_data(TensorData::new(x, [rows, d]), self.placement.device(0));
-        let (hidden, blocks, norm_f) = self.run(x_rd, &sequences, &plan, keep)?;
-        let pooled = plan.pool(to_host(hidden)?, d);
+        let mut pooled = plan.unread(d);
+        let (blocks, norm_f) = self.run(x_rd, &sequences, &plan, keep, &mut |layer, states| {
+            plan.pool(layer, &to_host(states)?, d, &mut pooled);
+            Ok(())
+        })?;
         if keep {
             self.saved = Some(Saved { sequences, plan, blocks, norm_f, rows_of_embedding });
         }
@@ -316,18 +345,26 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
             let group_of_row = sequences.of_each_row(target.group_of_sequence);
             sums = Some(NormSums { target, group_of_row });
         }
-        let grad = plan.spread(grad_hidden, d, sequences.rows());
-        let rows = grad.len() / d;
-        let device = self.placement.device(plan.layers - 1);
-        let mut grad_rd = Tensor::from_data(TensorData::new(grad, [rows, d]), device);
-        if let Some(normed) = &norm_f {
+        if grad_hidden.len() != plan.unread(d).len() {
+            return Err(ModelError::Empty);
+        }
+        let device = self.placement.device(plan.layers.saturating_sub(1));
+        let of_read = |layer| self.grad_of_read(layer, grad_hidden, &sequences, &plan, device);
+        let mut grad_rd = of_read(Some(plan.layers));
+        if let (Some(normed), Some(grad_norm)) = (&norm_f, of_read(None)) {
             if let Some(sums) = &mut sums {
                 let norms_at = self.parts.blocks.iter().map(Block::norm_numbers).sum();
-                sums.add(norms_at, &self.parts.norm_f, &grad_rd, normed)?;
+                sums.add(norms_at, &self.parts.norm_f, &grad_norm, normed)?;
             }
-            grad_rd = B::normalize_backward(grad_rd, normed, &self.parts.norm_f, None);
+            let through = B::normalize_backward(grad_norm, normed, &self.parts.norm_f, None);
+            grad_rd = Some(match grad_rd {
+                Some(own) => through + own,
+                None => through,
+            });
         }
-        let grad = to_host(self.run_back(grad_rd, blocks, &sequences, &plan, &mut sums)?)?;
+        // The deepest place that was read is the last block's output or the final norm.
+        let grad_rd = grad_rd.ok_or(ModelError::Empty)?;
+        let grad = to_host(self.run_back(grad_rd, grad_hidden, blocks, &sequences, &plan, &mut sums)?)?;
         let mut totals = vec![0.0f32; rows_of_embedding.len() * d];
         for (total, rows) in totals.chunks_exact_mut(d).zip(&rows_of_embedding) {
             for row in rows {

@@ -86,17 +86,39 @@ pub(super) fn by_autodiff(oracle: &mut Decoder<Generic>, batch: &LmInput, cotang
     let d = oracle.hidden_size();
     let Embedded { x, sequences, external, .. } = oracle.embed(batch).unwrap();
     oracle.extend_rotary(sequences.lengths().iter().copied().max().unwrap());
-    let plan = PoolingPlan::new(batch.read, oracle.layers(), sequences.lengths(), &external).unwrap();
+    let plan = PoolingPlan::new(&batch.reads, oracle.layers(), sequences.lengths(), &external).unwrap();
     let rows = sequences.rows();
     let x: Tensor<Generic, 2> = Tensor::from_data(TensorData::new(x, [rows, d]), &FlexDevice).require_grad();
-    let (hidden, _, _) = oracle.run(x.clone(), &sequences, &plan, false).unwrap();
-    let pooled = plan.pool(to_host(hidden.clone()).unwrap(), d);
-    let spread = plan.spread(cotangent, d, rows);
-    let shape = hidden.dims();
-    let weights = Tensor::from_data(TensorData::new(spread, shape), &FlexDevice);
-    let grads = (hidden * weights).sum().backward();
+    let mut pooled = plan.unread(d);
+    let grads = weighed_reads(oracle, x.clone(), &sequences, &plan, cotangent, &mut pooled).backward();
     let grad = x.grad(&grads).unwrap().into_data().into_vec::<f32>().unwrap();
     (pooled, grad)
+}
+
+/// The scalar product of everything that is read, put into `pooled`, with `cotangent`.
+fn weighed_reads(
+    oracle: &Decoder<Generic>,
+    x: Tensor<Generic, 2>,
+    sequences: &Sequences,
+    plan: &PoolingPlan,
+    cotangent: &[f32],
+    pooled: &mut [f32],
+) -> Tensor<Generic, 1> {
+    let d = oracle.hidden_size();
+    let mut total: Option<Tensor<Generic, 1>> = None;
+    let read = &mut |layer, states: Tensor<Generic, 2>| {
+        plan.pool(layer, &to_host(states.clone())?, d, pooled);
+        let spread = plan.spread(layer, cotangent, d, sequences.rows()).unwrap();
+        let weights = Tensor::from_data(TensorData::new(spread, states.dims()), &FlexDevice);
+        let part = (states * weights).sum();
+        total = Some(match total.take() {
+            Some(total) => total + part,
+            None => part,
+        });
+        Ok(())
+    };
+    oracle.run(x, sequences, plan, false, read).unwrap();
+    total.unwrap()
 }
 
 #[test]
@@ -134,35 +156,51 @@ fn every_read_agrees_with_autodiff() {
     let mut ours: Decoder<Flex> = load(Activation::GeluTanh, FlexDevice);
     let mut oracle: Decoder<Generic> = load(Activation::GeluTanh, FlexDevice);
     let d = ours.hidden_size();
-    for at in [ReadPositions::Last, ReadPositions::Mean, ReadPositions::Embeddings] {
-        for layer in [None, Some(1), Some(2), Some(3)] {
-            for length in [1, 9] {
-                let mut batch = input(&[length; 3], d);
-                batch.read = PooledRead { positions: at, layer };
-                // Tokens between the external embeddings, which still are one per row of the gradient.
-                for sequence in &mut batch.sequences {
-                    if length > 1 {
-                        sequence[2] = Piece::Tokens(vec![7]);
-                    }
-                }
-                let hidden = ours.forward(&batch, true).unwrap();
-                let cotangent: Vec<f32> = (0..3 * d).map(|i| (i as f32 * 0.7).cos()).collect();
-                let grad = ours.backward_to_embeddings(&cotangent).unwrap();
-                let (hidden_oracle, mut grad_oracle) = by_autodiff(&mut oracle, &batch, &cotangent);
-                if length > 1 {
-                    for sequence in 0..3 {
-                        let row = sequence * length + 2;
-                        grad_oracle[row * d..(row + 1) * d].fill(0.0);
-                    }
-                }
-                let label = format!("{at:?}, layer {layer:?}, length {length}");
-                let apart = relative_difference(&hidden, &hidden_oracle);
-                assert!(apart < 1e-5, "hidden states, {label}: {apart}");
-                let apart = relative_difference(&grad, &grad_oracle);
-                assert!(apart < 1e-5, "gradients, {label}: {apart}");
-            }
+    let mut cases = Vec::new();
+    for positions in [ReadPositions::Last, ReadPositions::Mean, ReadPositions::Embeddings] {
+        for layer in [None, Some(0), Some(1), Some(2), Some(3)] {
+            cases.push(vec![PooledRead { positions, layer }]);
         }
     }
+    cases.extend(several_reads());
+    for reads in cases {
+        for length in [1, 9] {
+            let mut batch = input(&[length; 3], d);
+            batch.reads = reads.clone();
+            // Tokens between the external embeddings, which still are one per row of the gradient.
+            for sequence in &mut batch.sequences {
+                if length > 1 {
+                    sequence[2] = Piece::Tokens(vec![7]);
+                }
+            }
+            let hidden = ours.forward(&batch, true).unwrap();
+            let cotangent: Vec<f32> = (0..3 * reads.len() * d).map(|i| (i as f32 * 0.7).cos()).collect();
+            let grad = ours.backward_to_embeddings(&cotangent).unwrap();
+            let (hidden_oracle, mut grad_oracle) = by_autodiff(&mut oracle, &batch, &cotangent);
+            if length > 1 {
+                for sequence in 0..3 {
+                    let row = sequence * length + 2;
+                    grad_oracle[row * d..(row + 1) * d].fill(0.0);
+                }
+            }
+            let label = format!("{reads:?}, length {length}");
+            let apart = relative_difference(&hidden, &hidden_oracle);
+            assert!(apart < 1e-5, "hidden states, {label}: {apart}");
+            let apart = relative_difference(&grad, &grad_oracle);
+            assert!(apart < 1e-5, "gradients, {label}: {apart}");
+        }
+    }
+    assert!(ours.backward_to_embeddings(&[]).is_err(), "nothing is kept twice");
+}
+
+/// Reads at several places: within the stack and at its end, with and without all positions of the last block.
+fn several_reads() -> Vec<Vec<PooledRead>> {
+    let read = |positions, layer| PooledRead { positions, layer };
+    vec![
+        vec![read(ReadPositions::Mean, Some(1)), read(ReadPositions::Last, Some(2))],
+        vec![read(ReadPositions::Last, None), read(ReadPositions::Last, Some(3)), read(ReadPositions::Mean, Some(0))],
+        vec![read(ReadPositions::Mean, Some(3)), read(ReadPositions::Last, None), read(ReadPositions::Last, Some(1))],
+    ]
 }
 
 #[test]
@@ -173,12 +211,15 @@ fn gradients_of_the_norms_agree_with_autodiff() {
     assert_eq!(names.len(), 4 * 3 + 2);
     assert_eq!((names[0].as_str(), names[13].as_str()), ("h.0.ln_1.weight", "ln_f.bias"));
     let total = names.len() * d;
-    for (at, layer, length) in [
-        (ReadPositions::Last, None, 1),
-        (ReadPositions::Last, None, 9),
-        (ReadPositions::Mean, None, 9),
-        (ReadPositions::Mean, Some(2), 9),
-    ] {
+    let read = |positions, layer| vec![PooledRead { positions, layer }];
+    let mut cases = vec![
+        (read(ReadPositions::Last, None), 1),
+        (read(ReadPositions::Last, None), 9),
+        (read(ReadPositions::Mean, None), 9),
+        (read(ReadPositions::Mean, Some(2)), 9),
+    ];
+    cases.extend(several_reads().into_iter().map(|reads| (reads, 9)));
+    for (reads, length) in cases {
         let mut oracle: Decoder<Generic> = load(Activation::GeluTanh, FlexDevice);
         for norm in oracle.parts.blocks.iter_mut().flat_map(|block| [&mut block.norm_1, &mut block.norm_2]) {
             norm.gamma_d = norm.gamma_d.clone().require_grad();
@@ -189,20 +230,18 @@ fn gradients_of_the_norms_agree_with_autodiff() {
         norm_f.beta_d = norm_f.beta_d.clone().map(Tensor::require_grad);
 
         let mut batch = input(&[length; 3], d);
-        batch.read = PooledRead { positions: at, layer };
-        let cotangent: Vec<f32> = (0..3 * d).map(|i| (i as f32 * 0.7).cos()).collect();
+        batch.reads = reads.clone();
+        let cotangent: Vec<f32> = (0..3 * reads.len() * d).map(|i| (i as f32 * 0.7).cos()).collect();
         ours.forward(&batch, true).unwrap();
         let mut sums = vec![vec![0.0; total]];
         let target = NormGradients { group_of_sequence: &[0, 0, 0], sums: &mut sums };
         ours.backward(&cotangent, Some(target)).unwrap();
 
         let Embedded { x, sequences, external, .. } = oracle.embed(&batch).unwrap();
-        let plan = PoolingPlan::new(batch.read, oracle.layers(), sequences.lengths(), &external).unwrap();
+        let plan = PoolingPlan::new(&batch.reads, oracle.layers(), sequences.lengths(), &external).unwrap();
         let x = Tensor::from_data(TensorData::new(x, [sequences.rows(), d]), &FlexDevice);
-        let (hidden, _, _) = oracle.run(x, &sequences, &plan, false).unwrap();
-        let spread = plan.spread(&cotangent, d, sequences.rows());
-        let weights = Tensor::from_data(TensorData::new(spread, hidden.dims()), &FlexDevice);
-        let grads = (hidden * weights).sum().backward();
+        let mut pooled = plan.unread(d);
+        let grads = weighed_reads(&oracle, x, &sequences, &plan, &cotangent, &mut pooled).backward();
         let mut want = Vec::new();
         for norm in oracle.norms() {
             for tensor in [&norm.gamma_d, norm.beta_d.as_ref().unwrap()] {
@@ -215,11 +254,11 @@ fn gradients_of_the_norms_agree_with_autodiff() {
         for (i, name) in names.iter().enumerate() {
             let (got, want) = (&sums[0][i * d..(i + 1) * d], &want[i * d..(i + 1) * d]);
             if want.iter().all(|w| *w == 0.0) {
-                assert!(got.iter().all(|g| *g == 0.0), "{at:?} {layer:?} {length} {name}");
+                assert!(got.iter().all(|g| *g == 0.0), "{reads:?} {length} {name}");
                 continue;
             }
             let apart = relative_difference(got, want);
-            assert!(apart < 2e-5, "{at:?} {layer:?} {length} {name}: {apart}");
+            assert!(apart < 2e-5, "{reads:?} {length} {name}: {apart}");
         }
     }
 }

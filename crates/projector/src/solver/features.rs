@@ -1,4 +1,5 @@
-//! What a chunk of the solver's round gathers: hidden states at the read position, each with its encoded target.
+//! What a chunk of the solver's round gathers: hidden states at the places that are read, with the encoded target. Where
+//! several are read they count as one hidden state of size `k·d`, which the solver calls `d`.
 
 use crate::bytes::digest_of;
 

@@ -5,8 +5,9 @@
 
 use rayon::prelude::*;
 
-use super::double_double::{DoubleDouble, two_sum};
+use super::double_double::DoubleDouble;
 use super::features::Features;
+use super::lanes::add_products;
 
 /// The upper triangle of `Σ [h 1 y]ᵀ[h 1 y]`, row by row.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,15 +101,6 @@ impl Gram {
     /// `Σ h_a·h_b` for `a ≤ b`; column `d` is the constant and column `d+1` the target.
     pub(crate) fn product(&self, a: usize, b: usize) -> DoubleDouble {
         self.entry(a.min(b), a.max(b))
-    }
-}
-
-/// `high + low += factor · values`, entry by entry, for products that are exact.
-fn add_products(factor: f64, values: &[f64], high: &mut [f64], low: &mut [f64]) {
-    for ((value, high), low) in values.iter().zip(high).zip(low) {
-        let (sum, error) = two_sum(*high, factor * value);
-        *high = sum;
-        *low += error;
     }
 }
 

@@ -7,18 +7,21 @@
 //! states that move on. The solution then takes all samples. Sums and residuals carry about 106 bits, factors 53 (Cholesky), and
 //! iterative refinement makes up the difference.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::double_double::{DoubleDouble, two_product};
 use super::features::Features;
 use super::gram::Gram;
+use super::lanes::dot;
 use crate::linear::read_out;
 
 /// One sample of these is held out: every 8th.
-const HELD_OUT_EVERY: u64 = 8;
+pub(super) const HELD_OUT_EVERY: u64 = 8;
 
 /// Samples held out at most, which bounds the memory; later ones are fitted.
-const MOST_HELD_OUT: usize = 1024;
+pub(super) const MOST_HELD_OUT: usize = 1024;
 
 /// λ in units of the mean variance sum `trace(C)/d`: a grid of powers of ten, ascending.
 const GRID: [f64; 14] = [1e-14, 1e-13, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
@@ -28,6 +31,15 @@ const NEARLY_LEAST: f64 = 1.01;
 
 /// Rounds of iterative refinement.
 const REFINEMENTS: usize = 4;
+
+/// Columns above which the ridges are tried one after another, from the largest down, for the sake of memory and time.
+const WIDE: usize = 2048;
+
+/// With many columns the search ends where the squared error is this multiple of the least one so far.
+const CLEARLY_WORSE: f64 = 1.5;
+
+/// Columns of the factor that are computed together: their rows stay in the cache.
+const PANEL: usize = 32;
 
 /// Largest last correction, relative to the weights, of a solution that counts as found.
 const CONVERGED: f64 = 1e-9;
@@ -78,6 +90,19 @@ impl Sums {
         let fitted = samples.checked_sub(held_out.len() as u64)?;
         let fitted = Gram::restored(held_out.hidden(), fitted, high, low)?;
         Some(Self { samples, fitted, held_out })
+    }
+
+    /// Bytes of the sums over `columns` columns as a checkpoint stores them, held-out samples not counted.
+    pub fn stored_bytes(columns: usize) -> u64 {
+        2 * 8 * Gram::entries(columns) as u64
+    }
+
+    /// Bytes of memory that adding up and solving take at most with `columns` columns: the sums twice, the centred matrix
+    /// in two parts, the factors tried at once, and the held-out samples.
+    pub fn memory_bytes(columns: usize) -> u64 {
+        let square = 8 * (columns as u64).pow(2);
+        let factors = if columns > WIDE { 1 } else { GRID.len() as u64 };
+        2 * Self::stored_bytes(columns) + (2 + factors) * square + 4 * (MOST_HELD_OUT * (columns + 1)) as u64
     }
 
     /// Hidden size `d`.
@@ -131,14 +156,15 @@ impl Sums {
             return Err(FitError::TooFew { samples });
         }
         let problem = Centred::of(&self.fitted);
-        let candidates: Vec<Option<(f64, f64)>> =
-            GRID.par_iter().map(|factor| self.errors(&problem.solve(*factor)?)).collect();
+        let candidates = self.candidates(&problem);
+        drop(problem);
         let Some((chosen, held_out_error)) = choose(&candidates) else {
             return Err(FitError::Singular { samples });
         };
         let mut all = self.fitted.clone();
         all.add_features(&self.held_out);
         let problem = Centred::of(&all);
+        drop(all);
         // With more samples a ridge that did may just fail to factor; the next larger one does not.
         for factor in &GRID[chosen..] {
             if let Some(solution) = problem.solve(*factor) {
@@ -147,6 +173,25 @@ impl Sums {
             }
         }
         Err(FitError::Singular { samples })
+    }
+
+    /// Errors with each ridge of the grid; none where there is no solution, or where a wide problem's search had ended.
+    fn candidates(&self, problem: &Centred) -> Vec<Option<(f64, f64)>> {
+        if self.hidden() <= WIDE {
+            return GRID.par_iter().map(|factor| self.errors(&problem.solve(*factor)?)).collect();
+        }
+        let mut candidates = vec![None; GRID.len()];
+        let mut least = f64::INFINITY;
+        for (candidate, factor) in candidates.iter_mut().zip(GRID).rev() {
+            *candidate = problem.solve(factor).and_then(|solution| self.errors(&solution));
+            match candidate {
+                Some((squared, _)) if *squared <= CLEARLY_WORSE * least => least = least.min(*squared),
+                // A smaller ridge is harder still to factor.
+                _ if least.is_finite() => break,
+                _ => {}
+            }
+        }
+        candidates
     }
 
     /// Mean squared and mean absolute error on the held-out samples; none if they are not finite.
@@ -260,8 +305,7 @@ impl Centred {
     /// `c − (C + λI) w`, added in about 106 bits, rounded at the end.
     fn residual(&self, weight: &[f64], ridge: f64) -> Vec<f64> {
         let d = self.hidden;
-        let mut residual = Vec::with_capacity(d);
-        for a in 0..d {
+        let of_row = |a: usize| {
             let mut sum = self.right[a];
             let (product, error) = two_product(ridge, weight[a]);
             sum = sum.minus(DoubleDouble { high: product, low: error });
@@ -270,9 +314,9 @@ impl Centred {
                 let (product, error) = two_product(*high, *w);
                 sum = sum.minus(DoubleDouble { high: product, low: error + low * w });
             }
-            residual.push(sum.high + sum.low);
-        }
-        residual
+            sum.high + sum.low
+        };
+        (0..d).into_par_iter().map(of_row).collect()
     }
 }
 
@@ -281,33 +325,38 @@ fn largest(values: &[f64]) -> f64 {
 }
 
 /// The lower factor `L` of `C + λI = LLᵀ`, row by row.
-struct Cholesky {
+pub(super) struct Cholesky {
     size: usize,
     lower: Vec<f64>,
 }
 
 impl Cholesky {
     /// None where the matrix is not positive definite in this precision.
-    fn of(matrix: &[f64], size: usize, ridge: f64) -> Option<Self> {
+    pub(super) fn of(matrix: &[f64], size: usize, ridge: f64) -> Option<Self> {
         let mut lower = vec![0.0; size * size];
-        for i in 0..size {
-            let (done, rest) = lower.split_at_mut(i * size);
-            let row = &mut rest[..size];
-            for j in 0..i {
-                let other = &done[j * size..j * size + j + 1];
-                row[j] = (matrix[i * size + j] - dot(&row[..j], &other[..j])) / other[j];
+        for start in (0..size).step_by(PANEL) {
+            let end = size.min(start + PANEL);
+            let (panel, below) = lower[start * size..].split_at_mut((end - start) * size);
+            for i in start..end {
+                let (above, rest) = panel.split_at_mut((i - start) * size);
+                let row = &mut rest[..size];
+                fill_row(row, above, &matrix[i * size..], start..i);
+                let square = matrix[i * size + i] + ridge - dot(&row[..i], &row[..i]);
+                if !(square > 0.0 && square.is_finite()) {
+                    return None;
+                }
+                row[i] = square.sqrt();
             }
-            let square = matrix[i * size + i] + ridge - dot(&row[..i], &row[..i]);
-            if !(square > 0.0 && square.is_finite()) {
-                return None;
-            }
-            row[i] = square.sqrt();
+            let panel = &*panel;
+            below.par_chunks_mut(size).enumerate().for_each(|(offset, row)| {
+                fill_row(row, panel, &matrix[(end + offset) * size..], start..end);
+            });
         }
         Some(Self { size, lower })
     }
 
     /// `x` of `LLᵀ x = right`.
-    fn solve(&self, right: &[f64]) -> Vec<f64> {
+    pub(super) fn solve(&self, right: &[f64]) -> Vec<f64> {
         let n = self.size;
         let mut x = right.to_vec();
         for i in 0..n {
@@ -326,17 +375,12 @@ impl Cholesky {
     }
 }
 
-/// A dot product with eight running sums, added up in order: fast, and the same bits everywhere.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 8];
-    let (a_blocks, b_blocks) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f64 = a_blocks.remainder().iter().zip(b_blocks.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a_blocks.zip(b_blocks) {
-        for lane in 0..8 {
-            sums[lane] += a[lane] * b[lane];
-        }
+/// Columns `columns` of a row of the factor, given the factor's rows from `columns.start` on and the matrix's row.
+fn fill_row(row: &mut [f64], factor: &[f64], matrix: &[f64], columns: Range<usize>) {
+    let size = row.len();
+    for (other, j) in factor.chunks_exact(size).zip(columns) {
+        row[j] = (matrix[j] - dot(&row[..j], &other[..j])) / other[j];
     }
-    sums.iter().sum::<f64>() + tail
 }
 
 #[cfg(test)]

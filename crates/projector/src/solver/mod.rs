@@ -1,8 +1,11 @@
 //! The output projector as the solution of a least-squares problem: what a round gathers ([`features`]), adds up ([`gram`],
-//! in about 106 bits by [`double_double`]) and solves ([`least_squares`]), and how far a run is with it ([`progress`]).
+//! in about 106 bits by [`double_double`]) and solves ([`least_squares`]), how far a run is with it ([`progress`]),
+//! and which of several places it should read ([`probe`]).
 
 pub mod double_double;
 pub mod features;
 pub mod gram;
+mod lanes;
 pub mod least_squares;
+pub mod probe;
 pub mod progress;
