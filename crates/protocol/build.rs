@@ -1,10 +1,22 @@
 //! Compiles `proto/numalign.proto` with protox, so that no `protoc` is needed.
 
+use prost::Message;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = "../../proto";
     println!("cargo:rerun-if-changed={folder}/numalign.proto");
-    let files = protox::compile(["numalign.proto"], [folder])?;
+    let mut files = protox::compile(["numalign.proto"], [folder])?;
+    // Whoever asks the server for its proto gets all of it.
+    let whole = std::path::Path::new(&std::env::var("OUT_DIR")?).join("numalign.bin");
+    std::fs::write(whole, files.encode_to_vec())?;
+    // The codec alone makes and checks it: no message has it as a field that could be set or forgotten.
+    for file in &mut files.file {
+        for message in &mut file.message_type {
+            message.field.retain(|field| field.name() != "message_digest");
+        }
+    }
     let mut builder = tonic_prost_build::configure()
+        .codec_path("crate::checked::CheckedCodec")
         // One sum goes to every rank: a shared buffer is not copied for each.
         .bytes(".numalign.v1.ReduceReply.sum");
     // `numalign status --json` prints these as they are.
@@ -13,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     for (field, attribute) in [
         ("StatusReply.steps_per_second", "#[serde(rename = \"steps_per_s\")]"),
-        ("StatusReply.refused_pids", "#[serde(skip)]"),
+        ("StatusReply.refused", "#[serde(skip)]"),
         ("WorkerStatus.last_heartbeat_seconds", "#[serde(rename = \"last_heartbeat_s\")]"),
     ] {
         builder = builder.field_attribute(format!(".numalign.v1.{field}"), attribute);

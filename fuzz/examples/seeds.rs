@@ -101,8 +101,12 @@ fn weights(dtype: &str, prefix: &str, bytes_each: usize) -> Vec<u8> {
 fn messages() -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
     let state = State::initial(HIDDEN, 0).to_bytes();
     let generation = Some(proto::Generation { incarnation: u64::MAX, number: 3 });
-    let rejoin_state =
-        proto::RejoinState { run_id: "nn".to_owned(), config_digest: "0".repeat(64), state: state.clone() };
+    let rejoin_state = proto::RejoinState {
+        run_id: "nn".to_owned(),
+        config_digest: "0".repeat(64),
+        state: state.clone(),
+        mac: vec![0; 32],
+    };
     let hello = proto::Hello {
         protocol: 1,
         host: "host".to_owned(),
@@ -116,7 +120,7 @@ fn messages() -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
         state: state.clone(),
         ..proto::UnitDone::default()
     };
-    let rows = vec![proto::Row { micro_batch: 1, values: vec![0; 32] }];
+    let rows = vec![proto::Row { micro_batch: 1, values: vec![0; 32], digest: vec![0; 32] }];
     let reduce = proto::ReduceRequest { generation, member: 2, unit: 7, rows, more: false };
     let message = |message| proto::WorkerMessage { message: Some(message) }.encode_to_vec();
     Ok(vec![

@@ -48,9 +48,18 @@ impl RateLimitedLog {
     }
 }
 
-/// Text from a stranger that is safe to show: no control characters, at most `max_chars` characters.
+/// Text from a stranger that is safe to show: no characters that steer a terminal or the order of its text, at most
+/// `max_chars` characters. Everything that another process says goes through here, once, where its message is decoded.
 pub fn sanitize(text: &str, max_chars: usize) -> String {
-    text.chars().take(max_chars).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().take(max_chars).map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Control characters (C0, DEL and C1), line and paragraph separators, and marks that change the direction of what
+/// follows.
+fn steers(c: char) -> bool {
+    let is_direction =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{61c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || is_direction || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 #[cfg(test)]
@@ -71,5 +80,10 @@ mod tests {
     fn a_strangers_words_cannot_steer_a_terminal() {
         assert_eq!(sanitize("a\x1b[31mb\n", 100), "a\u{fffd}[31mb\u{fffd}");
         assert_eq!(sanitize("äöü", 2), "äö");
+        let mut steering: Vec<char> = ('\0'..' ').chain('\u{7f}'..='\u{9f}').collect();
+        steering.extend(('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}'));
+        for c in steering {
+            assert_eq!(sanitize(&format!("a{c}b"), 9), "a\u{fffd}b", "{c:?}");
+        }
     }
 }

@@ -132,6 +132,19 @@ const REPLACED: &str = "being-replaced";
 /// # Errors
 /// The file cannot be written, or the path is a folder.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
+    // A checkpoint is a result, not a secret.
+    write_with_mode(path, bytes, 0o666)
+}
+
+/// As [`write_atomically`], for a file that its owner alone may read.
+///
+/// # Errors
+/// The file cannot be written, or the path is a folder.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
+    write_with_mode(path, bytes, 0o600)
+}
+
+fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CheckpointError> {
     let failed = |source| CheckpointError::Write { path: path.to_owned(), source };
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -141,7 +154,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError
     if path.is_dir() {
         return Err(failed(std::io::Error::other("it is a folder")));
     }
-    let mut temporary = temporary::create(folder).map_err(failed)?;
+    let mut temporary = temporary::create(folder, mode).map_err(failed)?;
     temporary.write_all(bytes).map_err(failed)?;
     temporary.as_file().sync_all().map_err(failed)?;
     temporary.persist(path).map_err(|error| failed(error.error))?;

@@ -18,5 +18,5 @@ mod tensor;
 pub use bare::BareProjectors;
 pub use error::CheckpointError;
 pub use file::{Checkpoint, Identity, NO_TOKENIZER, SplitDigests};
-pub use folder::{CONFIGURATION, RunFolder, open_regular, write_atomically};
+pub use folder::{CONFIGURATION, RunFolder, open_regular, write_atomically, write_private};
 pub use temporary::remove_abandoned;

@@ -1,9 +1,9 @@
 //! Temporary files beside what they become. A process that is killed leaves its own behind; the next run in the folder
 //! removes them. A living process holds a lock on its file, on every machine that sees the folder.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -12,11 +12,12 @@ use tempfile::NamedTempFile;
 const PREFIX: &str = ".numalign-";
 const SUFFIX: &str = ".tmp";
 
-/// A locked temporary file in `folder`.
-pub(crate) fn create(folder: &Path) -> io::Result<NamedTempFile> {
+/// A locked temporary file in `folder` with these permissions, less what the umask takes.
+pub(crate) fn create(folder: &Path, mode: u32) -> io::Result<NamedTempFile> {
     loop {
+        let permissions = Permissions::from_mode(mode);
         let file =
-            tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).permissions(permissions()).tempfile_in(folder)?;
+            tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).permissions(permissions).tempfile_in(folder)?;
         // A file system without locks has no files removed from it either.
         if flock(file.as_file(), FlockOperation::LockExclusive).is_err() || file.as_file().metadata()?.nlink() > 0 {
             return Ok(file);
@@ -44,12 +45,6 @@ fn is_abandoned(path: &Path) -> io::Result<bool> {
     Ok(file.metadata()?.is_file() && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok())
 }
 
-/// Readable by everybody, before the umask: a checkpoint is a result, not a secret.
-fn permissions() -> std::fs::Permissions {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::Permissions::from_mode(0o666)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,7 +52,7 @@ mod tests {
     #[test]
     fn what_nobody_holds_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let held = create(folder.path()).unwrap();
+        let held = create(folder.path(), 0o600).unwrap();
         let left = folder.path().join(".numalign-AbCdEf.tmp");
         std::fs::write(&left, "half").unwrap();
         std::fs::write(folder.path().join("a.tmp"), "another program's").unwrap();

@@ -5,10 +5,11 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use numalign_access::rate_limited_log::sanitize;
 use numalign_access::{Client, ClientAccess, Token, client::Unconnected, client::status_words};
 use numalign_config::RUNS_FOLDER;
 use numalign_coordinator::address;
-use numalign_protocol::StatusRequest;
+use numalign_protocol::{StatusReply, StatusRequest};
 
 use crate::error::CliError;
 
@@ -19,11 +20,7 @@ pub fn lazy_client(access: &ClientAccess, url: &str) -> Result<Client, CliError>
 }
 
 /// What the coordinator at `url` says about its run, within `limit`.
-pub async fn status(
-    access: &ClientAccess,
-    url: &str,
-    limit: Duration,
-) -> Result<numalign_protocol::StatusReply, CliError> {
+pub async fn status(access: &ClientAccess, url: &str, limit: Duration) -> Result<StatusReply, CliError> {
     let ask = async {
         let endpoint = access.endpoint(url)?;
         let mut client = match access.connect(&endpoint).await {
@@ -32,7 +29,7 @@ pub async fn status(
             Err(Unconnected::Refused(error)) => return Err(error.into()),
         };
         match client.status(StatusRequest {}).await {
-            Ok(reply) => Ok(reply.into_inner()),
+            Ok(reply) => Ok(shown(reply.into_inner())),
             Err(status) => Err(match access.refusal(&status) {
                 Some(error) => error.into(),
                 None => silent(url, &status_words(&status)),
@@ -43,6 +40,33 @@ pub async fn status(
         Ok(answer) => answer,
         Err(_) => Err(silent(url, &format!("nothing came within {:.0} s", limit.as_secs_f64()))),
     }
+}
+
+/// Characters that are kept of a reason, and of a name.
+const MAX_REASON: usize = 4096;
+const MAX_NAME: usize = 128;
+
+/// The status with its text made safe to show: whatever answers at an address may say anything.
+fn shown(mut reply: StatusReply) -> StatusReply {
+    let StatusReply { run_id, phase, reason, collective, collective_reason, .. } = &mut reply;
+    for (text, most) in [
+        (run_id, MAX_NAME),
+        (phase, MAX_NAME),
+        (reason, MAX_REASON),
+        (collective, MAX_NAME),
+        (collective_reason, MAX_REASON),
+    ] {
+        *text = sanitize(text, most);
+    }
+    for worker in &mut reply.workers {
+        for text in [&mut worker.host, &mut worker.device, &mut worker.state] {
+            *text = sanitize(text, MAX_NAME);
+        }
+    }
+    for failure in &mut reply.failures {
+        failure.text = sanitize(&failure.text, MAX_REASON);
+    }
+    reply
 }
 
 fn silent(url: &str, reason: &str) -> CliError {
@@ -95,5 +119,36 @@ pub fn from_environment(access: &ClientAccess) -> Result<Option<String>, CliErro
             Err(CliError::usage("MASTER_ADDR or MASTER_PORT is not UTF-8"))
         }
         _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use numalign_protocol::{FailureStatus, WorkerStatus};
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_safe_to_show_whoever_sent_it() {
+        let hostile = || format!("\x1b[2J\u{9b}\u{202e}{}", "x".repeat(1 << 20));
+        let worker = WorkerStatus { host: hostile(), device: hostile(), state: hostile(), ..WorkerStatus::default() };
+        let reply = shown(StatusReply {
+            run_id: hostile(),
+            phase: hostile(),
+            reason: hostile(),
+            collective: hostile(),
+            collective_reason: hostile(),
+            workers: vec![worker],
+            failures: vec![FailureStatus { text: hostile(), ..FailureStatus::default() }],
+            ..StatusReply::default()
+        });
+        let (worker, failure) = (&reply.workers[0], &reply.failures[0]);
+        let names = [&reply.run_id, &reply.phase, &reply.collective, &worker.host, &worker.device, &worker.state];
+        let reasons = [&reply.reason, &reply.collective_reason, &failure.text];
+        for (text, most) in names.map(|name| (name, MAX_NAME)).into_iter().chain(reasons.map(|text| (text, MAX_REASON)))
+        {
+            assert_eq!(text.chars().count(), most);
+            assert!(text.starts_with("\u{fffd}[2J\u{fffd}\u{fffd}x"), "{text:.20?}");
+        }
     }
 }

@@ -13,8 +13,26 @@ use std::future::Future;
 pub mod nccl;
 
 use numalign_access::Client;
-use numalign_projector::{MicroBatchGradients, RowError};
+use numalign_access::rate_limited_log::sanitize;
+use numalign_projector::{MicroBatchGradients, RowError, digest_of};
 use numalign_protocol as proto;
+
+/// Rows of micro-batches with the digest of each, made where it was computed.
+pub type DigestedRows = Vec<(usize, Vec<f32>, [u8; 32])>;
+
+/// Rows as they were computed, each with its digest.
+pub fn digested(rows: MicroBatchGradients) -> DigestedRows {
+    let with_digest = |(micro_batch, row): (usize, Vec<f32>)| {
+        let digest = digest_of(&row);
+        (micro_batch, row, digest)
+    };
+    rows.into_iter().map(with_digest).collect()
+}
+
+/// Rows without their digests.
+pub fn plain(rows: DigestedRows) -> MicroBatchGradients {
+    rows.into_iter().map(|(micro_batch, row, _)| (micro_batch, row)).collect()
+}
 
 /// The rows of a chunk, put together in micro-batch order.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,7 +82,7 @@ pub trait Collective: Send {
     fn all_reduce(
         &mut self,
         unit: u64,
-        rows: MicroBatchGradients,
+        rows: DigestedRows,
     ) -> impl Future<Output = Result<Vec<f32>, CollectiveError>> + Send;
 
     /// Gathers the rows of a chunk of the solver's round, moved bit for bit; `unit` is its number in the run.
@@ -74,9 +92,12 @@ pub trait Collective: Send {
     fn gather(
         &mut self,
         unit: u64,
-        rows: MicroBatchGradients,
+        rows: DigestedRows,
     ) -> impl Future<Output = Result<Gathered, CollectiveError>> + Send;
 }
+
+/// Characters that are kept of what a coordinator says.
+const MAX_MESSAGE: usize = 4096;
 
 /// Bytes of rows in one message: far below every limit on messages, whatever the hidden size.
 const BYTES_AT_ONCE: usize = 4 << 20;
@@ -91,43 +112,56 @@ pub struct Grpc {
     pub member: u64,
 }
 
+/// How often a call or a stream whose message was damaged is tried again at once.
+pub const MAX_ATTEMPTS: u32 = 8;
+
+/// Whether a message was damaged on its way, so that the same one may arrive the next time. On a connection that is lost
+/// nothing arrives.
+pub fn is_damage(status: &tonic::Status) -> bool {
+    matches!(status.code(), tonic::Code::DataLoss | tonic::Code::Internal | tonic::Code::Unknown)
+}
+
 impl Grpc {
     async fn request(
         &mut self,
         unit: u64,
-        rows: MicroBatchGradients,
+        rows: &[(usize, Vec<f32>, [u8; 32])],
         more: bool,
     ) -> Result<proto::ReduceReply, CollectiveError> {
-        let rows = rows.iter().map(|(micro_batch, row)| proto::Row::new(*micro_batch, row));
-        let (generation, member) = (Some(self.generation), self.member);
-        let request = proto::ReduceRequest { generation, member, unit, rows: rows.collect(), more };
-        let reply = match self.client.reduce(request).await {
-            Ok(reply) => reply.into_inner(),
-            Err(status) if status.code() == tonic::Code::InvalidArgument => {
-                return Err(CollectiveError::Refused { unit, reason: status.message().to_owned() });
+        let mut attempt = 1;
+        loop {
+            let messages = rows.iter().map(|(micro_batch, row, digest)| proto::Row::new(*micro_batch, row, *digest));
+            let (generation, member) = (Some(self.generation), self.member);
+            let request = proto::ReduceRequest { generation, member, unit, rows: messages.collect(), more };
+            let status = match self.client.reduce(request).await.map(tonic::Response::into_inner) {
+                Ok(reply) if reply.complete => return Ok(reply),
+                Ok(_) => return Err(CollectiveError::GenerationOver),
+                Err(status) => status,
+            };
+            let reason = sanitize(status.message(), MAX_MESSAGE);
+            if status.code() == tonic::Code::InvalidArgument {
+                return Err(CollectiveError::Refused { unit, reason });
             }
-            Err(status) => return Err(CollectiveError::Connection { unit, reason: status.message().to_owned() }),
-        };
-        if !reply.complete {
-            return Err(CollectiveError::GenerationOver);
+            if attempt == MAX_ATTEMPTS || !is_damage(&status) {
+                return Err(CollectiveError::Connection { unit, reason });
+            }
+            attempt += 1;
         }
-        Ok(reply)
     }
 }
 
 impl Collective for Grpc {
-    async fn gather(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Gathered, CollectiveError> {
-        let (mut part, mut bytes) = (MicroBatchGradients::new(), 0);
-        for (micro_batch, row) in rows {
+    async fn gather(&mut self, unit: u64, rows: DigestedRows) -> Result<Gathered, CollectiveError> {
+        let (mut first, mut bytes) = (0, 0);
+        for (place, (_, row, _)) in rows.iter().enumerate() {
             let size = 4 * row.len();
-            if !part.is_empty() && bytes + size > BYTES_AT_ONCE {
-                self.request(unit, std::mem::take(&mut part), true).await?;
-                bytes = 0;
+            if place > first && bytes + size > BYTES_AT_ONCE {
+                self.request(unit, &rows[first..place], true).await?;
+                (first, bytes) = (place, 0);
             }
             bytes += size;
-            part.push((micro_batch, row));
         }
-        let reply = self.request(unit, part, false).await?;
+        let reply = self.request(unit, &rows[first..], false).await?;
         match reply.gathered_digest.try_into() {
             Ok(digest) => Ok(Gathered { digest, rows: None }),
             Err(other) => Err(CollectiveError::Refused {
@@ -137,8 +171,8 @@ impl Collective for Grpc {
         }
     }
 
-    async fn all_reduce(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Vec<f32>, CollectiveError> {
-        let reply = self.request(unit, rows, false).await?;
+    async fn all_reduce(&mut self, unit: u64, rows: DigestedRows) -> Result<Vec<f32>, CollectiveError> {
+        let reply = self.request(unit, &rows, false).await?;
         proto::codec::floats_from_bytes(&reply.sum)
             .map_err(|error| CollectiveError::Refused { unit, reason: format!("its sum cannot be read: {error}") })
     }
@@ -153,14 +187,14 @@ pub enum Chosen {
 }
 
 impl Collective for Chosen {
-    async fn all_reduce(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Vec<f32>, CollectiveError> {
+    async fn all_reduce(&mut self, unit: u64, rows: DigestedRows) -> Result<Vec<f32>, CollectiveError> {
         match self {
             Chosen::Grpc(grpc) => grpc.all_reduce(unit, rows).await,
             Chosen::Nccl(nccl) => nccl.all_reduce(unit, rows).await,
         }
     }
 
-    async fn gather(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Gathered, CollectiveError> {
+    async fn gather(&mut self, unit: u64, rows: DigestedRows) -> Result<Gathered, CollectiveError> {
         match self {
             Chosen::Grpc(grpc) => grpc.gather(unit, rows).await,
             Chosen::Nccl(nccl) => nccl.gather(unit, rows).await,

@@ -4,9 +4,9 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use numalign_collective::{Collective, CollectiveError, Gathered};
+use numalign_collective::{Collective, CollectiveError, DigestedRows, Gathered, digested, plain};
 use numalign_projector::digest_of;
-use numalign_projector::{MicroBatchGradients, Rows, canonical_sum};
+use numalign_projector::{Rows, canonical_sum};
 
 struct Local {
     micro_batches: usize,
@@ -15,13 +15,13 @@ struct Local {
 }
 
 impl Collective for Local {
-    async fn all_reduce(&mut self, _unit: u64, rows: MicroBatchGradients) -> Result<Vec<f32>, CollectiveError> {
-        Ok(canonical_sum(rows, self.micro_batches, self.row_len)?)
+    async fn all_reduce(&mut self, _unit: u64, rows: DigestedRows) -> Result<Vec<f32>, CollectiveError> {
+        Ok(canonical_sum(plain(rows), self.micro_batches, self.row_len)?)
     }
 
-    async fn gather(&mut self, _unit: u64, rows: MicroBatchGradients) -> Result<Gathered, CollectiveError> {
+    async fn gather(&mut self, _unit: u64, rows: DigestedRows) -> Result<Gathered, CollectiveError> {
         let mut all = Rows::new(self.micro_batches, self.row_len);
-        for (micro_batch, row) in rows {
+        for (micro_batch, row, _) in rows {
             all.insert(micro_batch, row)?;
         }
         let rows = all.concatenated()?;
@@ -42,7 +42,7 @@ fn local_adds_in_micro_batch_order() {
     let mut local = Local { micro_batches: 3, row_len: 2 };
     // In another order 1e8 would swallow the ones.
     let rows = vec![(2, vec![-1e8, 0.5]), (0, vec![1.0, -0.0]), (1, vec![1e8, -0.0])];
-    let sum = at_once(local.all_reduce(0, rows.clone())).unwrap();
+    let sum = at_once(local.all_reduce(0, digested(rows.clone()))).unwrap();
     assert_eq!(sum, vec![(1.0f32 + 1e8) - 1e8, 0.5]);
     let mut canonical = Rows::new(3, 2);
     for (micro_batch, row) in rows {
@@ -55,7 +55,7 @@ fn local_adds_in_micro_batch_order() {
 #[test]
 fn local_gathers_in_micro_batch_order() {
     let mut local = Local { micro_batches: 2, row_len: 2 };
-    let gathered = at_once(local.gather(0, vec![(1, vec![3.0, 4.0]), (0, vec![1.0, -0.0])])).unwrap();
+    let gathered = at_once(local.gather(0, digested(vec![(1, vec![3.0, 4.0]), (0, vec![1.0, -0.0])]))).unwrap();
     let expected = vec![1.0, -0.0, 3.0, 4.0];
     assert_eq!(gathered, Gathered { digest: digest_of(&expected), rows: Some(expected) });
 }
@@ -63,7 +63,7 @@ fn local_gathers_in_micro_batch_order() {
 #[test]
 fn local_refuses_what_is_not_one_row_per_micro_batch() {
     let mut local = Local { micro_batches: 2, row_len: 1 };
-    let mut refusal = |rows| at_once(local.all_reduce(0, rows)).unwrap_err().to_string();
+    let mut refusal = |rows| at_once(local.all_reduce(0, digested(rows))).unwrap_err().to_string();
     assert_eq!(refusal(vec![(1, vec![1.0])]), "the row of micro-batch 0 is missing");
     assert_eq!(refusal(vec![(2, vec![1.0])]), "micro-batch 2 is not one of 2");
     assert_eq!(refusal(vec![(0, vec![])]), "the row of micro-batch 0 has 0 floats instead of 1");

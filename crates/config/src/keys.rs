@@ -194,6 +194,8 @@ keys! {
         RUN, output_file(), "The final checkpoint";
     Run resume: Option<Resume> = unset, RUN, optional(resume()),
         "Continue a run: auto takes the newest checkpoint of the run";
+    Run trust_returning_state: bool = "false", RUN, boolean(),
+        "Continue from a returning worker's state although the key in the run's folder was lost";
     Run checkpoint_every: u64 = "100", RUN, whole(1, EXACT), "Steps between two checkpoints";
     Run max_time: Option<Duration> = unset, RUN, optional(positive_time()),
         "Stop after this long, with a checkpoint to continue from";

@@ -19,6 +19,7 @@ pub mod report;
 pub mod rpc;
 pub mod run;
 pub mod start;
+mod state_key;
 pub mod stderr;
 
 pub use background::probe::REPORT as PROBE_REPORT;

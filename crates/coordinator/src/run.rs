@@ -15,6 +15,7 @@ use numalign_protocol::StatusReply;
 use numalign_protocol::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tonic::codec::CompressionEncoding;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
@@ -88,13 +89,21 @@ pub async fn run(
         tokio::spawn(answer_queries(queries, calls.clone()));
     }
     let service =
-        CoordinatorService::new(config.clone(), config_digest(&config), streams, dispatcher, reducer.clone(), calls);
+        CoordinatorService::new(config.clone(), start.key.clone(), streams, dispatcher, reducer.clone(), calls);
 
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<CoordinatorServer<CoordinatorService>>().await;
     let (stop_server, stopped) = oneshot::channel::<()>();
     let listener = Listener::new(listener_limits(&config), access.tls);
-    let service = MessageSizeLimit::new(CoordinatorServer::new(service), &config, reducer);
+    // The token is checked before a byte is decompressed, and the limits hold for what comes out.
+    let service = CoordinatorServer::new(service).accept_compressed(CompressionEncoding::Gzip);
+    let service = MessageSizeLimit::new(service, &config, reducer);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(numalign_protocol::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| CoordinatorError::Server(format!("its own description cannot be read: {error}")))?;
+    let required = || AuthInterceptor::required(access.token.clone());
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -102,7 +111,8 @@ pub async fn run(
         .initial_connection_window_size(WINDOW)
         .initial_stream_window_size(WINDOW)
         .add_service(InterceptedService::new(health, AuthInterceptor::optional(access.token.clone())))
-        .add_service(SlowGuesses::new(InterceptedService::new(service, AuthInterceptor::required(access.token))))
+        .add_service(SlowGuesses::new(InterceptedService::new(reflection, required())))
+        .add_service(SlowGuesses::new(InterceptedService::new(service, required())))
         .serve_with_incoming_shutdown(listener.incoming(socket), async {
             // Either way the server goes.
             let _ = stopped.await;

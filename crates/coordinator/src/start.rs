@@ -13,6 +13,7 @@ use numalign_projector::{InputEncoder, NormTensor, State, Sums};
 use crate::dataset::RunData;
 use crate::error::CoordinatorError;
 use crate::machine::KnownBase;
+use crate::state_key::StateKey;
 
 /// Everything known before the first worker comes.
 pub struct Start {
@@ -38,6 +39,8 @@ pub struct Start {
     pub layer_norms: Vec<NormTensor>,
     /// Digest of the samples behind `state`.
     pub sample_digest: SampleDigest,
+    /// What committed states are signed with.
+    pub key: StateKey,
     /// The folder holds a finished run, whose checkpoints go once this one is about to train.
     pub replaces: bool,
     /// Lines for the user.
@@ -60,6 +63,7 @@ pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
         None => None,
     };
     let mut start = Start {
+        key: StateKey::open(folder.path(), config)?,
         folder,
         lock,
         streams: data.streams,
@@ -164,12 +168,13 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
         }
         return Ok(Some((path.clone(), Checkpoint::read(path)?)));
     }
+    let renewed = start.key.renewed()?;
     let replacing = format!("replacing the finished run in {}", start.folder.path().display());
     let is_replaced = start.folder.is_replaced();
     if is_replaced && config.run.resume.is_some() {
         // A coordinator of this run was killed before it trained: the checkpoints are the earlier run's.
         start.messages.push(replacing);
-        start.replaces = true;
+        (start.replaces, start.key) = (true, renewed);
         return Ok(None);
     }
     let (newest, skipped) = start.folder.newest_valid()?;
@@ -200,6 +205,8 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
         }
         start.messages.push(replacing);
         start.folder.mark_replaced()?;
+        // What the finished run signed is none of this one's.
+        start.key = renewed;
     }
     if newest.is_none()
         && let Some(error) = skipped.into_iter().next()

@@ -61,6 +61,12 @@ impl Rows {
         absent.map(|(micro_batch, _)| micro_batch).collect()
     }
 
+    /// Micro-batches whose row holds a float that is not finite.
+    pub fn not_finite(&self) -> Vec<usize> {
+        let is_bad = |row: &Option<Vec<f32>>| row.iter().flatten().any(|value| !value.is_finite());
+        self.rows.iter().enumerate().filter(|(_, row)| is_bad(row)).map(|(micro_batch, _)| micro_batch).collect()
+    }
+
     /// The sum, `[row_len]`: for each float, `((+0.0 + row₀) + row₁) + …`.
     ///
     /// # Errors

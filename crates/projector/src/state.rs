@@ -131,16 +131,16 @@ impl State {
 
     /// A state read back from a checkpoint; the vectors have the layout's length.
     pub fn restored(layout: Layout, step: u64, parameters: Vec<f32>, exp_avg: Vec<f32>, exp_avg_sq: Vec<f32>) -> Self {
-        let (mut beta_1_power, mut beta_2_power) = (1.0f64, 1.0f64);
-        for _ in 0..step {
-            beta_1_power *= adam::BETA_1;
-            beta_2_power *= adam::BETA_2;
-            if beta_2_power == 0.0 {
-                break;
-            }
-        }
+        let (beta_1_power, beta_2_power) = powers(step);
         let evaluations = Evaluations::default();
         Self { layout, step, parameters, exp_avg, exp_avg_sq, beta_1_power, beta_2_power, solve: None, evaluations }
+    }
+
+    /// Whether both powers are those that the updates of `recipe` make up to this step.
+    pub fn has_powers_of_its_step(&self, recipe: &Recipe) -> bool {
+        let updates = if recipe.solver == Solver::Exact { 0 } else { self.step };
+        let (beta_1_power, beta_2_power) = powers(updates);
+        self.beta_1_power.to_bits() == beta_1_power.to_bits() && self.beta_2_power.to_bits() == beta_2_power.to_bits()
     }
 
     /// A restored state with its evaluations.
@@ -227,6 +227,20 @@ impl State {
         let weight = &self.parameters[self.layout.output_weight()];
         linear::read_out(weight, self.parameters[self.layout.output_bias()], hidden)
     }
+}
+
+/// `β₁ˢᵗᵉᵖ` and `β₂ˢᵗᵉᵖ` after so many updates.
+fn powers(updates: u64) -> (f64, f64) {
+    let (mut beta_1_power, mut beta_2_power) = (1.0f64, 1.0f64);
+    for _ in 0..updates {
+        let next = (beta_1_power * adam::BETA_1, beta_2_power * adam::BETA_2);
+        // The smallest numbers of all do not change any more.
+        if next == (beta_1_power, beta_2_power) {
+            break;
+        }
+        (beta_1_power, beta_2_power) = next;
+    }
+    (beta_1_power, beta_2_power)
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ pub enum CodecError {
     /// A digest of another length.
     #[error("a digest has {0} bytes instead of 32")]
     NotADigest(usize),
+    /// The bytes are not those that the digest was made of.
+    #[error("the numbers are not those of their digest")]
+    Changed,
 }
 
 /// Little-endian bytes of `values`, four each.

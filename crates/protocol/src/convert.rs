@@ -6,17 +6,21 @@ use crate::codec::{CodecError, Digest, digest_from_bytes, floats_from_bytes, flo
 use crate::{LayerNorm, NcclAbility, Row, RowDigest, UnitDone};
 
 impl Row {
-    /// The row of one micro-batch.
-    pub fn new(micro_batch: usize, values: &[f32]) -> Self {
-        Self { micro_batch: micro_batch as u32, values: floats_to_bytes(values) }
+    /// The row of one micro-batch, and the digest of its bytes that was made where it was computed.
+    pub fn new(micro_batch: usize, values: &[f32], digest: Digest) -> Self {
+        Self { micro_batch: micro_batch as u32, values: floats_to_bytes(values), digest: digest.to_vec() }
     }
 
-    /// Micro-batch and floats.
+    /// Micro-batch, floats and digest.
     ///
     /// # Errors
-    /// The values are not whole floats.
-    pub fn decode(&self) -> Result<(usize, Vec<f32>), CodecError> {
-        Ok((self.micro_batch as usize, floats_from_bytes(&self.values)?))
+    /// The values are not whole floats, or not those of the digest.
+    pub fn decode(&self) -> Result<(usize, Vec<f32>, Digest), CodecError> {
+        let (values, digest) = (floats_from_bytes(&self.values)?, digest_from_bytes(&self.digest)?);
+        match blake3::hash(&self.values) == digest {
+            true => Ok((self.micro_batch as usize, values, digest)),
+            false => Err(CodecError::Changed),
+        }
     }
 }
 
@@ -88,15 +92,18 @@ pub struct Timing {
 /// Longer times are an error of the sender's clock, and their sum would overflow.
 const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// No machine has more memory: 64 TiB.
+const MAX_RSS_MIB: u64 = 1 << 26;
+
 impl UnitDone {
-    /// The timing fields, in whole microseconds on the wire; at most a day each.
+    /// The timing fields, in whole microseconds on the wire, at most a day each; memory is at most 64 TiB.
     pub fn timing(&self) -> Timing {
         let time = |microseconds| Duration::from_micros(microseconds).min(MAX_TIME);
         Timing {
             compute: time(self.compute_us),
             data_wait: time(self.data_wait_us),
             reduce: time(self.reduce_us),
-            peak_rss_mib: self.peak_rss_mib,
+            peak_rss_mib: self.peak_rss_mib.min(MAX_RSS_MIB),
         }
     }
 
@@ -121,7 +128,11 @@ mod tests {
     proptest! {
         #[test]
         fn rows_come_back(micro_batch in 0usize..1 << 20, values in prop::collection::vec(-1e9f32..1e9, 0..50)) {
-            prop_assert_eq!(Row::new(micro_batch, &values).decode(), Ok((micro_batch, values)));
+            let digest = *blake3::hash(&floats_to_bytes(&values)).as_bytes();
+            prop_assert_eq!(Row::new(micro_batch, &values, digest).decode(), Ok((micro_batch, values.clone(), digest)));
+            let mut changed = digest;
+            changed[micro_batch % 32] ^= 1;
+            prop_assert_eq!(Row::new(micro_batch, &values, changed).decode(), Err(CodecError::Changed));
         }
 
         #[test]
@@ -145,7 +156,7 @@ mod tests {
         }
 
         #[test]
-        fn timings_come_back_in_microseconds(times in prop::array::uniform3(0u64..24 * 60 * 60 * 1_000_000), rss in any::<u64>()) {
+        fn timings_come_back_in_microseconds(times in prop::array::uniform3(0u64..24 * 60 * 60 * 1_000_000), rss in 0..=MAX_RSS_MIB) {
             let [compute, data_wait, reduce] = times.map(Duration::from_micros);
             let timing = Timing { compute, data_wait, reduce, peak_rss_mib: rss };
             prop_assert_eq!(UnitDone::default().with_timing(timing).timing(), timing);
@@ -162,8 +173,10 @@ mod tests {
 
     #[test]
     fn malformed_rows_and_digests_are_refused() {
-        let row = Row { micro_batch: 1, values: vec![0; 5] };
+        let row = Row { micro_batch: 1, values: vec![0; 5], digest: vec![0; 32] };
         assert_eq!(row.decode(), Err(CodecError::NotWholeFloats(5)));
+        let row = Row { micro_batch: 1, values: vec![0; 4], digest: Vec::new() };
+        assert_eq!(row.decode(), Err(CodecError::NotADigest(0)));
         let digest = RowDigest { micro_batch: 1, digest: vec![0; 5] };
         assert_eq!(digest.decode(), Err(CodecError::NotADigest(5)));
         let silent = NcclAbility::from_fields(None, String::new());
@@ -187,13 +200,14 @@ mod tests {
         };
         assert_eq!(
             names(&json),
-            "best_evaluation collective collective_reason failed_checkpoints failures failures_total generation \
+            "best_evaluation collective collective_reason damaged_messages failed_checkpoints failures failures_total generation \
              latest_evaluation loss median_recovery_ms phase reason recoveries_total run_id step steps_per_s total_steps \
              workers worst_recovery_ms"
         );
         assert_eq!(
             names(&json["workers"][0]),
-            "device host last_heartbeat_s member micro_batches ms_per_step pid rank restarts state"
+            "compute_ms data_wait_ms device host last_heartbeat_s member micro_batches ms_per_step peak_rss_mib pid rank \
+             reduce_ms restarts state"
         );
         assert_eq!(names(&json["failures"][0]), "recovered recovery_ms step text");
         assert_eq!(names(&json["latest_evaluation"]), "mae mae_percent_of_range right_percent samples step");

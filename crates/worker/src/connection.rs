@@ -85,7 +85,7 @@ impl Connection {
                 Ok(()) => FromWorker::SamplesChecked(proto::SamplesChecked::default()),
                 // Another worker may do better.
                 Err(error @ WorkerError::Device(_)) => {
-                    FromWorker::Failure(proto::Failure { permanent: false, message: error.to_string() })
+                    FromWorker::Failure(proto::Failure { permanent: false, message: error.to_string(), data: false })
                 }
                 Err(error) => FromWorker::SamplesChecked(proto::SamplesChecked { problem: error.to_string() }),
             };
@@ -97,7 +97,11 @@ impl Connection {
     /// Tells the coordinator why this worker cannot go on, and ends it.
     pub(crate) async fn give_up(&self, error: WorkerError) -> Result<Ending, WorkerError> {
         let hint = error.hint().map_or_else(String::new, |hint| format!(" (hint: {hint})"));
-        let failure = proto::Failure { permanent: is_permanent(&error), message: format!("{error}{hint}") };
+        let failure = proto::Failure {
+            permanent: is_permanent(&error),
+            message: format!("{error}{hint}"),
+            data: error.is_about_data(),
+        };
         self.send(FromWorker::Failure(failure)).await;
         // The message must leave before the process does.
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -137,13 +141,21 @@ pub(crate) async fn steps_end(steps: &mut Option<JoinHandle<Result<(), WorkerErr
 #[cfg(test)]
 mod tests {
     use numalign_engine::EngineError;
+    use numalign_projector::StateError;
 
     use super::*;
 
     #[test]
     fn only_failures_of_the_process_are_worth_another_one() {
         let bad = EngineError::BadSample { index: 3, reason: "its text has no tokens".to_owned() };
-        assert!(is_permanent(&bad.into()));
+        let bad = WorkerError::from(bad);
+        assert!(is_permanent(&bad) && bad.is_about_data());
+        let diverged = StateError::NotFinite { step: 3, index: 0, value: f32::NAN };
+        assert!(WorkerError::from(diverged).is_about_data());
+        let refused = CollectiveError::Refused { unit: 3, reason: "too long".to_owned() };
+        for own in [WorkerError::from(refused), WorkerError::Device("it panicked".to_owned())] {
+            assert!(!own.is_about_data(), "{own}");
+        }
         assert!(is_permanent(&CollectiveError::GenerationOver.into()));
         assert!(!is_permanent(&WorkerError::Device("it panicked".to_owned())));
         assert!(!is_permanent(&CollectiveError::from(NcclError::Stuck { seconds: 5.0 }).into()));

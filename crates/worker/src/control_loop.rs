@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use numalign_access::rate_limited_log::sanitize;
 use numalign_collective::CollectiveError;
 use numalign_collective::nccl::NcclError;
 use numalign_config::Config;
@@ -15,7 +16,7 @@ use numalign_protocol::worker_message::Message as FromWorker;
 use crate::connection::{Connection, steps_end};
 use crate::device::{Device, Loaded, Loading};
 use crate::error::WorkerError;
-use crate::handshake::{Ending, ended_by, refused_or_lost};
+use crate::handshake::{Ending, MAX_MESSAGE, ended_by, refused_or_lost};
 use crate::nccl::News;
 use crate::session::{Kept, Worker};
 use crate::steps::samples_of;
@@ -24,6 +25,9 @@ use crate::uncommitted::UncommittedStates;
 /// A coordinator that has said nothing for this long in a generation is worth a line in the log. It decides how long to wait;
 /// a connection that is dead is found by HTTP/2's keepalive.
 const QUIET: Duration = Duration::from_secs(60);
+
+/// A coordinator that ended a generation or the run gets this long to say so before a broken stream ends the connection.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// A model on its way, for the run of `config`.
 struct LoadingModel {
@@ -46,6 +50,7 @@ impl Worker {
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut loading = None;
         let (mut heard, mut told) = (Instant::now(), false);
+        let mut renewal: Option<(tokio::time::Instant, String)> = None;
         match &self.kept {
             Some(kept) if kept.config_text == welcome.config => connection.ready(&kept.loaded).await,
             // A model loaded for another run does not fit this one.
@@ -66,6 +71,9 @@ impl Worker {
                     if let Some(ending) = self.obey(connection, message)? {
                         return Ok(ending);
                     }
+                    if connection.steps.is_some() {
+                        renewal = None;
+                    }
                 }
                 _ = heartbeat.tick() => {
                     if !told && connection.steps.is_some() && heard.elapsed() > QUIET {
@@ -75,7 +83,8 @@ impl Worker {
                     }
                     let generation = connection.generation;
                     let rows_until = connection.rows_until.load(Ordering::Relaxed);
-                    connection.send(FromWorker::Heartbeat(proto::Heartbeat { generation, rows_until })).await;
+                    let damaged = proto::take_damaged();
+                    connection.send(FromWorker::Heartbeat(proto::Heartbeat { generation, rows_until, damaged })).await;
                 }
                 loaded = wait_for(&mut loading) => match loaded {
                     Ok((model, loaded)) => {
@@ -86,6 +95,7 @@ impl Worker {
                     }
                     Err(error) => return connection.give_up(error).await,
                 },
+                reason = due(&renewal) => return Ok(Ending::Lost(reason)),
                 news = self.communicators.news() => match news {
                     News::Made(id) => connection.send(FromWorker::NcclId(id)).await,
                     // Another process gets the GPU back.
@@ -98,6 +108,9 @@ impl Worker {
                     if let Err(error) = ended {
                         match consequence(error) {
                             Consequence::WaitForCoordinator => {}
+                            Consequence::RenewLink(reason) => {
+                                renewal = Some((tokio::time::Instant::now() + LAST_WORD, reason));
+                            }
                             Consequence::ReportNccl(error) => connection.nccl_failed(&error).await,
                             Consequence::GiveUp(error) => return connection.give_up(error).await,
                         }
@@ -130,7 +143,7 @@ impl Worker {
         match message {
             Some(FromCoordinator::Begin(begin)) => self.begin(connection, begin)?,
             Some(FromCoordinator::Pause(pause)) => {
-                tracing::info!("{}", pause.reason);
+                tracing::info!("{}", sanitize(&pause.reason, MAX_MESSAGE));
                 connection.stop_steps();
                 self.communicators.end();
             }
@@ -145,14 +158,14 @@ impl Worker {
             }
             Some(FromCoordinator::Committed(committed)) => {
                 if let Some(kept) = &self.kept {
-                    kept.uncommitted.committed(committed.unit);
+                    kept.uncommitted.committed(committed.unit, committed.mac);
                 }
             }
             Some(FromCoordinator::Done(done)) => {
-                tracing::info!("done: {}", done.summary);
+                tracing::info!("done: {}", sanitize(&done.summary, MAX_MESSAGE));
                 return Ok(Some(Ending::Done));
             }
-            Some(FromCoordinator::Abort(abort)) => return ended_by(abort).map(Some),
+            Some(FromCoordinator::Abort(abort)) => return ended_by(&abort).map(Some),
             Some(FromCoordinator::Welcome(_)) | None => {}
         }
         Ok(None)
@@ -162,8 +175,10 @@ impl Worker {
 /// What the failure of a generation's task leads to.
 #[derive(Debug)]
 enum Consequence {
-    /// The generation or the connection ended under it: the control stream tells which.
+    /// The generation ended under it: the control stream tells what comes next.
     WaitForCoordinator,
+    /// The connection brings no work or takes no rows: another one may, unless the control stream tells why.
+    RenewLink(String),
     /// Another generation may do without the rank that NCCL lost.
     ReportNccl(NcclError),
     /// This process cannot go on.
@@ -172,13 +187,23 @@ enum Consequence {
 
 fn consequence(error: WorkerError) -> Consequence {
     match error {
-        WorkerError::Collective(CollectiveError::GenerationOver | CollectiveError::Connection { .. }) => {
-            Consequence::WaitForCoordinator
-        }
+        WorkerError::Collective(CollectiveError::GenerationOver) => Consequence::WaitForCoordinator,
+        WorkerError::Collective(CollectiveError::Connection { reason, .. }) => Consequence::RenewLink(reason),
         WorkerError::Collective(CollectiveError::Nccl(error)) if !matches!(error, NcclError::Stuck { .. }) => {
             Consequence::ReportNccl(error)
         }
         error => Consequence::GiveUp(error),
+    }
+}
+
+/// The reason to end the connection, once its time has come; pending while there is none.
+async fn due(renewal: &Option<(tokio::time::Instant, String)>) -> String {
+    match renewal {
+        Some((time, reason)) => {
+            tokio::time::sleep_until(*time).await;
+            reason.clone()
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -211,10 +236,17 @@ mod tests {
 
     #[test]
     fn the_end_of_a_generation_is_no_failure() {
-        let connection = CollectiveError::Connection { unit: 3, reason: "broken pipe".to_owned() };
-        for error in [CollectiveError::GenerationOver, connection] {
-            assert!(matches!(consequence(error.into()), Consequence::WaitForCoordinator));
-        }
+        assert!(matches!(consequence(CollectiveError::GenerationOver.into()), Consequence::WaitForCoordinator));
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_ends_the_connection_unless_the_coordinator_says_why() {
+        let broken = CollectiveError::Connection { unit: 3, reason: "broken pipe".to_owned() };
+        let Consequence::RenewLink(reason) = consequence(broken.into()) else { panic!("another connection may do") };
+        let (time, moment) = (tokio::time::Instant::now() + Duration::from_millis(30), Duration::from_millis(20));
+        assert_eq!(due(&Some((time, reason))).await, "broken pipe");
+        assert!(tokio::time::Instant::now() >= time);
+        assert!(tokio::time::timeout(moment, due(&None)).await.is_err());
     }
 
     #[test]

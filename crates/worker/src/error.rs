@@ -32,9 +32,17 @@ pub enum WorkerError {
         /// What the coordinator says.
         reason: String,
     },
-    /// The run failed.
+    /// The run failed or was stopped, for every worker.
     #[error("the coordinator ended the run: {reason}")]
     Aborted {
+        /// What the coordinator says.
+        reason: String,
+        /// What the user can do about it.
+        hint: String,
+    },
+    /// The run goes on without this worker.
+    #[error("the coordinator dismissed this worker: {reason}")]
+    Dismissed {
         /// What the coordinator says.
         reason: String,
         /// What the user can do about it.
@@ -78,6 +86,17 @@ impl From<StateError> for WorkerError {
 }
 
 impl WorkerError {
+    /// Whether the samples or the recipe are at fault: another worker would meet the same.
+    pub(crate) fn is_about_data(&self) -> bool {
+        let WorkerError::Engine(error) = self else {
+            return false;
+        };
+        matches!(
+            error,
+            EngineError::Sample { .. } | EngineError::BadSample { .. } | EngineError::Data(_) | EngineError::State(_)
+        )
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -87,7 +106,9 @@ impl WorkerError {
                 Some("start `numalign coordinator` first, and check host, port and firewall".to_owned())
             }
             WorkerError::Refused { .. } => Some("use the same build of numalign on every machine".to_owned()),
-            WorkerError::Aborted { hint, .. } | WorkerError::Stalled { hint, .. } => Some(hint.clone()),
+            WorkerError::Aborted { hint, .. }
+            | WorkerError::Dismissed { hint, .. }
+            | WorkerError::Stalled { hint, .. } => Some(hint.clone()),
             _ => None,
         }
     }

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use numalign_projector::MicroBatchGradients;
+use numalign_collective::DigestedRows;
+use numalign_projector::{MicroBatchGradients, digest_of};
 
-/// Where a worker finds its faults: `wrong=UNIT`, `slow=MILLISECONDS` and `freeze=UNIT`,
-/// separated by commas.
+/// Where a worker finds its faults: `wrong=UNIT`, `nan=UNIT`, `altered=UNIT`, `lie=UNIT`, `foreign=UNIT`,
+/// `slow=MILLISECONDS` and `freeze=UNIT`, separated by commas.
 pub const VARIABLE: &str = "NUMALIGN_INTERNAL_FAULTS";
 
 /// The faults of this process.
@@ -15,6 +16,14 @@ pub const VARIABLE: &str = "NUMALIGN_INTERNAL_FAULTS";
 pub(crate) struct Faults {
     /// From this unit on, the lowest bit of every row's first number is flipped.
     wrong_from: Option<u64>,
+    /// From this unit on, every row's first number is NaN.
+    nan_from: Option<u64>,
+    /// From this unit on, a bit of every row changes after its digest was made.
+    altered_from: Option<u64>,
+    /// From this unit on, the rows that are sent, and their digests, are not those that are reported.
+    lies_from: Option<u64>,
+    /// From this unit on, a row of the micro-batch that follows this rank's own is sent along.
+    foreign_from: Option<u64>,
     /// Extra time for every micro-batch.
     slow: Duration,
     /// At this unit the device thread stops for ever.
@@ -32,6 +41,10 @@ impl Faults {
         for part in text.split(',') {
             match part.split_once('=') {
                 Some(("wrong", unit)) => faults.wrong_from = unit.parse().ok(),
+                Some(("nan", unit)) => faults.nan_from = unit.parse().ok(),
+                Some(("altered", unit)) => faults.altered_from = unit.parse().ok(),
+                Some(("lie", unit)) => faults.lies_from = unit.parse().ok(),
+                Some(("foreign", unit)) => faults.foreign_from = unit.parse().ok(),
                 Some(("freeze", unit)) => faults.freeze_at = unit.parse().ok(),
                 Some(("slow", milliseconds)) => {
                     faults.slow = Duration::from_millis(milliseconds.parse().unwrap_or(0));
@@ -52,15 +65,43 @@ impl Faults {
         self.freeze_at == Some(unit)
     }
 
-    /// Flips a bit of every row of `unit`, once the faults say so.
+    /// Changes every row of `unit`, once the faults say so: by a bit, or to NaN.
     pub fn corrupt(&self, unit: u64, rows: &mut MicroBatchGradients) {
-        if self.wrong_from.is_none_or(|from| unit < from) {
-            return;
-        }
-        for (_, row) in rows {
-            if let Some(value) = row.first_mut() {
+        let due = |from: Option<u64>| from.is_some_and(|from| unit >= from);
+        for value in rows.iter_mut().filter_map(|(_, row)| row.first_mut()) {
+            if due(self.wrong_from) {
                 *value = f32::from_bits(value.to_bits() ^ 1);
             }
+            if due(self.nan_from) {
+                *value = f32::NAN;
+            }
+        }
+    }
+
+    /// Changes every row of `unit` that is about to be sent by a bit, once the faults say so: its digest stays, or is made
+    /// anew.
+    pub fn alter(&self, unit: u64, rows: &mut DigestedRows) {
+        let due = |from: Option<u64>| from.is_some_and(|from| unit >= from);
+        for (_, row, digest) in rows {
+            if (due(self.altered_from) || due(self.lies_from))
+                && let Some(value) = row.first_mut()
+            {
+                *value = f32::from_bits(value.to_bits() ^ 1);
+            }
+            if due(self.lies_from) {
+                *digest = digest_of(row);
+            }
+        }
+    }
+
+    /// Adds a row of another rank's micro-batch to a rank's own of `unit`, once the faults say so.
+    pub fn add_foreign(&self, unit: u64, micro_batches: usize, rows: &mut DigestedRows) {
+        if self.foreign_from.is_none_or(|from| unit < from) {
+            return;
+        }
+        if let Some((last, row, digest)) = rows.last() {
+            let foreign = ((last + 1) % micro_batches, row.clone(), *digest);
+            rows.push(foreign);
         }
     }
 }
@@ -74,6 +115,8 @@ pub(crate) fn hang() -> ! {
 
 #[cfg(test)]
 mod tests {
+    use numalign_collective::digested;
+
     use super::*;
 
     #[test]
@@ -90,5 +133,35 @@ mod tests {
         let frozen = Faults::parse("freeze=7");
         assert!(frozen.freezes(7) && !frozen.freezes(6) && !frozen.freezes(8) && !faults.freezes(0));
         assert_eq!(Faults::parse("anything"), Faults::default());
+    }
+
+    #[test]
+    fn rows_turn_to_nan_and_foreign_ones_join_from_the_unit_on() {
+        let faults = Faults::parse("nan=3,foreign=5");
+        let right = vec![(3, vec![1.5f32, 2.0]), (4, vec![2.5])];
+        let mut rows = right.clone();
+        faults.corrupt(2, &mut rows);
+        assert_eq!(rows, right);
+        let mut sent = digested(rows.clone());
+        faults.add_foreign(4, 5, &mut sent);
+        assert_eq!(sent.len(), 2);
+        faults.add_foreign(5, 5, &mut sent);
+        assert_eq!(sent[2], (0, vec![2.5], digest_of(&[2.5])));
+        faults.corrupt(3, &mut rows);
+        assert!(rows.iter().all(|(_, row)| row[0].is_nan()));
+    }
+
+    #[test]
+    fn rows_change_after_their_digest_or_with_it() {
+        let right = digested(vec![(3, vec![1.5f32, 2.0])]);
+        for (fault, digest_fits) in [("altered=3", false), ("lie=3", true)] {
+            let mut rows = right.clone();
+            Faults::parse(fault).alter(2, &mut rows);
+            assert_eq!(rows, right, "{fault}");
+            Faults::parse(fault).alter(3, &mut rows);
+            let (_, row, digest) = &rows[0];
+            assert_ne!(*row, right[0].1);
+            assert_eq!(*digest == digest_of(row), digest_fits, "{fault}");
+        }
     }
 }

@@ -25,7 +25,7 @@ impl Worker {
         };
         let state = Arc::new(State::from_bytes(&begin.state)?);
         check_begin(&begin, &state, &kept.config.recipe, &kept.loaded)?;
-        kept.uncommitted.restart(state.clone());
+        kept.uncommitted.restart(state.clone(), begin.mac.clone());
         // Another generation's task may still hold the old one.
         connection.rows_until = Arc::default();
         RANK.store(i64::from(begin.rank), Ordering::Relaxed);

@@ -1,7 +1,10 @@
 //! The start of a connection: Hello out, Welcome in; and what the coordinator's refusals mean.
 
+use std::os::unix::fs::MetadataExt;
+
 use numalign_access::ClientAccess;
 use numalign_access::client::{Unconnected, status_words};
+use numalign_access::rate_limited_log::sanitize;
 use numalign_config::Config;
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_message::Message as FromCoordinator;
@@ -20,6 +23,8 @@ pub(crate) enum Ending {
     Done,
     /// Another connection may fare better.
     Lost(String),
+    /// A coordinator is there, and has no place for this worker now.
+    TurnedAway(String),
 }
 
 /// A coordinator that was reached.
@@ -32,11 +37,12 @@ pub(crate) struct Met {
 impl Worker {
     fn hello(&self) -> proto::Hello {
         let rejoin_state = self.kept.as_ref().and_then(|kept| {
-            let state = kept.uncommitted.committed_state()?;
+            let (state, mac) = kept.uncommitted.committed_state()?;
             Some(proto::RejoinState {
                 run_id: kept.config.run.run_id.clone(),
                 config_digest: config_digest(&kept.config),
                 state: state.to_bytes(),
+                mac,
             })
         });
         proto::Hello {
@@ -46,6 +52,7 @@ impl Worker {
             pid: std::process::id(),
             rejoin_state,
             restarts: self.options.restarts,
+            pid_namespace: pid_namespace(),
         }
     }
 
@@ -73,7 +80,7 @@ impl Worker {
         };
         let welcome = match first {
             Some(FromCoordinator::Welcome(welcome)) => welcome,
-            Some(FromCoordinator::Abort(abort)) => return ended_by(abort).map(Err),
+            Some(FromCoordinator::Abort(abort)) => return ended_by(&abort).map(Err),
             _ => return Err(WorkerError::Protocol("its first message is not Welcome".to_owned())),
         };
         let connection = Connection::new(client, reports, &welcome);
@@ -86,15 +93,25 @@ fn config_digest(config: &Config) -> String {
     blake3::hash(config.digest_text().as_bytes()).to_hex().to_string()
 }
 
-/// An Abort is final for this process if it says so; otherwise the coordinator may come back.
-pub(crate) fn ended_by(abort: proto::Abort) -> Result<Ending, WorkerError> {
+/// The PID namespace of this process; 0 where the kernel does not tell.
+pub fn pid_namespace() -> u64 {
+    std::fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino())
+}
+
+/// Characters that are kept of what a coordinator says.
+pub(crate) const MAX_MESSAGE: usize = 4096;
+
+/// An Abort is final for this process if it says so; otherwise the worker may come back.
+pub(crate) fn ended_by(abort: &proto::Abort) -> Result<Ending, WorkerError> {
+    let (reason, hint) = (sanitize(&abort.reason, MAX_MESSAGE), sanitize(&abort.hint, MAX_MESSAGE));
     if abort.restart {
-        return Err(WorkerError::Stalled { reason: abort.reason, hint: abort.hint });
+        return Err(WorkerError::Stalled { reason, hint });
     }
-    if abort.permanent {
-        return Err(WorkerError::Aborted { reason: abort.reason, hint: abort.hint });
+    match (abort.permanent, abort.run_over) {
+        (true, true) => Err(WorkerError::Aborted { reason, hint }),
+        (true, false) => Err(WorkerError::Dismissed { reason, hint }),
+        (false, _) => Ok(Ending::TurnedAway(reason)),
     }
-    Ok(Ending::Lost(abort.reason))
 }
 
 /// A refusal by another build or for lack of access is final; every other status is a lost connection.
@@ -104,9 +121,9 @@ pub(crate) fn refused_or_lost(access: &ClientAccess, status: &tonic::Status) -> 
     }
     match status.code() {
         tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument | tonic::Code::Unimplemented => {
-            Err(WorkerError::Refused { reason: status.message().to_owned() })
+            Err(WorkerError::Refused { reason: sanitize(status.message(), MAX_MESSAGE) })
         }
-        _ => Ok(Ending::Lost(status_words(status))),
+        _ => Ok(Ending::Lost(sanitize(&status_words(status), MAX_MESSAGE))),
     }
 }
 
@@ -151,26 +168,50 @@ mod tests {
             uncommitted: uncommitted.clone(),
         });
         assert_eq!(worker.hello().rejoin_state, None);
-        uncommitted.restart(Arc::new(state.clone()));
+        uncommitted.restart(Arc::new(state.clone()), vec![6; 32]);
         let offered = worker.hello().rejoin_state.unwrap();
-        assert_eq!(offered.run_id, config.run.run_id);
+        assert_eq!((offered.run_id, offered.mac), (config.run.run_id.clone(), vec![6; 32]));
         assert_eq!(offered.config_digest, config_digest(&config));
         assert_eq!(offered.state, state.to_bytes());
     }
 
-    fn abort(permanent: bool) -> proto::Abort {
-        proto::Abort { reason: "no space left".to_owned(), hint: "make room".to_owned(), permanent, restart: false }
+    fn abort(permanent: bool, run_over: bool) -> proto::Abort {
+        proto::Abort {
+            reason: "no space left".to_owned(),
+            hint: "make room".to_owned(),
+            permanent,
+            run_over,
+            restart: false,
+        }
     }
 
     #[test]
     fn only_a_permanent_abort_is_final() {
-        assert_eq!(ended_by(abort(false)).unwrap(), Ending::Lost("no space left".to_owned()));
-        let Err(WorkerError::Aborted { reason, hint }) = ended_by(abort(true)) else {
+        assert_eq!(ended_by(&abort(false, false)).unwrap(), Ending::TurnedAway("no space left".to_owned()));
+        let Err(error @ WorkerError::Aborted { .. }) = ended_by(&abort(true, true)) else {
             panic!("a permanent abort ends the worker");
         };
-        assert_eq!((reason.as_str(), hint.as_str()), ("no space left", "make room"));
-        let stalled = ended_by(proto::Abort { restart: true, ..abort(false) });
+        assert_eq!(error.to_string(), "the coordinator ended the run: no space left");
+        assert_eq!(error.hint().as_deref(), Some("make room"));
+        let Err(error @ WorkerError::Dismissed { .. }) = ended_by(&abort(true, false)) else {
+            panic!("a permanent abort ends the worker");
+        };
+        assert_eq!(error.to_string(), "the coordinator dismissed this worker: no space left");
+        assert_eq!(error.hint().as_deref(), Some("make room"));
+        let stalled = ended_by(&proto::Abort { restart: true, ..abort(false, false) });
         assert!(matches!(stalled, Err(WorkerError::Stalled { .. })), "{stalled:?}");
+    }
+
+    #[test]
+    fn a_coordinators_words_cannot_steer_the_terminal() {
+        let hostile = "\x1b[2J\u{9b}31m\u{202e}".repeat(10_000);
+        let abort =
+            proto::Abort { permanent: true, reason: hostile.clone(), hint: hostile, run_over: true, restart: false };
+        let Err(error) = ended_by(&abort) else { panic!("it is final") };
+        for text in [error.to_string(), error.hint().unwrap()] {
+            assert!(text.chars().count() < MAX_MESSAGE + 64);
+            assert!(!text.contains(['\x1b', '\u{9b}', '\u{202e}']), "{text:?}");
+        }
     }
 
     #[test]

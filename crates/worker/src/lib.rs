@@ -20,4 +20,5 @@ mod steps;
 mod uncommitted;
 
 pub use error::WorkerError;
+pub use handshake::pid_namespace;
 pub use session::{Options, run};

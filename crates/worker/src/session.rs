@@ -85,12 +85,24 @@ impl Worker {
 
     async fn live(&mut self) -> Result<(), WorkerError> {
         let mut backoff = Backoff::new(Instant::now());
+        let mut turned_away = false;
         loop {
             let connected = Instant::now();
             let reason = match self.connect_once(backoff.remaining(self.timeout(), connected)).await? {
                 Ending::Done => return Ok(()),
                 Ending::Lost(reason) => reason,
+                Ending::TurnedAway(reason) => {
+                    // A coordinator is there: this worker is a spare that waits for a place.
+                    if !turned_away {
+                        tracing::warn!("waiting for a place in the run: {reason}");
+                    }
+                    turned_away = true;
+                    backoff.answered(Instant::now());
+                    tokio::time::sleep(backoff.next_pause()).await;
+                    continue;
+                }
             };
+            turned_away = false;
             if self.welcomed && connected.elapsed() > STABLE {
                 backoff = Backoff::new(Instant::now());
             }
@@ -155,6 +167,11 @@ impl Backoff {
         timeout.saturating_sub(self.waited(now))
     }
 
+    /// A coordinator answered: the timeout begins anew, and the pauses stay.
+    fn answered(&mut self, now: Instant) {
+        self.since = now;
+    }
+
     /// The pause before the next attempt: twice the one before.
     fn next_pause(&mut self) -> Duration {
         let pause = self.pause;
@@ -184,5 +201,9 @@ mod tests {
         assert_eq!(backoff.remaining(timeout, start + Duration::from_secs(2)), Duration::from_secs(1));
         assert_eq!(backoff.remaining(timeout, start + Duration::from_secs(9)), Duration::ZERO);
         assert_eq!(backoff.waited(start + Duration::from_secs(9)), Duration::from_secs(9));
+        backoff.next_pause();
+        backoff.answered(start + Duration::from_secs(9));
+        assert_eq!(backoff.remaining(timeout, start + Duration::from_secs(10)), Duration::from_secs(2));
+        assert_eq!(backoff.next_pause(), Duration::from_millis(200), "a full run is not asked more often");
     }
 }

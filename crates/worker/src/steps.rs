@@ -7,13 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use numalign_access::Client;
-use numalign_collective::{Chosen, Collective, CollectiveError};
+use numalign_collective::{Chosen, Collective, CollectiveError, DigestedRows, MAX_ATTEMPTS, digested, is_damage};
 use numalign_config::Config;
 use numalign_data::sample::NoInput;
 use numalign_data::{Domain, MicroBatchId, Sample, SampleStream, Schedule, Unit, audit_due, held_out_of};
 use numalign_engine::memory::peak_rss_mib;
-use numalign_projector::digest_of;
-use numalign_projector::{MicroBatchGradients, State};
+use numalign_projector::State;
 use numalign_protocol as proto;
 use numalign_protocol::worker_message::Message;
 use tokio::sync::mpsc;
@@ -42,6 +41,26 @@ pub(crate) struct Steps {
     pub rows_until: Arc<AtomicU64>,
 }
 
+/// The stream that brings the work, and the one that asks for it.
+struct WorkLink {
+    credits: mpsc::Sender<proto::WorkCredit>,
+    work: Streaming<proto::MicroBatch>,
+}
+
+/// Why no work came.
+enum Received {
+    /// The stream broke.
+    Broken(tonic::Status),
+    /// It ended, or makes no sense.
+    Wrong(WorkerError),
+}
+
+impl From<WorkerError> for Received {
+    fn from(error: WorkerError) -> Self {
+        Self::Wrong(error)
+    }
+}
+
 /// What came of a unit.
 struct Made {
     state: State,
@@ -62,7 +81,7 @@ impl Steps {
             Some(_) => None,
         };
         let faults = Faults::from_env();
-        let (credits, mut work) = self.open_work().await?;
+        let mut link = self.open_work(units.index(self.state.position())).await?;
         loop {
             let unit = units.index(self.state.position());
             let kind = match units.unit(unit) {
@@ -72,13 +91,13 @@ impl Steps {
                 Unit::Solve | Unit::End => return Ok(()),
             };
             let asked = Instant::now();
-            let mut micro_batches = self.receive(&mut work, unit).await?;
+            let mut micro_batches = self.receive(&mut link, unit).await?;
             let data_wait = asked.elapsed();
             if let (RowKind::Errors, Some(held_out)) = (kind, &held_out) {
                 self.draw(held_out, &mut micro_batches);
             }
             // The stream's end shows itself at the next receive.
-            let _ = credits.try_send(self.credit(1));
+            let _ = link.credits.try_send(self.credit(1));
 
             let started = Instant::now();
             let delay = faults.delay(micro_batches.len());
@@ -92,11 +111,14 @@ impl Steps {
             self.rows_until.store(unit + 1, Ordering::Relaxed);
             faults.corrupt(unit, &mut rows);
             let compute = started.elapsed();
+            let mut rows = digested(rows);
             let digests = match audit_due(unit, self.config.run.audit_every) {
-                true => digests_of(&rows),
+                true => reported(&rows),
                 false => Vec::new(),
             };
-            rows.retain(|(micro_batch, _)| self.part.contains(micro_batch));
+            rows.retain(|(micro_batch, ..)| self.part.contains(micro_batch));
+            faults.alter(unit, &mut rows);
+            faults.add_foreign(unit, self.config.recipe.micro_batches(), &mut rows);
 
             let started = Instant::now();
             let made = match kind {
@@ -129,7 +151,7 @@ impl Steps {
     }
 
     /// The state after a training step, from its gradient rows.
-    async fn updated(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Made, WorkerError> {
+    async fn updated(&mut self, unit: u64, rows: DigestedRows) -> Result<Made, WorkerError> {
         let sum = self.collective.all_reduce(unit, rows).await?;
         let mut state = self.state.as_ref().clone();
         state.update(&sum, &self.config.recipe)?;
@@ -137,7 +159,7 @@ impl Steps {
     }
 
     /// The state after a chunk of the solver's round, from its features.
-    async fn gathered(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Made, WorkerError> {
+    async fn gathered(&mut self, unit: u64, rows: DigestedRows) -> Result<Made, WorkerError> {
         let gathered = self.collective.gather(unit, rows).await?;
         let state = self.state.gathered(&self.config.recipe, gathered.digest)?;
         let rows = gathered.rows.filter(|_| self.rank == 0).unwrap_or_default();
@@ -146,7 +168,7 @@ impl Steps {
     }
 
     /// The state after an evaluation, from the sums of its errors.
-    async fn evaluated(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Made, WorkerError> {
+    async fn evaluated(&mut self, unit: u64, rows: DigestedRows) -> Result<Made, WorkerError> {
         let sum = self.collective.all_reduce(unit, rows).await?;
         let state = self.state.evaluated(&self.config.recipe, &sum, self.config.run.eval_samples)?;
         Ok(Made { state, loss: f32::NAN, features: Vec::new() })
@@ -162,32 +184,53 @@ impl Steps {
     }
 
     fn credit(&self, units: u32) -> proto::WorkCredit {
-        proto::WorkCredit { generation: Some(self.generation), member: self.member, units }
+        proto::WorkCredit { generation: Some(self.generation), member: self.member, units, from_unit: 0 }
     }
 
-    async fn open_work(
-        &mut self,
-    ) -> Result<(mpsc::Sender<proto::WorkCredit>, Streaming<proto::MicroBatch>), WorkerError> {
+    /// Opens a stream of work that begins with `unit`.
+    async fn open_work(&mut self, unit: u64) -> Result<WorkLink, WorkerError> {
         let ahead = self.config.run.prefetch_steps;
-        let (credits, outbound) = mpsc::channel(ahead as usize + 1);
-        // The channel has room for it.
-        let _ = credits.try_send(self.credit(ahead as u32));
-        let work = self.client.work(ReceiverStream::new(outbound)).await.map_err(|status| connection(&status))?;
-        Ok((credits, work.into_inner()))
+        let mut attempt = 1;
+        loop {
+            let (credits, outbound) = mpsc::channel(ahead as usize + 1);
+            // The channel has room for it.
+            let _ = credits.try_send(proto::WorkCredit { from_unit: unit, ..self.credit(ahead as u32) });
+            match self.client.work(ReceiverStream::new(outbound)).await {
+                Ok(work) => return Ok(WorkLink { credits, work: work.into_inner() }),
+                Err(status) if is_damage(&status) && attempt < MAX_ATTEMPTS => attempt += 1,
+                Err(status) => return Err(connection(&status)),
+            }
+        }
     }
 
-    /// The work of `unit`: in an audited one perhaps another rank's micro-batch first, then all of this rank.
-    async fn receive(
+    /// The work of `unit`. A stream whose message was damaged is opened again from this unit on.
+    async fn receive(&mut self, link: &mut WorkLink, unit: u64) -> Result<Vec<(usize, Vec<Sample>)>, WorkerError> {
+        let mut attempt = 1;
+        loop {
+            match self.receive_from(&mut link.work, unit).await {
+                Err(Received::Broken(status)) if is_damage(&status) && attempt < MAX_ATTEMPTS => {
+                    attempt += 1;
+                    *link = self.open_work(unit).await?;
+                }
+                Err(Received::Broken(status)) => return Err(connection(&status)),
+                Err(Received::Wrong(error)) => return Err(error),
+                Ok(micro_batches) => return Ok(micro_batches),
+            }
+        }
+    }
+
+    /// In an audited unit perhaps another rank's micro-batch first, then all of this rank.
+    async fn receive_from(
         &self,
         work: &mut Streaming<proto::MicroBatch>,
         unit: u64,
-    ) -> Result<Vec<(usize, Vec<Sample>)>, WorkerError> {
+    ) -> Result<Vec<(usize, Vec<Sample>)>, Received> {
         let mut micro_batches = Vec::with_capacity(self.part.len() + 1);
         let mut own = 0;
         while own < self.part.len() {
-            let message = work.message().await.map_err(|status| connection(&status))?;
+            let message = work.message().await.map_err(Received::Broken)?;
             let Some(message) = message else {
-                return Err(WorkerError::Collective(CollectiveError::GenerationOver));
+                return Err(Received::Wrong(CollectiveError::GenerationOver.into()));
             };
             let micro_batch = message.micro_batch as usize;
             if message.audit && message.unit == unit && own == 0 && micro_batches.is_empty() {
@@ -196,10 +239,10 @@ impl Steps {
             }
             let expected = self.part.start + own;
             if message.unit != unit || micro_batch != expected {
-                return Err(WorkerError::Protocol(format!(
+                return Err(Received::Wrong(WorkerError::Protocol(format!(
                     "work of unit {} micro-batch {} came instead of unit {unit} micro-batch {expected}",
                     message.unit, message.micro_batch
-                )));
+                ))));
             }
             micro_batches.push((expected, samples_of(message.samples)?));
             own += 1;
@@ -208,9 +251,9 @@ impl Steps {
     }
 }
 
-/// BLAKE3 of each row's bytes, for the coordinator's comparison.
-fn digests_of(rows: &MicroBatchGradients) -> Vec<proto::RowDigest> {
-    rows.iter().map(|(micro_batch, row)| proto::RowDigest::new(*micro_batch, digest_of(row))).collect()
+/// The digest of each row, for the coordinator's comparison.
+fn reported(rows: &DigestedRows) -> Vec<proto::RowDigest> {
+    rows.iter().map(|(micro_batch, _, digest)| proto::RowDigest::new(*micro_batch, *digest)).collect()
 }
 
 fn connection(status: &tonic::Status) -> WorkerError {

@@ -12,7 +12,14 @@ use numalign_projector::State;
 #[derive(Clone)]
 pub(crate) struct UncommittedStates {
     units: Schedule,
-    recent: Arc<Mutex<BTreeMap<u64, Arc<State>>>>,
+    recent: Arc<Mutex<Recent>>,
+}
+
+#[derive(Default)]
+struct Recent {
+    states: BTreeMap<u64, Arc<State>>,
+    /// The coordinator's MAC of the first of them, the committed one.
+    mac: Vec<u8>,
 }
 
 impl UncommittedStates {
@@ -21,33 +28,34 @@ impl UncommittedStates {
         Self { units, recent: Arc::default() }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<State>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Recent> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A generation begins with this committed state.
-    pub fn restart(&self, state: Arc<State>) {
-        let mut recent = self.lock();
-        recent.clear();
-        recent.insert(self.units.index(state.position()), state);
+    /// A generation begins with this committed state and its MAC.
+    pub fn restart(&self, state: Arc<State>, mac: Vec<u8>) {
+        let states = BTreeMap::from([(self.units.index(state.position()), state)]);
+        *self.lock() = Recent { states, mac };
     }
 
     /// This rank computed a state that is not committed yet.
     pub fn computed(&self, state: Arc<State>) {
-        self.lock().insert(self.units.index(state.position()), state);
+        self.lock().states.insert(self.units.index(state.position()), state);
     }
 
-    /// Everything up to `unit` is committed: older states are dropped.
-    pub fn committed(&self, unit: u64) {
+    /// Everything up to `unit`, whose state has this MAC, is committed: older states are dropped.
+    pub fn committed(&self, unit: u64, mac: Vec<u8>) {
         let mut recent = self.lock();
-        if recent.contains_key(&unit) {
-            *recent = recent.split_off(&unit);
+        if recent.states.contains_key(&unit) {
+            *recent = Recent { states: recent.states.split_off(&unit), mac };
         }
     }
 
-    /// The newest state that is certainly committed.
-    pub fn committed_state(&self) -> Option<Arc<State>> {
-        self.lock().values().next().cloned()
+    /// The newest state that is certainly committed, and its MAC.
+    pub fn committed_state(&self) -> Option<(Arc<State>, Vec<u8>)> {
+        let recent = self.lock();
+        let state = recent.states.values().next()?;
+        Some((state.clone(), recent.mac.clone()))
     }
 }
 
@@ -65,19 +73,19 @@ mod tests {
         let gradient = vec![1e-3; state.layout().row_len()];
         let states = UncommittedStates::new(Schedule::of_run(&config));
         assert_eq!(states.committed_state(), None);
-        states.restart(Arc::new(state.clone()));
+        states.restart(Arc::new(state.clone()), vec![0]);
         for _ in 0..3 {
             state.update(&gradient, &config.recipe).unwrap();
             states.computed(Arc::new(state.clone()));
         }
-        let committed_step = || states.committed_state().unwrap().step();
-        assert_eq!(committed_step(), 0);
-        states.committed(2);
-        assert_eq!(committed_step(), 2);
+        let committed = || states.committed_state().map(|(state, mac)| (state.step(), mac)).unwrap();
+        assert_eq!(committed(), (0, vec![0]));
+        states.committed(2, vec![2]);
+        assert_eq!(committed(), (2, vec![2]));
         // A unit of another generation.
-        states.committed(9);
-        assert_eq!(committed_step(), 2);
-        states.restart(Arc::new(state));
-        assert_eq!(committed_step(), 3);
+        states.committed(9, vec![9]);
+        assert_eq!(committed(), (2, vec![2]));
+        states.restart(Arc::new(state), vec![3]);
+        assert_eq!(committed(), (3, vec![3]));
     }
 }

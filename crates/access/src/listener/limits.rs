@@ -9,6 +9,8 @@ pub struct ListenerLimits {
     pub unknown: usize,
     /// Connections on which a call was authorised.
     pub known: usize,
+    /// Connections on which no call was authorised, and which asked for the health of the service: they stay.
+    pub probes: usize,
     /// A connection that is unknown for longer is dropped: handshake, preface and first call must fit in.
     pub first_call: Duration,
 }
@@ -17,12 +19,13 @@ impl ListenerLimits {
     /// Lets every worker connect at once and be known twice (a lost connection lingers while its worker comes back),
     /// with a margin for status queries.
     pub fn for_workers(max_workers: usize) -> Self {
-        Self { unknown: 256 + max_workers, known: 2 * max_workers + 64, first_call: Duration::from_secs(10) }
+        let (unknown, known) = (256 + max_workers, 2 * max_workers + 64);
+        Self { unknown, known, probes: MAX_PROBES, first_call: Duration::from_secs(10) }
     }
 
     /// File descriptors that all of this may need, including those for files and the runtime.
     pub fn descriptors(&self) -> u64 {
-        (self.unknown + self.known) as u64 + RESERVED
+        (self.unknown + self.known + self.probes) as u64 + RESERVED
     }
 
     /// The same within `descriptors` file descriptors, so that no number of connections keeps a checkpoint from being
@@ -32,10 +35,13 @@ impl ListenerLimits {
             return self;
         }
         let spare = descriptors.saturating_sub(RESERVED) as usize;
-        let unknown = self.unknown.min(spare / 4).max(1);
-        Self { unknown, known: self.known.min(spare.saturating_sub(unknown)).max(1), ..self }
+        let (unknown, probes) = (self.unknown.min(spare / 4).max(1), self.probes.min(spare / 8));
+        Self { unknown, probes, known: self.known.min(spare.saturating_sub(unknown + probes)).max(1), ..self }
     }
 }
+
+/// Orchestrators that watch the health service.
+const MAX_PROBES: usize = 16;
 
 /// Descriptors for checkpoints, the log, the runtime, and connections on their way in or out.
 const RESERVED: u64 = 48;

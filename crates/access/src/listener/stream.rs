@@ -162,6 +162,11 @@ impl Peer {
         self.shared.lock().admit(self.id, &self.shared.limits)
     }
 
+    /// Keeps an unauthenticated connection that asked for the health of the service, if there are few of its kind.
+    pub fn keep_probe(&self) {
+        self.shared.lock().keep_probe(self.id, &self.shared.limits);
+    }
+
     /// Logs that a call on this connection was refused.
     pub fn log_refusal(&self, why: &str) {
         self.shared.log.warn(&format!("refused {}: {why}", self.address));

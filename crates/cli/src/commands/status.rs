@@ -117,6 +117,9 @@ fn page(status: &StatusReply) -> String {
     if status.failed_checkpoints > 0 {
         let _ = writeln!(page, "  disk        {} checkpoints could not be written", status.failed_checkpoints);
     }
+    if status.damaged_messages > 0 {
+        let _ = writeln!(page, "  network     {} messages were damaged and sent again", status.damaged_messages);
+    }
     let mut rows = vec![
         ["worker", "host", "pid", "device", "state", "rank", "micro-batches", "ms/step", "heard", "restarts"]
             .map(str::to_owned),
@@ -201,6 +204,7 @@ mod tests {
             ],
             failures: vec![failure; 12],
             failures_total: 1200,
+            damaged_messages: 17,
             recoveries_total: 1200,
             median_recovery_ms: 240.0,
             worst_recovery_ms: 1500.0,
@@ -218,6 +222,7 @@ mod tests {
             "reason      training with 1 of 1 workers\n",
             "step        30 of 600 (5.0 %)",
             "loss        not known yet",
+            "network     17 messages were damaged and sent again\n",
             "evaluated   step 20: error 0.5000 % of the range; best 0.2500 % at step 10\n",
             "  7       node-a  4711  cpu (avx2, 1 thread)  training  0     5              1.25     0.2 s ago  2\n",
             "1200 failures so far, 1200 recovered from: median 0.24 s, worst 1.50 s\n",

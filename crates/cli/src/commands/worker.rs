@@ -43,6 +43,7 @@ fn failure_of(error: WorkerError) -> CliError {
         error,
         WorkerError::Engine(EngineError::Model(_) | EngineError::Sample { .. } | EngineError::BadSample { .. })
             | WorkerError::Aborted { .. }
+            | WorkerError::Dismissed { .. }
             | WorkerError::Stalled { .. }
     );
     if known && child::is_launched() {

@@ -12,8 +12,8 @@ use crate::error::CliError;
 pub const SYNTAX: &str = "\
 kill=TIME kills a worker about every TIME, hang=TIME[/TIME] stops one (for the second time; 5s), coordinator=TIME kills \
 the coordinator; kills=N, hangs=N, coordinators=N bound their numbers; wrong=STEP lets one worker compute wrong numbers \
-from that step on, slow=MILLISECONDS makes one slow per micro-batch, freeze=STEP stops the \
-device of one's first process at that step while its heartbeat goes on; seed=N (0). Separated by commas, such as \
+from that step on, nan=STEP numbers that are not finite, slow=MILLISECONDS makes one slow per micro-batch, \
+freeze=STEP stops the device of one's first process at that step while its heartbeat goes on; seed=N (0). Separated by commas, such as \
 seed=7,kill=1s,kills=100,hang=8s/5s,coordinator=15s";
 
 /// How long a worker hangs, where the specification does not say.
@@ -86,7 +86,7 @@ impl Chaos {
                     chaos.add(Fault::HangWorker(length), every);
                 }
                 "kills" | "hangs" | "coordinators" => limits.push((key, number()?)),
-                "wrong" | "slow" | "freeze" => {
+                "wrong" | "nan" | "slow" | "freeze" => {
                     number()?;
                     worker_faults.push(part);
                 }

@@ -80,6 +80,8 @@ pub struct Launcher {
     looked: Instant,
     silence: Silence,
     faults: FaultInjector,
+    /// This machine's name, as its workers tell it.
+    host: String,
     started: Instant,
     /// `max_time` as it was configured.
     limit: Option<Duration>,
@@ -120,6 +122,7 @@ impl Launcher {
             looked: Instant::now(),
             silence: Silence::new(Instant::now()),
             faults: FaultInjector::new(chaos),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             page,
         };
         for index in 0..count {
@@ -208,7 +211,7 @@ impl Launcher {
         }
         let now = Instant::now();
         let reply = self.ask(now).await;
-        let evicted = reply.as_ref().is_some_and(|reply| reply.refused_pids.contains(&pid));
+        let evicted = reply.as_ref().is_some_and(|reply| was_refused(reply, &self.host, pid));
         let worker = &mut self.workers[index];
         let number = index + 1;
         match after_exit(&mut worker.restarts, reply.is_some(), evicted, self.step, self.config.run.max_restarts) {
@@ -376,6 +379,16 @@ impl Launcher {
     }
 }
 
+/// Whether the coordinator refused the process `pid` of this machine: another machine's, or another container's, may have
+/// the same id.
+fn was_refused(reply: &StatusReply, host: &str, pid: u32) -> bool {
+    let namespace = numalign_worker::pid_namespace();
+    reply
+        .refused
+        .iter()
+        .any(|process| process.pid == pid && process.host == host && [0, namespace].contains(&process.pid_namespace))
+}
+
 /// The next worker that ends, by its index; cancelling is safe.
 async fn next_exit(workers: &mut [Worker]) -> (usize, std::io::Result<ExitStatus>) {
     let mut waits = Vec::new();
@@ -393,4 +406,28 @@ async fn next_exit(workers: &mut [Worker]) -> (usize, std::io::Result<ExitStatus
         Poll::Pending
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use numalign_protocol::RefusedProcess;
+
+    use super::*;
+
+    #[test]
+    fn only_a_process_of_this_machine_counts_as_refused() {
+        let process = |host: &str, pid, pid_namespace| RefusedProcess { host: host.to_owned(), pid, pid_namespace };
+        let own = numalign_worker::pid_namespace();
+        assert_ne!(own, 0);
+        let reply = |process| StatusReply { refused: vec![process], ..StatusReply::default() };
+        for (refused, expected) in [
+            (process("here", 7, own), true),
+            (process("here", 7, 0), true),
+            (process("here", 8, own), false),
+            (process("there", 7, own), false),
+            (process("here", 7, own + 1), false),
+        ] {
+            assert_eq!(was_refused(&reply(refused.clone()), "here", 7), expected, "{refused:?}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use tonic::codegen::tokio_stream;
 use super::*;
 
 /// A figure of `/proc/<pid>/status`, in KiB.
-fn memory(pid: u32, name: &str) -> u64 {
+pub fn memory(pid: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {status}"));
     line.split_whitespace().nth(1).and_then(|figure| figure.parse().ok()).expect("a figure")
@@ -33,7 +33,7 @@ fn messages_larger_than_any_honest_one_are_refused_unread() {
             let greeting = tokio_stream::iter([hello(&"x".repeat(20 << 20))]);
             let refused = client.control(greeting).await.unwrap_err();
             assert!(refused.message().contains("too large"), "{refused}");
-            let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 20 << 20] }];
+            let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 20 << 20], digest: Vec::new() }];
             let request = proto::ReduceRequest { rows, ..Default::default() };
             let refused = client.reduce(request).await.unwrap_err();
             assert!(refused.message().contains("too large"), "{refused}");

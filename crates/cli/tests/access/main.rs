@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod door;
 mod limits;
 mod tls;
 mod token;

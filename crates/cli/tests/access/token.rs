@@ -91,10 +91,10 @@ fn every_call_but_the_health_services_needs_the_token() {
         let generation = Some(proto::Generation { incarnation: 1, number: 1 });
         let refused = client.status(proto::StatusRequest {}).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
-        let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 8] }];
+        let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 8], digest: Vec::new() }];
         let request = proto::ReduceRequest { generation, member: 1, unit: 0, rows, more: false };
         assert_eq!(client.reduce(request).await.unwrap_err().code(), Code::Unauthenticated);
-        let credit = tokio_stream::iter([proto::WorkCredit { generation, member: 1, units: 1 }]);
+        let credit = tokio_stream::iter([proto::WorkCredit { generation, member: 1, units: 1, from_unit: 0 }]);
         assert_eq!(client.work(credit).await.unwrap_err().code(), Code::Unauthenticated);
         let greeting = tokio_stream::iter([hello("elsewhere")]);
         assert_eq!(client.control(greeting).await.unwrap_err().code(), Code::Unauthenticated);
@@ -135,7 +135,8 @@ fn nobody_speaks_for_a_member_of_another_connection() {
         let refused = stranger.reduce(request.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition);
         assert!(refused.message().contains("did not join on this connection"), "{refused}");
-        let credit = tokio_stream::iter([proto::WorkCredit { generation, member: welcome.member, units: 1 }]);
+        let credit =
+            tokio_stream::iter([proto::WorkCredit { generation, member: welcome.member, units: 1, from_unit: 0 }]);
         let refused = stranger.work(credit).await.unwrap_err();
         assert!(refused.message().contains("did not join on this connection"), "{refused}");
         // The member itself is heard: its generation has not begun, that is all.

@@ -230,6 +230,11 @@ impl Child {
         }
     }
 
+    /// Whether it has ended.
+    pub fn ended(&mut self) -> bool {
+        self.child.try_wait().expect("a process of ours").is_some()
+    }
+
     /// What it has said on stderr until now.
     pub fn stderr(&self) -> String {
         self.stderr.text()

@@ -18,7 +18,7 @@ pub use communicator::NcclError;
 pub use library::{Nccl, UniqueId};
 pub use thread::Wanted;
 
-use crate::{Collective, CollectiveError, Gathered};
+use crate::{Collective, CollectiveError, DigestedRows, Gathered, digested, plain};
 use thread::{Order, Orders, Started};
 
 /// One process's communicators, one after the other: the next is formed when the thread of the one before has left NCCL.
@@ -112,11 +112,12 @@ impl NcclRows {
 }
 
 impl Collective for NcclRows {
-    async fn all_reduce(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Vec<f32>, CollectiveError> {
-        Ok(self.exchange(unit, self.row_len, &rows).await?.sum()?)
+    async fn all_reduce(&mut self, unit: u64, rows: DigestedRows) -> Result<Vec<f32>, CollectiveError> {
+        Ok(self.exchange(unit, self.row_len, &plain(rows)).await?.sum()?)
     }
 
-    async fn gather(&mut self, unit: u64, rows: MicroBatchGradients) -> Result<Gathered, CollectiveError> {
+    async fn gather(&mut self, unit: u64, rows: DigestedRows) -> Result<Gathered, CollectiveError> {
+        let rows = plain(rows);
         // Every rank has a micro-batch, and all rows of a chunk have one length.
         let row_len = rows.first().map_or(0, |(_, row)| row.len());
         let rows = self.exchange(unit, row_len, &rows).await?.concatenated()?;
@@ -148,7 +149,7 @@ pub async fn check(gpus: &[usize], row_len: usize, deadline: std::time::Duration
             own.begin(wanted, world, row_len).map_err(|error| format!("no thread can be started: {error}"))?;
         first_id.get_or_insert(id);
         formations.push((own, formation));
-        let (sums, own_rows) = (sums.clone(), vec![(rank, row(rank))]);
+        let (sums, own_rows) = (sums.clone(), digested(vec![(rank, row(rank))]));
         tokio::spawn(async move {
             // The receiver ends with the check.
             let _ = sums.send(ranks_rows.all_reduce(0, own_rows).await).await;

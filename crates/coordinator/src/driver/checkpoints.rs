@@ -10,6 +10,9 @@ impl Driver {
         let Some(checkpoint) = self.checkpoint() else {
             return;
         };
+        if let Err(error) = self.key.keep() {
+            tracing::warn!("the run's key is not in its folder: {error}");
+        }
         match checkpoint.state.position().gathered {
             Some(_) => self.solver.write(checkpoint),
             None => self.writer.write(&checkpoint),

@@ -25,7 +25,7 @@ impl Driver {
                     self.tokenizer_fingerprint = base.tokenizer_fingerprint.clone();
                     self.layer_norms = base.layer_norms.clone();
                     if let Some(folder) = self.replaced.take() {
-                        if let Err(error) = folder.clear() {
+                        if let Err(error) = self.key.keep().and_then(|()| folder.clear()) {
                             self.abort_all(&error.to_string(), error.hint());
                             return Some(Err(error.into()));
                         }
@@ -85,6 +85,12 @@ impl Driver {
                     self.outboxes.remove(&member);
                     self.pending_acks.forget(member);
                 }
+                Effect::TurnAway(member, reason) => {
+                    self.turned_away.warn(&format!("worker {} is turned away: {reason}", member.0));
+                    let hint = "it may come back".to_owned();
+                    self.send(member, Message::Abort(proto::Abort { reason, hint, ..Default::default() }));
+                    self.outboxes.remove(&member);
+                }
                 Effect::Finished => {
                     self.finished = true;
                     return None;
@@ -129,7 +135,7 @@ impl Driver {
             self.console.start(&start.state, &workers);
         }
         self.console.collective(&start.collective);
-        let state = start.state.to_bytes();
+        let (state, mac) = (start.state.to_bytes(), self.key.mac(&start.state).to_vec());
         let world = start.ranks.len() as u32;
         for (rank, (member, part)) in start.ranks.iter().enumerate() {
             let begin = proto::Begin {
@@ -140,6 +146,7 @@ impl Driver {
                 first_micro_batch: part.start as u32,
                 end_micro_batch: part.end as u32,
                 nccl: start.collective.backend == CollectiveBackend::Nccl,
+                mac: mac.clone(),
             };
             self.pending_acks.sent(*member, start.generation.number, Instant::now());
             self.send(*member, Message::Begin(begin));
@@ -153,7 +160,7 @@ impl Driver {
         let mut list = Vec::with_capacity(start.ranks.len());
         for (id, part) in &start.ranks {
             let member = self.machine.members().get(id);
-            let host = member.map_or("?", |member| member.join_request.host.as_str());
+            let host = member.map_or("?", |member| member.join_request.process.host.as_str());
             let device =
                 member.and_then(|member| member.worker_ready.as_ref()).map_or("?", |ready| ready.device.as_str());
             list.push((format!("{device} on {host}"), part.len()));
@@ -188,11 +195,11 @@ impl Driver {
         self.announce_commit(state);
     }
 
-    /// Tells every worker which unit is committed.
+    /// Tells every worker which unit is committed, with the MAC of its state.
     fn announce_commit(&self, state: &State) {
-        let unit = self.unit_after(state);
+        let committed = proto::Committed { unit: self.unit_after(state), mac: self.key.mac(state).to_vec() };
         for outbox in self.outboxes.values() {
-            outbox.committed(unit);
+            outbox.committed(committed.clone());
         }
     }
 }

@@ -14,6 +14,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use numalign_access::rate_limited_log::RateLimitedLog;
 use numalign_checkpoint::{RunFolder, SplitDigests};
 use numalign_config::Config;
 use numalign_data::{SampleDigest, Schedule, Streams};
@@ -36,6 +37,7 @@ use crate::rpc::dispatch::{Dispatcher, micro_batch};
 use crate::rpc::outbox::Outbox;
 use crate::rpc::reduce::Reducer;
 use crate::start::Start;
+use crate::state_key::StateKey;
 use ack_tracker::PendingAcks;
 
 /// How a run ended well.
@@ -80,11 +82,16 @@ pub struct Driver {
     boundary: Option<(Generation, u64)>,
     failures: FailureLog,
     pending_acks: PendingAcks,
+    /// A worker that there is no place for asks again and again.
+    turned_away: RateLimitedLog,
     /// Members that were disconnected, and why; the machine learns of them next.
     unreachable: Vec<(MemberId, String)>,
     started: Instant,
     last_reason: String,
     folder: RunFolder,
+    key: StateKey,
+    /// Messages that were found damaged, here and by the workers.
+    damaged: u64,
     /// The last step is committed.
     finished: bool,
 }
@@ -140,10 +147,13 @@ impl Driver {
             boundary: None,
             failures: FailureLog::default(),
             pending_acks: PendingAcks::default(),
+            turned_away: RateLimitedLog::default(),
             unreachable: Vec::new(),
             started: Instant::now(),
             last_reason: String::new(),
             folder: start.folder.clone(),
+            key: start.key.clone(),
+            damaged: 0,
             finished: false,
         })
     }
@@ -197,6 +207,7 @@ impl Driver {
 
     /// Evicts members that ignore a generation, and lets the machine look for silent ones.
     fn tick(&mut self, now: Instant) -> Vec<Effect> {
+        self.damaged = self.damaged.saturating_add(proto::take_damaged());
         let limit = self.config.run.dead_after;
         for member in self.pending_acks.overdue(now, limit) {
             self.pending_acks.forget(member);
@@ -240,15 +251,21 @@ impl Driver {
                 }
                 self.machine.handle(now, event)
             }
-            Call::Heartbeat(member, generation, rows_until) => {
+            Call::Heartbeat(member, proto::Heartbeat { generation, rows_until, damaged }) => {
+                self.damaged = self.damaged.saturating_add(damaged);
                 self.pending_acks.acked(member, generation);
                 self.machine.rows_computed(now, member, generation, rows_until);
                 self.machine.handle(now, Event::Heartbeat(member))
             }
             Call::Connected(member, join_request, outbox) => {
                 self.outboxes.insert(member, outbox);
-                self.welcome(member, &join_request);
-                self.machine.handle(now, Event::Joined(member, join_request))
+                self.note_lost_coordinator(&join_request);
+                let effects = self.machine.handle(now, Event::Joined(member, join_request));
+                // A Welcome makes a worker load its model: one that has no place gets none.
+                if self.machine.members().contains_key(&member) || self.machine.phase() == "done" {
+                    self.welcome(member);
+                }
+                effects
             }
             Call::SamplesChecked(member, checked) => self.samples_checked(member, checked),
             Call::Status(reply) => {
@@ -259,12 +276,15 @@ impl Driver {
         }
     }
 
-    fn welcome(&mut self, member: MemberId, join_request: &JoinRequest) {
-        // A worker with a rejoin state shows that a coordinator was lost; that is recorded once.
+    /// A worker with a rejoin state shows that a coordinator was lost; that is recorded once.
+    fn note_lost_coordinator(&mut self, join_request: &JoinRequest) {
         if join_request.rejoin_state.is_some() && self.failures.total() == 0 && self.machine.phase() == "waiting" {
             let text = "the coordinator was lost and started again".to_owned();
             self.failures.record(self.started, self.committed_step(), text);
         }
+    }
+
+    fn welcome(&mut self, member: MemberId) {
         let no_generation = Generation { incarnation: self.machine.incarnation(), number: 0 };
         let probe = micro_batch(&self.streams, &self.config, no_generation, 0, 0);
         let welcome = proto::Welcome {
@@ -288,6 +308,7 @@ impl Driver {
             loss: self.console.loss(),
             failures: &self.failures,
             failed_checkpoints: self.writer.failed(),
+            damaged_messages: self.damaged,
         };
         status(now, &input)
     }

@@ -58,6 +58,9 @@ impl Driver {
         }
         self.keep_checkpoint(step, &bytes);
         self.console.print(&format!("wrote {}", path.display()));
+        if self.damaged > 0 {
+            self.console.print(&format!("{} messages were damaged on their way and sent again", self.damaged));
+        }
         if let Some(line) = self.failures.summary() {
             self.console.print(&line);
         }
@@ -155,6 +158,7 @@ impl Driver {
         for member in members {
             let abort = proto::Abort {
                 permanent: true,
+                run_over: true,
                 reason: reason.to_owned(),
                 hint: hint.to_owned(),
                 ..Default::default()

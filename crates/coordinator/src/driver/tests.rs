@@ -10,8 +10,9 @@ use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 
 use super::*;
-use crate::machine::{Report, Timing, WorkerReady};
+use crate::machine::{Cause, Process, Report, Timing, WorkerReady};
 use crate::rpc::outbox::{OutboxStream, outbox};
+use crate::state_key::StateKey;
 
 const STEPS: u64 = 3;
 
@@ -44,6 +45,7 @@ impl Fixture {
         let stream = SampleStream::generated(&config.recipe, Domain::Train).unwrap();
         let streams = Streams::new(stream, &config.recipe).unwrap();
         let start = Start {
+            key: StateKey::open(&folder.path().join("run"), &config).unwrap(),
             folder: RunFolder::open(&folder.path().join("run")).unwrap(),
             lock: tempfile::tempfile().unwrap(),
             streams: streams.clone(),
@@ -78,7 +80,8 @@ impl Fixture {
 }
 
 fn join_request() -> JoinRequest {
-    JoinRequest { host: "host".to_owned(), pid: 1, restarts: 0, rejoin_state: None }
+    let process = Process { host: "host".to_owned(), pid: 1, namespace: 5 };
+    JoinRequest { process, restarts: 0, rejoin_state: None, mac_holds: true }
 }
 
 fn worker_ready() -> WorkerReady {
@@ -200,7 +203,7 @@ async fn a_member_that_ignores_a_generation_is_evicted() {
     next(&mut stream).await;
     fixture.apply(ready(1)).await;
     next(&mut stream).await;
-    let heartbeat = |generation| Call::Heartbeat(MemberId(1), generation, 0);
+    let heartbeat = |generation| Call::Heartbeat(MemberId(1), proto::Heartbeat { generation, ..Default::default() });
     fixture.apply(heartbeat(0)).await;
     let limit = fixture.config.run.dead_after;
     fixture.driver.tick(Instant::now());
@@ -218,7 +221,7 @@ async fn an_acknowledged_generation_is_not_overdue() {
     let mut fixture = Fixture::new();
     let _stream = fixture.connect(1);
     fixture.apply(ready(1)).await;
-    fixture.apply(Call::Heartbeat(MemberId(1), 1, 0)).await;
+    fixture.apply(Call::Heartbeat(MemberId(1), proto::Heartbeat { generation: 1, ..Default::default() })).await;
     let later = Instant::now() + fixture.config.run.dead_after + Duration::from_millis(1);
     assert_eq!(fixture.driver.pending_acks.overdue(later, fixture.config.run.dead_after), []);
 }
@@ -289,9 +292,21 @@ async fn a_status_is_answered_while_nothing_happens() {
 async fn a_permanent_failure_ends_the_run_for_every_worker() {
     let running = Running::start();
     let (mut stream, _) = running.begin().await;
-    let failure = Event::PermanentFailure(MemberId(1), "the data file is gone".to_owned());
+    let failure = Event::PermanentFailure(MemberId(1), Cause::Machine, "the data file is gone".to_owned());
     running.send(Call::Event(failure)).await;
     let Some(Message::Abort(abort)) = next(&mut stream).await else { panic!("no Abort") };
     assert!(abort.permanent && abort.reason.contains("the data file is gone"), "{abort:?}");
     assert!(matches!(running.task.await.unwrap(), Err(CoordinatorError::Failed { .. })));
+}
+
+#[tokio::test]
+async fn a_worker_without_a_place_is_told_to_come_back_and_loads_nothing() {
+    let mut fixture = Fixture::new();
+    let most = fixture.config.run.max_workers as u64;
+    let _streams: Vec<OutboxStream> = (1..=most).map(|member| fixture.connect(member)).collect();
+    let (outbox, mut stream) = outbox();
+    fixture.apply(Call::Connected(MemberId(most + 1), join_request(), outbox)).await;
+    let Some(Message::Abort(abort)) = next(&mut stream).await else { panic!("a Welcome makes it load its model") };
+    assert!(!abort.permanent && !abort.run_over && abort.reason.contains("max_workers is 64"), "{abort:?}");
+    assert_eq!(next(&mut stream).await, None, "its stream ends");
 }

@@ -3,44 +3,54 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use numalign_config::CollectiveChoice;
+use numalign_config::{CollectiveChoice, RUNS_FOLDER};
 use numalign_projector::{Layout, NormTensor, State};
 
 use super::collective::{self, Candidate, NcclFailures};
 use super::events::{Activity, Effect, JoinRequest, Member, MemberId, Timing, WorkerReady};
 use super::load_balancing::StepTimeEma;
+use super::rejoin::check_rejoin_state;
 use super::stall::UnitTimes;
 use super::{Base, Machine};
 
 /// Larger hidden sizes are nonsense, and their state would fill the memory.
-const MAX_HIDDEN: usize = 1 << 20;
+pub(super) const MAX_HIDDEN: usize = 1 << 20;
 
 impl Machine {
     pub(super) fn joined(&mut self, now: Instant, id: MemberId, join_request: JoinRequest, effects: &mut Vec<Effect>) {
         if self.members.len() >= self.config.run.max_workers {
-            let reason = format!("max_workers is {} and as many are connected", self.config.run.max_workers);
-            self.refuse(id, join_request.pid, reason, effects);
+            // One of them may be dead without anybody knowing it yet.
+            let reason = format!(
+                "max_workers is {} and as many are connected; a place comes free when one leaves",
+                self.config.run.max_workers
+            );
+            effects.push(Effect::TurnAway(id, reason));
             return;
         }
-        if let (Some(state), Some(committed)) = (&join_request.rejoin_state, &self.committed)
-            && state.layout().with_layer_norms(0) != committed.layout().with_layer_norms(0)
-        {
-            let (its, ours) = (state.layout().hidden(), committed.layout().hidden());
-            let reason = format!("its hidden size is {its}, this run's is {ours}");
-            self.refuse(id, join_request.pid, reason, effects);
-            return;
+        // Once a generation has begun, the coordinator knows every committed state itself.
+        if let Some(state) = join_request.rejoin_state.as_ref().filter(|_| self.generations == 0) {
+            let accepted = match join_request.mac_holds || self.config.run.trust_returning_state {
+                true => self.accept_rejoin_state(state),
+                false => Err(format!(
+                    "no coordinator with the key of this run committed it (step {}); if {RUNS_FOLDER}/{} was lost, start \
+                     the coordinator with --trust-returning-state true",
+                    state.step(),
+                    self.config.run.run_id
+                )),
+            };
+            if let Err(reason) = accepted {
+                let reason = format!("the state that it brought along is not taken: {reason}");
+                self.refuse(id, join_request.process, reason, effects);
+                return;
+            }
+            self.resuming = true;
         }
-        if let Some(state) = &join_request.rejoin_state
-            && let Err(reason) = self.accept_rejoin_state(state)
-        {
-            self.fail(reason, "compare the machines; one of them computed or stored other numbers", effects);
-            return;
-        }
-        self.resuming |= join_request.rejoin_state.is_some();
+        self.deserted = None;
         let member = Member {
             join_request,
             worker_ready: None,
             activity: Activity::Loading,
+            has_trained: false,
             last_seen: now,
             last_timing: Timing::default(),
             step_time: StepTimeEma::default(),
@@ -49,9 +59,17 @@ impl Machine {
         self.members.insert(id, member);
     }
 
-    /// A rejoin state is accepted if it is further than what this coordinator knows, before the first generation.
-    /// The sums of a round in progress were lost with the coordinator that kept them, so that round starts over.
+    /// Before the first generation, a rejoin state that is further than what this coordinator knows is gone on from, if
+    /// it can be one of this run. The sums of a round in progress were lost with the coordinator that kept them, so that
+    /// round starts over.
     fn accept_rejoin_state(&mut self, state: &State) -> Result<(), String> {
+        check_rejoin_state(state, &self.config.recipe)?;
+        if let Some(committed) = &self.committed
+            && state.layout().with_layer_norms(0) != committed.layout().with_layer_norms(0)
+        {
+            let (its, ours) = (state.layout().hidden(), committed.layout().hidden());
+            return Err(format!("its hidden size is {its}, this run's is {ours}"));
+        }
         let known = self.unit();
         let rewound = state.rewound(&self.config.recipe);
         for state in [state, &rewound] {
@@ -68,10 +86,38 @@ impl Machine {
                 ));
             }
         }
-        if self.unit_after(&rewound) > known && self.generations == 0 {
+        if self.unit_after(&rewound) > known {
             self.committed = Some(Arc::new(rewound));
         }
         Ok(())
+    }
+
+    /// The first model that is loaded says what the hidden size is: real survivors have theirs loaded when they come. A
+    /// rejoin state of another one was no state of this run: it is dropped, and who brought it is refused.
+    fn drop_foreign_rejoin_states(&mut self, hidden: usize, effects: &mut Vec<Effect>) {
+        let is_foreign = |state: &Option<State>| state.as_ref().is_some_and(|state| state.layout().hidden() != hidden);
+        // A checkpoint comes with its model's fingerprint, and so does a worker that is ready.
+        if self.base.is_some() || self.committed.as_ref().is_none_or(|state| state.layout().hidden() == hidden) {
+            return;
+        }
+        let mut foreign = Vec::new();
+        for (id, member) in &self.members {
+            if is_foreign(&member.join_request.rejoin_state) {
+                foreign.push((*id, member.join_request.process.clone()));
+            }
+        }
+        for (id, process) in foreign {
+            let reason = format!("the state that it brought along has another hidden size than the model, {hidden}");
+            self.refuse(id, process, reason, effects);
+            self.members.remove(&id);
+        }
+        self.committed = None;
+        let remaining: Vec<State> =
+            self.members.values().filter_map(|member| member.join_request.rejoin_state.clone()).collect();
+        for state in &remaining {
+            // Each was accepted when it came; of two for one step the first one counts.
+            let _ = self.accept_rejoin_state(state);
+        }
     }
 
     pub(super) fn ready(&mut self, now: Instant, id: MemberId, worker_ready: WorkerReady, effects: &mut Vec<Effect>) {
@@ -80,22 +126,19 @@ impl Machine {
         let Some(member) = self.members.get(&id).filter(|member| member.worker_ready.is_none()) else {
             return;
         };
-        let join_request = member.join_request.clone();
-        let admissible = match self.check_admission(&join_request.host, &worker_ready) {
+        let host = member.join_request.process.host.clone();
+        let brought = member.join_request.rejoin_state.as_ref().map(|state| state.layout().hidden());
+        if brought.is_none_or(|hidden| hidden == worker_ready.hidden_size) {
+            self.drop_foreign_rejoin_states(worker_ready.hidden_size, effects);
+        }
+        let admissible = match self.check_admission(&host, &worker_ready) {
             Err(reason) => Err((reason, self.hint_of_refusal())),
-            Ok(()) => self.check_nccl(id, &join_request.host, &worker_ready).map_err(|reason| {
+            Ok(()) => self.check_nccl(id, &host, &worker_ready).map_err(|reason| {
                 (reason, "`numalign doctor` says what its machine lacks; or set collective: auto or grpc")
             }),
         };
         if let Err((reason, hint)) = admissible {
-            self.refuse(id, join_request.pid, reason.clone(), effects);
-            let name = self.name(id);
-            self.members.remove(&id);
-            self.reason = format!("{name} was refused: {reason}");
-            if self.members.is_empty() && self.generations == 0 {
-                self.fail(format!("{name} was refused: {reason}"), hint, effects);
-            }
-            return;
+            return self.dismiss(now, id, &reason, hint, effects);
         }
         if self.base.as_ref().is_none_or(|base| base.probe.is_none()) {
             effects.push(Effect::BaseKnown(worker_ready.clone()));
@@ -187,7 +230,7 @@ impl Machine {
             if let Some(member) = self.members.get(id)
                 && let Some(worker_ready) = &member.worker_ready
             {
-                let host = member.join_request.host.as_str();
+                let host = member.join_request.process.host.as_str();
                 candidates.push(Candidate { name: self.name(*id), host, nccl: &worker_ready.nccl });
             }
         }

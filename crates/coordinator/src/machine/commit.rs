@@ -6,17 +6,18 @@ use std::time::Instant;
 
 use numalign_data::Unit;
 use numalign_data::{Audit, audit_of};
-use numalign_projector::{Features, Fit, State};
+use numalign_projector::{Features, Fit, State, StateDigest};
 
 use super::Machine;
+use super::agreement::{Agreement, agreement};
 use super::audit::{Verdict, short_hex, verdict};
 use super::events::{Commit, Effect, MemberId, Report, Timing};
 
-/// Units that a report may be ahead of the committed one.
-const MAX_AHEAD: usize = 1 << 16;
+/// Units that a report may be ahead of the committed one. No rank gets further than the unit after the others'.
+const MAX_AHEAD: u64 = 8;
 
 impl Machine {
-    pub(super) fn reported(&mut self, now: Instant, id: MemberId, report: Report, effects: &mut Vec<Effect>) {
+    pub(super) fn reported(&mut self, now: Instant, id: MemberId, mut report: Report, effects: &mut Vec<Effect>) {
         self.mark_alive(now, id);
         let (committed, units) = (self.unit(), self.units());
         let Some(running) = &mut self.running else {
@@ -36,10 +37,18 @@ impl Machine {
                 member.step_time.observe(report.timing.compute, running.ranks[rank].1.len());
             }
         }
-        let offset = (report.unit - committed) as usize;
-        if offset >= MAX_AHEAD {
-            return;
+        let ahead = report.unit - committed;
+        if ahead >= MAX_AHEAD {
+            // Left out, it would be waited for. Its sender may come back, at the committed unit.
+            let why = format!("its report of unit {} is {ahead} units ahead of the committed ones", report.unit);
+            effects.push(Effect::Evict(id, false, why.clone()));
+            return self.left(id, &why, effects);
         }
+        // Only rank 0's are used.
+        if rank > 0 {
+            (report.state, report.features) = (None, None);
+        }
+        let offset = ahead as usize;
         while running.pending.len() <= offset {
             running.pending.push_back(Vec::new());
         }
@@ -69,8 +78,8 @@ impl Machine {
             let reports: Vec<Report> = running.pending.pop_front().into_iter().flatten().flatten().collect();
             let parts = running.parts();
             let unit = reports[0].unit;
-            if let Err((reason, hint)) = self.check_agreement(&reports) {
-                return self.fail(reason, hint, effects);
+            if !self.digests_agree(&reports, effects) {
+                return;
             }
             if let Some(audit) = self.audit(unit, &parts)
                 && !self.audit_passes(unit, &audit, &reports, effects)
@@ -79,7 +88,7 @@ impl Machine {
             }
             let state = match self.checked_state(&reports[0]) {
                 Ok(state) => Arc::new(state),
-                Err((reason, hint)) => return self.fail(reason, hint, effects),
+                Err(reason) => return self.contradicts_itself(&reason, effects),
             };
             self.committed = Some(state.clone());
             self.nccl_failures.reset();
@@ -91,40 +100,74 @@ impl Machine {
                 world: reports.len(),
                 features: reports[0].features.clone(),
             }));
+            self.clear_complaint();
+            self.clear_suspects(unit, effects);
         }
     }
 
-    /// Whether every rank has the same state after a unit; else a reason and a hint.
-    fn check_agreement(&self, reports: &[Report]) -> Result<(), (String, &'static str)> {
-        let (step, digest) = (reports[0].unit, reports[0].digest);
-        let odd = reports.iter().position(|report| report.digest != digest);
-        let (Some(odd), Some(running)) = (odd, &self.running) else {
-            return Ok(());
+    /// Whether every rank has the same state after a unit. If a majority has, the odd ranks are excluded and the unit is
+    /// computed again; else the run fails.
+    fn digests_agree(&mut self, reports: &[Report], effects: &mut Vec<Effect>) -> bool {
+        let Some(running) = &self.running else {
+            return true;
         };
-        let reason = format!(
-            "the ranks disagree after step {step}: {} has {digest}, {} has {}; nothing of this step is committed",
-            self.name(running.ranks[0].0),
-            self.name(running.ranks[odd].0),
-            reports[odd].digest
-        );
-        Err((reason, "one of the two machines computes wrong numbers; resume without it"))
+        let digests: Vec<StateDigest> = reports.iter().map(|report| report.digest).collect();
+        let (step, member) = (reports[0].unit, |rank: usize| running.ranks[rank].0);
+        match agreement(&digests) {
+            Agreement::Unanimous => true,
+            Agreement::Majority { odd, digest } => {
+                let (agreed, all) = (digests.len() - odd.len(), digests.len());
+                let odd: Vec<(MemberId, StateDigest)> =
+                    odd.into_iter().map(|rank| (member(rank), digests[rank])).collect();
+                for (id, its) in odd {
+                    let why =
+                        format!("after step {step} its state is {its}, where {agreed} of {all} ranks have {digest}");
+                    self.exclude(id, &why, effects);
+                }
+                false
+            }
+            Agreement::Split { first, second } => {
+                let reason = format!(
+                    "the ranks disagree after step {step}: {} has {}, {} has {}; nothing of this step is committed",
+                    self.name(member(first)),
+                    digests[first],
+                    self.name(member(second)),
+                    digests[second]
+                );
+                self.fail(
+                    reason,
+                    "one of the two machines computes wrong numbers; resume without it, or with three or more workers, \
+                     which can tell by themselves",
+                    effects,
+                );
+                false
+            }
+        }
     }
 
-    /// The state in rank 0's report, if it is what all ranks agreed on; else a reason and a hint.
-    fn checked_state(&self, report: &Report) -> Result<State, (String, &'static str)> {
-        const FAULTY: &str = "rank 0's machine has a faulty memory or network; resume without it";
+    /// What rank 0 sent does not have the digest that all ranks agreed on: its machine or network is at fault, so the
+    /// others go on without it.
+    fn contradicts_itself(&mut self, reason: &str, effects: &mut Vec<Effect>) {
+        match self.running.as_ref().map(|running| (running.ranks[0].0, running.ranks.len())) {
+            Some((id, 2..)) => self.exclude(id, reason, effects),
+            _ => {
+                let hint = "rank 0's machine has a faulty memory or network; resume without it";
+                self.fail(reason.to_owned(), hint, effects);
+            }
+        }
+    }
+
+    /// The state in rank 0's report, if it is what all ranks agreed on; else a reason.
+    fn checked_state(&self, report: &Report) -> Result<State, String> {
         let step = report.unit;
         let Some(state) = report.state.clone() else {
-            let reason = format!("rank 0 reported step {step} without its state");
-            return Err((reason, "this is a defect of numalign; please report it"));
+            return Err(format!("rank 0 reported step {step} without its state"));
         };
         if state.digest() != report.digest || self.unit_after(&state) != step + 1 {
-            return Err((format!("rank 0's state after step {step} does not have the digest it reported"), FAULTY));
+            return Err(format!("rank 0's state after step {step} does not have the digest it reported"));
         }
-        match self.check_features(step, report.features.as_deref(), &state) {
-            Ok(()) => Ok(state),
-            Err(reason) => Err((reason, FAULTY)),
-        }
+        self.check_features(step, report.features.as_deref(), &state)?;
+        Ok(state)
     }
 
     /// A chunk comes with the features that its state's digest stands for; a training step comes without any.
@@ -214,12 +257,12 @@ impl Machine {
     }
 
     /// Evicts a worker that computes wrong numbers; its device is not admitted again in this run.
-    fn exclude(&mut self, id: MemberId, why: &str, effects: &mut Vec<Effect>) {
+    pub(super) fn exclude(&mut self, id: MemberId, why: &str, effects: &mut Vec<Effect>) {
         if let Some(member) = self.members.get(&id) {
-            let (host, pid) = (member.join_request.host.clone(), member.join_request.pid);
+            let process = member.join_request.process.clone();
             let device = member.worker_ready.as_ref().map_or_else(String::new, |ready| ready.device.clone());
-            self.excluded.push((host, device));
-            self.refuse(id, pid, format!("excluded: {why}"), effects);
+            self.excluded.push((process.host.clone(), device));
+            self.refuse(id, process, format!("excluded: {why}"), effects);
         }
         self.left(id, &format!("excluded: {why}"), effects);
     }

@@ -18,17 +18,37 @@ use super::stall::UnitTimes;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId(pub u64);
 
-/// A worker's first message.
-#[derive(Debug, Clone, PartialEq)]
-pub struct JoinRequest {
+/// A worker process, as it describes itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
     /// Host name.
     pub host: String,
     /// Process id on that host.
     pub pid: u32,
+    /// The PID namespace that the id is in; 0 where it is not known.
+    pub namespace: u64,
+}
+
+/// What a permanent failure is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The samples or the recipe: any worker would fail in the same way.
+    Data,
+    /// The worker's own machine, files or build.
+    Machine,
+}
+
+/// A worker's first message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JoinRequest {
+    /// Who it is.
+    pub process: Process,
     /// How often the launcher restarted this worker.
     pub restarts: u32,
     /// The last committed state it holds, if it outlived another coordinator of this run.
     pub rejoin_state: Option<State>,
+    /// A coordinator of this run committed that state: its MAC holds.
+    pub mac_holds: bool,
 }
 
 /// A worker's message that its model is loaded.
@@ -92,8 +112,13 @@ pub enum Event {
     Heartbeat(MemberId),
     /// The stream ended, or the member said that it cannot go on.
     Left(MemberId, String),
-    /// A failure that another worker of the same kind would meet too.
-    PermanentFailure(MemberId, String),
+    /// The member cannot go on, and a new process in its place could not either.
+    PermanentFailure(MemberId, Cause, String),
+    /// Rows of this unit are complete, and those of these micro-batches are not finite.
+    NotFinite(Generation, u64, Vec<usize>),
+    /// Rows that a rank of this generation must not send: of other micro-batches, of another length, or contradicting
+    /// its own. The text says what is wrong.
+    RowsRefused(MemberId, Generation, String),
     /// Rank 0 made the id of its generation's communicator.
     NcclId(MemberId, Generation, Vec<u8>),
     /// NCCL gave a rank of this generation no communicator or no sum; the text says why.
@@ -131,6 +156,8 @@ pub enum Effect {
     Solved(Arc<State>),
     /// Evict a member, with the reason; with `true` it must not come back.
     Evict(MemberId, bool, String),
+    /// There is no place for a worker now: it may ask again.
+    TurnAway(MemberId, String),
     /// Evict a member that is alive and does nothing, with the reason: its process is to end, another may come.
     Replace(MemberId, String),
     /// Every step is committed.
@@ -191,6 +218,8 @@ pub struct Member {
     pub worker_ready: Option<WorkerReady>,
     /// What it is doing.
     pub activity: Activity,
+    /// It has had a rank.
+    pub has_trained: bool,
     /// When its latest message came.
     pub last_seen: Instant,
     /// Where its time went in the latest unit.

@@ -109,6 +109,21 @@ impl Machine {
         }
     }
 
+    /// A rank that sends rows which are not its own, or contradict what it sent before, is dismissed for good: only it
+    /// can have sent them.
+    pub(super) fn rows_refused(
+        &mut self,
+        now: Instant,
+        id: MemberId,
+        generation: Generation,
+        why: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.generation() == Some(generation) && self.part_of(id).is_some() {
+            self.dismiss(now, id, why, "use the same build of numalign on every machine", effects);
+        }
+    }
+
     /// Time per micro-batch of each of `members`.
     fn step_times<'a>(&self, members: impl Iterator<Item = &'a MemberId>) -> Vec<StepTimeEma> {
         members.map(|id| self.members.get(id).map_or_else(StepTimeEma::default, |member| member.step_time)).collect()
@@ -128,7 +143,14 @@ impl Machine {
             }
         };
         self.collective = Some(choice.clone());
-        let parts = load_balancing::split(self.config.recipe.micro_batches(), &self.step_times(members.iter()));
+        let micro_batches = self.config.recipe.micro_batches();
+        let (members, parts) = match &self.suspects {
+            Some(suspects) => suspects.reassigned(members, micro_batches),
+            None => {
+                let parts = load_balancing::split(micro_batches, &self.step_times(members.iter()));
+                (members, parts)
+            }
+        };
         let first = self.generations == 0;
         self.generations += 1;
         let generation = Generation { incarnation: self.incarnation, number: self.generations };
@@ -136,6 +158,7 @@ impl Machine {
         for (rank, (id, _)) in ranks.iter().enumerate() {
             if let Some(member) = self.members.get_mut(id) {
                 member.activity = Activity::Training(rank as u32);
+                member.has_trained = true;
             }
         }
         let unit = self.unit_after(&state);

@@ -4,17 +4,21 @@
 //! membership, generations and commits is made here, and every wait has a reason as text.
 
 mod admission;
+pub mod agreement;
 pub mod audit;
 pub mod collective;
 mod commit;
 mod decide;
+mod dismissal;
 pub mod events;
 mod generation;
 pub mod load_balancing;
+pub mod rejoin;
 mod sample_check;
 pub mod stall;
+mod suspects;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,14 +29,16 @@ use numalign_data::Schedule;
 use numalign_projector::State;
 
 use collective::{CollectiveDecision, NcclFailures};
+use dismissal::Complaint;
 use generation::Running;
 use sample_check::SampleCheck;
 use stall::StallWatch;
+use suspects::Suspects;
 
 pub use decide::Decision;
 pub use events::{
-    Activity, Commit, Effect, Event, Generation, GenerationStart, JoinRequest, Member, MemberId, Report, Timing,
-    WorkerReady,
+    Activity, Cause, Commit, Effect, Event, Generation, GenerationStart, JoinRequest, Member, MemberId, Process,
+    Report, Timing, WorkerReady,
 };
 
 /// The frozen model that a checkpoint or loaded projectors belong to.
@@ -78,7 +84,19 @@ pub struct Machine {
     /// Host and device of workers that computed wrong numbers.
     excluded: Vec<(String, String)>,
     /// Processes that were told not to come back, the latest last.
-    refused_pids: VecDeque<u32>,
+    refused: VecDeque<Process>,
+    /// Processes that were members and may come back: their connection may have broken.
+    welcome_back: BTreeSet<Process>,
+    /// Rows that were not finite and are computed again.
+    suspects: Option<Suspects>,
+    /// The first worker that could not load the model, before the first generation.
+    cannot_load: Option<Complaint>,
+    /// The rank that complained of the samples or the recipe last.
+    about_data: Option<Complaint>,
+    /// Why members were dismissed, the latest last.
+    dismissed: VecDeque<String>,
+    /// Since when nobody is left after a dismissal, and what to do about it.
+    deserted: Option<(Instant, &'static str)>,
     /// Of the present generation, or of the one before.
     collective: Option<CollectiveDecision>,
     nccl_failures: NcclFailures,
@@ -128,7 +146,13 @@ impl Machine {
             resuming: false,
             rebalance: RebalancePolicy::default(),
             excluded: Vec::new(),
-            refused_pids: VecDeque::new(),
+            refused: VecDeque::new(),
+            welcome_back: BTreeSet::new(),
+            suspects: None,
+            cannot_load: None,
+            about_data: None,
+            dismissed: VecDeque::new(),
+            deserted: None,
             collective: None,
             nccl_failures: NcclFailures::default(),
             stall: StallWatch::default(),
@@ -160,8 +184,8 @@ impl Machine {
     }
 
     /// Processes that were told not to come back.
-    pub fn refused_pids(&self) -> impl Iterator<Item = u32> + '_ {
-        self.refused_pids.iter().copied()
+    pub fn refused(&self) -> impl Iterator<Item = &Process> {
+        self.refused.iter()
     }
 
     /// How the present generation reduces, or the last one did; `None` before the first.
@@ -224,21 +248,15 @@ impl Machine {
             Event::NcclId(id, generation, bytes) => self.broadcast_nccl_id(id, generation, bytes, &mut effects),
             Event::NcclFailed(id, generation, why) => self.nccl_failed(id, generation, &why, &mut effects),
             Event::Left(id, why) => self.left(id, &why, &mut effects),
-            Event::PermanentFailure(id, why) if self.members.contains_key(&id) => {
-                let name = self.name(id);
-                self.fail(
-                    format!("{name}: {why}"),
-                    "another worker of the same kind would fail in the same way",
-                    &mut effects,
-                );
-            }
-            // From a worker that was refused or declared dead: the run continues without it.
-            Event::PermanentFailure(..) => {}
+            Event::PermanentFailure(id, cause, why) => self.permanent_failure(now, id, cause, &why, &mut effects),
+            Event::NotFinite(generation, unit, bad) => self.not_finite(generation, unit, &bad, &mut effects),
+            Event::RowsRefused(id, generation, why) => self.rows_refused(now, id, generation, &why, &mut effects),
             Event::SamplesChecked(id, checked) => self.samples_checked(id, checked, &mut effects),
             Event::Solved(unit, solution) => self.solved(unit, solution, &mut effects),
             Event::Tick => {
                 self.evict_silent(now, &mut effects);
                 self.evict_stalled(now, &mut effects);
+                self.check_deserted(now, &mut effects);
             }
         }
         let nothing_new = is_routine && self.running.is_some() && self.unit() == before;
@@ -251,11 +269,12 @@ impl Machine {
     fn name(&self, id: MemberId) -> String {
         match self.members.get(&id) {
             Some(member) => {
+                let process = &member.join_request.process;
                 let rank = match member.activity {
                     Activity::Training(rank) => format!("rank {rank}, "),
                     _ => String::new(),
                 };
-                format!("worker {} ({rank}{}, pid {})", id.0, member.join_request.host, member.join_request.pid)
+                format!("worker {} ({rank}{}, pid {})", id.0, process.host, process.pid)
             }
             None => format!("worker {}", id.0),
         }
@@ -268,10 +287,11 @@ impl Machine {
     }
 
     /// Evicts a member for good; the launcher does not start its process again.
-    fn refuse(&mut self, id: MemberId, pid: u32, reason: String, effects: &mut Vec<Effect>) {
-        self.refused_pids.push_back(pid);
-        if self.refused_pids.len() > MAX_REFUSED {
-            self.refused_pids.pop_front();
+    fn refuse(&mut self, id: MemberId, process: Process, reason: String, effects: &mut Vec<Effect>) {
+        self.welcome_back.remove(&process);
+        self.refused.push_back(process);
+        if self.refused.len() > MAX_REFUSED {
+            self.refused.pop_front();
         }
         effects.push(Effect::Evict(id, true, reason));
     }
@@ -284,8 +304,12 @@ impl Machine {
 
     fn left(&mut self, id: MemberId, why: &str, effects: &mut Vec<Effect>) {
         let name = self.name(id);
-        if self.members.remove(&id).is_none() {
+        let Some(member) = self.members.remove(&id) else {
             return;
+        };
+        let process = member.join_request.process;
+        if !self.refused.contains(&process) && self.welcome_back.len() < MAX_REFUSED {
+            self.welcome_back.insert(process);
         }
         let ranked = self.running.as_ref().is_some_and(|running| running.ranks.iter().any(|(member, _)| *member == id));
         if ranked {

@@ -348,7 +348,8 @@ mod tests {
             ("batch_size", "8"),
             ("micro_batch_size", "4"),
         ];
-        Config::with(&[&some, more].concat()).unwrap()
+        let kept = some.iter().filter(|(key, _)| more.iter().all(|(other, _)| other != key));
+        Config::with(&kept.chain(more).copied().collect::<Vec<_>>()).unwrap()
     }
 
     fn base() -> WorkerReady {

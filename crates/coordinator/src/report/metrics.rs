@@ -166,7 +166,8 @@ impl Epoch {
             gathered_samples: gathered.map(|chunks| chunks * recipe.batch_size as u64),
             steps_per_second: self.steps as f64 / seconds,
             samples_per_second: self.steps as f64 * recipe.batch_size as f64 / seconds,
-            data_wait_percent: 100.0 * self.data_wait.as_secs_f64() / seconds,
+            // What ranks say of themselves adds up to more where they say nonsense.
+            data_wait_percent: (100.0 * self.data_wait.as_secs_f64() / seconds).clamp(0.0, 100.0),
             ms_per_step: 1e3 * seconds / self.steps as f64,
             peak_rss_mib: self.peak_rss_mib,
             world: commit.world,

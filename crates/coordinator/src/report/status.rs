@@ -7,7 +7,10 @@ use numalign_projector::{Evaluation, Evaluations};
 use numalign_protocol as proto;
 
 use super::failures::{Failure, FailureLog};
-use crate::machine::{Activity, Machine, Member, MemberId};
+use crate::machine::{Activity, Machine, Member, MemberId, Process};
+
+/// Missing micro-batches that are listed.
+const MAX_MISSING: usize = 32;
 
 /// What a status is made of.
 pub struct StatusInput<'a> {
@@ -25,6 +28,8 @@ pub struct StatusInput<'a> {
     pub failures: &'a FailureLog,
     /// Checkpoints that could not be written.
     pub failed_checkpoints: u64,
+    /// Messages that were found damaged.
+    pub damaged_messages: u64,
 }
 
 /// The status at `now`.
@@ -32,7 +37,10 @@ pub fn status(now: Instant, input: &StatusInput<'_>) -> proto::StatusReply {
     let (config, machine, failures) = (input.config, input.machine, input.failures);
     let mut reason = machine.reason().to_owned();
     if let Some((step, missing)) = &input.waiting_for {
-        reason = format!("{reason}; step {step} waits for the rows of micro-batches {missing:?}");
+        let more = missing.len().saturating_sub(MAX_MISSING);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let shown = &missing[..missing.len().min(MAX_MISSING)];
+        reason = format!("{reason}; step {step} waits for the rows of micro-batches {shown:?}{more}");
     }
     let evaluations = machine.committed().map(|state| state.evaluations());
     let range = config.recipe.range();
@@ -49,13 +57,14 @@ pub fn status(now: Instant, input: &StatusInput<'_>) -> proto::StatusReply {
         workers: machine.members().iter().map(|(id, member)| worker(now, machine, *id, member)).collect(),
         collective: collective.map_or_else(String::new, |decision| decision.backend.name().to_owned()),
         collective_reason: collective.map_or_else(String::new, |decision| decision.reason.clone()),
-        refused_pids: machine.refused_pids().collect(),
+        refused: machine.refused().map(refused).collect(),
         failures: failures.newest().map(failure).collect(),
         failures_total: failures.total(),
         recoveries_total: failures.recoveries(),
         median_recovery_ms: milliseconds(failures.median()),
         worst_recovery_ms: milliseconds(failures.worst()),
         failed_checkpoints: input.failed_checkpoints,
+        damaged_messages: input.damaged_messages,
         latest_evaluation: evaluations.and_then(|made| made.list().last()).map(|made| evaluation(made, range)),
         best_evaluation: evaluations.and_then(Evaluations::best).map(|made| evaluation(made, range)),
     }
@@ -70,8 +79,8 @@ fn worker(now: Instant, machine: &Machine, id: MemberId, member: &Member) -> pro
     let timing = member.last_timing;
     proto::WorkerStatus {
         member: id.0,
-        host: member.join_request.host.clone(),
-        pid: member.join_request.pid,
+        host: member.join_request.process.host.clone(),
+        pid: member.join_request.process.pid,
         device: member.worker_ready.as_ref().map_or_else(String::new, |ready| ready.device.clone()),
         state: state.to_owned(),
         rank,
@@ -84,6 +93,10 @@ fn worker(now: Instant, machine: &Machine, id: MemberId, member: &Member) -> pro
         reduce_ms: milliseconds(timing.reduce),
         peak_rss_mib: timing.peak_rss_mib,
     }
+}
+
+fn refused(process: &Process) -> proto::RefusedProcess {
+    proto::RefusedProcess { host: process.host.clone(), pid: process.pid, pid_namespace: process.namespace }
 }
 
 fn failure(failure: &Failure) -> proto::FailureStatus {
@@ -138,7 +151,12 @@ mod tests {
     }
 
     fn join(machine: &mut Machine, now: Instant, member: u64) {
-        let request = JoinRequest { host: "node".to_owned(), pid: 40 + member as u32, restarts: 2, rejoin_state: None };
+        let request = JoinRequest {
+            process: Process { host: "node".to_owned(), pid: 40 + member as u32, namespace: 5 },
+            restarts: 2,
+            rejoin_state: None,
+            mac_holds: false,
+        };
         machine.handle(now, Event::Joined(MemberId(member), request));
     }
 
@@ -151,6 +169,7 @@ mod tests {
             loss: 0.125,
             failures,
             failed_checkpoints: 3,
+            damaged_messages: 4,
         }
     }
 
@@ -164,6 +183,7 @@ mod tests {
         assert_eq!(reply.reason, "waiting for 1 workers to connect");
         assert_eq!((reply.generation, reply.step, reply.total_steps), (0, 0, config.recipe.total_steps()));
         assert_eq!((reply.steps_per_second, reply.loss, reply.failed_checkpoints), (2.5, 0.125, 3));
+        assert_eq!(reply.damaged_messages, 4);
         assert!(reply.workers.is_empty() && reply.latest_evaluation.is_none() && reply.collective.is_empty());
     }
 

@@ -38,8 +38,11 @@ impl AuthInterceptor {
         if matches!(result, Err(AuthError::WrongToken)) {
             peer.guesses.count();
         }
-        if let (Err(error), false) = (&result, self.optional) {
-            peer.log_refusal(&error.to_string());
+        match (&result, self.optional) {
+            (Err(error), false) => peer.log_refusal(&error.to_string()),
+            // A watch lasts as long as the service.
+            (Err(_), true) => peer.keep_probe(),
+            (Ok(()), _) => {}
         }
         result.map_err(AuthError::status)
     }

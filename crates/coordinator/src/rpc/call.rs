@@ -12,9 +12,8 @@ pub enum Call {
     Connected(MemberId, JoinRequest, Outbox),
     /// Anything else that the machine decides about.
     Event(Event),
-    /// A heartbeat, with the number of the newest generation that the member knows, and the unit below which it has computed
-    /// its rows there.
-    Heartbeat(MemberId, u64, u64),
+    /// A member's heartbeat.
+    Heartbeat(MemberId, proto::Heartbeat),
     /// The worker's model can take the samples that it was sent, or what is wrong with the first that it cannot.
     SamplesChecked(MemberId, Result<(), String>),
     /// Somebody asks for the status.

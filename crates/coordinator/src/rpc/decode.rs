@@ -10,23 +10,34 @@ use numalign_protocol::codec::floats_from_bytes;
 use tonic::Status;
 
 use super::call::Call;
+use super::reduce::{ReceivedRow, RowsRefused};
 use crate::machine::collective::Nccl;
-use crate::machine::{Event, JoinRequest, MemberId, Report, WorkerReady};
+use crate::machine::{Cause, Event, JoinRequest, MemberId, Process, Report, WorkerReady};
+use crate::state_key::StateKey;
 
-/// Characters that are kept of a host, a build or a GPU's name.
+/// Characters that are kept of a host, a build, a device, a fingerprint or a tensor's name.
 const MAX_NAME: usize = 128;
 
 /// Characters that are kept of a worker's message.
 const MAX_MESSAGE: usize = 4096;
 
+/// Bytes of the longest digest there is.
+const MAX_DIGEST: usize = 64;
+
 /// Bytes of an `ncclUniqueId`.
 const NCCL_ID: usize = 128;
 
-/// A worker's Hello to the run of `config`. A rejoin state of another run is passed over.
+/// A worker's Hello to the run of `config`, whose committed states are signed with `key`. A rejoin state of another run is
+/// passed over.
 ///
 /// # Errors
 /// Another protocol, or a rejoin state that cannot be of this run.
-pub fn join_request(hello: proto::Hello, config: &Config, config_digest: &str) -> Result<JoinRequest, Status> {
+pub fn join_request(
+    hello: proto::Hello,
+    config: &Config,
+    config_digest: &str,
+    key: &StateKey,
+) -> Result<JoinRequest, Status> {
     if hello.protocol != proto::PROTOCOL {
         return Err(Status::failed_precondition(format!(
             "protocol {} of build {} does not match this coordinator's {} of build {}",
@@ -36,7 +47,7 @@ pub fn join_request(hello: proto::Hello, config: &Config, config_digest: &str) -
             env!("CARGO_PKG_VERSION")
         )));
     }
-    let mut rejoin_state = None;
+    let (mut rejoin_state, mut mac_holds) = (None, false);
     if let Some(claimed) = hello.rejoin_state
         && claimed.run_id == config.run.run_id
         && claimed.config_digest == config_digest
@@ -48,19 +59,27 @@ pub fn join_request(hello: proto::Hello, config: &Config, config_digest: &str) -
             let reason = format!("its rejoin state is after {} of {total} steps", state.step());
             return Err(Status::invalid_argument(reason));
         }
+        mac_holds = key.holds(&state, &claimed.mac);
         rejoin_state = Some(state);
     }
     let host = sanitize(&hello.host, MAX_NAME);
-    Ok(JoinRequest { host, pid: hello.pid, restarts: hello.restarts, rejoin_state })
+    let process = Process { host, pid: hello.pid, namespace: hello.pid_namespace };
+    Ok(JoinRequest { process, restarts: hello.restarts, rejoin_state, mac_holds })
 }
 
-/// Rows of a `ReduceRequest`: micro-batch and floats of each.
+/// Rows of a `ReduceRequest`: micro-batch, floats and digest of each.
 ///
 /// # Errors
-/// A row that is not whole floats.
-pub fn rows(rows: &[proto::Row]) -> Result<Vec<(usize, Vec<f32>)>, Status> {
-    let decoded: Result<_, _> = rows.iter().map(proto::Row::decode).collect();
-    decoded.map_err(|_| Status::invalid_argument("a row is not whole floats"))
+/// A row that is not whole floats, or not what was computed: the message arrived as it was sent, so its sender changed it.
+pub fn rows(rows: &[proto::Row]) -> Result<Vec<ReceivedRow>, RowsRefused> {
+    let mut decoded = Vec::with_capacity(rows.len());
+    for row in rows {
+        match row.decode() {
+            Ok(row) => decoded.push(row),
+            Err(reason) => return Err(RowsRefused::Unreadable { micro_batch: row.micro_batch, reason }),
+        }
+    }
+    Ok(decoded)
 }
 
 /// Gathered rows as features of what the state's output projector reads.
@@ -84,14 +103,15 @@ pub fn worker_message(member: MemberId, message: proto::WorkerMessage) -> Result
     Ok(Some(Call::Event(match message {
         Message::Hello(_) => return Err("it said Hello twice".to_owned()),
         Message::Heartbeat(heartbeat) => {
-            return Ok(Some(Call::Heartbeat(member, heartbeat.generation, heartbeat.rows_until)));
+            return Ok(Some(Call::Heartbeat(member, heartbeat)));
         }
         Message::SamplesChecked(checked) => {
             let problem = sanitize(&checked.problem, MAX_MESSAGE);
             return Ok(Some(Call::SamplesChecked(member, if problem.is_empty() { Ok(()) } else { Err(problem) })));
         }
         Message::Failure(failure) if failure.permanent => {
-            Event::PermanentFailure(member, sanitize(&failure.message, MAX_MESSAGE))
+            let cause = if failure.data { Cause::Data } else { Cause::Machine };
+            Event::PermanentFailure(member, cause, sanitize(&failure.message, MAX_MESSAGE))
         }
         Message::Failure(failure) => Event::Left(member, sanitize(&failure.message, MAX_MESSAGE)),
         Message::NcclId(id) => {
@@ -147,18 +167,22 @@ fn nccl(ability: Option<proto::NcclAbility>, reason: String) -> Nccl {
 fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
     let (mut layer_norms, mut layer_norm_values) = (Vec::new(), Vec::new());
     for tensor in ready.layer_norms {
-        let values = tensor.floats().map_err(|_| format!("its layer norm {} is not whole floats", tensor.name))?;
-        layer_norms.push(NormTensor { name: tensor.name, len: values.len() });
+        let name = sanitize(&tensor.name, MAX_NAME);
+        let values = tensor.floats().map_err(|_| format!("its layer norm {name} is not whole floats"))?;
+        layer_norms.push(NormTensor { name, len: values.len() });
         layer_norm_values.extend(values);
     }
+    if ready.probe_digest.len() > MAX_DIGEST {
+        return Err(format!("it sent a probe digest of {} bytes", ready.probe_digest.len()));
+    }
     Ok(WorkerReady {
-        base_fingerprint: ready.base_fingerprint,
+        base_fingerprint: sanitize(&ready.base_fingerprint, MAX_NAME),
         longest_text: ready.longest_text,
-        tokenizer_fingerprint: Some(ready.tokenizer_fingerprint).filter(|hex| !hex.is_empty()),
+        tokenizer_fingerprint: Some(sanitize(&ready.tokenizer_fingerprint, MAX_NAME)).filter(|hex| !hex.is_empty()),
         hidden_size: ready.hidden_size as usize,
         model_parameters: ready.model_parameters,
-        weights: ready.weights,
-        device: ready.device,
+        weights: sanitize(&ready.weights, MAX_NAME),
+        device: sanitize(&ready.device, MAX_NAME),
         probe_digest: ready.probe_digest,
         nccl: nccl(ready.nccl, ready.no_nccl),
         layer_norms,
@@ -170,6 +194,7 @@ fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
 mod tests {
     use std::time::Duration;
 
+    use numalign_projector::digest_of;
     use numalign_protocol::worker_message::Message;
     use tonic::Code;
 
@@ -197,7 +222,11 @@ mod tests {
 
     fn hello() -> proto::Hello {
         let (host, pid) = ("host\x1b[31m".to_owned(), 9);
-        proto::Hello { protocol: proto::PROTOCOL, host, pid, restarts: 2, ..proto::Hello::default() }
+        proto::Hello { protocol: proto::PROTOCOL, host, pid, restarts: 2, pid_namespace: 77, ..proto::Hello::default() }
+    }
+
+    fn key() -> StateKey {
+        StateKey::open(tempfile::tempdir().unwrap().path(), &config()).unwrap()
     }
 
     fn with_state(run_id: &str, config_digest: &str, state: &[u8]) -> proto::Hello {
@@ -205,6 +234,7 @@ mod tests {
             run_id: run_id.to_owned(),
             config_digest: config_digest.to_owned(),
             state: state.to_vec(),
+            mac: Vec::new(),
         };
         proto::Hello { rejoin_state: Some(rejoin_state), ..hello() }
     }
@@ -212,15 +242,16 @@ mod tests {
     #[test]
     fn another_protocol_is_refused_with_both_builds() {
         let other = proto::Hello { protocol: proto::PROTOCOL + 1, build: "9.9\n".to_owned(), ..hello() };
-        let status = join_request(other, &config(), "digest").unwrap_err();
+        let status = join_request(other, &config(), "digest", &key()).unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert!(status.message().contains("of build 9.9\u{fffd} does not match"), "{}", status.message());
     }
 
     #[test]
     fn a_hello_becomes_a_join_request_without_control_characters() {
-        let request = join_request(hello(), &config(), "digest").unwrap();
-        assert_eq!((request.host.as_str(), request.pid, request.restarts), ("host\u{fffd}[31m", 9, 2));
+        let request = join_request(hello(), &config(), "digest", &key()).unwrap();
+        let process = Process { host: "host\u{fffd}[31m".to_owned(), pid: 9, namespace: 77 };
+        assert_eq!((request.process, request.restarts), (process, 2));
         assert_eq!(request.rejoin_state, None);
     }
 
@@ -229,7 +260,8 @@ mod tests {
         let config = config();
         let state = State::initial(2, 0);
         let asked = |run_id: &str, digest: &str, bytes: &[u8]| {
-            join_request(with_state(run_id, digest, bytes), &config, "digest").map(|request| request.rejoin_state)
+            join_request(with_state(run_id, digest, bytes), &config, "digest", &key())
+                .map(|request| request.rejoin_state)
         };
         assert_eq!(asked("mine", "digest", &state.to_bytes()).unwrap(), Some(state.clone()));
         for (run_id, digest) in [("another", "digest"), ("mine", "another")] {
@@ -247,10 +279,24 @@ mod tests {
     }
 
     #[test]
+    fn a_rejoin_state_comes_with_the_mac_of_this_run() {
+        let (key, state) = (key(), State::initial(2, 0));
+        let holds = |mac: &[u8]| {
+            let mut hello = with_state("mine", "digest", &state.to_bytes());
+            hello.rejoin_state.as_mut().unwrap().mac = mac.to_vec();
+            join_request(hello, &config(), "digest", &key).unwrap().mac_holds
+        };
+        assert!(holds(&key.mac(&state)));
+        for other in [&[][..], &key.mac(&State::initial(2, 1)), &[0; 32]] {
+            assert!(!holds(other));
+        }
+    }
+
+    #[test]
     fn a_heartbeat_brings_the_generation_that_is_known() {
-        let heartbeat = Message::Heartbeat(proto::Heartbeat { generation: 4, rows_until: 3 });
-        let call = worker_message(MEMBER, proto::WorkerMessage { message: Some(heartbeat) });
-        assert!(matches!(call, Ok(Some(Call::Heartbeat(MEMBER, 4, 3)))));
+        let heartbeat = proto::Heartbeat { generation: 4, rows_until: 3, damaged: 2 };
+        let call = worker_message(MEMBER, proto::WorkerMessage { message: Some(Message::Heartbeat(heartbeat)) });
+        assert!(matches!(call, Ok(Some(Call::Heartbeat(MEMBER, found))) if found == heartbeat));
         assert!(matches!(worker_message(MEMBER, proto::WorkerMessage::default()), Ok(None)));
     }
 
@@ -258,9 +304,10 @@ mod tests {
     fn failures_are_permanent_or_not_and_their_text_is_bounded() {
         let message = "x".repeat(2 * MAX_MESSAGE);
         for permanent in [true, false] {
-            let event = decoded(Message::Failure(proto::Failure { permanent, message: message.clone() })).unwrap();
+            let event =
+                decoded(Message::Failure(proto::Failure { permanent, message: message.clone(), data: true })).unwrap();
             let text = match (permanent, event) {
-                (true, Event::PermanentFailure(MEMBER, text)) | (false, Event::Left(MEMBER, text)) => text,
+                (true, Event::PermanentFailure(MEMBER, Cause::Data, text)) | (false, Event::Left(MEMBER, text)) => text,
                 (_, event) => panic!("{event:?}"),
             };
             assert_eq!(text.len(), MAX_MESSAGE);
@@ -279,7 +326,7 @@ mod tests {
             compute_us: 1_000,
             data_wait_us: 2_000,
             reduce_us: u64::MAX,
-            peak_rss_mib: 6,
+            peak_rss_mib: u64::MAX,
             rows: vec![proto::RowDigest::new(3, [9; 32])],
             features: proto::codec::floats_to_bytes(&[1.0, 2.0, 3.0]),
         };
@@ -293,6 +340,7 @@ mod tests {
             (Duration::from_millis(1), Duration::from_millis(2))
         );
         assert!(report.timing.reduce <= Duration::from_secs(24 * 60 * 60), "an absurd time is bounded");
+        assert_eq!(report.timing.peak_rss_mib, 1 << 26, "so is absurd memory");
     }
 
     #[test]
@@ -343,14 +391,37 @@ mod tests {
         let lengths: Vec<_> = ready.layer_norms.iter().map(|tensor| (tensor.name.as_str(), tensor.len)).collect();
         assert_eq!(lengths, [("a", 1), ("b", 2)]);
         assert_eq!(ready.nccl.unwrap().gpu, "GPU\u{fffd}");
+        let hostile = format!("\x1b[2J\x1b]0;owned\x07\u{9b}31m\u{202e}{}", "x".repeat(1 << 20));
+        let norms = vec![proto::LayerNorm::new(hostile.clone(), &[1.0])];
+        let hostile = proto::Ready {
+            base_fingerprint: hostile.clone(),
+            weights: hostile.clone(),
+            device: hostile.clone(),
+            layer_norms: norms,
+            ..proto::Ready::default()
+        };
+        let Ok(Event::Ready(_, shown)) = decoded(Message::Ready(hostile)) else { panic!("ready") };
+        for text in [&shown.base_fingerprint, &shown.weights, &shown.device, &shown.layer_norms[0].name] {
+            assert_eq!(text.chars().count(), MAX_NAME);
+            assert!(text.starts_with("\u{fffd}[2J\u{fffd}]0;owned\u{fffd}\u{fffd}31m\u{fffd}x"), "{text:?}");
+        }
+        let long = proto::Ready { probe_digest: vec![0; 65], ..proto::Ready::default() };
+        assert_eq!(refusal(Message::Ready(long)), "it sent a probe digest of 65 bytes");
         let Ok(Event::Ready(_, silent)) = decoded(Message::Ready(proto::Ready::default())) else { panic!("ready") };
         assert_eq!(silent.nccl, Err("it did not say whether it has NCCL".to_owned()));
     }
 
     #[test]
-    fn rows_are_whole_floats() {
-        assert_eq!(rows(&[proto::Row::new(4, &[1.0, -0.0])]).unwrap(), [(4, vec![1.0, -0.0])]);
-        let status = rows(&[proto::Row { micro_batch: 0, values: vec![0; 3] }]).unwrap_err();
-        assert_eq!(status.message(), "a row is not whole floats");
+    fn rows_are_whole_floats_and_what_was_computed() {
+        let (values, digest) = (vec![1.0, -0.0], digest_of(&[1.0, -0.0]));
+        assert_eq!(rows(&[proto::Row::new(4, &values, digest)]).unwrap(), [(4, values.clone(), digest)]);
+        let refusal = |row: proto::Row| rows(&[row]).unwrap_err().to_string();
+        let short = proto::Row { micro_batch: 2, values: vec![0; 3], digest: vec![0; 32] };
+        assert_eq!(refusal(short), "its row of micro-batch 2 cannot be used: 3 bytes are not whole floats");
+        let changed = proto::Row::new(4, &[1.0, 0.0], digest);
+        assert_eq!(
+            refusal(changed),
+            "its row of micro-batch 4 cannot be used: the numbers are not those of their digest"
+        );
     }
 }

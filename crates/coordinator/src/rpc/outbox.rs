@@ -17,7 +17,7 @@ pub const MAX_UNREAD: usize = 64;
 /// The sending side. Dropping it ends the worker's stream once everything in it is sent.
 pub struct Outbox {
     messages: mpsc::Sender<proto::CoordinatorMessage>,
-    committed: watch::Sender<u64>,
+    committed: watch::Sender<proto::Committed>,
 }
 
 /// The worker left too many messages unread, or its stream is gone.
@@ -28,13 +28,13 @@ pub struct SendFailed;
 /// The receiving side: what tonic sends.
 pub struct OutboxStream {
     messages: mpsc::Receiver<proto::CoordinatorMessage>,
-    committed: WatchStream<u64>,
+    committed: WatchStream<proto::Committed>,
 }
 
 /// Both sides for one worker.
 pub fn outbox() -> (Outbox, OutboxStream) {
     let (messages, inbox) = mpsc::channel(MAX_UNREAD);
-    let (committed, newest) = watch::channel(0);
+    let (committed, newest) = watch::channel(proto::Committed::default());
     (Outbox { messages, committed }, OutboxStream { messages: inbox, committed: WatchStream::from_changes(newest) })
 }
 
@@ -48,9 +48,9 @@ impl Outbox {
         self.messages.try_send(message).map_err(|_| SendFailed)
     }
 
-    /// Every state up to `unit` is committed; an earlier number that was not sent yet is dropped.
-    pub fn committed(&self, unit: u64) {
-        self.committed.send_replace(unit);
+    /// Every state up to a unit is committed; an earlier number that was not sent yet is dropped.
+    pub fn committed(&self, committed: proto::Committed) {
+        self.committed.send_replace(committed);
     }
 }
 
@@ -64,8 +64,8 @@ impl Stream for OutboxStream {
             Poll::Pending => {}
         }
         match Pin::new(&mut self.committed).poll_next(context) {
-            Poll::Ready(Some(unit)) => {
-                let message = Message::Committed(proto::Committed { unit });
+            Poll::Ready(Some(committed)) => {
+                let message = Message::Committed(committed);
                 Poll::Ready(Some(Ok(proto::CoordinatorMessage { message: Some(message) })))
             }
             // The sender of both is one thing: the queue above says when it is gone.
@@ -84,6 +84,10 @@ mod tests {
         Message::Pause(proto::Pause { reason: number.to_string() })
     }
 
+    fn committed(unit: u64) -> proto::Committed {
+        proto::Committed { unit, mac: unit.to_le_bytes().to_vec() }
+    }
+
     async fn next(stream: &mut OutboxStream) -> Option<Message> {
         stream.next().await?.expect("no status is ever sent").message
     }
@@ -92,15 +96,15 @@ mod tests {
     async fn messages_keep_their_order_and_only_the_newest_commit_is_sent() {
         let (outbox, mut stream) = outbox();
         for unit in 1..=1_000_000 {
-            outbox.committed(unit);
+            outbox.committed(committed(unit));
         }
         outbox.send(pause(0)).unwrap();
         outbox.send(pause(1)).unwrap();
         assert_eq!(next(&mut stream).await, Some(pause(0)));
         assert_eq!(next(&mut stream).await, Some(pause(1)));
-        assert_eq!(next(&mut stream).await, Some(Message::Committed(proto::Committed { unit: 1_000_000 })));
-        outbox.committed(1_000_001);
-        assert_eq!(next(&mut stream).await, Some(Message::Committed(proto::Committed { unit: 1_000_001 })));
+        assert_eq!(next(&mut stream).await, Some(Message::Committed(committed(1_000_000))));
+        outbox.committed(committed(1_000_001));
+        assert_eq!(next(&mut stream).await, Some(Message::Committed(committed(1_000_001))));
         outbox.send(pause(2)).unwrap();
         drop(outbox);
         assert_eq!(next(&mut stream).await, Some(pause(2)), "what was sent before the end arrives");

@@ -2,6 +2,7 @@
 //! solver's chunks are kept instead, and only their digest goes out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -9,15 +10,19 @@ use numalign_config::Config;
 use numalign_data::{Schedule, Unit};
 use numalign_projector::digest_of;
 use numalign_projector::{Features, RowError, Rows};
-use numalign_protocol::codec::floats_to_bytes;
+use numalign_protocol::codec::{CodecError, floats_to_bytes};
 use prost::bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::machine::{Generation, GenerationStart, MemberId};
 
-/// No rank gets further ahead of the others than the unit after theirs, so only a handful of units are open. A member that
-/// names more is faulty or malicious, and its rows would fill the memory.
-const MAX_UNITS: usize = 8;
+/// No rank gets further ahead of the others than the unit after theirs, so only a handful of units are open: those from
+/// the first that is not reduced yet. A member that names others is faulty or malicious: its rows would fill the memory,
+/// or take the place of the units that everybody waits for.
+const MAX_UNITS: u64 = 8;
+
+/// Micro-batch, floats, and the digest that was made where they were computed.
+pub type ReceivedRow = (usize, Vec<f32>, [u8; 32]);
 
 /// What the rows of a unit come to.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,8 +33,12 @@ pub enum Reduced {
     Gathered([u8; 32]),
 }
 
+/// A unit in work, and its result until the unit is long done: a rank whose answer was damaged asks once more.
 struct UnitRows {
+    /// Empty once they are reduced.
     rows: Rows,
+    /// Of the rows that came: micro-batch and digest.
+    digests: BTreeMap<usize, [u8; 32]>,
     /// One per member: a repeated call replaces the earlier one.
     waiting: HashMap<MemberId, oneshot::Sender<Reduced>>,
     asked: HashSet<MemberId>,
@@ -38,9 +47,12 @@ struct UnitRows {
 
 struct Current {
     generation: Generation,
-    members: HashSet<MemberId>,
+    /// Micro-batches of each rank: nobody else's rows of them are taken.
+    parts: HashMap<MemberId, Range<usize>>,
     units: Schedule,
     first_unit: u64,
+    /// One past the latest unit that was reduced; the first unit before that.
+    next_unit: u64,
     open: BTreeMap<u64, UnitRows>,
     /// Gathered rows of chunks that are not committed yet.
     gathered: BTreeMap<u64, Vec<f32>>,
@@ -67,37 +79,77 @@ impl Default for Reducer {
     }
 }
 
+/// Why rows are not taken: only their sender can be at fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RowsRefused {
+    /// They are another rank's.
+    #[error("it sent a row of micro-batch {micro_batch}, and its own are {part:?}")]
+    NotItsOwn {
+        /// Whose row came.
+        micro_batch: usize,
+        /// What the sender has to compute.
+        part: Range<usize>,
+    },
+    /// They do not fit.
+    #[error(transparent)]
+    Row(#[from] RowError),
+    /// They are no row, or not the one that was computed.
+    #[error("its row of micro-batch {micro_batch} cannot be used: {reason}")]
+    Unreadable {
+        /// Whose row came.
+        micro_batch: u32,
+        /// What is wrong with it.
+        reason: CodecError,
+    },
+}
+
 /// What became of a contribution.
 pub enum Contribution {
     /// The result.
     Done(Reduced),
     /// The result comes here, or the sender is dropped with the generation.
     Later(oneshot::Receiver<Reduced>),
+    /// All rows are there, and those of these micro-batches are not finite: there is no result. The receiver is dropped
+    /// with the generation.
+    NotFinite(Vec<usize>, oneshot::Receiver<Reduced>),
     /// It belongs to no present generation.
     Stale,
 }
 
 impl Current {
-    /// Whether `unit` is one of this generation, and not far ahead of the others.
+    /// Whether `unit` is one of this generation, and neither far ahead of the others nor long done.
     fn accepts(&self, unit: u64) -> bool {
-        unit >= self.first_unit && (self.open.contains_key(&unit) || self.open.len() < MAX_UNITS)
+        let oldest = self.next_unit.saturating_sub(MAX_UNITS).max(self.first_unit);
+        unit >= oldest && unit < self.next_unit.saturating_add(MAX_UNITS)
     }
 
     fn is_chunk(&self, unit: u64) -> bool {
         matches!(self.units.unit(unit), Unit::Chunk { .. })
     }
 
-    fn add(&mut self, unit: u64, rows: Vec<(usize, Vec<f32>)>) -> Result<&mut UnitRows, RowError> {
+    fn add(&mut self, member: MemberId, unit: u64, rows: Vec<ReceivedRow>) -> Result<&mut UnitRows, RowsRefused> {
+        let part = self.parts.get(&member).cloned().unwrap_or_default();
+        for (micro_batch, ..) in &rows {
+            if *micro_batch < self.micro_batches && !part.contains(micro_batch) {
+                return Err(RowsRefused::NotItsOwn { micro_batch: *micro_batch, part });
+            }
+        }
         let row_len = if self.is_chunk(unit) { self.chunk_row_len } else { self.row_len };
         let micro_batches = self.micro_batches;
         let entry = self.open.entry(unit).or_insert_with(|| UnitRows {
             rows: Rows::new(micro_batches, row_len),
+            digests: BTreeMap::new(),
             waiting: HashMap::new(),
             asked: HashSet::new(),
             reduced: None,
         });
-        for (micro_batch, row) in rows {
+        if entry.reduced.is_some() {
+            // They were here before.
+            return Ok(entry);
+        }
+        for (micro_batch, row, digest) in rows {
             entry.rows.insert(micro_batch, row)?;
+            entry.digests.insert(micro_batch, digest);
         }
         Ok(entry)
     }
@@ -111,16 +163,17 @@ impl Reducer {
     /// A generation begins; what an earlier one left is dropped.
     pub fn begin(&self, start: &GenerationStart, config: &Config) {
         let (recipe, units) = (&config.recipe, Schedule::of_run(config));
-        let layout = start.state.layout();
+        let (layout, first_unit) = (start.state.layout(), units.index(start.state.position()));
         let (row_len, width) = (layout.row_len(), Features::width(layout.read_width()));
         let chunk_row_len = recipe.micro_batch_size * width;
         let largest = request_bytes(recipe.micro_batches(), row_len.max(chunk_row_len));
         self.largest.store(largest, Ordering::Relaxed);
         *self.lock() = Some(Current {
             generation: start.generation,
-            members: start.ranks.iter().map(|(id, _)| *id).collect(),
+            parts: start.ranks.iter().cloned().collect(),
             units,
-            first_unit: units.index(start.state.position()),
+            first_unit,
+            next_unit: first_unit,
             open: BTreeMap::new(),
             gathered: BTreeMap::new(),
             finished: 0,
@@ -143,19 +196,19 @@ impl Reducer {
     /// Adds some of a member's rows of one unit; more will come. False if they belong to no present generation.
     ///
     /// # Errors
-    /// A row that does not fit.
+    /// A row that does not fit, or is not the member's own.
     pub fn deposit(
         &self,
         generation: Generation,
         member: MemberId,
         unit: u64,
-        rows: Vec<(usize, Vec<f32>)>,
-    ) -> Result<bool, RowError> {
+        rows: Vec<ReceivedRow>,
+    ) -> Result<bool, RowsRefused> {
         match self.lock().as_mut() {
-            Some(current) if current.generation == generation && current.members.contains(&member) => {
+            Some(current) if current.generation == generation && current.parts.contains_key(&member) => {
                 let accepted = current.accepts(unit);
                 if accepted {
-                    current.add(unit, rows)?;
+                    current.add(member, unit, rows)?;
                 }
                 Ok(accepted)
             }
@@ -166,17 +219,17 @@ impl Reducer {
     /// Adds a member's rows of one unit, or the last of them.
     ///
     /// # Errors
-    /// A row that does not fit.
+    /// A row that does not fit, or is not the member's own.
     pub fn contribute(
         &self,
         generation: Generation,
         member: MemberId,
         unit: u64,
-        rows: Vec<(usize, Vec<f32>)>,
-    ) -> Result<Contribution, RowError> {
+        rows: Vec<ReceivedRow>,
+    ) -> Result<Contribution, RowsRefused> {
         let mut current = self.lock();
         let Some(current) =
-            current.as_mut().filter(|current| current.generation == generation && current.members.contains(&member))
+            current.as_mut().filter(|current| current.generation == generation && current.parts.contains_key(&member))
         else {
             return Ok(Contribution::Stale);
         };
@@ -184,40 +237,54 @@ impl Reducer {
             return Ok(Contribution::Stale);
         }
         let is_chunk = current.is_chunk(unit);
-        let entry = current.add(unit, rows)?;
+        let entry = current.add(member, unit, rows)?;
         entry.asked.insert(member);
-        let mut gathered = None;
+        let (mut gathered, mut bad) = (None, Vec::new());
         if entry.reduced.is_none() && entry.rows.complete() {
-            entry.reduced = Some(match is_chunk {
-                true => {
-                    let rows = entry.rows.concatenated()?;
-                    let digest = digest_of(&rows);
-                    gathered = Some(rows);
-                    Reduced::Gathered(digest)
-                }
-                false => {
-                    let sum = entry.rows.sum()?;
-                    Reduced::Sum(floats_to_bytes(&sum).into())
-                }
-            });
+            let floats = if is_chunk { entry.rows.concatenated()? } else { entry.rows.sum()? };
+            // A sum of finite rows may be infinite too: that is the recipe's doing, and every rank finds it.
+            if !floats.iter().all(|value| value.is_finite()) {
+                bad = entry.rows.not_finite();
+            }
+            if bad.is_empty() {
+                entry.reduced = Some(match is_chunk {
+                    true => Reduced::Gathered(digest_of(&floats)),
+                    false => Reduced::Sum(floats_to_bytes(&floats).into()),
+                });
+                gathered = is_chunk.then_some(floats);
+                entry.rows = Rows::new(0, 0);
+            }
         }
         let Some(reduced) = entry.reduced.clone() else {
             let (sender, receiver) = oneshot::channel();
             entry.waiting.insert(member, sender);
-            return Ok(Contribution::Later(receiver));
+            return Ok(match bad.is_empty() {
+                true => Contribution::Later(receiver),
+                false => Contribution::NotFinite(bad, receiver),
+            });
         };
         for (_, waiter) in entry.waiting.drain() {
             // A waiter that went away has left its generation too.
             let _ = waiter.send(reduced.clone());
         }
-        if entry.asked.len() == current.members.len() {
-            current.open.remove(&unit);
+        if entry.asked.len() == current.parts.len() {
             current.finished = current.finished.max(unit + 1);
         }
+        current.next_unit = current.next_unit.max(unit + 1);
+        let oldest = current.next_unit.saturating_sub(MAX_UNITS);
+        current.open.retain(|open, _| *open >= oldest);
         if let Some(rows) = gathered {
             current.gathered.insert(unit, rows);
         }
         Ok(Contribution::Done(reduced))
+    }
+
+    /// The digests of a member's rows of `unit`, as they were received; none of a unit that is long done.
+    pub fn received(&self, generation: Generation, member: MemberId, unit: u64) -> Option<Vec<(usize, [u8; 32])>> {
+        let current = self.lock();
+        let current = current.as_ref().filter(|current| current.generation == generation)?;
+        let (entry, part) = (current.open.get(&unit)?, current.parts.get(&member)?);
+        Some(entry.digests.range(part.clone()).map(|(micro_batch, digest)| (*micro_batch, *digest)).collect())
     }
 
     /// The gathered rows of a chunk, once.
@@ -247,9 +314,10 @@ impl Reducer {
     }
 }
 
-/// Bytes of a `ReduceRequest` with `rows` rows of `row_len` floats: 32 for each row's tags and index, a page for the rest.
+/// Bytes of a `ReduceRequest` with `rows` rows of `row_len` floats: 72 for each row's tags, index and digest, a page for the
+/// rest.
 fn request_bytes(rows: usize, row_len: usize) -> usize {
-    rows.saturating_mul(row_len.saturating_mul(4).saturating_add(32)).saturating_add(4096)
+    rows.saturating_mul(row_len.saturating_mul(4).saturating_add(72)).saturating_add(4096)
 }
 
 #[cfg(test)]
@@ -286,10 +354,16 @@ mod tests {
         reducer.begin(&GenerationStart { generation, ranks, state, collective, first: false }, config);
     }
 
+    /// With its digest.
+    fn received(micro_batch: usize, values: Vec<f32>) -> ReceivedRow {
+        let digest = digest_of(&values);
+        (micro_batch, values, digest)
+    }
+
     /// Floats whose sum depends on the order of adding.
-    fn row(micro_batch: usize) -> (usize, Vec<f32>) {
+    fn row(micro_batch: usize) -> ReceivedRow {
         let values = [[1.0, 1e-8, 0.1, -0.0, 3.0], [1e8, 1.0, 0.2, -0.0, 4.0], [-1e8, -1.0, 0.3, -0.0, 5.0]];
-        (micro_batch, values[micro_batch].to_vec())
+        received(micro_batch, values[micro_batch].to_vec())
     }
 
     fn bits(sum: &[f32]) -> Bytes {
@@ -300,6 +374,7 @@ mod tests {
         match contribution {
             Contribution::Later(receiver) => receiver,
             Contribution::Done(_) => panic!("a sum without all rows"),
+            Contribution::NotFinite(bad, _) => panic!("{bad:?} are not finite"),
             Contribution::Stale => panic!("stale"),
         }
     }
@@ -308,6 +383,7 @@ mod tests {
         match contribution {
             Contribution::Done(reduced) => sum_of(reduced),
             Contribution::Later(_) => panic!("all rows are there"),
+            Contribution::NotFinite(bad, _) => panic!("{bad:?} are not finite"),
             Contribution::Stale => panic!("stale"),
         }
     }
@@ -325,7 +401,7 @@ mod tests {
         let reducer = Reducer::default();
         begin_with(&reducer, OLD, &exact);
         // Hidden size 1: a hidden state and a target.
-        let chunk_row = |micro_batch: usize| (micro_batch, vec![micro_batch as f32, -0.0]);
+        let chunk_row = |micro_batch: usize| received(micro_batch, vec![micro_batch as f32, -0.0]);
         let mut waiting = later(reducer.contribute(OLD, B, 2, vec![chunk_row(2)]).unwrap());
         assert!(reducer.deposit(OLD, A, 2, vec![chunk_row(1)]).unwrap());
         assert!(!reducer.deposit(NEW, A, 2, vec![chunk_row(0)]).unwrap());
@@ -341,7 +417,7 @@ mod tests {
         assert_eq!(reducer.take_gathered(OLD, 2), None);
         assert_eq!(
             reducer.contribute(OLD, A, 3, vec![row(0)]).err(),
-            Some(RowError::WrongLength { micro_batch: 0, got: 5, want: 2 })
+            Some(RowError::WrongLength { micro_batch: 0, got: 5, want: 2 }.into())
         );
     }
 
@@ -370,13 +446,13 @@ mod tests {
     fn what_is_missing_is_named_and_steps_do_not_mix() {
         let reducer = Reducer::default();
         begin(&reducer, OLD);
+        let mut of_six = later(reducer.contribute(OLD, B, 6, vec![row(2)]).unwrap());
         let mut of_seven = later(reducer.contribute(OLD, B, 7, vec![row(2)]).unwrap());
-        let mut of_eight = later(reducer.contribute(OLD, B, 8, vec![row(2)]).unwrap());
+        assert_eq!(reducer.waiting_for(), Some((6, vec![0, 1])));
+        sum(reducer.contribute(OLD, A, 6, vec![row(0), row(1)]).unwrap());
+        assert!(of_six.try_recv().is_ok());
+        assert_eq!(of_seven.try_recv(), Err(TryRecvError::Empty));
         assert_eq!(reducer.waiting_for(), Some((7, vec![0, 1])));
-        sum(reducer.contribute(OLD, A, 7, vec![row(0), row(1)]).unwrap());
-        assert!(of_seven.try_recv().is_ok());
-        assert_eq!(of_eight.try_recv(), Err(TryRecvError::Empty));
-        assert_eq!(reducer.waiting_for(), Some((8, vec![0, 1])));
     }
 
     #[test]
@@ -421,10 +497,85 @@ mod tests {
         assert_eq!(again.try_recv(), Err(TryRecvError::Empty));
         for step in 1..10_000 {
             let contribution = reducer.contribute(OLD, B, step, vec![row(2)]).unwrap();
-            assert_eq!(matches!(contribution, Contribution::Stale), step >= MAX_UNITS as u64, "step {step}");
+            assert_eq!(matches!(contribution, Contribution::Stale), step >= MAX_UNITS, "step {step}");
         }
         sum(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
         assert!(again.try_recv().is_ok(), "the step in work is not harmed");
+    }
+
+    #[test]
+    fn junk_units_never_take_the_place_of_the_units_that_all_wait_for() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        for junk in (1 << 50)..(1 << 50) + 100 {
+            assert!(!reducer.deposit(OLD, B, junk, vec![row(2)]).unwrap());
+        }
+        // What is ahead and allowed moves the bound by nothing: only a whole unit does.
+        for ahead in 1..MAX_UNITS {
+            assert!(reducer.deposit(OLD, B, ahead, vec![row(2)]).unwrap());
+        }
+        assert!(!reducer.deposit(OLD, B, MAX_UNITS, vec![row(2)]).unwrap());
+        for unit in 0..100 {
+            let of_a = reducer.contribute(OLD, A, unit, vec![row(0), row(1)]).unwrap();
+            // B's rows of the first units are there already.
+            assert_eq!(matches!(of_a, Contribution::Done(_)), (1..MAX_UNITS).contains(&unit), "unit {unit}");
+            sum(reducer.contribute(OLD, B, unit, vec![row(2)]).unwrap());
+        }
+        assert!(!reducer.deposit(OLD, B, u64::MAX, vec![row(2)]).unwrap());
+        // Nor do units that are long done.
+        for old in 0..100 - MAX_UNITS {
+            assert!(!reducer.deposit(OLD, B, old, vec![row(2)]).unwrap(), "unit {old}");
+        }
+        let reducer = reducer.lock();
+        let open = &reducer.as_ref().unwrap().open;
+        assert_eq!(open.keys().copied().collect::<Vec<_>>(), (100 - MAX_UNITS..100).collect::<Vec<_>>());
+        assert!(
+            open.values().all(|entry| entry.rows.complete() && entry.waiting.is_empty()),
+            "they hold results alone"
+        );
+    }
+
+    #[test]
+    fn rows_of_another_rank_are_refused_and_their_owners_still_count() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        for foreign in [0, 1] {
+            let refused = RowsRefused::NotItsOwn { micro_batch: foreign, part: 2..3 };
+            let garbage = vec![received(foreign, vec![7.0; 5])];
+            assert_eq!(reducer.deposit(OLD, B, 0, garbage.clone()), Err(refused.clone()));
+            assert_eq!(reducer.contribute(OLD, B, 0, garbage).err(), Some(refused));
+        }
+        later(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
+        sum(reducer.contribute(OLD, B, 0, vec![row(2)]).unwrap());
+    }
+
+    #[test]
+    fn rows_that_are_not_finite_have_no_sum_and_are_named() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let reducer = Reducer::default();
+            begin(&reducer, OLD);
+            let mut waiting = later(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
+            let found = reducer.contribute(OLD, B, 0, vec![received(2, vec![1.0, 2.0, bad, 3.0, 4.0])]).unwrap();
+            let Contribution::NotFinite(micro_batches, mut receiver) = found else { panic!("it has a sum") };
+            assert_eq!(micro_batches, [2]);
+            assert_eq!((waiting.try_recv(), receiver.try_recv()), (Err(TryRecvError::Empty), Err(TryRecvError::Empty)));
+            reducer.end();
+            assert_eq!(waiting.try_recv(), Err(TryRecvError::Closed));
+        }
+        // The rows are finite and their sum is not: that is for the ranks to say.
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        let huge = |micro_batch| received(micro_batch, vec![f32::MAX; 5]);
+        later(reducer.contribute(OLD, A, 0, vec![huge(0), huge(1)]).unwrap());
+        sum(reducer.contribute(OLD, B, 0, vec![huge(2)]).unwrap());
+        // Features are looked at too.
+        let exact = config(&[("solver", "exact"), ("train_input_projection", "false")]);
+        begin_with(&reducer, NEW, &exact);
+        later(reducer.contribute(NEW, B, 0, vec![received(2, vec![1.0, 2.0])]).unwrap());
+        let rows = vec![received(0, vec![1.0, 2.0]), received(1, vec![f32::NAN, 2.0])];
+        let found = reducer.contribute(NEW, A, 0, rows).unwrap();
+        assert!(matches!(found, Contribution::NotFinite(bad, _) if bad == [1]));
+        assert_eq!(reducer.take_gathered(NEW, 0), None);
     }
 
     #[test]
@@ -433,10 +584,41 @@ mod tests {
         begin(&reducer, OLD);
         let refusal = |rows| reducer.contribute(OLD, A, 0, rows).err();
         let no_such = RowError::NoSuchMicroBatch { micro_batch: 3, count: 3 };
-        assert_eq!(refusal(vec![(3, row(0).1)]), Some(no_such));
-        assert_eq!(refusal(vec![(0, vec![1.0])]), Some(RowError::WrongLength { micro_batch: 0, got: 1, want: 5 }));
+        assert_eq!(refusal(vec![received(3, row(0).1)]), Some(no_such.into()));
+        assert_eq!(
+            refusal(vec![received(0, vec![1.0])]),
+            Some(RowError::WrongLength { micro_batch: 0, got: 1, want: 5 }.into())
+        );
         later(reducer.contribute(OLD, A, 0, vec![row(0)]).unwrap());
-        assert_eq!(refusal(vec![(0, row(1).1)]), Some(RowError::Conflict { micro_batch: 0 }));
+        assert_eq!(refusal(vec![received(0, row(1).1)]), Some(RowError::Conflict { micro_batch: 0 }.into()));
+    }
+
+    #[test]
+    fn a_result_is_there_for_a_rank_that_asks_once_more() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        for unit in 0..3 {
+            later(reducer.contribute(OLD, A, unit, vec![row(0), row(1)]).unwrap());
+            let answer = sum(reducer.contribute(OLD, B, unit, vec![row(2)]).unwrap());
+            for _ in 0..2 {
+                assert_eq!(sum(reducer.contribute(OLD, A, unit, vec![row(0), row(1)]).unwrap()), answer);
+            }
+            assert_eq!(reducer.missing(unit), Some((OLD, Vec::new())));
+        }
+        assert_eq!(reducer.waiting_for(), None);
+    }
+
+    #[test]
+    fn the_digests_of_what_was_received_are_known() {
+        let reducer = Reducer::default();
+        begin(&reducer, OLD);
+        assert_eq!(reducer.received(OLD, A, 0), None);
+        later(reducer.contribute(OLD, A, 0, vec![row(0), row(1)]).unwrap());
+        sum(reducer.contribute(OLD, B, 0, vec![row(2)]).unwrap());
+        let digests = |rows: &[usize]| Some(rows.iter().map(|place| (*place, row(*place).2)).collect::<Vec<_>>());
+        assert_eq!(reducer.received(OLD, A, 0), digests(&[0, 1]));
+        assert_eq!(reducer.received(OLD, B, 0), digests(&[2]));
+        assert_eq!((reducer.received(NEW, B, 0), reducer.received(OLD, MemberId(9), 0)), (None, None));
     }
 
     #[test]
@@ -445,7 +627,7 @@ mod tests {
         let reducer = Reducer::default();
         assert_eq!(reducer.max_request_bytes(), INITIAL_REQUEST_LIMIT);
         begin(&reducer, OLD);
-        let row = |index| numalign_protocol::Row::new(index, &[0.0; 5]);
+        let row = |index| numalign_protocol::Row::new(index, &[0.0; 5], [0; 32]);
         let generation = Some(OLD);
         let rows = (0..3).map(row).collect();
         let request =

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use numalign_config::Config;
-use numalign_data::Streams;
-use numalign_projector::RowError;
+use numalign_data::{Streams, audit_due};
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_server::Coordinator;
 use tokio::sync::{mpsc, oneshot};
@@ -22,8 +21,10 @@ use super::connections::ConnectionRegistry;
 use super::decode;
 use super::dispatch::{Claim, Dispatcher, micro_batch};
 use super::outbox::outbox;
-use super::reduce::{Contribution, Reduced, Reducer};
+use super::reduce::{Contribution, Reduced, Reducer, RowsRefused};
 use crate::machine::{Event, Generation, MemberId};
+use crate::run::config_digest;
+use crate::state_key::StateKey;
 
 /// A stream must bring its first message within this time.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +33,7 @@ const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 struct Service {
     config: Arc<Config>,
     config_digest: String,
+    key: StateKey,
     streams: Streams,
     dispatcher: Arc<Dispatcher>,
     reducer: Arc<Reducer>,
@@ -76,7 +78,7 @@ impl Coordinator for CoordinatorService {
         else {
             return Err(Status::invalid_argument("the first message must be Hello"));
         };
-        let join_request = decode::join_request(hello, &self.0.config, &self.0.config_digest)?;
+        let join_request = decode::join_request(hello, &self.0.config, &self.0.config_digest, &self.0.key)?;
         let member = MemberId(self.0.next_member.fetch_add(1, Ordering::Relaxed));
         self.0.connections.insert(member, connection);
         let (outbox, messages) = outbox();
@@ -103,7 +105,8 @@ impl Coordinator for CoordinatorService {
         };
         let (sender, messages) = mpsc::channel(part.len().max(1));
         let service = self.0.clone();
-        let assignment = Assignment { generation, member, part, unit: first_unit, credit: u64::from(first.units) };
+        let unit = first_unit.max(first.from_unit);
+        let assignment = Assignment { generation, member, part, unit, credit: u64::from(first.units) };
         tokio::spawn(async move { service.send_work(assignment, credits, sender).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
@@ -113,16 +116,29 @@ impl Coordinator for CoordinatorService {
         let request = request.into_inner();
         let generation = request.generation.ok_or_else(|| Status::invalid_argument("no generation"))?;
         self.0.connections.check(MemberId(request.member), connection)?;
-        let rows = decode::rows(&request.rows)?;
-        let refused = |error: RowError| Status::invalid_argument(error.to_string());
-        let member = MemberId(request.member);
+        let (member, unit) = (MemberId(request.member), request.unit);
+        let rows = match decode::rows(&request.rows) {
+            Ok(rows) => rows,
+            Err(refused) => return Err(self.0.refused(member, generation, &refused).await),
+        };
         if request.more {
-            let complete = self.0.reducer.deposit(generation, member, request.unit, rows).map_err(refused)?;
+            let complete = match self.0.reducer.deposit(generation, member, unit, rows) {
+                Ok(complete) => complete,
+                Err(refused) => return Err(self.0.refused(member, generation, &refused).await),
+            };
             return Ok(Response::new(proto::ReduceReply { complete, ..Default::default() }));
         }
-        let reduced = match self.0.reducer.contribute(generation, member, request.unit, rows).map_err(refused)? {
+        let contribution = match self.0.reducer.contribute(generation, member, unit, rows) {
+            Ok(contribution) => contribution,
+            Err(refused) => return Err(self.0.refused(member, generation, &refused).await),
+        };
+        let reduced = match contribution {
             Contribution::Done(reduced) => Some(reduced),
             Contribution::Later(receiver) => receiver.await.ok(),
+            Contribution::NotFinite(bad, receiver) => {
+                self.0.send_to_driver(Call::Event(Event::NotFinite(generation, unit, bad))).await?;
+                receiver.await.ok()
+            }
             Contribution::Stale => None,
         };
         let mut reply = proto::ReduceReply { complete: reduced.is_some(), ..Default::default() };
@@ -145,15 +161,16 @@ impl CoordinatorService {
     /// The service of one run; calls go to the driver.
     pub fn new(
         config: Arc<Config>,
-        config_digest: String,
+        key: StateKey,
         streams: Streams,
         dispatcher: Arc<Dispatcher>,
         reducer: Arc<Reducer>,
         driver: mpsc::Sender<Call>,
     ) -> Self {
         Self(Arc::new(Service {
+            config_digest: config_digest(&config),
             config,
-            config_digest,
+            key,
             streams,
             dispatcher,
             reducer,
@@ -165,6 +182,16 @@ impl CoordinatorService {
 }
 
 impl Service {
+    /// The driver learns whose rows were refused; the sender gets the reason.
+    async fn refused(&self, member: MemberId, generation: Generation, refused: &RowsRefused) -> Status {
+        let reason = refused.to_string();
+        let event = Event::RowsRefused(member, generation, reason.clone());
+        match self.send_to_driver(Call::Event(event)).await {
+            Ok(()) => Status::invalid_argument(reason),
+            Err(over) => over,
+        }
+    }
+
     async fn send_to_driver(&self, message: Call) -> Result<(), Status> {
         self.driver.send(message).await.map_err(|_| Status::unavailable("the run has ended"))
     }
@@ -181,7 +208,12 @@ impl Service {
             if credit == 0 {
                 match credits.next().await {
                     Some(Ok(more)) => credit = u64::from(more.units),
-                    _ => return,
+                    Some(Err(status)) => {
+                        // The worker opens another stream, if it is still there.
+                        let _ = sender.send(Err(status)).await;
+                        return;
+                    }
+                    None => return,
                 }
                 continue;
             }
@@ -215,8 +247,9 @@ impl Service {
         }
     }
 
-    /// Rank 0's report of a chunk together with the features that the gRPC collective gathered here.
-    fn with_features(&self, call: Option<Call>) -> Result<Option<Call>, String> {
+    /// A report together with what the gRPC collective received here: of an audited unit the digests of the rank's rows, so
+    /// that an audit compares them and not what the rank says of itself; of a chunk, from rank 0, the features.
+    fn with_received(&self, call: Option<Call>) -> Result<Option<Call>, String> {
         let Some(Call::Event(Event::Reported(member, mut report))) = call else {
             return Ok(call);
         };
@@ -224,6 +257,13 @@ impl Service {
             && let Some(rows) = self.reducer.take_gathered(report.generation, report.unit)
         {
             report.features = Some(decode::features(state, rows)?);
+        }
+        if audit_due(report.unit, self.config.run.audit_every)
+            && let Some(received) = self.reducer.received(report.generation, member, report.unit)
+            && !received.is_empty()
+        {
+            report.rows.retain(|(micro_batch, _)| received.iter().all(|(other, _)| other != micro_batch));
+            report.rows.extend(received);
         }
         Ok(Some(Call::Event(Event::Reported(member, report))))
     }
@@ -236,7 +276,7 @@ impl Service {
                 Some(Err(status)) => break format!("its stream broke: {}", status.message()),
                 None => break "its stream ended".to_owned(),
             };
-            let call = match decode::worker_message(member, message).and_then(|call| self.with_features(call)) {
+            let call = match decode::worker_message(member, message).and_then(|call| self.with_received(call)) {
                 Ok(Some(call)) => call,
                 Ok(None) => continue,
                 Err(reason) => break reason,

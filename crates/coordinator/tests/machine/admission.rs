@@ -4,7 +4,7 @@ use numalign_config::CollectiveChoice;
 use numalign_coordinator::machine::{Effect, Event, KnownBase, Machine, MemberId, WorkerReady};
 use numalign_projector::State;
 
-use crate::fixtures::{PAIR, Shape, config_of, correct_states, known_base, next, worker_ready};
+use crate::fixtures::{PAIR, Shape, config_of, correct_states, join_request, known_base, next, worker_ready};
 use crate::harness::{Run, evicted, failure, over_nccl, starts, with_nccl};
 
 #[test]
@@ -23,11 +23,13 @@ fn collective_nccl_takes_only_workers_that_have_it() {
 }
 
 #[test]
-fn more_than_max_workers_are_refused() {
+fn more_than_max_workers_are_turned_away_until_one_leaves() {
     let mut run = Run::begun(Shape { max_workers: 2, ..PAIR }, 2);
     let effects = run.join(3);
-    assert_eq!(evicted(&effects), Some((3, true, "max_workers is 2 and as many are connected")));
+    let [Effect::TurnAway(MemberId(3), why)] = &effects[..] else { panic!("{effects:?}") };
+    assert!(why.starts_with("max_workers is 2 and as many are connected"), "{why}");
     assert_eq!(run.machine.members().len(), 2);
+    assert_eq!(run.machine.refused().count(), 0, "a launcher would not start it again");
     run.leave(1);
     assert_eq!(run.join(4), Vec::new());
 }
@@ -75,10 +77,15 @@ fn a_checkpoint_binds_the_model() {
         WorkerReady { hidden_size: 4, ..worker_ready() },
     ] {
         let mut run = Run::of(config_of(PAIR), Some(states[2].clone()));
-        run.join(1);
-        let effects = run.ready_with(1, wrong);
+        run.join_as(1, None);
+        let effects = run.ready_with(1, wrong.clone());
         assert!(matches!(evicted(&effects), Some((1, true, _))));
-        assert!(failure(&effects).is_some_and(|why| why.contains("was refused")), "nobody else is there");
+        assert_eq!(failure(&effects), None, "another one may come");
+        run.join_as(2, None);
+        let effects = run.ready_with(2, wrong);
+        assert!(matches!(evicted(&effects), Some((2, true, _))));
+        let why = failure(&effects).expect("both workers of the run are refused");
+        assert!(why.contains("host-1") && why.contains("host-2"), "{why}");
     }
 }
 
@@ -87,6 +94,7 @@ fn a_rejoin_state_binds_the_hidden_size() {
     let states = correct_states(&config_of(PAIR));
     let mut run = Run::new(PAIR);
     run.join_with(1, Some(states[2].clone()));
+    run.ready(1);
     run.join(2);
     let effects = run.ready_with(2, WorkerReady { hidden_size: 4, ..worker_ready() });
     assert!(matches!(evicted(&effects), Some((2, true, why)) if why.contains("hidden size is 4")), "{effects:?}");
@@ -98,6 +106,79 @@ fn a_rejoin_state_binds_the_hidden_size() {
     let effects = run.join_with(3, Some(other));
     assert!(matches!(evicted(&effects), Some((3, true, why)) if why.contains("hidden size")), "{effects:?}");
     assert_eq!(run.machine.committed().unwrap().step(), 2);
+}
+
+#[test]
+fn a_rejoin_state_of_another_model_does_not_keep_honest_workers_out() {
+    let states = correct_states(&config_of(PAIR));
+    let mut run = Run::new(PAIR);
+    let mut foreign = State::initial(64, 0);
+    for _ in 0..4 {
+        let row = vec![0.5; foreign.layout().row_len()];
+        foreign.update(&row, &run.config.recipe).unwrap();
+    }
+    run.join_as(1, Some(foreign));
+    assert_eq!(run.machine.committed().unwrap().step(), 4);
+    run.join_as(2, None);
+    let effects = run.ready(2);
+    let Some((1, true, why)) = evicted(&effects) else { panic!("{effects:?}") };
+    assert!(why.contains("another hidden size than the model, 3"), "{why}");
+    assert_eq!(failure(&effects), None);
+    run.join_as(3, Some(states[2].clone()));
+    let effects = run.ready(3);
+    let [start] = starts(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(*start.state, states[2], "an honest worker's state counts");
+}
+
+#[test]
+fn a_state_that_cannot_be_of_the_run_is_refused_with_who_brought_it() {
+    let states = correct_states(&config_of(PAIR));
+    let mut wrong_step = states[2].to_bytes();
+    wrong_step[..8].copy_from_slice(&5u64.to_le_bytes());
+    let mut run = Run::new(PAIR);
+    let effects = run.join_as(1, Some(State::from_bytes(&wrong_step).unwrap()));
+    let Some((1, true, why)) = evicted(&effects) else { panic!("{effects:?}") };
+    assert!(why.contains("the state that it brought along is not taken: its powers of β"), "{why}");
+    assert_eq!((failure(&effects), run.machine.committed()), (None, None));
+    assert!(run.machine.members().is_empty());
+    assert_eq!(run.machine.refused().count(), 1);
+}
+
+#[test]
+fn a_state_that_no_coordinator_of_the_run_committed_is_refused_unless_it_is_trusted() {
+    let states = correct_states(&config_of(PAIR));
+    for trust in [false, true] {
+        let mut config = config_of(PAIR);
+        config.run.trust_returning_state = trust;
+        let mut run = Run::of(config, None);
+        let mut request = join_request(Some(states[3].clone()));
+        request.mac_holds = false;
+        let effects = run.machine.handle(run.now, Event::Joined(MemberId(1), request));
+        assert_eq!(run.machine.committed().is_some(), trust);
+        if !trust {
+            let Some((1, true, why)) = evicted(&effects) else { panic!("{effects:?}") };
+            assert!(why.contains("committed it (step 3)") && why.contains("--trust-returning-state true"), "{why}");
+        }
+    }
+}
+
+#[test]
+fn what_a_newcomer_brings_along_matters_only_before_the_first_generation() {
+    let mut run = Run::begun(PAIR, 2);
+    for _ in 0..3 {
+        run.commit();
+    }
+    let mut other = run.correct[2].clone();
+    other.update(&[1.0; 11], &run.config.recipe).unwrap();
+    let mut nonsense = run.correct[3].to_bytes();
+    nonsense[32..36].copy_from_slice(&f32::NAN.to_le_bytes());
+    let mut wide = State::initial(64, 0);
+    wide.update(&vec![0.5; wide.layout().row_len()], &run.config.recipe).unwrap();
+    for (member, state) in [(3, other), (4, State::from_bytes(&nonsense).unwrap()), (5, wide)] {
+        assert_eq!(run.join_with(member, Some(state)), Vec::new());
+        assert!(run.machine.members().contains_key(&MemberId(member)));
+    }
+    assert_eq!(**run.machine.committed().unwrap(), run.correct[3]);
 }
 
 #[test]
@@ -116,15 +197,17 @@ fn a_restart_goes_on_from_the_furthest_rejoin_state() {
 }
 
 #[test]
-fn two_states_for_one_step_stop_the_run() {
+fn of_two_states_for_one_step_the_second_is_refused() {
     let states = correct_states(&config_of(PAIR));
     let mut other = states[2].clone();
     other.update(&[1.0; 11], &config_of(PAIR).recipe).unwrap();
     let mut run = Run::new(PAIR);
     run.join_with(1, Some(states[3].clone()));
     let effects = run.join_with(2, Some(other.clone()));
-    let why = failure(&effects).expect("the run fails");
+    assert_eq!(failure(&effects), None);
+    let Some((2, true, why)) = evicted(&effects) else { panic!("{effects:?}") };
     assert!(why.contains("two states for step 3 differ"), "{why}");
+    assert_eq!(**run.machine.committed().unwrap(), states[3]);
     assert!(why.contains(&states[3].digest().to_string()) && why.contains(&other.digest().to_string()), "{why}");
 }
 
@@ -163,7 +246,7 @@ fn another_tokenizer_is_refused_by_name() {
     // A file binds the first worker too, and says so.
     let base = KnownBase { tokenizer: Some("cccc".to_owned()), ..known_base() };
     let state = correct_states(&config_of(PAIR))[2].clone();
-    let mut run = Run::new(PAIR);
+    let mut run = Run::new(Shape { workers: 1, ..PAIR });
     run.machine = Machine::new(run.config.clone(), 9, Some(state), Some(base));
     run.join(1);
     let effects = run.ready_with(1, with("aaaa"));

@@ -7,7 +7,7 @@ use numalign_coordinator::machine::{Effect, Event, MemberId, Report};
 use numalign_projector::State;
 
 use crate::fixtures::{PAIR, Shape, config_of, features, fit, report};
-use crate::harness::{Run, evicted, failure, members_of, starts};
+use crate::harness::{Run, all_evicted, evicted, failure, members_of, starts};
 
 #[test]
 fn the_last_commit_finishes_the_run() {
@@ -34,18 +34,98 @@ fn a_rank_ahead_of_the_others_is_waited_with() {
 }
 
 #[test]
-fn a_state_that_does_not_have_its_digest_stops_the_run() {
-    let mut run = Run::begun(PAIR, 2);
+fn a_state_that_does_not_have_its_digest_evicts_rank_0_and_stops_a_run_of_one() {
+    let run = Run::begun(PAIR, 2);
     let (first, second) = (run.correct[1].clone(), run.correct[2].clone());
-    run.report(1, &first);
     for (state, words) in [(Some(second), "does not have the digest"), (None, "without its state")] {
         let mut run = Run::begun(PAIR, 2);
         run.report(1, &first);
+        let bad = Report { state: state.clone(), ..report(&run.config, run.generation(), 0, &first) };
+        let effects = run.machine.handle(run.now, Event::Reported(MemberId(1), bad));
+        assert!(evicted(&effects).is_some_and(|(who, _, why)| who == 1 && why.contains(words)), "{effects:?}");
+        assert_eq!(run.machine.committed().unwrap().step(), 0);
+        assert_eq!(run.ranks(), [2], "the other goes on");
+
+        let mut run = Run::begun(Shape { workers: 1, ..PAIR }, 1);
         let bad = Report { state, ..report(&run.config, run.generation(), 0, &first) };
         let effects = run.machine.handle(run.now, Event::Reported(MemberId(1), bad));
         assert!(failure(&effects).is_some_and(|why| why.contains(words)), "{effects:?}");
         assert_eq!(run.machine.committed().unwrap().step(), 0);
     }
+}
+
+/// Every rank reports the next step; those in `wrong` have other states.
+fn disagreeing(run: &mut Run, wrong: &[usize]) -> Vec<Effect> {
+    let step = run.machine.committed().unwrap().step() as usize;
+    let (right, mut other) = (run.correct[step + 1].clone(), run.correct[step].clone());
+    let row = vec![0.25; other.layout().row_len()];
+    other.update(&row, &run.config.recipe).unwrap();
+    let (generation, ranks) = (run.generation(), run.ranks());
+    let mut effects = Vec::new();
+    for (rank, member) in ranks.into_iter().enumerate() {
+        let state = if wrong.contains(&rank) { &other } else { &right };
+        let report = report(&run.config, generation, rank, state);
+        effects.extend(run.machine.handle(run.now, Event::Reported(MemberId(member), report)));
+    }
+    effects
+}
+
+#[test]
+fn a_majority_of_state_digests_decides_and_the_odd_ranks_are_excluded() {
+    for (world, wrong) in [(3, vec![0]), (3, vec![1]), (3, vec![2]), (4, vec![3]), (5, vec![0, 3])] {
+        let shape = Shape { workers: world, micro_batches: 5, ..PAIR };
+        let mut run = Run::begun_on_hosts(shape, world);
+        run.commit();
+        let effects = disagreeing(&mut run, &wrong);
+        let odd: Vec<u64> = wrong.iter().map(|rank| *rank as u64 + 1).collect();
+        assert_eq!((all_evicted(&effects), failure(&effects)), (odd.clone(), None));
+        let (_, permanent, why) = evicted(&effects).unwrap();
+        assert!(permanent && why.contains("after step 1 its state is") && why.contains("ranks have"), "{why}");
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Committed(_))));
+        assert_eq!(run.ranks().len(), world - wrong.len());
+        // Its machine does not come back, and the others finish.
+        run.join_as(odd[0], None);
+        assert!(evicted(&run.ready(odd[0])).is_some_and(|(.., why)| why.contains("wrong numbers")));
+        while run.machine.phase() != "done" {
+            assert!(!run.commit().is_empty());
+        }
+        assert_eq!(**run.machine.committed().unwrap(), run.correct[6]);
+    }
+}
+
+#[test]
+fn without_a_majority_of_digests_the_run_ends_and_both_are_named() {
+    for (world, wrong, second) in [(2, vec![1], 1), (2, vec![0], 1), (4, vec![1, 2], 1), (4, vec![2, 3], 2)] {
+        let shape = Shape { workers: world, ..PAIR };
+        let mut run = Run::begun_on_hosts(shape, world);
+        run.commit();
+        let effects = disagreeing(&mut run, &wrong);
+        let why = failure(&effects).expect("nobody can say who is right");
+        for words in ["the ranks disagree after step 1", "rank 0, host-1", &format!("rank {second}, host-")] {
+            assert!(why.contains(words), "{why}");
+        }
+        assert_eq!(run.machine.committed().unwrap().step(), 1);
+    }
+}
+
+#[test]
+fn reports_far_ahead_and_states_of_other_ranks_are_not_kept() {
+    let mut run = Run::begun(Shape { steps: 40, ..PAIR }, 2);
+    let states = run.correct.clone();
+    // Eight units from the committed one on; what is further would fill the memory.
+    for state in &states[1..9] {
+        assert_eq!(run.report(0, state), Vec::new());
+    }
+    for state in &states[1..9] {
+        let mut report = report(&run.config, run.generation(), 1, state);
+        report.state = Some(states[3].clone());
+        let effects = run.machine.handle(run.now, Event::Reported(MemberId(2), report));
+        assert!(matches!(&effects[..], [Effect::Committed(commit)] if *commit.state == *state), "{effects:?}");
+    }
+    let effects = run.report(0, &states[18]);
+    let Some((1, false, why)) = evicted(&effects) else { panic!("{effects:?}") };
+    assert_eq!(why, "its report of unit 17 is 9 units ahead of the committed ones");
+    assert_eq!(run.ranks(), [2], "the other goes on");
 }
 
 /// Every rank reports the next step; `wrong` has other rows.
@@ -85,7 +165,7 @@ fn an_audit_excludes_the_odd_rank_and_the_others_redo_the_step() {
         run.join(9);
         let effects = run.ready(9);
         assert!(evicted(&effects).is_some_and(|(who, good, why)| who == 9 && good && why.contains("wrong numbers")));
-        assert_eq!(run.machine.refused_pids().collect::<Vec<_>>(), [7, 7]);
+        assert_eq!(run.machine.refused().map(|process| process.pid).collect::<Vec<_>>(), [7, 7]);
     }
 }
 
@@ -147,13 +227,14 @@ fn a_round_without_a_solution_ends_the_run() {
 }
 
 #[test]
-fn features_that_are_not_those_of_the_digest_stop_the_run() {
+fn features_that_are_not_those_of_the_digest_evict_rank_0() {
     for (features, words) in [(None, "without its features"), (Some(features(7)), "do not have the digest")] {
         let (mut run, gathered) = gathered_run();
         run.report(1, &gathered);
         let bad = Report { features, ..report(&run.config, run.generation(), 0, &gathered) };
         let effects = run.machine.handle(run.now, Event::Reported(MemberId(1), bad));
-        assert!(failure(&effects).is_some_and(|why| why.contains(words)), "{effects:?}");
+        assert!(evicted(&effects).is_some_and(|(who, _, why)| who == 1 && why.contains(words)), "{effects:?}");
         assert_eq!(run.machine.committed().unwrap().position().gathered, Some(0));
+        assert_eq!(run.ranks(), [2], "the other computes the chunk again");
     }
 }

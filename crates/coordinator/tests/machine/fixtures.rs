@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use numalign_config::{Config, Solver};
-use numalign_coordinator::machine::{Generation, JoinRequest, KnownBase, Report, Timing, WorkerReady};
+use numalign_coordinator::machine::{Generation, JoinRequest, KnownBase, Process, Report, Timing, WorkerReady};
 use numalign_data::{Schedule, Unit};
 use numalign_projector::{Features, Fit, State};
 
@@ -112,7 +112,8 @@ pub fn correct_states(config: &Config) -> Vec<State> {
 }
 
 pub fn join_request(rejoin_state: Option<State>) -> JoinRequest {
-    JoinRequest { host: "host".to_owned(), pid: 7, restarts: 0, rejoin_state }
+    let process = Process { host: "host".to_owned(), pid: 7, namespace: 5 };
+    JoinRequest { process, restarts: 0, rejoin_state, mac_holds: true }
 }
 
 /// The frozen model of a checkpoint.

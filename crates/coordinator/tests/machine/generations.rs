@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use numalign_config::CollectiveChoice;
 use numalign_coordinator::machine::collective::CollectiveBackend;
-use numalign_coordinator::machine::{Activity, Effect, Event, Generation, Machine, MemberId, RebalancePolicy, Report};
+use numalign_coordinator::machine::{
+    Activity, Cause, Effect, Event, Generation, Machine, MemberId, RebalancePolicy, Report,
+};
 use numalign_projector::State;
 
-use crate::fixtures::{HIDDEN, PAIR, Shape, report, worker_ready};
+use crate::fixtures::{HIDDEN, PAIR, Shape, join_request, report, worker_ready};
 use crate::harness::{Run, evicted, failure, members_of, over_nccl, starts};
 
 #[test]
@@ -190,12 +192,116 @@ fn silence_longer_than_dead_after_is_death() {
 }
 
 #[test]
-fn a_permanent_failure_ends_the_run_but_only_a_members() {
-    let mut run = Run::begun(PAIR, 2);
-    let failed = |member| Event::PermanentFailure(MemberId(member), "the data file is gone".to_owned());
-    assert_eq!(run.machine.handle(run.now, failed(8)), Vec::new());
-    let effects = run.machine.handle(run.now, failed(2));
-    assert_eq!(failure(&effects), Some("worker 2 (rank 1, host, pid 7): the data file is gone"));
+fn a_permanent_failure_ends_the_run_only_where_nobody_else_is() {
+    let mut run = Run::begun(Shape { workers: 1, ..PAIR }, 1);
+    assert_eq!(run.fail(8, Cause::Data, "the data file is gone"), Vec::new(), "it is no member");
+    let effects = run.fail(1, Cause::Machine, "the data file is gone");
+    assert_eq!(failure(&effects), Some("worker 1 (rank 0, host, pid 7): the data file is gone"));
+
+    // With another rank the run goes on, and the worker is told not to come back.
+    let mut run = Run::begun_on_hosts(PAIR, 2);
+    run.commit();
+    let effects = run.fail(2, Cause::Machine, "the GPU is gone");
+    assert_eq!(evicted(&effects), Some((2, true, "the GPU is gone")));
+    let [start] = starts(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((members_of(start), start.state.step()), (vec![1], 1));
+    assert_eq!(run.machine.refused().map(|process| process.host.as_str()).collect::<Vec<_>>(), ["host-2"]);
+}
+
+#[test]
+fn a_newcomer_that_cannot_load_is_dismissed_and_disturbs_nobody() {
+    let mut run = Run::begun_on_hosts(PAIR, 2);
+    run.commit();
+    let generation = run.generation();
+    for (member, cause) in [(3, Cause::Machine), (4, Cause::Data), (5, Cause::Machine)] {
+        run.join_as(member, None);
+        let effects = run.fail(member, cause, "there is no model ./model");
+        assert_eq!(effects, vec![Effect::Evict(MemberId(member), true, "there is no model ./model".to_owned())]);
+        assert_eq!(run.generation(), generation);
+    }
+    assert_eq!(run.machine.refused().count(), 3);
+    assert!(!run.commit().is_empty());
+}
+
+#[test]
+fn two_workers_that_cannot_load_before_step_0_end_the_run_at_once() {
+    let mut run = Run::new(Shape { workers: 3, ..PAIR });
+    run.join_as(1, None);
+    run.join_as(2, None);
+    let effects = run.fail(1, Cause::Machine, "there is no model ./model");
+    assert!(matches!(evicted(&effects), Some((1, true, _))) && failure(&effects).is_none(), "{effects:?}");
+    let effects = run.fail(2, Cause::Machine, "0.3 GiB are free");
+    let why = failure(&effects).expect("two say so");
+    for words in ["two workers cannot load", "host-1", "./model", "host-2", "0.3 GiB are free"] {
+        assert!(why.contains(words), "{why}");
+    }
+
+    // The same container that starts again and again is one worker.
+    let mut run = Run::new(Shape { workers: 3, ..PAIR });
+    run.join_as(1, None);
+    run.ready(1);
+    for member in 2..6 {
+        let mut request = join_request(None);
+        request.process.namespace = 100 + member;
+        run.machine.handle(run.now, Event::Joined(MemberId(member), request));
+        assert_eq!(failure(&run.fail(member, Cause::Machine, "no memory")), None);
+    }
+}
+
+#[test]
+fn a_run_that_everybody_left_waits_for_another_worker_and_then_says_why_it_ends() {
+    let mut run = Run::new(PAIR);
+    run.join_as(1, None);
+    assert_eq!(failure(&run.fail(1, Cause::Machine, "no memory")), None, "a second worker is expected");
+    assert_eq!(failure(&run.tick(5000)), None);
+    let effects = run.tick(1);
+    assert_eq!(failure(&effects), Some("worker 1 (host-1, pid 7): no memory"));
+
+    let mut run = Run::new(PAIR);
+    run.join_as(1, None);
+    run.fail(1, Cause::Machine, "no memory");
+    run.tick(4000);
+    run.join_as(2, None);
+    run.ready(2);
+    run.beat(2);
+    let effects = run.tick(2000);
+    assert_eq!(failure(&effects), None, "somebody is there");
+}
+
+#[test]
+fn bad_data_ends_the_run_once_a_second_rank_says_so() {
+    let mut run = Run::begun_on_hosts(Shape { workers: 3, steps: 20, ..PAIR }, 3);
+    run.commit();
+    let effects = run.fail(3, Cause::Data, "sample 13: its text has no tokens");
+    assert!(matches!(evicted(&effects), Some((3, true, _))) && failure(&effects).is_none(), "{effects:?}");
+    assert_eq!(run.ranks(), [1, 2]);
+    let effects = run.fail(1, Cause::Data, "sample 13: its text has no tokens");
+    let why = failure(&effects).expect("two ranks say so");
+    assert!(why.contains("two ranks") && why.contains("rank 2, host-3") && why.contains("rank 0, host-1"), "{why}");
+
+    // Commits with the same samples refute the first one: the machine was at fault.
+    let mut run = Run::begun_on_hosts(Shape { workers: 3, steps: 20, ..PAIR }, 3);
+    run.commit();
+    run.fail(3, Cause::Data, "sample 13: its text has no tokens");
+    for _ in 0..3 {
+        assert!(!run.commit().is_empty());
+    }
+    let effects = run.fail(1, Cause::Data, "sample 40: its text has no tokens");
+    assert_eq!(failure(&effects), None);
+    assert_eq!(run.ranks(), [2]);
+}
+
+#[test]
+fn rows_that_a_rank_must_not_send_end_its_membership_and_nobody_elses() {
+    let mut run = Run::begun_on_hosts(PAIR, 2);
+    let generation = run.generation();
+    let refused = |member, generation| Event::RowsRefused(MemberId(member), generation, "it sent a row".to_owned());
+    let late = Generation { number: generation.number + 1, ..generation };
+    assert_eq!(run.machine.handle(run.now, refused(2, late)), Vec::new());
+    assert_eq!(run.machine.handle(run.now, refused(9, generation)), Vec::new());
+    let effects = run.machine.handle(run.now, refused(2, generation));
+    assert_eq!(evicted(&effects), Some((2, true, "it sent a row")));
+    assert_eq!((failure(&effects), run.ranks()), (None, vec![1]));
 }
 
 #[test]

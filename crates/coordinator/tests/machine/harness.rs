@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use numalign_config::{CollectiveChoice, Config};
 use numalign_coordinator::machine::collective::NcclAbility;
 use numalign_coordinator::machine::{
-    Activity, Effect, Event, Generation, GenerationStart, Machine, MemberId, WorkerReady,
+    Activity, Cause, Effect, Event, Generation, GenerationStart, Machine, MemberId, WorkerReady,
 };
 use numalign_projector::State;
 
@@ -50,6 +50,34 @@ impl Run {
 
     pub fn join_with(&mut self, member: u64, rejoin_state: Option<State>) -> Vec<Effect> {
         self.machine.handle(self.now, Event::Joined(MemberId(member), join_request(rejoin_state)))
+    }
+
+    /// As [`Run::join`], with a process of its own: `host-MEMBER`.
+    pub fn join_as(&mut self, member: u64, rejoin_state: Option<State>) -> Vec<Effect> {
+        let mut request = join_request(rejoin_state);
+        request.process.host = format!("host-{member}");
+        self.machine.handle(self.now, Event::Joined(MemberId(member), request))
+    }
+
+    /// As [`Run::begun`], with a host each.
+    pub fn begun_on_hosts(shape: Shape, world: usize) -> Self {
+        let mut run = Self::new(shape);
+        for member in 1..=world as u64 {
+            run.join_as(member, None);
+            run.ready(member);
+        }
+        assert_eq!(run.ranks(), (1..=world as u64).collect::<Vec<_>>());
+        run
+    }
+
+    pub fn fail(&mut self, member: u64, cause: Cause, why: &str) -> Vec<Effect> {
+        self.machine.handle(self.now, Event::PermanentFailure(MemberId(member), cause, why.to_owned()))
+    }
+
+    /// The rows of these micro-batches of a unit are not finite.
+    pub fn not_finite(&mut self, unit: u64, bad: &[usize]) -> Vec<Effect> {
+        let generation = self.generation();
+        self.machine.handle(self.now, Event::NotFinite(generation, unit, bad.to_vec()))
     }
 
     pub fn ready(&mut self, member: u64) -> Vec<Effect> {
@@ -119,6 +147,15 @@ pub fn starts(effects: &[Effect]) -> Vec<&GenerationStart> {
 
 pub fn members_of(start: &GenerationStart) -> Vec<u64> {
     start.ranks.iter().map(|(member, _)| member.0).collect()
+}
+
+/// Everybody who is evicted, in order.
+pub fn all_evicted(effects: &[Effect]) -> Vec<u64> {
+    let found = effects.iter().filter_map(|effect| match effect {
+        Effect::Evict(member, ..) => Some(member.0),
+        _ => None,
+    });
+    found.collect()
 }
 
 /// Who is evicted, permanently or not, and why.

@@ -8,3 +8,4 @@ mod harness;
 mod properties;
 mod simulation;
 mod stalls;
+mod suspects;

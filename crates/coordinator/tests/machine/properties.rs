@@ -43,7 +43,7 @@ proptest! {
     }
 
     #[test]
-    fn a_wrong_digest_stops_the_run_and_names_the_rank(
+    fn a_wrong_digest_is_never_committed_and_the_rank_is_named_or_excluded(
         world in 2usize..6,
         wrong_rank in 0usize..6,
         wrong_step in 0u64..6,
@@ -54,7 +54,7 @@ proptest! {
         let mut run = Run::begun(shape, world);
         let mut states = vec![run.correct[0].clone(); world];
         let mut committed = 0;
-        let mut failure = None;
+        let (mut failure, mut excluded) = (None, None);
         for pick in order {
             let ready: Vec<usize> = (0..world).filter(|rank| states[*rank].step() < shape.steps).collect();
             let Some(rank) = ready.get(usize::from(pick) % ready.len().max(1)).copied() else {
@@ -74,12 +74,26 @@ proptest! {
                         prop_assert_eq!(&*commit.state, &run.correct[committed]);
                     }
                     Effect::Failed(why, hint) => failure = Some((why, hint)),
+                    Effect::Evict(member, permanent, why) => excluded = Some((member.0, permanent, why)),
                     Effect::Finished => prop_assert!(false, "finished with a wrong digest"),
                     _ => {}
                 }
             }
             prop_assert!(committed as u64 <= wrong_step);
+            // With three ranks or more there is a majority: the others go on without the odd one.
+            if let Some((member, permanent, why)) = &excluded {
+                prop_assert!(world > 2 && failure.is_none());
+                prop_assert_eq!((*member, *permanent), (wrong_rank as u64 + 1, true));
+                prop_assert!(why.contains(&format!("after step {wrong_step}")), "{}", why);
+                prop_assert_eq!(run.machine.committed().unwrap().step(), wrong_step);
+                while run.machine.phase() != "done" {
+                    prop_assert!(!run.commit().is_empty());
+                }
+                prop_assert_eq!(&**run.machine.committed().unwrap(), &run.correct[shape.steps as usize]);
+                break;
+            }
             if let Some((why, hint)) = &failure {
+                prop_assert_eq!(world, 2);
                 prop_assert!(why.contains(&format!("rank {wrong_rank},")), "{}", why);
                 prop_assert!(why.contains(&format!("step {wrong_step}")), "{}", why);
                 prop_assert!(!hint.is_empty());
@@ -116,9 +130,13 @@ fn the_simulation_meets_what_it_is_meant_to_meet() {
         all.repeated_endings += met.repeated_endings;
         all.solutions += met.solutions;
         all.rewound += met.rewound;
+        all.turned_away += met.turned_away;
+        all.recomputed += met.recomputed;
+        all.dismissed += met.dismissed;
     }
     assert!(all.generations > 200 && all.joins_at_rest > 20 && all.pauses > 50, "{all:?}");
     assert!(all.silent_deaths > 20 && all.late_reports > 100, "{all:?}");
     assert!(all.rejoin_states_ahead > 10 && all.repeated_endings > 3, "{all:?}");
     assert!(all.solutions > 50 && all.rewound > 5, "{all:?}");
+    assert!(all.turned_away > 5 && all.recomputed > 20 && all.dismissed > 5, "{all:?}");
 }

@@ -6,7 +6,7 @@
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use csv::{ByteRecord, Reader, ReaderBuilder};
 
@@ -27,20 +27,20 @@ pub(super) fn rows<R: BufRead>(
     separator: Option<u8>,
 ) -> Result<(Arc<[String]>, Rows<R>), TableError> {
     let io_error = |source| TableError::Io { path: path.to_path_buf(), source };
-    let separator = match separator {
-        Some(separator) => separator,
-        None => detected(reader.fill_buf().map_err(io_error)?),
-    };
-    let allowance = Arc::new(AtomicUsize::new(MOST_LINE_BYTES));
-    let bounded = Bounded { reader, allowance: allowance.clone() };
+    let start = reader.fill_buf().map_err(io_error)?;
+    let separator = separator.unwrap_or_else(|| detected(start));
+    let is_crlf = start.iter().position(|byte| *byte == b'\n').is_some_and(|at| at > 0 && start[at - 1] == b'\r');
+    let progress = Arc::new(Progress::default());
+    let bounded = Bounded { reader, progress: progress.clone() };
     let reader = ReaderBuilder::new().delimiter(separator).has_headers(false).flexible(true).from_reader(bounded);
-    let mut rows = Rows { reader, path: path.to_path_buf(), columns: Arc::new([]), allowance, ended: false };
+    let path = path.to_path_buf();
+    let mut rows = Rows { reader, path, columns: Arc::new([]), progress, is_crlf, line: 0, last_line: 0, ended: false };
     let mut header = ByteRecord::new();
     if !rows.read(&mut header)? {
-        return Err(TableError::Header { path: path.to_path_buf(), reason: "it holds no samples".to_string() });
+        return Err(TableError::Header { path: rows.path, reason: "it holds no samples".to_string() });
     }
     rows.columns =
-        columns(&header, separator).map_err(|reason| TableError::Header { path: path.to_path_buf(), reason })?;
+        columns(&header, separator).map_err(|reason| TableError::Header { path: rows.path.clone(), reason })?;
     Ok((rows.columns.clone(), rows))
 }
 
@@ -92,16 +92,22 @@ pub(super) struct Rows<R> {
     reader: Reader<Bounded<R>>,
     path: PathBuf,
     columns: Arc<[String]>,
-    allowance: Arc<AtomicUsize>,
+    progress: Arc<Progress>,
+    /// The header ends with CRLF, and so do the records.
+    is_crlf: bool,
+    /// On which the record that was read last begins, counted from 1.
+    line: u64,
+    /// On which it ends.
+    last_line: u64,
     ended: bool,
 }
 
 impl<R: BufRead> Rows<R> {
     /// Reads the next record; false at the end.
     fn read(&mut self, record: &mut ByteRecord) -> Result<bool, TableError> {
-        self.allowance.store(MOST_LINE_BYTES, Ordering::Relaxed);
-        let line = self.reader.position().line();
-        self.reader.read_byte_record(record).map_err(|error| match error.into_kind() {
+        self.progress.allowance.store(MOST_LINE_BYTES, Ordering::Relaxed);
+        let line = self.last_line + 1;
+        let read = self.reader.read_byte_record(record).map_err(|error| match error.into_kind() {
             csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => TableError::Line {
                 path: self.path.clone(),
                 line,
@@ -110,7 +116,13 @@ impl<R: BufRead> Rows<R> {
             },
             csv::ErrorKind::Io(source) => TableError::Io { path: self.path.clone(), source },
             other => TableError::Header { path: self.path.clone(), reason: format!("{other:?}") },
-        })
+        })?;
+        // The parser's own position of a record counts neither the blank lines before it nor the LF of the CRLF before it.
+        let is_line_counted = self.is_crlf || self.progress.is_at_end.load(Ordering::Relaxed);
+        self.last_line = self.reader.position().line() - u64::from(!is_line_counted);
+        let inside: usize = record.iter().map(|field| field.iter().filter(|byte| **byte == b'\n').count()).sum();
+        self.line = self.last_line.saturating_sub(inside as u64);
+        Ok(read)
     }
 
     fn next_row(&mut self) -> Result<Option<Row>, TableError> {
@@ -118,7 +130,7 @@ impl<R: BufRead> Rows<R> {
         if !self.read(&mut record)? {
             return Ok(None);
         }
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = self.line;
         let cells = self.cells(&record).map_err(|problem| TableError::Line {
             path: self.path.clone(),
             line,
@@ -166,21 +178,30 @@ fn record_excerpt(record: &ByteRecord) -> String {
     excerpt(&shown.join(" | "), SHOWN_CHARS)
 }
 
+/// What the parser has read of the file.
+#[derive(Default)]
+struct Progress {
+    /// Bytes that may still be read for the present record.
+    allowance: AtomicUsize,
+    /// Nothing is left to read.
+    is_at_end: AtomicBool,
+}
+
 /// Stops reading where one record takes more than is allowed, as behind a quote that is never closed.
 struct Bounded<R> {
     reader: R,
-    /// Bytes that may still be read for the present record.
-    allowance: Arc<AtomicUsize>,
+    progress: Arc<Progress>,
 }
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let allowed = self.allowance.load(Ordering::Relaxed);
+        let allowed = self.progress.allowance.load(Ordering::Relaxed);
         if allowed == 0 {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         let read = self.reader.read(buffer)?;
-        self.allowance.store(allowed.saturating_sub(read), Ordering::Relaxed);
+        self.progress.is_at_end.store(read == 0, Ordering::Relaxed);
+        self.progress.allowance.store(allowed.saturating_sub(read), Ordering::Relaxed);
         Ok(read)
     }
 }

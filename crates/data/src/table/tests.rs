@@ -82,8 +82,13 @@ fn csv_takes_quotes_separators_marks_and_line_ends() {
         assert_eq!(rows[0].get("a"), plain[0].get("a"), "{text:?}");
         assert!(rows[0].get("b").unwrap().text().unwrap().starts_with("x, "), "{text:?}");
     }
-    let broken = csv("a,b\n\"1\n2\",3\n4,5\n");
-    assert_eq!((broken[0].line, broken[1].line), (2, 4), "a line break inside quotes counts");
+    for end in ["\n", "\r\n"] {
+        for last in ["", end] {
+            let text = ["a,b", "\"1", "2\",3", "", "4,5"].join(end) + last;
+            let lines: Vec<u64> = csv(&text).iter().map(|row| row.line).collect();
+            assert_eq!(lines, [2, 5], "line breaks inside quotes and blank lines count: {text:?}");
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use numalign_config::Config;
-use numalign_coordinator::machine::{Activity, Effect, Event, Generation, GenerationStart, Machine, MemberId};
+use numalign_coordinator::machine::{Activity, Cause, Effect, Event, Generation, GenerationStart, Machine, MemberId};
 use numalign_coordinator::rpc::dispatch::Dispatcher;
 use numalign_data::{Schedule, Unit};
 use numalign_projector::State;
@@ -74,6 +74,8 @@ pub struct Simulation {
     committed: u64,
     /// Units that were ever committed.
     furthest: u64,
+    /// The unit of which a row was spoiled last.
+    spoiled: Option<u64>,
     /// A solution is being worked on.
     solving: Option<u64>,
     delivered: HashSet<(Generation, MemberId, u64)>,
@@ -93,6 +95,9 @@ pub struct Met {
     pub late_reports: u64,
     pub rejoin_states_ahead: u64,
     pub repeated_endings: u64,
+    pub turned_away: u64,
+    pub recomputed: u64,
+    pub dismissed: u64,
     pub solutions: u64,
     pub rewound: u64,
 }
@@ -117,6 +122,7 @@ impl Simulation {
             start: 0,
             committed: 0,
             furthest: 0,
+            spoiled: None,
             solving: None,
             delivered: HashSet::new(),
             base_known: false,
@@ -244,7 +250,13 @@ impl Simulation {
                 Effect::Evict(member, permanent, why) => {
                     assert!(!why.is_empty());
                     self.met.silent_deaths += u64::from(!permanent);
+                    self.met.dismissed += u64::from(permanent);
                     self.tell(member, News::Abort(permanent));
+                }
+                Effect::TurnAway(member, why) => {
+                    assert!(why.contains("max_workers"), "{why}");
+                    self.met.turned_away += 1;
+                    self.tell(member, News::Abort(false));
                 }
                 Effect::Replace(member, why) => panic!("{member:?} is replaced: {why}"),
                 Effect::Finished => {
@@ -388,6 +400,39 @@ impl Simulation {
         self.feed(Event::Reported(member, report));
     }
 
+    /// A rank's row of the next unit is not finite, once: a machine's hiccup. Another rank computes it again.
+    fn spoil_row(&mut self, pick: usize) {
+        let Some(generation) = self.machine.generation().filter(|_| self.ranks() > 1 && self.calm()) else {
+            return;
+        };
+        self.spoiled = Some(self.committed);
+        self.met.recomputed += 1;
+        let bad = vec![pick % self.config.recipe.micro_batches()];
+        self.feed(Event::NotFinite(generation, self.committed, bad));
+    }
+
+    fn ranks(&self) -> usize {
+        self.present.as_ref().map_or(0, |present| present.ranks.len())
+    }
+
+    /// No row of the next unit was spoiled yet: a second one would mean that the training diverged.
+    fn calm(&self) -> bool {
+        self.spoiled != Some(self.committed)
+    }
+
+    /// A worker that is loading finds that it cannot, while others train.
+    fn fail_to_load(&mut self, pick: usize) {
+        let is_loading = |id: &&MemberId| self.machine.members()[*id].activity == Activity::Loading;
+        let loading: Vec<MemberId> = self.machine.members().keys().filter(is_loading).copied().collect();
+        if loading.is_empty() || self.ranks() == 0 {
+            return;
+        }
+        let id = loading[pick % loading.len()];
+        let generation = self.machine.generation();
+        self.feed(Event::PermanentFailure(id, Cause::Machine, "no memory".to_owned()));
+        assert_eq!(self.machine.generation(), generation, "nobody else is disturbed");
+    }
+
     /// Workers that can act.
     fn awake(&self) -> Vec<usize> {
         let able = |index: &usize| self.workers[*index].alive && !self.workers[*index].silent;
@@ -412,12 +457,14 @@ impl Simulation {
         if kind < 35 && !links.is_empty() {
             return self.deliver(links[pick % links.len()]);
         }
-        if kind < 43 {
+        if (37..43).contains(&kind) {
             return self.pass(Duration::from_millis(pick as u64 % 1000));
         }
         match kind {
             43 => return self.restart(pick.is_multiple_of(2)),
             44 | 45 => return self.send_foreign(pick),
+            35 => return self.spoil_row(pick),
+            36 => return self.fail_to_load(pick),
             46 => {
                 for worker in &mut self.workers {
                     worker.silent = false;

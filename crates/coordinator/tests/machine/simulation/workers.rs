@@ -41,7 +41,10 @@ impl Simulation {
             assert!(unit <= self.furthest, "a worker takes an uncommitted state for committed");
         }
         self.links.insert(member, Link { to_coordinator: VecDeque::new(), to_worker: VecDeque::new() });
-        self.send(member, Event::Joined(member, join_request(rejoin_state)));
+        let mut request = join_request(rejoin_state);
+        // A machine each: one that is excluded keeps no other out.
+        request.process.host = format!("host-{index}");
+        self.send(member, Event::Joined(member, request));
         if loaded {
             self.send(member, Event::Ready(member, worker_ready()));
         }

@@ -1,0 +1,130 @@
+//! Members that are dismissed for good, and when that ends the run: where nobody can go on, or where two of them say
+//! that it is not their machine.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::Machine;
+use super::events::{Cause, Effect, MemberId, Process};
+
+/// A worker's permanent failure that another one may confirm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Complaint {
+    process: Process,
+    text: String,
+    /// Units committed when it came.
+    unit: u64,
+}
+
+/// A rank is at most one unit ahead of another, so once this many more are committed its complaint is refuted.
+const REFUTED_AFTER: u64 = 2;
+
+/// Reasons that are remembered for the case that nobody can go on.
+const MAX_REASONS: usize = 4;
+
+const MEND: &str = "the first message says what to mend";
+
+impl Machine {
+    /// A member cannot go on, and a new process in its place could not either.
+    pub(super) fn permanent_failure(
+        &mut self,
+        now: Instant,
+        id: MemberId,
+        cause: Cause,
+        why: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        // From a worker that was refused or declared dead: the run continues without it.
+        let Some(member) = self.members.get(&id) else {
+            return;
+        };
+        let complaint = Complaint {
+            process: member.join_request.process.clone(),
+            text: format!("{}: {why}", self.name(id)),
+            unit: self.unit(),
+        };
+        let before = match (self.generations, cause) {
+            (0, _) if member.worker_ready.is_none() => {
+                Some((&mut self.cannot_load, "two workers cannot load the model"))
+            }
+            (_, Cause::Data) if member.has_trained => {
+                Some((&mut self.about_data, "two ranks cannot use the samples or the recipe"))
+            }
+            _ => None,
+        };
+        if let Some((earlier, what)) = before {
+            match earlier {
+                Some(first) if first.is_anothers(&complaint) => {
+                    let reason = format!("{what}: {}; {}", first.text, complaint.text);
+                    return self.fail(reason, MEND, effects);
+                }
+                _ => *earlier = Some(complaint.clone()),
+            }
+        }
+        self.dismiss(now, id, why, "another worker of the same kind would fail in the same way", effects);
+    }
+
+    /// Evicts a member for good. The run fails if that leaves nobody who could go on.
+    pub(super) fn dismiss(
+        &mut self,
+        now: Instant,
+        id: MemberId,
+        why: &str,
+        hint: &'static str,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(member) = self.members.get(&id) else {
+            return;
+        };
+        let (process, text) = (member.join_request.process.clone(), format!("{}: {why}", self.name(id)));
+        if self.dismissed.len() == MAX_REASONS {
+            self.dismissed.pop_front();
+        }
+        self.dismissed.push_back(text.clone());
+        self.refuse(id, process, why.to_owned(), effects);
+        self.left(id, &format!("dismissed: {why}"), effects);
+        if !self.members.is_empty() {
+            return;
+        }
+        // As many as were asked for have been refused, and all that ever came: nobody is left who could come.
+        let refused: BTreeSet<&Process> = self.refused.iter().collect();
+        if refused.len() >= self.config.run.workers && self.welcome_back.is_empty() {
+            return self.nobody_left(hint, effects);
+        }
+        self.deserted = Some((now, hint));
+        self.reason = format!("{text}; waiting for another worker");
+    }
+
+    /// Nobody came in the place of the last member, which was dismissed.
+    pub(super) fn check_deserted(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let wait = self.config.run.coordinator_wait;
+        if let Some((since, hint)) = self.deserted
+            && now.saturating_duration_since(since) > wait
+        {
+            self.nobody_left(hint, effects);
+        }
+    }
+
+    fn nobody_left(&mut self, hint: &'static str, effects: &mut Vec<Effect>) {
+        let reasons: Vec<&str> = self.dismissed.iter().map(String::as_str).collect();
+        let reason = match reasons.as_slice() {
+            [only] => (*only).to_owned(),
+            several => format!("no worker can go on: {}", several.join("; ")),
+        };
+        self.fail(reason, hint, effects);
+    }
+
+    /// Units were committed with the samples that a rank complained of.
+    pub(super) fn clear_complaint(&mut self) {
+        let unit = self.unit();
+        let _ = self.about_data.take_if(|complaint| unit > complaint.unit + REFUTED_AFTER);
+    }
+}
+
+impl Complaint {
+    /// Whether `other` comes from another worker. A container that starts again has its host's name and a new namespace.
+    fn is_anothers(&self, other: &Self) -> bool {
+        let (its, others) = (&self.process, &other.process);
+        its.host != others.host || (its.namespace == others.namespace && its.pid != others.pid)
+    }
+}
