@@ -110,3 +110,21 @@ async fn close_gracefully(mut connection: CancellableStream) {
     };
     let _ = tokio::time::timeout(Duration::from_millis(500), drain).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_port_takes_what_it_speaks() {
+        for (first, grpc, http1) in [
+            (b'P', SniffedProtocol::Http, SniffedProtocol::Http),
+            (b'G', SniffedProtocol::Other, SniffedProtocol::Http),
+            (0x16, SniffedProtocol::Tls, SniffedProtocol::Tls),
+            (b'\n', SniffedProtocol::Other, SniffedProtocol::Other),
+        ] {
+            assert_eq!(SniffedProtocol::of(first, Speaks::Grpc), grpc, "{first}");
+            assert_eq!(SniffedProtocol::of(first, Speaks::Http1), http1, "{first}");
+        }
+    }
+}
