@@ -14,7 +14,7 @@ fn quiet_leaves_errors_and_the_result() {
     let output = succeed_line(&folder, &format!("launch nn -q --json {TINY}"));
     assert_eq!(output.stderr, "", "{output}");
     assert!(json(&output)["mae"].is_number(), "{output}");
-    let failed = run_line(&folder, "launch nn --quiet --layer 9");
+    let failed = run_line(&folder, "launch nn --quiet --layer 9 --run-id nine");
     assert_eq!(failed.status.code(), Some(1), "{failed}");
     assert!(failed.stderr.starts_with("error:") && failed.stderr.lines().count() <= 2, "{failed}");
     let both = run_line(&folder, "doctor -q -v");

@@ -31,7 +31,9 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         (Some(value), _) => Some((Stage::Nn, Input::Number(value))),
         (None, Some(text)) => {
             let canonical = grammar::canonical(text, DecimalMark::Point);
-            let canonical = canonical.map_err(|error| CliError::usage(format!("`{text}`: {error}")))?;
+            let canonical = canonical.map_err(|error| {
+                CliError::new(format!("`{text}`: {error}")).with_hint("a marked number looks like $$12.5&&")
+            })?;
             Some((Stage::Mixed, Input::Text(canonical.into_owned())))
         }
         (None, None) => None,

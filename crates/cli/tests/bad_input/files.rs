@@ -88,12 +88,16 @@ fn a_damaged_checkpoint_is_refused_by_every_reader() {
         refuse(&folder, &words(&[&["launch", "--run-id", "x", "--resume", &file], TINY]), FAILED, &said);
         refuse(&folder, &words(&[&["launch", "--run-id", "x", "--model-path-load", &file], TINY]), FAILED, &said);
     }
-    for (file, said) in [("missing.safetensors", "No such file"), ("folder", "not a file"), ("/dev/zero", "not a file")]
-    {
-        let said = ["error:", "hint:", file, said];
-        refuse(&folder, &["inspect", file], FAILED, &said);
-        refuse(&folder, &["predict", "--checkpoint", file, "1"], FAILED, &said);
-        refuse(&folder, &words(&[&["launch", "--run-id", "x", "--resume", file], TINY]), FAILED, &said);
+    let resume_says = "there is no file missing.safetensors to resume from; resume takes auto or a checkpoint";
+    for (file, said, resume) in [
+        ("missing.safetensors", "No such file", resume_says),
+        ("folder", "not a file", "not a file"),
+        ("/dev/zero", "not a file", "not a file"),
+    ] {
+        refuse(&folder, &["inspect", file], FAILED, &["error:", "hint:", file, said]);
+        refuse(&folder, &["predict", "--checkpoint", file, "1"], FAILED, &["error:", "hint:", file, said]);
+        let launch = words(&[&["launch", "--run-id", "x", "--resume", file], TINY]);
+        refuse(&folder, &launch, FAILED, &["error:", "hint:", file, resume]);
     }
     // Wherever a byte is wrong, it is noticed.
     for at in (0..good.len()).step_by(good.len() / 64).chain(0..8) {
