@@ -38,10 +38,25 @@ pub fn request(address: &str, first: &str, headers: &[&str], body: &str) -> Answ
         text.push_str(&format!("{header}\r\n"));
     }
     socket.write_all(format!("{text}\r\n{body}").as_bytes()).expect("it takes the request");
-    let mut bytes = Vec::new();
-    // A refusal may come with a reset after it.
-    let _ = socket.read_to_end(&mut bytes);
+    let (mut bytes, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    // A refusal may come with a reset after it, and not everybody closes a connection that has answered.
+    while !is_whole(&bytes) {
+        match socket.read(&mut buffer) {
+            Ok(count @ 1..) => bytes.extend_from_slice(&buffer[..count]),
+            Ok(0) | Err(_) => break,
+        }
+    }
     parsed(&bytes)
+}
+
+/// Whether all the bytes that the answer promises have come.
+fn is_whole(bytes: &[u8]) -> bool {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return false;
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    length.is_some_and(|length| bytes.len() >= end + 4 + length)
 }
 
 fn parsed(bytes: &[u8]) -> Answer {
