@@ -256,10 +256,11 @@ pub(crate) fn choice_or_list<T: Choice>() -> Kind<T> {
 /// A list of places, none of them twice.
 pub(crate) fn taps() -> Kind<Vec<Tap>> {
     let place = format!("(-1|[0-9]+):({})", names::<Pooling>().join("|"));
+    let list = format!(r"{place}(\s*,\s*{place})*");
     let items = json!({ "type": "string", "pattern": format!("^{place}$") });
     let schema = json!({
         "type": ["array", "string"], "items": items, "uniqueItems": true, "maxItems": MOST_TAPS,
-        "pattern": format!(r"^\[?\s*({place}(\s*,\s*{place})*)?\s*\]?$"),
+        "pattern": format!(r"^(\[\s*({list})?\s*\]|\s*{list}\s*)$"),
     });
     Kind::new("L:POOLING,…", schema, tap::taps, as_it_is).checked(|taps| tap::distinct(taps))
 }

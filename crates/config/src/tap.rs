@@ -80,7 +80,8 @@ fn tap(raw: &Raw) -> Result<Tap, ParseError> {
 
 /// A list of places: a YAML list, or text such as `1:mean,2:last`.
 pub(crate) fn taps(raw: &Raw) -> Result<Vec<Tap>, ParseError> {
-    let items = list(raw).ok_or_else(|| ParseError {
+    let nothing = matches!(raw, Raw::Text(text) if text.trim().is_empty());
+    let items = list(raw).filter(|_| !nothing).ok_or_else(|| ParseError {
         message: format!("must be a list of places such as [1:mean, 2:last], not {}", raw.kind()),
         hint: None,
     })?;

@@ -153,13 +153,17 @@ fn a_sample_that_does_not_fit_is_found_before_the_first_step() {
         ("mixed", "none.jsonl", &["sample 1999", "has no marked number"]),
     ];
     file("none.jsonl", "{\"input\": \"no number\", \"output\": 1}");
-    for (stage, dataset, said) in cases {
+    for (index, (stage, dataset, said)) in cases.into_iter().enumerate() {
+        let id = format!("{stage}-{index}");
         let data = ["launch", stage, "--dataset.file", dataset, "--dataset.shuffle", "false", "--model-name", "model"];
         let numbers = ["--pooling", if dataset == "none.jsonl" { "numbers" } else { "last" }];
-        let run =
-            words(&[&data, &numbers, &["--no-eval", "--workers", "2", "--num-epochs", "50", "--num-batches", "10"]]);
+        let run = words(&[
+            &data,
+            &numbers,
+            &["--no-eval", "--workers", "2", "--num-epochs", "50", "--num-batches", "10", "--run-id", &id],
+        ]);
         let output = refuse(&folder, &run, FAILED, said);
         assert!(output.stderr.contains("no step was made"), "{output}");
-        assert!(!folder.path().join(format!("chk/{stage}.safetensors")).exists());
+        assert!(!folder.path().join(format!("chk/{id}.safetensors")).exists());
     }
 }
