@@ -23,7 +23,7 @@ impl<'a> Origins<'a> {
     }
 
     /// The place of the strongest source that sets the key.
-    fn strength(&self, name: &str) -> Option<usize> {
+    pub(crate) fn strength(&self, name: &str) -> Option<usize> {
         match self {
             Origins::Sources(sources) => sources.iter().rposition(|source| source.is_set(name)),
             Origins::Typed(..) => None,

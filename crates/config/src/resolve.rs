@@ -42,12 +42,21 @@ pub fn resolve_over(
     if let Some(file) = file.filter(|_| origins.written("run_id").is_none()) {
         settings.run_id_of_file = Some(run_id_of(file).map_err(|error| errors.push(error)).ok());
     }
-    let (layer, pooling) = (origins.written("layer"), origins.written("pooling"));
-    let product = tap::product(layer, pooling).unwrap_or_else(|(name, error)| {
+    // Of two ways to say what is read the stronger source's holds; in one source they would contradict each other.
+    let taps = origins.written("taps").filter(|taps| **taps != Raw::List(Vec::new()));
+    let of_taps = taps.and_then(|_| origins.strength("taps"));
+    let of_layer = origins.strength("layer").max(origins.strength("pooling"));
+    let ignored: &[&str] = match (of_taps, of_layer) {
+        (Some(taps), Some(layer)) if taps > layer => &["layer", "pooling"],
+        (Some(taps), Some(layer)) if taps < layer => &["taps"],
+        _ => &[],
+    };
+    let told = |name: &'static str| origins.written(name).filter(|_| !ignored.contains(&name));
+    let product = tap::product(told("layer"), told("pooling")).unwrap_or_else(|(name, error)| {
         errors.push(origins.error(name, error, &settings));
         Some(Raw::List(Vec::new()))
     });
-    if product.is_some() && origins.written("taps").is_some_and(|taps| *taps != Raw::List(Vec::new())) {
+    if product.is_some() && taps.is_some() && ignored.is_empty() {
         let message = "say all that is read, and layer or pooling is a list too".to_owned();
         let hint = Some("give either taps or layer and pooling".to_owned());
         errors.push(origins.error("taps", ParseError { message, hint }, &settings));
@@ -55,7 +64,7 @@ pub fn resolve_over(
     let written = |name: &'static str| match (&product, name) {
         (Some(_), "layer" | "pooling") => None,
         (Some(taps), "taps") => Some(taps),
-        _ => origins.written(name),
+        _ => told(name),
     };
     for part in Part::ALL {
         let invalid = settings.read(part, written);

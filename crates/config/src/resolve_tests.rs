@@ -287,6 +287,26 @@ fn the_transformer_stays_frozen() {
 }
 
 #[test]
+fn the_stronger_source_says_what_is_read() {
+    let places = |file: &[(&'static str, &str)], flags: &[(&'static str, &str)]| {
+        let source =
+            |pairs: &[(&'static str, &str)]| pairs.iter().map(|(key, text)| (*key, (*text).to_owned())).collect();
+        let (file, flags): (Vec<_>, Vec<_>) = (source(file), source(flags));
+        let file = Source::worked_out("a file", file);
+        let resolved = resolve_over(vec![file], None, Source::from_env([]), Source::from_flags(flags));
+        resolved.map(|config| config.recipe.places().iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let stored = [("taps", "[0:last, 0:mean]")];
+    assert_eq!(places(&stored, &[]).unwrap(), ["0:last", "0:mean"]);
+    let lists = [("layer", "0,2"), ("pooling", "mean")];
+    assert_eq!(places(&stored, &lists).unwrap(), ["0:mean", "2:mean"]);
+    assert_eq!(places(&lists, &stored).unwrap(), ["0:last", "0:mean"]);
+    assert_eq!(places(&stored, &[("layer", "2")]).unwrap(), ["2:last"]);
+    let both = [("taps", "[0:last, 0:mean]"), ("layer", "0,2")];
+    assert!(places(&[], &both).unwrap_err().to_string().contains("give either taps or layer and pooling"));
+}
+
+#[test]
 fn what_was_worked_out_is_weaker_than_any_source() {
     let weaker = Source::worked_out("the rows", [("min_val", "3.5".to_string()), ("max_val", "90".to_string())]);
     let flags = || Source::from_flags([("max_val", "80".to_string())]);
