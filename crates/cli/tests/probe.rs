@@ -56,8 +56,9 @@ fn entries_are_what_launch_solves_and_the_choice_can_be_launched() {
     assert_eq!(places.len(), 6, "{page}");
     for place in [0, 3, 4] {
         let (layer, pooling) = (&places[place]["layer"], places[place]["pooling"].as_str().unwrap_or_default());
-        succeed_line(&folder, &format!("launch text {pass} --layer {layer} --pooling {pooling} --run-id one"));
-        let (alone, entry) = (solved("one"), places[place]["held_out_error"].as_f64().unwrap_or(f64::NAN));
+        let run = format!("place-{place}");
+        succeed_line(&folder, &format!("launch text {pass} --layer {layer} --pooling {pooling} --run-id {run}"));
+        let (alone, entry) = (solved(&run), places[place]["held_out_error"].as_f64().unwrap_or(f64::NAN));
         assert!((alone - entry).abs() <= 1e-6 * alone, "{layer} {pooling}: {alone} and {entry}");
     }
     let together = page["together"]["held_out_error"].as_f64().expect("an error");

@@ -129,7 +129,8 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, seed: u64, spacing: u64, most
 fn bits_that_change_under_http2_change_no_byte() {
     let mut cluster = Cluster::start("--workers 3 --stall-after 2 --dead-after 2 --heartbeat 0.2");
     let flipper = Flipper::start(cluster.url.trim_start_matches("http://"), 2_000, 60);
-    let _honest = [cluster.worker("slow=2", &[]), cluster.worker("slow=2", &[])];
+    // Slow enough for the far worker to come back often, whatever else the machine does.
+    let _honest = [cluster.worker("slow=6", &[]), cluster.worker("slow=6", &[])];
     let url = format!("http://{}", flipper.address);
     // A frame that cannot be read may end a worker; whoever started it starts another.
     let respawn = || cluster.folder.spawn_env(&["worker", "--coordinator", &url], &[]);
