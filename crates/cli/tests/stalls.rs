@@ -53,11 +53,12 @@ fn a_device_that_hangs_in_a_solvers_chunk_or_an_evaluation_is_found_too() {
         "--num-epochs 4 --num-batches 10 --batch-size 20 --micro-batch-size 4 --eval-every 1 --eval-samples 40";
     // Unit 32 is the third evaluation: three times ten steps and two evaluations lie before it.
     for (settings, unit) in [(solver, 30), (evaluations, 32)] {
-        succeed(&folder, "nn", settings, "--run-id whole");
-        let more = format!("--run-id frozen --workers 2 --stall-after 2s --chaos freeze={unit}");
+        let (whole, frozen) = (format!("whole-{unit}"), format!("frozen-{unit}"));
+        succeed(&folder, "nn", settings, &format!("--run-id {whole}"));
+        let more = format!("--run-id {frozen} --workers 2 --stall-after 2s --chaos freeze={unit}");
         let output = succeed(&folder, "nn", settings, &more);
         assert!(output.stderr.contains(&format!("has sent no rows of unit {unit} for")), "{output}");
-        assert!(bytes(&folder, "frozen") == bytes(&folder, "whole"), "{settings}");
+        assert!(bytes(&folder, &frozen) == bytes(&folder, &whole), "{settings}");
     }
 }
 

@@ -164,12 +164,12 @@ keys! {
     Run dataset_separator: Option<String> = unset, DATA, optional(separator()),
         "Separator of a CSV file, where its header does not show it: one character, or tab", named "dataset.separator";
     /// `None` is the column `input`.
-    Recipe dataset_input: Option<String> = unset, DATA, optional(text()),
+    Recipe dataset_input: Option<String> = (derived "input", |_| Some(None)), DATA, optional(text()),
         "Column of the input, or a template: {column} is text, $${column}&& a marked number",
         named "dataset.input", sparse 11,
         shown |settings| shown_column(settings.dataset_input.as_ref(), "input");
     /// `None` is the column `output`.
-    Recipe dataset_output: Option<String> = unset, DATA, optional(text()),
+    Recipe dataset_output: Option<String> = (derived "output", |_| Some(None)), DATA, optional(text()),
         "Column of the target", named "dataset.output", sparse 12,
         shown |settings| shown_column(settings.dataset_output.as_ref(), "output");
     Recipe dataset_missing: MissingCells = "refuse", DATA, choice(),
