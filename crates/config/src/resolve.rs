@@ -43,7 +43,7 @@ pub fn resolve_over(
         settings.run_id_of_file = Some(run_id_of(file).map_err(|error| errors.push(error)).ok());
     }
     // Of two ways to say what is read the stronger source's holds; in one source they would contradict each other.
-    let taps = origins.written("taps").filter(|taps| **taps != Raw::List(Vec::new()));
+    let taps = origins.written("taps").filter(|taps| !tap::names_none(taps));
     let of_taps = taps.and_then(|_| origins.strength("taps"));
     let of_layer = origins.strength("layer").max(origins.strength("pooling"));
     let ignored: &[&str] = match (of_taps, of_layer) {

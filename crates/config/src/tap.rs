@@ -80,12 +80,17 @@ fn tap(raw: &Raw) -> Result<Tap, ParseError> {
 
 /// A list of places: a YAML list, or text such as `1:mean,2:last`.
 pub(crate) fn taps(raw: &Raw) -> Result<Vec<Tap>, ParseError> {
-    let nothing = matches!(raw, Raw::Text(text) if text.trim().is_empty());
-    let items = list(raw).filter(|_| !nothing).ok_or_else(|| ParseError {
+    let blank = matches!(raw, Raw::Text(text) if text.trim().is_empty());
+    let items = list(raw).filter(|_| !blank).ok_or_else(|| ParseError {
         message: format!("must be a list of places such as [1:mean, 2:last], not {}", raw.kind()),
         hint: None,
     })?;
     items.iter().map(tap).collect()
+}
+
+/// Whether a value of `taps` names no place, as `[]` does: `layer` and `pooling` say what is read.
+pub(crate) fn names_none(raw: &Raw) -> bool {
+    list(raw).is_some_and(|items| items.is_empty())
 }
 
 /// Refuses a place that is there twice, and more places than are read at once.

@@ -69,7 +69,7 @@ fn configuration(matches: &ArgMatches) -> Result<Config, CliError> {
         ("train_layer_norms", "false".to_owned()),
         ("layer", "-1".to_owned()),
         ("pooling", "last".to_owned()),
-        ("taps", String::new()),
+        ("taps", "[]".to_owned()),
         ("num_epochs", "1".to_owned()),
         ("num_batches", samples.div_ceil(BATCH).to_string()),
         ("batch_size", BATCH.to_string()),
