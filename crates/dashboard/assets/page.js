@@ -83,7 +83,7 @@ function render() {
   const several = list.length > 1;
   byId("run").textContent = several ? `${list.length} runs compared` : first.row.run_id;
   document.title = `${several ? "runs compared" : first.row.run_id} · numalign`;
-  const phase = several ? "over" : first.status.phase;
+  const phase = several ? "over" : ended ? "ended" : first.status.phase;
   byId("phase").textContent = phase;
   byId("phase").className = `badge ${phase}`;
   byId("reason").textContent = several ? list.map((run) => run.row.run_id).join(", ")
@@ -131,8 +131,7 @@ function connect() {
   source.addEventListener("end", (event) => {
     ended = true;
     source.close();
-    byId("phase").textContent = "ended";
-    byId("phase").className = "badge";
+    later();
     view.notice(`${JSON.parse(event.data).text} This page stays as it is; to see the run again:`, watchCommand());
   });
   source.addEventListener("error", () => {
