@@ -31,14 +31,25 @@ def fingerprint(tokenizer: Any, add_special_tokens: bool) -> str | None:
         return None
     document = json.loads(backend.to_str())
     added = sorted(document["added_tokens"], key=lambda token: int(token["id"]))
-    fields = ("id", "content", "single_word", "lstrip", "rstrip", "normalized", "special")
-    pre_tokenizer = document["pre_tokenizer"]
+    pre_tokenizer, normalizer = document["pre_tokenizer"], document["normalizer"]
+    splits_special = bool(backend.encode_special_tokens)
+    model = document["model"]
+    if isinstance(model.get("vocab"), dict):
+        # Whether a file has them in its vocabulary too changes no id.
+        model["vocab"].update({token["content"]: int(token["id"]) for token in added})
     canonical = {
-        "model": _model(document["model"], pre_tokenizer),
+        "model": _model(model, pre_tokenizer),
         "normalizer": _steps(document["normalizer"], "normalizers"),
         "pre_tokenizer": _steps(pre_tokenizer, "pretokenizers"),
-        "added_tokens": [[token[field] for field in fields] for token in added],
-        "split_special_tokens": bool(backend.encode_special_tokens),
+        "added_tokens": [
+            [
+                *(token[field] for field in ("id", "content", "single_word", "lstrip", "rstrip")),
+                token["normalized"] and normalizer is not None,
+                token["special"] and splits_special,
+            ]
+            for token in added
+        ],
+        "split_special_tokens": splits_special,
         "around": list(around(tokenizer)) if add_special_tokens else None,
     }
     text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -4,8 +4,9 @@
 //! count, `split_special_tokens`, and what stands around a text if special tokens are added. Not covered is what changes no
 //! id: the layout of `tokenizer.json`, stored truncation and padding, the decoder, offsets, chat templates, whether an
 //! added token stands in the vocabulary too, and the template of special tokens where none are added. So a file that
-//! another version of `tokenizers` saved again has the same fingerprint, and so has a GGUF file made of a folder. Two descriptions that give the same ids in different ways (a vocabulary compiled in, and the same one in
-//! a file) have different ones.
+//! another version of `tokenizers` saved again has the same fingerprint, and so has a GGUF file made of a folder. Two
+//! descriptions that give the same ids in different ways (a vocabulary compiled in, and the same one in a file) have
+//! different ones.
 
 use serde_json::{Map, Value as Json, json};
 use tokenizers::ModelWrapper;
