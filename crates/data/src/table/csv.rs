@@ -12,7 +12,7 @@ use csv::{ByteRecord, Reader, ReaderBuilder};
 
 use super::cell::Cell;
 use super::error::{RowProblem, TableError};
-use super::{MOST_LINE_BYTES, Row};
+use super::{MOST_LINE_BYTES, ReadRows, Row};
 use crate::text::excerpt;
 
 /// Characters of a bad record that an error message shows.
@@ -34,7 +34,7 @@ pub(super) fn rows<R: BufRead>(
     let bounded = Bounded { reader, progress: progress.clone() };
     let reader = ReaderBuilder::new().delimiter(separator).has_headers(false).flexible(true).from_reader(bounded);
     let path = path.to_path_buf();
-    let mut rows = Rows { reader, path, columns: Arc::new([]), progress, is_crlf, line: 0, last_line: 0, ended: false };
+    let mut rows = Rows { reader, path, columns: Arc::new([]), progress, is_crlf, line: 0, last_line: 0 };
     let mut header = ByteRecord::new();
     if !rows.read(&mut header)? {
         return Err(TableError::Header { path: rows.path, reason: "it holds no samples".to_string() });
@@ -99,7 +99,6 @@ pub(super) struct Rows<R> {
     line: u64,
     /// On which it ends.
     last_line: u64,
-    ended: bool,
 }
 
 impl<R: BufRead> Rows<R> {
@@ -125,21 +124,6 @@ impl<R: BufRead> Rows<R> {
         Ok(read)
     }
 
-    fn next_row(&mut self) -> Result<Option<Row>, TableError> {
-        let mut record = ByteRecord::new();
-        if !self.read(&mut record)? {
-            return Ok(None);
-        }
-        let line = self.line;
-        let cells = self.cells(&record).map_err(|problem| TableError::Line {
-            path: self.path.clone(),
-            line,
-            problem,
-            excerpt: record_excerpt(&record),
-        })?;
-        Ok(Some(Row { line, names: self.columns.clone(), cells }))
-    }
-
     fn cells(&self, record: &ByteRecord) -> Result<Vec<Cell>, RowProblem> {
         if record.len() != self.columns.len() {
             return Err(RowProblem::FieldCount { expected: self.columns.len(), found: record.len() });
@@ -153,19 +137,20 @@ impl<R: BufRead> Rows<R> {
     }
 }
 
-impl<R: BufRead> Iterator for Rows<R> {
-    type Item = Result<Row, TableError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
+impl<R: BufRead> ReadRows for Rows<R> {
+    fn next_row(&mut self) -> Result<Option<Row>, TableError> {
+        let mut record = ByteRecord::new();
+        if !self.read(&mut record)? {
+            return Ok(None);
         }
-        let row = self.next_row().transpose();
-        self.ended = match &row {
-            None => true,
-            Some(row) => row.as_ref().is_err_and(TableError::ends_the_table),
-        };
-        row
+        let line = self.line;
+        let cells = self.cells(&record).map_err(|problem| TableError::Line {
+            path: self.path.clone(),
+            line,
+            problem,
+            excerpt: record_excerpt(&record),
+        })?;
+        Ok(Some(Row { line, names: self.columns.clone(), cells }))
     }
 }
 

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::Row;
 use super::cell::Cell;
 use super::error::{RowProblem, TableError};
+use super::{ReadRows, Row};
 use crate::text::excerpt;
 
 /// Bytes that a line may have, without its line ending.
@@ -34,14 +34,15 @@ pub(super) struct Rows<R> {
     blank: Option<u64>,
     /// Those of the row before, so that equal rows share them.
     names: Arc<[String]>,
-    ended: bool,
 }
 
 impl<R: BufRead> Rows<R> {
     pub(super) fn new(reader: R, path: &Path) -> Self {
-        Rows { reader, path: path.to_path_buf(), line: 0, blank: None, names: Arc::new([]), ended: false }
+        Rows { reader, path: path.to_path_buf(), line: 0, blank: None, names: Arc::new([]) }
     }
+}
 
+impl<R: BufRead> ReadRows for Rows<R> {
     fn next_row(&mut self) -> Result<Option<Row>, TableError> {
         let mut buffer = Vec::new();
         loop {
@@ -75,22 +76,6 @@ impl<R: BufRead> Rows<R> {
                 Err(problem) => refused(self.line, problem, content),
             };
         }
-    }
-}
-
-impl<R: BufRead> Iterator for Rows<R> {
-    type Item = Result<Row, TableError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let row = self.next_row().transpose();
-        self.ended = match &row {
-            None => true,
-            Some(row) => row.as_ref().is_err_and(TableError::ends_the_table),
-        };
-        row
     }
 }
 

@@ -66,11 +66,18 @@ pub fn json_row(line: u64, object: &[u8]) -> Result<Row, RowProblem> {
     Ok(Row { line, names: names.into(), cells })
 }
 
+/// The rows of one format.
+trait ReadRows {
+    /// The next row, in the file's order; `None` behind the last.
+    fn next_row(&mut self) -> Result<Option<Row>, TableError>;
+}
+
 /// The rows of a file, in its order.
 pub struct Table {
     format: TableFormat,
     columns: Option<Arc<[String]>>,
-    rows: Box<dyn Iterator<Item = Result<Row, TableError>> + Send>,
+    rows: Box<dyn ReadRows + Send>,
+    ended: bool,
 }
 
 impl Table {
@@ -89,7 +96,7 @@ impl Table {
         };
         if format == TableFormat::Parquet {
             let (columns, rows) = parquet::rows(file.into_inner(), path)?;
-            return Ok(Table { format, columns: Some(columns), rows: Box::new(rows) });
+            return Ok(Table { format, columns: Some(columns), rows: Box::new(rows), ended: false });
         }
         Table::read(file, path, &TableOptions { format: Some(format), ..options.clone() })
     }
@@ -113,11 +120,11 @@ impl Table {
         match format {
             TableFormat::Jsonl => {
                 let rows = jsonl::Rows::new(reader, path);
-                Ok(Table { format, columns: None, rows: Box::new(rows) })
+                Ok(Table { format, columns: None, rows: Box::new(rows), ended: false })
             }
             TableFormat::Csv => {
                 let (columns, rows) = csv::rows(reader, path, options.separator)?;
-                Ok(Table { format, columns: Some(columns), rows: Box::new(rows) })
+                Ok(Table { format, columns: Some(columns), rows: Box::new(rows), ended: false })
             }
             TableFormat::Parquet => Err(TableError::NotSeekable { path: path.to_path_buf() }),
         }
@@ -138,7 +145,15 @@ impl Iterator for Table {
     type Item = Result<Row, TableError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.rows.next()
+        if self.ended {
+            return None;
+        }
+        let row = self.rows.next_row().transpose();
+        self.ended = match &row {
+            None => true,
+            Some(row) => row.as_ref().is_err_and(TableError::ends_the_table),
+        };
+        row
     }
 }
 

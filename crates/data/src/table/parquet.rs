@@ -9,9 +9,9 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::record::reader::RowIter;
 
-use super::Row;
 use super::cell::Cell;
 use super::error::TableError;
+use super::{ReadRows, Row};
 use crate::text::excerpt;
 
 /// Characters of a nested value that are kept for messages.
@@ -32,7 +32,7 @@ pub(super) fn rows(file: File, path: &Path) -> Result<(Arc<[String]>, Rows), Tab
     }
     let columns: Arc<[String]> = names.into();
     let rows = RowIter::from_file_into(Box::new(reader));
-    Ok((columns.clone(), Rows { rows, path: path.to_path_buf(), columns, row: 0, ended: false }))
+    Ok((columns.clone(), Rows { rows, path: path.to_path_buf(), columns, row: 0 }))
 }
 
 /// The rows of a Parquet file.
@@ -41,33 +41,21 @@ pub(super) struct Rows {
     path: PathBuf,
     columns: Arc<[String]>,
     row: u64,
-    ended: bool,
 }
 
-impl Iterator for Rows {
-    type Item = Result<Row, TableError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
+impl ReadRows for Rows {
+    fn next_row(&mut self) -> Result<Option<Row>, TableError> {
         let next = guarded(|| self.rows.next()).and_then(|row| row.transpose().map_err(|error| error.to_string()));
-        match next {
-            Ok(Some(row)) => {
-                self.row += 1;
-                let cells = row.into_columns().into_iter().map(|(_, field)| cell(field)).collect();
-                Some(Ok(Row { line: self.row, names: self.columns.clone(), cells }))
-            }
-            Ok(None) => {
-                self.ended = true;
-                None
-            }
-            Err(reason) => {
-                self.ended = true;
-                let reason = format!("{reason} (behind row {})", self.row);
-                Some(Err(TableError::Parquet { path: self.path.clone(), reason }))
-            }
-        }
+        let next = next.map_err(|reason| TableError::Parquet {
+            path: self.path.clone(),
+            reason: format!("{reason} (behind row {})", self.row),
+        })?;
+        let Some(row) = next else {
+            return Ok(None);
+        };
+        self.row += 1;
+        let cells = row.into_columns().into_iter().map(|(_, field)| cell(field)).collect();
+        Ok(Some(Row { line: self.row, names: self.columns.clone(), cells }))
     }
 }
 
