@@ -3,25 +3,19 @@
 
 mod common;
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use common::Folder;
-use common::run::{arguments, bytes, children, kill, listening_address, newest_step, succeed, wait_for};
+use common::run::{arguments, bytes, children, kill, listening_address, newest_step, succeed, undisturbed, wait_for};
 use rustix::process::Signal;
 
 /// 3,000 short steps in five micro-batches.
 const SETTINGS: &str =
     "--num-epochs 60 --num-batches 50 --checkpoint-every 50 --batch-size 20 --micro-batch-size 4 --lr 0.01";
 
-/// The result of the same recipe undisturbed, computed once for all tests.
+/// The result of the same recipe undisturbed.
 fn reference() -> &'static [u8] {
-    static REFERENCE: OnceLock<Vec<u8>> = OnceLock::new();
-    REFERENCE.get_or_init(|| {
-        let folder = Folder::new();
-        succeed(&folder, "nn", SETTINGS, "--run-id reference");
-        bytes(&folder, "reference")
-    })
+    undisturbed(SETTINGS)
 }
 
 /// How many faults of a kind the launcher says it recovered from.

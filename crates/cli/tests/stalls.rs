@@ -3,11 +3,10 @@
 
 mod common;
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use common::Folder;
-use common::run::{arguments, bytes, children, kill, listening_address, newest_step, succeed, wait_for};
+use common::run::{arguments, bytes, children, kill, listening_address, newest_step, succeed, undisturbed, wait_for};
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_client::CoordinatorClient;
 use numalign_protocol::coordinator_message::Message as FromCoordinator;
@@ -23,14 +22,9 @@ const SETTINGS: &str =
 /// Of the demo model.
 const HIDDEN: u32 = 192;
 
-/// The result of the same recipe undisturbed, computed once for all tests.
+/// The result of the same recipe undisturbed.
 fn reference() -> &'static [u8] {
-    static REFERENCE: OnceLock<Vec<u8>> = OnceLock::new();
-    REFERENCE.get_or_init(|| {
-        let folder = Folder::new();
-        succeed(&folder, "nn", SETTINGS, "--run-id reference");
-        bytes(&folder, "reference")
-    })
+    undisturbed(SETTINGS)
 }
 
 #[test]

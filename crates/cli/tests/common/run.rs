@@ -1,6 +1,7 @@
 //! Training runs of the real binary: starting them, finding and hitting their processes, reading their results.
 
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,6 +23,19 @@ pub fn succeed(folder: &Folder, stage: &str, settings: &str, more: &str) -> Outp
     let output = folder.run(&arguments(stage, settings, more));
     assert!(output.status.success(), "{stage} {more}: {}", output.stderr);
     output
+}
+
+/// The final bytes of an `nn` run with these settings that nothing disturbs, computed once for all tests of a program;
+/// they all have the same settings.
+pub fn undisturbed(settings: &'static str) -> &'static [u8] {
+    static COMPUTED: OnceLock<(&str, Vec<u8>)> = OnceLock::new();
+    let (of, result) = COMPUTED.get_or_init(|| {
+        let folder = Folder::new();
+        succeed(&folder, "nn", settings, "--run-id reference");
+        (settings, bytes(&folder, "reference"))
+    });
+    assert_eq!(*of, settings, "one recipe per program");
+    result
 }
 
 /// Runs a command line, its arguments separated by blanks.

@@ -9,10 +9,9 @@ mod messages;
 mod python;
 mod returning;
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use common::run::{arguments, bytes, kill, listening_address, succeed, wait_for};
+use common::run::{arguments, bytes, kill, listening_address, succeed, undisturbed, wait_for};
 use common::{Child, Folder};
 use rustix::process::Signal;
 
@@ -20,14 +19,9 @@ use rustix::process::Signal;
 const SETTINGS: &str =
     "--num-epochs 12 --num-batches 50 --checkpoint-every 50 --batch-size 20 --micro-batch-size 4 --lr 0.01";
 
-/// The result of the same recipe undisturbed, computed once for all tests.
+/// The result of the same recipe undisturbed.
 fn reference() -> &'static [u8] {
-    static REFERENCE: OnceLock<Vec<u8>> = OnceLock::new();
-    REFERENCE.get_or_init(|| {
-        let folder = Folder::new();
-        succeed(&folder, "nn", SETTINGS, "--run-id reference");
-        bytes(&folder, "reference")
-    })
+    undisturbed(SETTINGS)
 }
 
 /// A coordinator in a folder, and where workers find it.
