@@ -412,7 +412,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--proto", required=True)
     parser.add_argument("--address", required=True)
-    parser.add_argument("--protocol", type=int, default=6)
+    parser.add_argument("--protocol", type=int, default=7)
     parser.add_argument("what", choices=["work", "misbehave"])
     parser.add_argument("--hidden", type=int, default=8, help="hidden size of the honest workers' model")
     arguments = parser.parse_args()

@@ -21,8 +21,8 @@ pub type SolveResult = (u64, Solution);
 enum Job {
     /// Chunk number of the round, and what it gathered.
     Add(u64, Arc<Features>),
-    /// To be written with the sums as they are now.
-    Write(Box<Checkpoint>),
+    /// To be written with the sums as they are now; the number is [`CheckpointWriter::discarded`] when it was made.
+    Write(Box<Checkpoint>, u64),
     Solve(u64),
 }
 
@@ -54,11 +54,11 @@ impl SolverThread {
             while let Ok(job) = inbox.recv() {
                 match job {
                     Job::Add(chunk, features) => round.add(chunk, &features),
-                    Job::Write(mut checkpoint) => {
+                    Job::Write(mut checkpoint, discarded) => {
                         if checkpoint.stores_sums() {
                             checkpoint.sums = round.sums.clone();
                         }
-                        writer.write(&checkpoint);
+                        writer.write(&checkpoint, discarded);
                     }
                     Job::Solve(unit) => {
                         // The driver may have ended meanwhile; then the solution is not needed.
@@ -84,9 +84,9 @@ impl SolverThread {
         self.send(Job::Add(chunk, features));
     }
 
-    /// Writes a checkpoint of a round in progress, with its sums.
-    pub fn write(&self, checkpoint: Checkpoint) {
-        self.send(Job::Write(Box::new(checkpoint)));
+    /// Writes a checkpoint of a round in progress, with its sums, unless the writer discards everything before.
+    pub fn write(&self, checkpoint: Checkpoint, discarded: u64) {
+        self.send(Job::Write(Box::new(checkpoint), discarded));
     }
 
     /// Solves for the output projector at unit `unit`, once everything before is added.

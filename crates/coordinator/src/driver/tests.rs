@@ -57,6 +57,7 @@ impl Fixture {
             base: None,
             layer_norms: Vec::new(),
             sample_digest: SampleDigest::start(),
+            unaudited: BTreeMap::new(),
             replaces: false,
             messages: Vec::new(),
         };
@@ -81,7 +82,7 @@ impl Fixture {
 
 fn join_request() -> JoinRequest {
     let process = Process { host: "host".to_owned(), pid: 1, namespace: 5 };
-    JoinRequest { process, restarts: 0, rejoin_state: None, mac_holds: true }
+    JoinRequest { process, restarts: 0, rejoin_state: None, mac_holds: true, returns: false }
 }
 
 fn worker_ready() -> WorkerReady {
@@ -122,6 +123,7 @@ fn report(state: &mut State, config: &Config, begin: &proto::Begin) -> Report {
         state: Some(state.clone()),
         features: None,
         rows: Vec::new(),
+        received: None,
         timing: Timing::default(),
     }
 }
@@ -188,7 +190,7 @@ async fn a_generation_comes_with_state_and_micro_batches() {
     next(&mut stream).await;
     assert!(fixture.apply(ready(1)).await.is_none());
     let Some(Message::Begin(begin)) = next(&mut stream).await else { panic!("no generation") };
-    assert_eq!(begin.generation, Some(Generation { incarnation: 7, number: 1 }));
+    assert_eq!(begin.generation, Some(Generation { incarnation: 7, number: 1, rollback: 0 }));
     assert_eq!((begin.rank, begin.world, begin.first_micro_batch, begin.end_micro_batch), (0, 1, 0, 2));
     assert_eq!(State::from_bytes(&begin.state).unwrap().layout().hidden(), 2);
     let mut late = fixture.connect(2);

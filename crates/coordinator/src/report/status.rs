@@ -156,6 +156,7 @@ mod tests {
             restarts: 2,
             rejoin_state: None,
             mac_holds: false,
+            returns: false,
         };
         machine.handle(now, Event::Joined(MemberId(member), request));
     }
@@ -210,6 +211,7 @@ mod tests {
             state: None,
             features: None,
             rows: Vec::new(),
+            received: None,
             timing,
         };
         machine.handle(later, Event::Reported(MemberId(1), report));

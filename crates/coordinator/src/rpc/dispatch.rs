@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numalign_config::Config;
-use numalign_data::{MicroBatchId, Schedule, Streams, audit_due, audit_of};
+use numalign_data::{AuditedRanks, Audits, MicroBatchId, Schedule, Streams};
 use numalign_protocol as proto;
 use tokio::sync::Notify;
 
@@ -15,7 +15,7 @@ struct Plan {
     generation: Generation,
     /// Micro-batches of each rank.
     ranks: Vec<(MemberId, Range<usize>)>,
-    first_unit: u64,
+    audited_ranks: AuditedRanks,
     /// Work of units below this may be sent.
     limit: u64,
     /// One past the furthest unit that was sent to anybody.
@@ -52,8 +52,12 @@ impl Dispatcher {
         let first_unit = units.index(position);
         *self.lock() = Some(Plan {
             generation: start.generation,
+            audited_ranks: AuditedRanks {
+                first_unit,
+                parts: start.ranks.iter().map(|(_, part)| part.clone()).collect(),
+                order: start.audit_order.clone(),
+            },
             ranks: start.ranks.clone(),
-            first_unit,
             limit: units.barrier_after(position),
             furthest: first_unit,
         });
@@ -79,20 +83,23 @@ impl Dispatcher {
         let plan = self.lock();
         let plan = plan.as_ref().filter(|plan| plan.generation == generation)?;
         let (_, part) = plan.ranks.iter().find(|(id, _)| *id == member)?;
-        Some((plan.first_unit, part.clone()))
+        Some((plan.audited_ranks.first_unit, part.clone()))
     }
 
-    /// The micro-batch of another rank that `member` computes in `unit` for comparison, if it is an auditor.
-    pub fn audited_by(&self, generation: Generation, member: MemberId, unit: u64, audit_every: u64) -> Option<usize> {
-        if !audit_due(unit, audit_every) {
-            return None;
+    /// The micro-batches of other ranks that `member` computes in `unit` for comparison.
+    pub fn audited_by(&self, generation: Generation, member: MemberId, unit: u64, audits: &Audits) -> Vec<usize> {
+        if !audits.due(unit) {
+            return Vec::new();
         }
         let plan = self.lock();
-        let plan = plan.as_ref().filter(|plan| plan.generation == generation)?;
-        let rank = plan.ranks.iter().position(|(id, _)| *id == member)?;
-        let parts: Vec<Range<usize>> = plan.ranks.iter().map(|(_, part)| part.clone()).collect();
-        let audit = audit_of(unit, audit_every, &parts)?;
-        audit.auditors.contains(&rank).then_some(audit.micro_batch)
+        let Some(plan) = plan.as_ref().filter(|plan| plan.generation == generation) else {
+            return Vec::new();
+        };
+        let Some(rank) = plan.ranks.iter().position(|(id, _)| *id == member) else {
+            return Vec::new();
+        };
+        let of_it = audits.of(unit, &plan.audited_ranks).into_iter().filter(|audit| audit.auditors.contains(&rank));
+        of_it.map(|audit| audit.micro_batch).collect()
     }
 
     /// Asks to send the work of `unit`.
@@ -147,8 +154,8 @@ mod tests {
 
     use super::*;
 
-    const OLD: Generation = Generation { incarnation: 4, number: 1 };
-    const NEW: Generation = Generation { incarnation: 4, number: 2 };
+    const OLD: Generation = Generation { incarnation: 4, number: 1, rollback: 0 };
+    const NEW: Generation = Generation { incarnation: 4, number: 2, rollback: 0 };
 
     fn grpc() -> CollectiveDecision {
         CollectiveDecision { backend: CollectiveBackend::Grpc, reason: "a test".to_owned() }
@@ -157,7 +164,8 @@ mod tests {
     /// Two ranks, from the first step on.
     fn start(generation: Generation) -> GenerationStart {
         let ranks = vec![(MemberId(1), 0..2), (MemberId(2), 2..3)];
-        GenerationStart { generation, ranks, state: Arc::new(State::initial(2, 0)), collective: grpc(), first: false }
+        let (state, audit_order) = (Arc::new(State::initial(2, 0)), vec![0, 1]);
+        GenerationStart { generation, ranks, state, collective: grpc(), audit_order, first: false }
     }
 
     /// A run of `steps` training steps.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use numalign_config::Config;
-use numalign_data::{Streams, audit_due};
+use numalign_data::{Audits, Streams};
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_server::Coordinator;
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +33,7 @@ const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 struct Service {
     config: Arc<Config>,
     config_digest: String,
+    audits: Audits,
     key: StateKey,
     streams: Streams,
     dispatcher: Arc<Dispatcher>,
@@ -169,6 +170,7 @@ impl CoordinatorService {
     ) -> Self {
         Self(Arc::new(Service {
             config_digest: config_digest(&config),
+            audits: Audits::of_run(&config),
             config,
             key,
             streams,
@@ -231,10 +233,7 @@ impl Service {
                 }
                 Claim::Send => {}
             }
-            let audited = match self.config.run.deterministic {
-                true => self.dispatcher.audited_by(generation, member, unit, self.config.run.audit_every),
-                false => None,
-            };
+            let audited = self.dispatcher.audited_by(generation, member, unit, &self.audits);
             for index in audited.into_iter().chain(part.clone()) {
                 let mut message = micro_batch(&self.streams, &self.config, generation, unit, index);
                 message.audit = !part.contains(&index);
@@ -258,7 +257,7 @@ impl Service {
         {
             report.features = Some(decode::features(state, rows)?);
         }
-        if audit_due(report.unit, self.config.run.audit_every)
+        if self.audits.due(report.unit)
             && let Some(received) = self.reducer.received(report.generation, member, report.unit)
             && !received.is_empty()
         {
