@@ -7,6 +7,7 @@ use numalign_gpu::{Driver, GpuError, toolkit};
 
 use super::device_failure;
 use super::generic_impl::frozen_ops;
+use crate::kernel_cache;
 
 /// `f32` on an NVIDIA GPU.
 pub type Cuda = burn::backend::Cuda<f32, i32>;
@@ -24,14 +25,17 @@ pub fn device(index: usize) -> burn::backend::cuda::CudaDevice {
 /// There is no such GPU, or a library or header is missing.
 pub fn find(wanted: Option<usize>) -> Result<usize, GpuError> {
     let driver = Driver::get()?;
-    let index = driver.gpu(wanted.unwrap_or(0))?.index;
+    let gpu = driver.gpu(wanted.unwrap_or(0))?;
     let paths = SearchPaths::from_env();
-    toolkit::nvrtc(&paths)?;
+    let compiler = toolkit::nvrtc(&paths)?.version;
     toolkit::headers(&paths)?;
     burn_finds("cuda")?;
     burn_finds("nvrtc")?;
     device_failure::watch();
-    Ok(index)
+    // Kernels of one GPU are none for another.
+    let alike = driver.gpus()?.iter().all(|other| other.capability == gpu.capability);
+    kernel_cache::start(alike.then_some(kernel_cache::Target { capability: gpu.capability, compiler }));
+    Ok(gpu.index)
 }
 
 /// The last word is cudarc's own: where it would not find a library by the names that it tries, it would panic.

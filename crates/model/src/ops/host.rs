@@ -52,6 +52,8 @@ pub(crate) fn to_host<B: Backend>(x: Tensor<B, 2>) -> Result<Vec<f32>, ModelErro
     let data = x.try_into_data();
     // First: a read after a failed task may succeed, and its error is seldom the cause.
     device_failure::check()?;
+    #[cfg(feature = "cuda")]
+    crate::kernel_cache::share();
     let data = data
         .map_err(|error| ModelError::DeviceTask { reason: device_failure::shortened(&error.to_string()) })?
         .convert::<f32>();
