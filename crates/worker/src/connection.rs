@@ -74,6 +74,7 @@ impl Connection {
             no_nccl,
             tokenizer_fingerprint: loaded.tokenizer_fingerprint.clone().unwrap_or_default(),
             longest_text: loaded.longest_text,
+            arithmetic: loaded.description.arithmetic.to_string(),
         };
         self.send(FromWorker::Ready(ready)).await;
     }

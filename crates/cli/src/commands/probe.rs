@@ -164,7 +164,11 @@ fn poolings(asked: Option<&str>, stage: Stage) -> Result<Vec<Pooling>, CliError>
 /// The error, in % of the range, of the exact solution without the language model on the same samples.
 fn ablated(config: &Config) -> Result<Option<f64>, CliError> {
     let recipe = &config.recipe;
-    let options = LoadOptions { dtype: recipe.dtype, ..LoadOptions::new(config.run.device, false) };
+    let options = LoadOptions {
+        dtype: recipe.dtype,
+        exact_f32: config.run.exact_f32,
+        ..LoadOptions::new(config.run.device, false)
+    };
     let lm = load_with(&recipe.model_name, options)?.lm;
     let stream = match &config.run.dataset_file {
         Some(path) => SampleStream::from_file(path, recipe)?,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use numalign_config::{Config, Recipe, Solver};
+use numalign_config::{Arithmetic, Config, Recipe, Solver};
 use numalign_data::{Schedule, Unit};
 use numalign_projector::schedule::learning_rate;
 use numalign_projector::{Encoding, Layout, State, Trained};
@@ -206,8 +206,12 @@ fn banner(config: &Config, base: &WorkerReady) -> String {
             format!("\n  evaluates  every {every} epochs, on {} held-out samples", config.run.eval_samples)
         }
     };
+    let products = match base.arithmetic {
+        Arithmetic::F32 => String::new(),
+        rounded => format!(", products in {rounded}"),
+    };
     format!(
-        "numalign {} · run {}\n  model      {} ({millions:.1} M frozen parameters, {} weights), fingerprint {:.16}\n  \
+        "numalign {} · run {}\n  model      {} ({millions:.1} M frozen parameters, {} weights{products}), fingerprint {:.16}\n  \
          trains     {trained} floats of {}\n  stage      {}, {} encoding, range {} to {}\n  steps      {} ({} epochs of {}), \
          {} samples each in micro-batches of {}{evaluation}",
         env!("CARGO_PKG_VERSION"),
@@ -356,6 +360,7 @@ mod tests {
         WorkerReady {
             base_fingerprint: "0123456789abcdef0123".to_owned(),
             tokenizer_fingerprint: None,
+            arithmetic: Arithmetic::F32,
             longest_text: 0,
             hidden_size: 2,
             model_parameters: 1_500_000,

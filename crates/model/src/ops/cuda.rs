@@ -1,6 +1,6 @@
 //! Burn's CUDA backend as a home for frozen models, and the questions to ask before it is touched: cudarc and cubecl
 //! panic if a library or a header is missing, so nothing of theirs runs before [`find`] said yes.
-//! Only with the feature `cuda`; not run on hardware yet, see the README's limits.
+//! Only with the feature `cuda`; run on an emulated GPU, not on hardware: docs/GPUS.md.
 
 use numalign_gpu::search::SearchPaths;
 use numalign_gpu::{Driver, GpuError, toolkit};
@@ -12,7 +12,7 @@ use crate::kernel_cache;
 /// `f32` on an NVIDIA GPU.
 pub type Cuda = burn::backend::Cuda<f32, i32>;
 
-frozen_ops!(Cuda);
+frozen_ops!(Cuda, super::products::product);
 
 /// Burn's name for GPU `index`.
 pub fn device(index: usize) -> burn::backend::cuda::CudaDevice {
