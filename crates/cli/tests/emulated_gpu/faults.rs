@@ -4,13 +4,13 @@
 use super::*;
 use crate::common::run::newest_step;
 
-/// Kind and number of the call that fails, and what is said then. The numbers are far enough on that the model is loaded.
+/// Kind and number of the call that fails, and what is said then: after the model is loaded, before the first step is made.
 const FAULTS: [(&str, &str); 6] = [
-    ("memory:12", "memory"),
-    ("memory-once:12", "memory"),
-    ("launch:900", "launch"),
-    ("kernel:900", "launch failure"),
-    ("sync:12", "launch failure"),
+    ("memory-once:2", "allocate"),
+    ("launch:900", "LAUNCH_FAILED"),
+    ("kernel:900", "LAUNCH_FAILED"),
+    ("sync:2", "LAUNCH_FAILED"),
+    ("copy:60", "LAUNCH_FAILED"),
     ("compile:20", "of_the_fake"),
 ];
 
@@ -32,14 +32,14 @@ fn a_fault_ends_a_command_in_words() {
     for memory in ["nan", "zero"] {
         gpu.set("FAKE_CUDA_NEW_MEMORY", memory);
         for (fault, said) in [
-            ("memory:3", "memory"),
-            ("memory-once:3", "memory"),
+            ("memory:1", "allocate"),
+            ("memory-once:2", "allocate"),
             ("launch:9", "launch"),
             ("kernel:9", "launch"),
             ("sync:1", "launch"),
             ("compile:4", "of_the_fake"),
         ] {
-            gpu.set("FAKE_CUDA_FAULT", fault);
+            set_fault(&mut gpu, fault, &format!("{memory}-{}", fault.replace(':', "-")));
             let output = gpu.run(&["hidden", "--model", "demo", "--text", "12", "--device", "cuda"]);
             told_in_words(fault, &output, said);
             assert!(output.stdout.is_empty(), "{fault}: {output}");
@@ -47,34 +47,63 @@ fn a_fault_ends_a_command_in_words() {
     }
 }
 
-/// A lone worker that fails again and again: the run ends, and holds nothing that came after the fault.
+/// The reason is told once for each worker, in its own words and at the end of what is said.
+fn ends_in_words(what: &str, output: &Output, said: &str) {
+    assert_eq!(output.status.code(), Some(1), "{what}: {output}");
+    assert!(!output.stderr.contains("panicked"), "{what}: {output}");
+    let lines: Vec<&str> = output.stderr.lines().collect();
+    let last = lines[lines.len().saturating_sub(MOST_LINES)..].join("\n");
+    for word in ["error: ", "hint: ", said] {
+        assert!(last.contains(word), "{what} does not say `{word}` at the end: {output}");
+    }
+}
+
+/// A kernel that was compiled once is not compiled again: each run has a cache of its own.
+fn set_fault(gpu: &mut Gpu, fault: &str, run: &str) {
+    let cache = gpu.path(&format!("cache-{run}"));
+    gpu.set("XDG_CACHE_HOME", &cache);
+    gpu.set("FAKE_CUDA_FAULT", fault);
+}
+
 #[test]
-fn a_fault_of_every_worker_ends_the_run_and_nothing_after_it_is_committed() {
+fn a_fault_of_every_worker_ends_the_run_without_a_step() {
     let Some(mut gpu) = Gpu::get() else { return };
-    gpu.launched("nn", SHORT, "--workers 1 --run-id reference");
-    let step = |name: &str| gpu_checkpoint(&gpu, name);
-    let before: Vec<Option<Vec<u8>>> = (0..=8).map(|n| step(&format!("reference/step-{n}"))).collect();
     for memory in ["nan", "zero"] {
         gpu.set("FAKE_CUDA_NEW_MEMORY", memory);
         for (fault, said) in FAULTS {
             let run = format!("{}-{memory}", fault.replace(':', "-"));
-            gpu.set("FAKE_CUDA_FAULT", fault);
+            set_fault(&mut gpu, fault, &run);
             let output = gpu.launch("nn", SHORT, &format!("--workers 1 --run-id {run}")).wait_at_most(TIMEOUT);
-            assert_eq!(output.status.code(), Some(1), "{run}: {output}");
-            for word in ["error: ", "hint: ", said] {
-                assert!(output.stderr.contains(word), "{run} does not say `{word}`: {output}");
-            }
+            ends_in_words(&run, &output, said);
             assert!(!gpu.folder.path().join(format!("chk/{run}.safetensors")).exists(), "{run} has a final file");
-            for (n, wanted) in before.iter().enumerate() {
-                let found = gpu_checkpoint(&gpu, &format!("{run}/step-{n}"));
-                assert!(found.is_none() || found == *wanted, "step {n} of {run} has other bytes: {output}");
-            }
+            assert_eq!(newest_step(&gpu.folder.path().join("chk").join(&run)), 0, "{run}: {output}");
         }
     }
 }
 
-fn gpu_checkpoint(gpu: &Gpu, name: &str) -> Option<Vec<u8>> {
-    std::fs::read(gpu.folder.path().join(format!("chk/{name}.safetensors"))).ok()
+/// Every process fails once it has made some steps: what was committed before holds, and nothing that came after.
+#[test]
+fn a_fault_in_the_middle_costs_no_byte() {
+    let Some(mut gpu) = Gpu::get() else { return };
+    gpu.launched("nn", SHORT, "--workers 1 --run-id reference");
+    let checkpoint = |gpu: &Gpu, run: &str, step: u64| {
+        std::fs::read(gpu.folder.path().join(format!("chk/{run}/step-{step:08}.safetensors"))).expect("a checkpoint")
+    };
+    for memory in ["nan", "zero"] {
+        gpu.set("FAKE_CUDA_NEW_MEMORY", memory);
+        for (fault, said) in
+            [("launch:4000", "LAUNCH_FAILED"), ("kernel:4000", "LAUNCH_FAILED"), ("sync:12", "LAUNCH_FAILED")]
+        {
+            let run = format!("{}-{memory}", fault.replace(':', "-"));
+            set_fault(&mut gpu, fault, &run);
+            let output = gpu.launched("nn", SHORT, &format!("--workers 1 --run-id {run}"));
+            assert!(output.stderr.contains(said), "{run} does not say `{said}`: {output}");
+            assert!(gpu.bytes(&run) == gpu.bytes("reference"), "{run}: {output}");
+            for step in 1..=8 {
+                assert!(checkpoint(&gpu, &run, step) == checkpoint(&gpu, "reference", step), "step {step} of {run}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -84,7 +113,7 @@ fn a_fault_in_one_of_two_workers_is_recovered_from() {
     for (fault, said) in FAULTS {
         let run = fault.replace(':', "-");
         let marker = gpu.path(&format!("{run}-happened"));
-        gpu.set("FAKE_CUDA_FAULT", fault);
+        set_fault(&mut gpu, fault, &run);
         gpu.set("FAKE_CUDA_FAULT_ONCE", &marker);
         let output = gpu.launched("nn", SHORT, &format!("--workers 2 --run-id {run}"));
         assert!(std::path::Path::new(&marker).exists(), "{fault} never happened: {output}");
