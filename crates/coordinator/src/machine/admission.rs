@@ -205,7 +205,7 @@ impl Machine {
     fn hint_of_refusal(&self, worker_ready: &WorkerReady) -> &'static str {
         let arithmetic = self.base.as_ref().and_then(|base| base.arithmetic);
         if arithmetic.is_some_and(|ours| ours != worker_ready.arithmetic) {
-            return "exact_f32: true makes GPUs multiply in f32; rounded products need the same kind of GPU and the same dtype";
+            return "products that a GPU rounded need such a GPU and the same dtype; exact ones exact_f32: true on a GPU";
         }
         match self.base.as_ref().and_then(|base| base.source.as_ref()) {
             Some(_) => "set model_name to the model that the file was made with, or start without the file",
@@ -274,7 +274,11 @@ fn check_base(base: &Base, worker_ready: &WorkerReady) -> Result<(), String> {
         && ours != its
     {
         let device = &worker_ready.device;
-        return Err(format!("it would multiply in {its} on {device}, and what was computed so far is in {ours}"));
+        // A run that goes on has no choice any more.
+        let advice = if base.source.is_none() { "; exact_f32: true makes every GPU multiply in f32" } else { "" };
+        return Err(format!(
+            "it would multiply in {its} on {device}, and what was computed so far is in {ours}{advice}"
+        ));
     }
     if let (Some(ours), Some(its)) = (&base.tokenizer, &worker_ready.tokenizer_fingerprint)
         && ours != its
