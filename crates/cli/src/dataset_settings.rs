@@ -64,7 +64,7 @@ pub fn resolve_with_dataset(
     if !is_given("stage")
         && let Some(mut config) = with(&[])
     {
-        hold_out_by_default(&mut config, &is_given);
+        hold_out_by_default(&mut config, is_given);
         let stage = file.stage(&config)?;
         weaker.push(Source::worked_out(DATASET, [("stage", stage.to_string())]));
         told = Some(format!("stage {stage}: {}", why(stage)));
