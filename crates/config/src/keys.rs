@@ -415,6 +415,11 @@ impl Key {
         (self.about)().name
     }
 
+    /// Whether it can have another value than its default.
+    pub fn is_settable(&self) -> bool {
+        self.part != Part::Refused
+    }
+
     /// Its name in the recipe that a checkpoint stores; `None` where it is not stored.
     pub fn stored(&self) -> Option<&'static str> {
         (self.part == Part::Recipe).then_some(self.stored)

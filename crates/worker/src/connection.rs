@@ -89,7 +89,13 @@ impl Connection {
                 Err(error @ WorkerError::Device(_)) => {
                     FromWorker::Failure(proto::Failure { permanent: false, message: error.to_string(), data: false })
                 }
-                Err(error) => FromWorker::SamplesChecked(proto::SamplesChecked { problem: error.to_string() }),
+                Err(error) => {
+                    let (sample, problem) = match &error {
+                        WorkerError::Engine(error) => (error.sample().unwrap_or(u64::MAX), error.reason()),
+                        other => (u64::MAX, other.to_string()),
+                    };
+                    FromWorker::SamplesChecked(proto::SamplesChecked { problem, sample })
+                }
             };
             // A connection that closed in the meantime has nothing to be told.
             let _ = reports.send(proto::WorkerMessage { message: Some(message) }).await;

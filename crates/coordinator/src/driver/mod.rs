@@ -236,10 +236,13 @@ impl Driver {
         }
     }
 
-    /// Logs the reason whenever it changes.
+    /// Logs the reason whenever it changes; that of the end is said as the result or as the error.
     fn log_reason(&mut self) {
         if self.machine.reason() != self.last_reason {
             self.last_reason = self.machine.reason().to_owned();
+            if self.machine.phase() == "done" {
+                return;
+            }
             tracing::info!("{}: {}", self.machine.phase(), self.last_reason);
         }
     }

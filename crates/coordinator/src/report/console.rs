@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use numalign_config::{Arithmetic, Config, Recipe, Solver};
+use numalign_data::shown::fixed;
 use numalign_data::{Schedule, Unit};
 use numalign_projector::schedule::learning_rate;
 use numalign_projector::{Encoding, Layout, State, Trained};
@@ -129,7 +130,7 @@ impl Console {
             bar.set_position(step);
             bar.set_message(match gathered {
                 Some(_) => "gathering".to_owned(),
-                None => format!("loss {:.6}", commit.loss),
+                None => format!("loss {}", fixed(commit.loss.into(), 6)),
             });
         }
         if !step.is_multiple_of(recipe.num_batches) {
@@ -266,7 +267,7 @@ const NOTABLE_WAIT: f64 = 10.0;
 fn epoch_line(summary: &EpochSummary, recipe: &Recipe, is_short: bool) -> String {
     let course = match summary.gathered_samples {
         Some(samples) => format!("{samples} samples gathered"),
-        None => format!("loss {:.6} | lr {:.2e}", summary.loss, summary.learning_rate),
+        None => format!("loss {} | lr {:.2e}", fixed(summary.loss, 6), summary.learning_rate),
     };
     if is_short {
         let wait = match summary.data_wait_percent {

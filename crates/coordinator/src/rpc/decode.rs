@@ -107,7 +107,8 @@ pub fn worker_message(member: MemberId, message: proto::WorkerMessage) -> Result
         }
         Message::SamplesChecked(checked) => {
             let problem = sanitize(&checked.problem, MAX_MESSAGE);
-            return Ok(Some(Call::SamplesChecked(member, if problem.is_empty() { Ok(()) } else { Err(problem) })));
+            let checked = if problem.is_empty() { Ok(()) } else { Err((checked.sample, problem)) };
+            return Ok(Some(Call::SamplesChecked(member, checked)));
         }
         Message::Failure(failure) if failure.permanent => {
             let cause = if failure.data { Cause::Data } else { Cause::Machine };
