@@ -22,6 +22,7 @@ pub mod random;
 pub mod sample;
 pub mod sample_digest;
 pub mod schedule;
+pub mod shown;
 pub mod stream;
 pub mod table;
 mod text;

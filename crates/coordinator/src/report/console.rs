@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use numalign_config::{Config, Recipe, Solver};
+use numalign_config::{Arithmetic, Config, Recipe, Solver};
+use numalign_data::shown::fixed;
 use numalign_data::{Schedule, Unit};
 use numalign_projector::schedule::learning_rate;
 use numalign_projector::{Encoding, Layout, State, Trained};
@@ -133,7 +134,7 @@ impl Console {
             bar.set_position(step);
             bar.set_message(match gathered {
                 Some(_) => "gathering".to_owned(),
-                None => format!("loss {:.6}", commit.loss),
+                None => format!("loss {}", fixed(commit.loss.into(), 6)),
             });
         }
         if !step.is_multiple_of(recipe.num_batches) {
@@ -210,8 +211,12 @@ fn banner(config: &Config, base: &WorkerReady) -> String {
             format!("\n  evaluates  every {every} epochs, on {} held-out samples", config.run.eval_samples)
         }
     };
+    let products = match base.arithmetic {
+        Arithmetic::F32 => String::new(),
+        rounded => format!(", products in {rounded}"),
+    };
     format!(
-        "numalign {} · run {}\n  model      {} ({millions:.1} M frozen parameters, {} weights), fingerprint {:.16}\n  \
+        "numalign {} · run {}\n  model      {} ({millions:.1} M frozen parameters, {} weights{products}), fingerprint {:.16}\n  \
          trains     {trained} floats of {}\n  stage      {}, {} encoding, range {} to {}\n  steps      {} ({} epochs of {}), \
          {} samples each in micro-batches of {}{evaluation}",
         env!("CARGO_PKG_VERSION"),
@@ -266,7 +271,7 @@ const NOTABLE_WAIT: f64 = 10.0;
 fn epoch_line(summary: &EpochSummary, recipe: &Recipe, is_short: bool) -> String {
     let course = match summary.gathered_samples {
         Some(samples) => format!("{samples} samples gathered"),
-        None => format!("loss {:.6} | lr {:.2e}", summary.loss, summary.learning_rate),
+        None => format!("loss {} | lr {:.2e}", fixed(summary.loss, 6), summary.learning_rate),
     };
     if is_short {
         let wait = match summary.data_wait_percent {
@@ -361,6 +366,7 @@ mod tests {
         WorkerReady {
             base_fingerprint: "0123456789abcdef0123".to_owned(),
             tokenizer_fingerprint: None,
+            arithmetic: Arithmetic::F32,
             longest_text: 0,
             hidden_size: 2,
             model_parameters: 1_500_000,
