@@ -203,6 +203,7 @@ async fn already_finished(
             recipe: config.recipe.clone(),
             base_fingerprint: base.fingerprint.clone(),
             tokenizer_fingerprint: base.tokenizer.clone(),
+            arithmetic: base.arithmetic.unwrap_or_default(),
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
             split: start.split.clone(),

@@ -113,6 +113,7 @@ fn base_of(recipe: &Recipe, path: &Path, identity: &Identity, messages: &mut Vec
         source: path.to_owned(),
         fingerprint: identity.base_fingerprint.clone(),
         tokenizer: identity.tokenizer_fingerprint.clone().filter(|_| reads_text),
+        arithmetic: None,
     }
 }
 
@@ -257,6 +258,8 @@ fn continue_from(
         }));
     };
     start.messages.push(format!("continuing {} at step {}", path.display(), checkpoint.state.step()));
+    let position = checkpoint.state.position();
+    let begun = checkpoint.state.step() > 0 || position.gathered.is_some_and(|chunks| chunks > 0);
     if checkpoint.sums.is_none() && checkpoint.state.position().gathered.is_some_and(|chunks| chunks > 0) {
         // Sums over several places are too large to be stored: the round begins again.
         let state = checkpoint.state.rewound(&config.recipe);
@@ -270,7 +273,9 @@ fn continue_from(
         start.state = Some(checkpoint.state);
         start.sums = checkpoint.sums;
     }
-    start.base = Some(base_of(&config.recipe, path, &checkpoint.identity, &mut start.messages));
+    let mut base = base_of(&config.recipe, path, &checkpoint.identity, &mut start.messages);
+    base.arithmetic = begun.then_some(checkpoint.identity.arithmetic);
+    start.base = Some(base);
     start.layer_norms = checkpoint.identity.layer_norms.clone();
     Ok(())
 }

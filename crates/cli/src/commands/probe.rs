@@ -164,7 +164,11 @@ fn poolings(asked: Option<&str>, stage: Stage) -> Result<Vec<Pooling>, CliError>
 /// The error, in % of the range, of the exact solution without the language model on the same samples.
 fn ablated(run: &RunSettings) -> Result<Option<f64>, CliError> {
     let recipe = &run.config.recipe;
-    let options = LoadOptions { dtype: recipe.dtype, ..LoadOptions::new(run.config.run.device, false) };
+    let options = LoadOptions {
+        dtype: recipe.dtype,
+        exact_f32: run.config.run.exact_f32,
+        ..LoadOptions::new(run.config.run.device, false)
+    };
     let lm = load_with(&recipe.model_name, options)?.lm;
     let streams = streams_of(&run.config, run.files.clone())?;
     let error = ablation::solved_error(lm, recipe, streams.train)?;
