@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod audit;
+pub mod constant;
 pub mod dataset;
 pub mod doubts;
 pub mod error;
@@ -27,6 +28,7 @@ pub mod table;
 mod text;
 
 pub use audit::{Audit, audit_due, audit_of};
+pub use constant::{constant_error, median};
 pub use dataset::{Dataset, Side};
 pub use doubts::{Doubt, doubts};
 pub use error::DataError;

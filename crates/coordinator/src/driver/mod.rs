@@ -120,6 +120,7 @@ impl Driver {
         })?;
         let writer = CheckpointWriter::start(start.folder.clone(), config.run.keep_checkpoints)
             .map_err(|error| CoordinatorError::Server(format!("the checkpoint thread does not start: {error}")))?;
+        let constant = streams.held_out.as_ref().map(|held_out| held_out.constant_error(config.run.eval_samples));
         let (sender, solutions) = mpsc::unbounded_channel();
         let probe = Probe::of(&config.recipe, start.folder.path());
         let solver = SolverThread::start(start.sums.clone(), probe, writer.clone(), sender)
@@ -130,8 +131,8 @@ impl Driver {
             machine,
             dispatcher,
             reducer,
+            console: Console::new(config.clone(), start.folder.path(), constant),
             streams,
-            console: Console::new(config.clone(), start.folder.path()),
             config,
             writer,
             solver,

@@ -32,13 +32,17 @@ pub struct Console {
     /// The backend that was printed last.
     backend: Option<CollectiveBackend>,
     loss: f32,
+    /// Mean absolute error of the best constant prediction in an evaluation, in value units.
+    constant: Option<f64>,
 }
 
 impl Console {
-    /// A console whose record goes to the run's folder.
-    pub fn new(config: Arc<Config>, folder: &Path) -> Self {
+    /// A console whose record goes to the run's folder. `constant` is the mean absolute error, in value units, of the best
+    /// constant prediction in an evaluation.
+    pub fn new(config: Arc<Config>, folder: &Path, constant: Option<f64>) -> Self {
         Self {
             bar: None,
+            constant,
             metrics: MetricsFile::open(folder, &config.run.run_id),
             losses: StepLosses::open(folder),
             config,
@@ -156,7 +160,7 @@ impl Console {
 
     /// The projectors were evaluated on held-out samples.
     fn evaluated(&mut self, state: &State) {
-        let Some((line, record)) = evaluation(state, &self.config.recipe) else {
+        let Some((line, record)) = evaluation(state, &self.config.recipe, self.constant) else {
             return;
         };
         self.print(&line);
@@ -310,8 +314,8 @@ fn solution(state: &State, recipe: &Recipe) -> Option<(String, MetricsEvent)> {
     Some((line, record))
 }
 
-/// Line and record of the latest evaluation.
-fn evaluation(state: &State, recipe: &Recipe) -> Option<(String, MetricsEvent)> {
+/// Line and record of the latest evaluation. `constant` is the best constant prediction's error in value units.
+fn evaluation(state: &State, recipe: &Recipe, constant: Option<f64>) -> Option<(String, MetricsEvent)> {
     let evaluations = state.evaluations();
     let (latest, best) = (evaluations.list().last()?, evaluations.best()?);
     let percent = |error: f64| 100.0 * error / recipe.range();
@@ -332,6 +336,7 @@ fn evaluation(state: &State, recipe: &Recipe) -> Option<(String, MetricsEvent)> 
         mse: latest.mse,
         mae: latest.mae,
         mae_percent_of_range: percent(latest.mae),
+        baseline_mae_percent_of_range: constant.map(percent),
         right_percent: right,
         best_step: best.step,
     };
@@ -431,7 +436,7 @@ mod tests {
     fn a_console_records_each_epoch_once() {
         let folder = tempfile::tempdir().unwrap();
         let config = Arc::new(config(&[("log_every", "3")]));
-        let mut console = Console::new(config.clone(), folder.path());
+        let mut console = Console::new(config.clone(), folder.path(), None);
         assert!(console.loss().is_nan());
         let mut state = Arc::new(State::initial(2, 0));
         for step in 0..4 {
@@ -456,7 +461,7 @@ mod tests {
         let mut state = Arc::new(State::initial(2, 0));
         for step in 0..4 {
             // Another process each time.
-            let mut console = Console::new(config.clone(), folder.path());
+            let mut console = Console::new(config.clone(), folder.path(), None);
             console.start(&state, &[]);
             let commit = commit(&state, &config.recipe, step as f32);
             console.committed(&commit);
@@ -494,6 +499,6 @@ mod tests {
         let config = config(&[]);
         let state = State::initial(2, 0);
         assert!(solution(&state, &config.recipe).is_none());
-        assert!(evaluation(&state, &config.recipe).is_none());
+        assert!(evaluation(&state, &config.recipe, None).is_none());
     }
 }
