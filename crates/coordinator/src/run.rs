@@ -238,14 +238,14 @@ fn check_destination(config: &Config) -> Result<(), CoordinatorError> {
         let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
         return Err(CheckpointError::Write { path: path.clone(), source }.into());
     }
-    let mut probe = path.as_os_str().to_owned();
-    probe.push(".probe");
-    let probe = std::path::PathBuf::from(probe);
+    let mut empty = path.as_os_str().to_owned();
+    empty.push(".writable");
+    let empty = std::path::PathBuf::from(empty);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     remove_abandoned(folder.unwrap_or(Path::new(".")));
-    write_atomically(&probe, b"")?;
+    write_atomically(&empty, b"")?;
     // An empty file left behind would be untidy, nothing more.
-    let _ = std::fs::remove_file(&probe);
+    let _ = std::fs::remove_file(&empty);
     Ok(())
 }
 

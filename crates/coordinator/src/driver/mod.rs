@@ -286,7 +286,7 @@ impl Driver {
 
     fn welcome(&mut self, member: MemberId) {
         let no_generation = Generation { incarnation: self.machine.incarnation(), number: 0 };
-        let probe = micro_batch(&self.streams, &self.config, no_generation, 0, 0);
+        let trial = micro_batch(&self.streams, &self.config, no_generation, 0, 0);
         let welcome = proto::Welcome {
             protocol: proto::PROTOCOL,
             run_id: self.config.run.run_id.clone(),
@@ -294,7 +294,7 @@ impl Driver {
             incarnation: self.machine.incarnation(),
             member: member.0,
             base_fingerprint: self.fingerprint.clone(),
-            probe: probe.samples,
+            trial: trial.samples,
         };
         self.send(member, Message::Welcome(welcome));
     }

@@ -68,8 +68,8 @@ pub struct WorkerReady {
     pub weights: String,
     /// Device and instruction set.
     pub device: String,
-    /// BLAKE3 of the probe's gradient row.
-    pub probe_digest: Vec<u8>,
+    /// BLAKE3 of the gradient row of the trial micro-batch.
+    pub trial_digest: Vec<u8>,
     /// The model's layer norms if they train; else empty.
     pub layer_norms: Vec<NormTensor>,
     /// All their numbers, in the same order.
