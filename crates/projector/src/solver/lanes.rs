@@ -1,5 +1,5 @@
-//! The solver's two inner loops, compiled for AVX2 too: twice the lanes, the same additions in the same order. Nothing is
-//! fused, so the bits do not depend on the machine.
+//! The solver's inner loops, compiled for AVX2 and AVX-512 too: more lanes, the same additions in the same order. Nothing
+//! is fused, so the bits do not depend on the machine.
 
 use super::double_double::two_sum;
 
@@ -13,6 +13,14 @@ macro_rules! widest {
                 #[target_feature(enable = "avx2")]
                 fn avx2($($arg: $ty),*) $(-> $result)? {
                     $body($($arg),*)
+                }
+                #[target_feature(enable = "avx512f")]
+                fn avx512($($arg: $ty),*) $(-> $result)? {
+                    $body($($arg),*)
+                }
+                if is_x86_feature_detected!("avx512f") {
+                    // SAFETY: the machine has AVX-512.
+                    return unsafe { avx512($($arg),*) };
                 }
                 if is_x86_feature_detected!("avx2") {
                     // SAFETY: the machine has AVX2.
@@ -30,13 +38,24 @@ widest! {
 }
 
 widest! {
+    /// Goes on with the running sums of four dot products with `other`; lengths are multiples of eight.
+    fn add_dots(rows: [&[f64]; 4], other: &[f64], sums: &mut [[f64; 8]; 4]) => plain_add_dots
+}
+
+widest! {
     /// `high + low += factor · values`, entry by entry, for products that are exact.
     fn add_products(factor: f64, values: &[f64], high: &mut [f64], low: &mut [f64]) => plain_add_products
 }
 
 #[inline(always)]
 fn plain_dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 8];
+    rest_of_dot([0.0; 8], a, b)
+}
+
+/// The end of a dot product whose running sums so far are `sums`.
+#[inline(always)]
+pub(super) fn rest_of_dot(sums: [f64; 8], a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = sums;
     let (a_blocks, b_blocks) = (a.chunks_exact(8), b.chunks_exact(8));
     let tail: f64 = a_blocks.remainder().iter().zip(b_blocks.remainder()).map(|(a, b)| a * b).sum();
     for (a, b) in a_blocks.zip(b_blocks) {
@@ -45,6 +64,20 @@ fn plain_dot(a: &[f64], b: &[f64]) -> f64 {
         }
     }
     sums.iter().sum::<f64>() + tail
+}
+
+#[inline(always)]
+fn plain_add_dots(rows: [&[f64]; 4], other: &[f64], sums: &mut [[f64; 8]; 4]) {
+    let mut running = *sums;
+    let [a, b, c, d] = rows.map(|row| row.as_chunks::<8>().0);
+    for ((((a, b), c), d), other) in a.iter().zip(b).zip(c).zip(d).zip(other.as_chunks::<8>().0) {
+        for (running, row) in running.iter_mut().zip([a, b, c, d]) {
+            for lane in 0..8 {
+                running[lane] += row[lane] * other[lane];
+            }
+        }
+    }
+    *sums = running;
 }
 
 #[inline(always)]
@@ -60,9 +93,30 @@ fn plain_add_products(factor: f64, values: &[f64], high: &mut [f64], low: &mut [
 mod tests {
     use super::*;
 
+    fn values() -> Vec<f64> {
+        (0..1003).map(|i| (f64::from(i) * 0.37).sin() * 1e3f64.powi(i % 5 - 2)).collect()
+    }
+
+    #[test]
+    fn four_dot_products_in_parts_have_the_bits_of_each_alone() {
+        let values = values();
+        let rows = [0, 1, 2, 3].map(|shift| &values[shift..shift + 997]);
+        let other = &values[5..1002];
+        for cut in [0, 8, 512, 992] {
+            let mut sums = [[0.0; 8]; 4];
+            for part in [0..cut / 2 / 8 * 8, cut / 2 / 8 * 8..cut] {
+                add_dots(rows.map(|row| &row[part.clone()]), &other[part], &mut sums);
+            }
+            for (row, sums) in rows.iter().zip(sums) {
+                let whole = rest_of_dot(sums, &row[cut..], &other[cut..]);
+                assert_eq!(whole.to_bits(), plain_dot(row, other).to_bits(), "cut at {cut}");
+            }
+        }
+    }
+
     #[test]
     fn every_form_has_the_same_bits() {
-        let values: Vec<f64> = (0..1003).map(|i| (f64::from(i) * 0.37).sin() * 1e3f64.powi(i % 5 - 2)).collect();
+        let values = values();
         let others: Vec<f64> = values.iter().rev().map(|value| value * 1.7).collect();
         assert_eq!(dot(&values, &others).to_bits(), plain_dot(&values, &others).to_bits());
         let (mut high, mut low) = (others.clone(), values.clone());

@@ -7,14 +7,12 @@
 //! states that move on. The solution then takes all samples. Sums and residuals carry about 106 bits, factors 53 (Cholesky), and
 //! iterative refinement makes up the difference.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
+use super::cholesky::Cholesky;
 use super::double_double::{DoubleDouble, two_product};
 use super::features::Features;
 use super::gram::Gram;
-use super::lanes::dot;
 use crate::linear::read_out;
 
 /// One sample of these is held out: every 8th.
@@ -37,9 +35,6 @@ const WIDE: usize = 2048;
 
 /// With many columns the search ends where the squared error is this multiple of the least one so far.
 const CLEARLY_WORSE: f64 = 1.5;
-
-/// Columns of the factor that are computed together: their rows stay in the cache.
-const PANEL: usize = 32;
 
 /// Largest last correction, relative to the weights, of a solution that counts as found.
 const CONVERGED: f64 = 1e-9;
@@ -322,65 +317,6 @@ impl Centred {
 
 fn largest(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |most, value| value.abs().max(most))
-}
-
-/// The lower factor `L` of `C + λI = LLᵀ`, row by row.
-pub(super) struct Cholesky {
-    size: usize,
-    lower: Vec<f64>,
-}
-
-impl Cholesky {
-    /// None where the matrix is not positive definite in this precision.
-    pub(super) fn of(matrix: &[f64], size: usize, ridge: f64) -> Option<Self> {
-        let mut lower = vec![0.0; size * size];
-        for start in (0..size).step_by(PANEL) {
-            let end = size.min(start + PANEL);
-            let (panel, below) = lower[start * size..].split_at_mut((end - start) * size);
-            for i in start..end {
-                let (above, rest) = panel.split_at_mut((i - start) * size);
-                let row = &mut rest[..size];
-                fill_row(row, above, &matrix[i * size..], start..i);
-                let square = matrix[i * size + i] + ridge - dot(&row[..i], &row[..i]);
-                if !(square > 0.0 && square.is_finite()) {
-                    return None;
-                }
-                row[i] = square.sqrt();
-            }
-            let panel = &*panel;
-            below.par_chunks_mut(size).enumerate().for_each(|(offset, row)| {
-                fill_row(row, panel, &matrix[(end + offset) * size..], start..end);
-            });
-        }
-        Some(Self { size, lower })
-    }
-
-    /// `x` of `LLᵀ x = right`.
-    pub(super) fn solve(&self, right: &[f64]) -> Vec<f64> {
-        let n = self.size;
-        let mut x = right.to_vec();
-        for i in 0..n {
-            let row = &self.lower[i * n..i * n + i + 1];
-            x[i] = (x[i] - dot(&row[..i], &x[..i])) / row[i];
-        }
-        for i in (0..n).rev() {
-            let row = &self.lower[i * n..i * n + i + 1];
-            x[i] /= row[i];
-            let value = x[i];
-            for (x, l) in x[..i].iter_mut().zip(row) {
-                *x -= l * value;
-            }
-        }
-        x
-    }
-}
-
-/// Columns `columns` of a row of the factor, given the factor's rows from `columns.start` on and the matrix's row.
-fn fill_row(row: &mut [f64], factor: &[f64], matrix: &[f64], columns: Range<usize>) {
-    let size = row.len();
-    for (other, j) in factor.chunks_exact(size).zip(columns) {
-        row[j] = (matrix[j] - dot(&row[..j], &other[..j])) / other[j];
-    }
 }
 
 #[cfg(test)]
