@@ -23,6 +23,7 @@ mod state_key;
 pub mod stderr;
 
 pub use background::probe::REPORT as PROBE_REPORT;
+pub use background::probe_needs::ProbeNeeds;
 pub use dataset::{RunData, split_of};
 pub use driver::Outcome;
 pub use error::CoordinatorError;

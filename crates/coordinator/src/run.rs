@@ -84,12 +84,20 @@ pub async fn run(
         .with_rebalance(rebalance_policy());
     let machine = if config.run.dataset_file.is_some() { machine.with_sample_check() } else { machine };
     let driver = Driver::new(config.clone(), &start, machine, streams.clone(), dispatcher.clone(), reducer.clone())?;
+    let backlog = driver.backlog();
     let (calls, inbox) = mpsc::channel(1024);
     if let Some(queries) = queries {
         tokio::spawn(answer_queries(queries, calls.clone()));
     }
-    let service =
-        CoordinatorService::new(config.clone(), start.key.clone(), streams, dispatcher, reducer.clone(), calls);
+    let service = CoordinatorService::new(
+        config.clone(),
+        start.key.clone(),
+        streams,
+        dispatcher,
+        reducer.clone(),
+        backlog,
+        calls,
+    );
 
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<CoordinatorServer<CoordinatorService>>().await;

@@ -26,7 +26,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::background::checkpoint_writer::CheckpointWriter;
 use crate::background::probe::Probe;
 use crate::background::sample_check::SampleCheck;
-use crate::background::solver::{SolveResult, SolverThread};
+use crate::background::solver::{Backlog, SolveResult, SolverThread};
 use crate::error::CoordinatorError;
 use crate::machine::{Effect, Event, Generation, JoinRequest, Machine, MemberId};
 use crate::report::console::Console;
@@ -156,6 +156,11 @@ impl Driver {
             damaged: 0,
             finished: false,
         })
+    }
+
+    /// What the solver has not added yet.
+    pub fn backlog(&self) -> Backlog {
+        self.solver.backlog()
     }
 
     /// Runs until the last step is committed, the run fails, or `shutdown` resolves.
