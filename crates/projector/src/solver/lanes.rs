@@ -1,7 +1,7 @@
 //! The solver's inner loops, compiled for AVX2 and AVX-512 too: more lanes, the same additions in the same order. Nothing
 //! is fused, so the bits do not depend on the machine.
 
-use super::double_double::two_sum;
+use super::double_double::{DoubleDouble, two_product, two_sum};
 
 /// Defines `$name`, which runs the `#[inline(always)]` function `$body` in the widest form that this machine has.
 macro_rules! widest {
@@ -47,6 +47,12 @@ widest! {
     fn add_products(factor: f64, values: &[f64], high: &mut [f64], low: &mut [f64]) => plain_add_products
 }
 
+widest! {
+    /// `sums − factor · values` in about 106 bits, entry by entry; values and sums have a high and a low part.
+    fn subtract_products(factor: f64, high: &[f64], low: &[f64], sums_high: &mut [f64], sums_low: &mut [f64])
+        => plain_subtract_products
+}
+
 #[inline(always)]
 fn plain_dot(a: &[f64], b: &[f64]) -> f64 {
     rest_of_dot([0.0; 8], a, b)
@@ -89,6 +95,16 @@ fn plain_add_products(factor: f64, values: &[f64], high: &mut [f64], low: &mut [
     }
 }
 
+#[inline(always)]
+fn plain_subtract_products(factor: f64, high: &[f64], low: &[f64], sums_high: &mut [f64], sums_low: &mut [f64]) {
+    for (((high, low), sum_high), sum_low) in high.iter().zip(low).zip(sums_high).zip(sums_low) {
+        let (product, error) = two_product(*high, factor);
+        let sum = DoubleDouble { high: *sum_high, low: *sum_low };
+        let sum = sum.minus(DoubleDouble { high: product, low: error + low * factor });
+        (*sum_high, *sum_low) = (sum.high, sum.low);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +140,9 @@ mod tests {
         add_products(0.3, &values, &mut high, &mut low);
         plain_add_products(0.3, &values, &mut plain_high, &mut plain_low);
         let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!((bits(&high), bits(&low)), (bits(&plain_high), bits(&plain_low)));
+        subtract_products(0.7, &values, &others, &mut high, &mut low);
+        plain_subtract_products(0.7, &values, &others, &mut plain_high, &mut plain_low);
         assert_eq!((bits(&high), bits(&low)), (bits(&plain_high), bits(&plain_low)));
     }
 }

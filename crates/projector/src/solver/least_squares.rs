@@ -13,6 +13,7 @@ use super::cholesky::Cholesky;
 use super::double_double::{DoubleDouble, two_product};
 use super::features::Features;
 use super::gram::Gram;
+use super::lanes::subtract_products;
 use crate::linear::read_out;
 
 /// One sample of these is held out: every 8th.
@@ -35,6 +36,9 @@ const WIDE: usize = 2048;
 
 /// With many columns the search ends where the squared error is this multiple of the least one so far.
 const CLEARLY_WORSE: f64 = 1.5;
+
+/// Rows of a residual that are added up at once.
+const ROWS: usize = 64;
 
 /// Largest last correction, relative to the weights, of a solution that counts as found.
 const CONVERGED: f64 = 1e-9;
@@ -300,18 +304,26 @@ impl Centred {
     /// `c − (C + λI) w`, added in about 106 bits, rounded at the end.
     fn residual(&self, weight: &[f64], ridge: f64) -> Vec<f64> {
         let d = self.hidden;
-        let of_row = |a: usize| {
-            let mut sum = self.right[a];
-            let (product, error) = two_product(ridge, weight[a]);
-            sum = sum.minus(DoubleDouble { high: product, low: error });
-            let row = a * d..(a + 1) * d;
-            for ((high, low), w) in self.high[row.clone()].iter().zip(&self.low[row]).zip(weight) {
-                let (product, error) = two_product(*high, *w);
-                sum = sum.minus(DoubleDouble { high: product, low: error + low * w });
+        let mut residual = vec![0.0; d];
+        residual.par_chunks_mut(ROWS).enumerate().for_each(|(block, residual)| {
+            let (mut high, mut low) = ([0.0; ROWS], [0.0; ROWS]);
+            let (high, low) = (&mut high[..residual.len()], &mut low[..residual.len()]);
+            let first = block * ROWS;
+            for (place, (high, low)) in high.iter_mut().zip(low.iter_mut()).enumerate() {
+                let (product, error) = two_product(ridge, weight[first + place]);
+                let sum = self.right[first + place].minus(DoubleDouble { high: product, low: error });
+                (*high, *low) = (sum.high, sum.low);
             }
-            sum.high + sum.low
-        };
-        (0..d).into_par_iter().map(of_row).collect()
+            // The matrix is symmetric: what the rows have in column b lies side by side in row b.
+            for (b, w) in weight.iter().enumerate() {
+                let entries = b * d + first..b * d + first + residual.len();
+                subtract_products(*w, &self.high[entries.clone()], &self.low[entries], high, low);
+            }
+            for ((residual, high), low) in residual.iter_mut().zip(high).zip(low) {
+                *residual = *high + *low;
+            }
+        });
+        residual
     }
 }
 

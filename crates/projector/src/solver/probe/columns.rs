@@ -77,7 +77,9 @@ pub(super) fn columns(gathered: &impl Gathered, place: usize, chunks: u64) -> Re
     let features = gathered.read(&[place], 0..chunks)?;
     let mut columns = vec![Parts::with_room(0); gathered.hidden()];
     columns.par_chunks_mut(TOGETHER).enumerate().for_each(|(block, columns)| {
-        columns.fill(Parts::with_room(features.len()));
+        for column in columns.iter_mut() {
+            *column = Parts::with_room(features.len());
+        }
         for (sample, (hidden, _)) in features.samples().enumerate() {
             for (column, value) in columns.iter_mut().zip(&hidden[block * TOGETHER..]) {
                 column.push(sample, f64::from(*value));
