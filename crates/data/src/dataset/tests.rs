@@ -266,6 +266,8 @@ fn a_survey_finds_stage_and_ranges() {
     assert_eq!(stage("input,output\n1,2\na chair,4\n", None), Stage::Text);
     assert_eq!(stage("input,output\na $$3&& chair,4\n", None), Stage::Mixed);
     assert_eq!(stage("input,output\n1,2\na chair,4\n<num>3</num> chairs,4\n", None), Stage::Mixed);
+    let nan = file("{\"input\": 1.5, \"output\": 1}\n", ".jsonl");
+    assert_eq!(open_finding_stage(nan.path(), &test_recipe(Stage::Text), &options).unwrap().1, Stage::Nn);
     assert_eq!(stage("a,output\n1,2\n", Some("$${a}&& of")), Stage::Mixed);
     assert_eq!(stage("a,output\n1,2\n", Some("{a} of")), Stage::Text);
 
