@@ -86,12 +86,20 @@ pub async fn run(
         .with_rebalance(rebalance_policy());
     let machine = if config.run.dataset_file.is_some() { machine.with_sample_check() } else { machine };
     let driver = Driver::new(config.clone(), &start, machine, streams.clone(), dispatcher.clone(), reducer.clone())?;
+    let backlog = driver.backlog();
     let (calls, inbox) = mpsc::channel(1024);
     if let Some(queries) = queries {
         tokio::spawn(answer_queries(queries, calls.clone()));
     }
-    let service =
-        CoordinatorService::new(config.clone(), start.key.clone(), streams, dispatcher, reducer.clone(), calls);
+    let service = CoordinatorService::new(
+        config.clone(),
+        start.key.clone(),
+        streams,
+        dispatcher,
+        reducer.clone(),
+        backlog,
+        calls,
+    );
 
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<CoordinatorServer<CoordinatorService>>().await;
@@ -241,14 +249,14 @@ fn check_destination(config: &Config) -> Result<(), CoordinatorError> {
         let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
         return Err(CheckpointError::Write { path: path.clone(), source }.into());
     }
-    let mut probe = path.as_os_str().to_owned();
-    probe.push(".probe");
-    let probe = std::path::PathBuf::from(probe);
+    let mut empty = path.as_os_str().to_owned();
+    empty.push(".writable");
+    let empty = std::path::PathBuf::from(empty);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     remove_abandoned(folder.unwrap_or(Path::new(".")));
-    write_atomically(&probe, b"")?;
+    write_atomically(&empty, b"")?;
     // An empty file left behind would be untidy, nothing more.
-    let _ = std::fs::remove_file(&probe);
+    let _ = std::fs::remove_file(&empty);
     Ok(())
 }
 

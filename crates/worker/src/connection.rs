@@ -68,7 +68,7 @@ impl Connection {
             model_parameters: loaded.parameters,
             weights: loaded.description.weights.to_owned(),
             device: loaded.description.device.clone(),
-            probe_digest: loaded.probe_digest.clone(),
+            trial_digest: loaded.trial_digest.clone(),
             layer_norms: loaded.layer_norms.iter().map(layer_norm).collect(),
             nccl: ability,
             no_nccl,

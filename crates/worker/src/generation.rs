@@ -106,7 +106,7 @@ mod tests {
             longest_text: 0,
             hidden_size: HIDDEN,
             parameters: 0,
-            probe_digest: Vec::new(),
+            trial_digest: Vec::new(),
             layer_norms: Vec::new(),
         }
     }

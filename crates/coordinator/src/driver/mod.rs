@@ -26,7 +26,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::background::checkpoint_writer::CheckpointWriter;
 use crate::background::probe::Probe;
 use crate::background::sample_check::SampleCheck;
-use crate::background::solver::{SolveResult, SolverThread};
+use crate::background::solver::{Backlog, SolveResult, SolverThread};
 use crate::error::CoordinatorError;
 use crate::machine::{Effect, Event, Generation, JoinRequest, Machine, MemberId};
 use crate::report::console::Console;
@@ -162,6 +162,11 @@ impl Driver {
         })
     }
 
+    /// What the solver has not added yet.
+    pub fn backlog(&self) -> Backlog {
+        self.solver.backlog()
+    }
+
     /// Runs until the last step is committed, the run fails, or `shutdown` resolves.
     ///
     /// # Errors
@@ -293,7 +298,7 @@ impl Driver {
 
     fn welcome(&mut self, member: MemberId) {
         let no_generation = Generation { incarnation: self.machine.incarnation(), number: 0 };
-        let probe = micro_batch(&self.streams, &self.config, no_generation, 0, 0);
+        let trial = micro_batch(&self.streams, &self.config, no_generation, 0, 0);
         let welcome = proto::Welcome {
             protocol: proto::PROTOCOL,
             run_id: self.config.run.run_id.clone(),
@@ -301,7 +306,7 @@ impl Driver {
             incarnation: self.machine.incarnation(),
             member: member.0,
             base_fingerprint: self.fingerprint.clone(),
-            probe: probe.samples,
+            trial: trial.samples,
         };
         self.send(member, Message::Welcome(welcome));
     }

@@ -94,7 +94,7 @@ fn worker_ready() -> WorkerReady {
         model_parameters: 10,
         weights: "random".to_owned(),
         device: "cpu".to_owned(),
-        probe_digest: vec![1],
+        trial_digest: vec![1],
         layer_norms: Vec::new(),
         layer_norm_values: Vec::new(),
         nccl: Err("no GPU".to_owned()),
@@ -171,14 +171,14 @@ impl Running {
 }
 
 #[tokio::test]
-async fn a_worker_is_welcomed_with_the_configuration_and_the_probe() {
+async fn a_worker_is_welcomed_with_the_configuration_and_the_trial_micro_batch() {
     let mut fixture = Fixture::new();
     let mut stream = fixture.connect(5);
     let Some(Message::Welcome(welcome)) = next(&mut stream).await else { panic!("no Welcome") };
     assert_eq!((welcome.protocol, welcome.member, welcome.incarnation), (proto::PROTOCOL, 5, 7));
     assert_eq!(welcome.run_id, "mine");
     assert_eq!(serde_json::from_str::<Config>(&welcome.config).unwrap(), *fixture.config);
-    assert_eq!(welcome.probe.len(), 2, "the first micro-batch");
+    assert_eq!(welcome.trial.len(), 2, "the first micro-batch");
     assert!(welcome.base_fingerprint.is_empty(), "no model is known yet");
 }
 

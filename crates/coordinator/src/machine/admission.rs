@@ -140,14 +140,14 @@ impl Machine {
         if let Err((reason, hint)) = admissible {
             return self.dismiss(now, id, &reason, hint, effects);
         }
-        if self.base.as_ref().is_none_or(|base| base.probe.is_none()) {
+        if self.base.as_ref().is_none_or(|base| base.trial_digest.is_none()) {
             effects.push(Effect::BaseKnown(worker_ready.clone()));
             self.base = Some(Base {
                 fingerprint: worker_ready.base_fingerprint.clone(),
                 tokenizer: worker_ready.tokenizer_fingerprint.clone(),
                 arithmetic: Some(worker_ready.arithmetic),
                 source: None,
-                probe: Some(worker_ready.probe_digest.clone()),
+                trial_digest: Some(worker_ready.trial_digest.clone()),
             });
         }
         self.complete_initial_state(&worker_ready);
@@ -188,12 +188,12 @@ impl Machine {
         {
             return Err(format!("its hidden size is {}, this run's is {hidden}", worker_ready.hidden_size));
         }
-        if let Some(probe) = self.base.as_ref().and_then(|base| base.probe.as_ref())
-            && *probe != worker_ready.probe_digest
+        if let Some(digest) = self.base.as_ref().and_then(|base| base.trial_digest.as_ref())
+            && *digest != worker_ready.trial_digest
             && self.config.run.deterministic
         {
             return Err(format!(
-                "it computes other bits than this run's machines on the same probe (device {}); \
+                "it computes other bits than this run's machines on the trial micro-batch (device {}); \
                  deterministic: false would admit it",
                 worker_ready.device
             ));

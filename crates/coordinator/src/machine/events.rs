@@ -71,8 +71,8 @@ pub struct WorkerReady {
     pub device: String,
     /// To what the factors of its matrix products are rounded.
     pub arithmetic: Arithmetic,
-    /// BLAKE3 of the probe's gradient row.
-    pub probe_digest: Vec<u8>,
+    /// BLAKE3 of the gradient row of the trial micro-batch.
+    pub trial_digest: Vec<u8>,
     /// The model's layer norms if they train; else empty.
     pub layer_norms: Vec<NormTensor>,
     /// All their numbers, in the same order.

@@ -65,7 +65,7 @@ struct Base {
     /// The file that binds the run to it, until a worker was ready.
     source: Option<PathBuf>,
     /// From the first worker that was ready.
-    probe: Option<Vec<u8>>,
+    trial_digest: Option<Vec<u8>>,
 }
 
 /// The whole state of the coordinator's decisions.
@@ -135,7 +135,7 @@ impl Machine {
             tokenizer,
             arithmetic,
             source: Some(source),
-            probe: None,
+            trial_digest: None,
         });
         Self {
             config,

@@ -372,7 +372,7 @@ mod tests {
             model_parameters: 1_500_000,
             weights: "random".to_owned(),
             device: "cpu".to_owned(),
-            probe_digest: Vec::new(),
+            trial_digest: Vec::new(),
             layer_norms: Vec::new(),
             layer_norm_values: Vec::new(),
             nccl: Err("no GPU".to_owned()),

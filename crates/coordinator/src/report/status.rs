@@ -146,7 +146,7 @@ mod tests {
             model_parameters: 10,
             weights: "random".to_owned(),
             device: "cpu".to_owned(),
-            probe_digest: vec![1],
+            trial_digest: vec![1],
             layer_norms: Vec::new(),
             layer_norm_values: Vec::new(),
             nccl: Err("no GPU".to_owned()),

@@ -182,8 +182,8 @@ fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
         layer_norms.push(NormTensor { name, len: values.len() });
         layer_norm_values.extend(values);
     }
-    if ready.probe_digest.len() > MAX_DIGEST {
-        return Err(format!("it sent a probe digest of {} bytes", ready.probe_digest.len()));
+    if ready.trial_digest.len() > MAX_DIGEST {
+        return Err(format!("it sent a trial digest of {} bytes", ready.trial_digest.len()));
     }
     Ok(WorkerReady {
         base_fingerprint: sanitize(&ready.base_fingerprint, MAX_NAME),
@@ -194,7 +194,7 @@ fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
         weights: sanitize(&ready.weights, MAX_NAME),
         device: sanitize(&ready.device, MAX_NAME),
         arithmetic: arithmetic(&ready.arithmetic)?,
-        probe_digest: ready.probe_digest,
+        trial_digest: ready.trial_digest,
         nccl: nccl(ready.nccl, ready.no_nccl),
         layer_norms,
         layer_norm_values,
@@ -416,8 +416,8 @@ mod tests {
             assert_eq!(text.chars().count(), MAX_NAME);
             assert!(text.starts_with("\u{fffd}[2J\u{fffd}]0;owned\u{fffd}\u{fffd}31m\u{fffd}x"), "{text:?}");
         }
-        let long = proto::Ready { probe_digest: vec![0; 65], ..proto::Ready::default() };
-        assert_eq!(refusal(Message::Ready(long)), "it sent a probe digest of 65 bytes");
+        let long = proto::Ready { trial_digest: vec![0; 65], ..proto::Ready::default() };
+        assert_eq!(refusal(Message::Ready(long)), "it sent a trial digest of 65 bytes");
         let Ok(Event::Ready(_, silent)) = decoded(Message::Ready(proto::Ready::default())) else { panic!("ready") };
         assert_eq!(silent.nccl, Err("it did not say whether it has NCCL".to_owned()));
     }

@@ -42,7 +42,7 @@ fn another_model_is_refused() {
             "fingerprint fedcba9876543210",
         ),
         (WorkerReady { hidden_size: 4, ..worker_ready() }, "its hidden size is 4, this run's is 3"),
-        (WorkerReady { probe_digest: vec![1, 2, 4], ..worker_ready() }, "other bits than this run's machines"),
+        (WorkerReady { trial_digest: vec![1, 2, 4], ..worker_ready() }, "other bits than this run's machines"),
     ];
     for (worker_ready, words) in wrong {
         let mut run = Run::begun(PAIR, 2);
@@ -65,7 +65,7 @@ fn other_bits_are_admitted_when_the_run_need_not_be_deterministic() {
     run.join(1);
     run.ready(1);
     run.join(2);
-    let effects = run.ready_with(2, WorkerReady { probe_digest: vec![9], ..worker_ready() });
+    let effects = run.ready_with(2, WorkerReady { trial_digest: vec![9], ..worker_ready() });
     assert_eq!(starts(&effects).len(), 1);
 }
 

@@ -136,7 +136,7 @@ pub fn worker_ready() -> WorkerReady {
         model_parameters: 1000,
         weights: "random".to_owned(),
         device: "cpu".to_owned(),
-        probe_digest: vec![1, 2, 3],
+        trial_digest: vec![1, 2, 3],
         layer_norms: Vec::new(),
         layer_norm_values: Vec::new(),
         nccl: Err("no GPU".to_owned()),
