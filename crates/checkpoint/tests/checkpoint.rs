@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{checkpoint, names, recipe};
 use numalign_checkpoint::{BareProjectors, Checkpoint, CheckpointError, RunFolder, SplitDigests, write_atomically};
-use numalign_config::Config;
+use numalign_config::{Arithmetic, Config};
 use numalign_projector::{Layout, NormTensor, State};
 use safetensors::{Dtype, SafeTensors};
 
@@ -56,6 +56,15 @@ fn what_is_written_is_read() {
         assert_eq!(read.state.digest(), written.state.digest());
         assert_eq!(read.to_bytes(), written.to_bytes());
     }
+}
+
+#[test]
+fn rounded_products_are_stored_and_exact_ones_are_not() {
+    let mut checkpoint = checkpoint(3, 2);
+    assert!(!checkpoint.metadata().contains_key("arithmetic"));
+    checkpoint.identity.arithmetic = Arithmetic::Tf32;
+    assert_eq!(checkpoint.metadata()["arithmetic"], "tf32");
+    assert_eq!(parse(&checkpoint.to_bytes()).unwrap(), checkpoint);
 }
 
 #[test]

@@ -147,7 +147,7 @@ choices! {
         Count = "count",
     }
 
-    /// How the frozen model's weights lie in memory; arithmetic is `f32` in any case.
+    /// How the frozen model's weights lie in memory.
     #[derive(Default)]
     Dtype {
         /// IEEE 754 single precision.
@@ -156,6 +156,20 @@ choices! {
         /// The upper half of an `f32`.
         Bf16 = "bf16",
         /// IEEE 754 half precision; numbers beyond ±65504 become infinite.
+        F16 = "f16",
+    }
+
+    /// To what the factors of the frozen model's matrix products are rounded; the sums are `f32` in any case.
+    #[derive(Default)]
+    Arithmetic {
+        /// Not at all.
+        #[default]
+        F32 = "f32",
+        /// To 10 bits of mantissa, with the range of `f32`: NVIDIA's matrix units from compute capability 8.0 on.
+        Tf32 = "tf32",
+        /// To 7 bits of mantissa, with the range of `f32`.
+        Bf16 = "bf16",
+        /// To IEEE 754 half precision.
         F16 = "f16",
     }
 

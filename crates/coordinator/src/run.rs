@@ -22,6 +22,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use crate::address::{AddressFile, TokenFile};
+use crate::dataset::OpenedFiles;
 use crate::driver::{Driver, Outcome};
 use crate::error::CoordinatorError;
 use crate::final_file::{FinalFile, RETRY_AFTER};
@@ -52,14 +53,15 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// Questions for the status, from this process.
 pub type StatusQueries = mpsc::Receiver<oneshot::Sender<StatusReply>>;
 
-/// Runs `config` on `socket` until every step is committed, the run fails, or `shutdown` resolves. Each time
-/// `checkpoint_wanted` is notified, the committed state is written to the run's folder. `access` says what clients must
-/// present. Who asks through `queries` gets the status as a client does.
+/// Runs `config` on `socket` until every step is committed, the run fails, or `shutdown` resolves. `files` are those of its
+/// data files that were read before. Each time `checkpoint_wanted` is notified, the committed state is written to the run's
+/// folder. `access` says what clients must present. Who asks through `queries` gets the status as a client does.
 ///
 /// # Errors
 /// The run cannot start, failed or was stopped; see [`CoordinatorError`].
 pub async fn run(
     config: Config,
+    files: OpenedFiles,
     socket: TcpListener,
     access: ServerAccess,
     shutdown: impl Future<Output = ()>,
@@ -67,7 +69,7 @@ pub async fn run(
     queries: Option<StatusQueries>,
 ) -> Result<Outcome, CoordinatorError> {
     let config = Arc::new(config);
-    let start = start::prepare(&config)?;
+    let start = start::prepare(&config, files)?;
     for line in &start.messages {
         stderr::note(line);
     }
@@ -88,12 +90,20 @@ pub async fn run(
         .with_rollbacks(start.key.rollbacks(), states_of(&start));
     let machine = if config.run.dataset_file.is_some() { machine.with_sample_check() } else { machine };
     let driver = Driver::new(config.clone(), &start, machine, streams.clone(), dispatcher.clone(), reducer.clone())?;
+    let backlog = driver.backlog();
     let (calls, inbox) = mpsc::channel(1024);
     if let Some(queries) = queries {
         tokio::spawn(answer_queries(queries, calls.clone()));
     }
-    let service =
-        CoordinatorService::new(config.clone(), start.key.clone(), streams, dispatcher, reducer.clone(), calls);
+    let service = CoordinatorService::new(
+        config.clone(),
+        start.key.clone(),
+        streams,
+        dispatcher,
+        reducer.clone(),
+        backlog,
+        calls,
+    );
 
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<CoordinatorServer<CoordinatorService>>().await;
@@ -211,6 +221,7 @@ async fn already_finished(
             recipe: config.recipe.clone(),
             base_fingerprint: base.fingerprint.clone(),
             tokenizer_fingerprint: base.tokenizer.clone(),
+            arithmetic: base.arithmetic.unwrap_or_default(),
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
             split: start.split.clone(),
@@ -248,14 +259,14 @@ fn check_destination(config: &Config) -> Result<(), CoordinatorError> {
         let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
         return Err(CheckpointError::Write { path: path.clone(), source }.into());
     }
-    let mut probe = path.as_os_str().to_owned();
-    probe.push(".probe");
-    let probe = std::path::PathBuf::from(probe);
+    let mut empty = path.as_os_str().to_owned();
+    empty.push(".writable");
+    let empty = std::path::PathBuf::from(empty);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     remove_abandoned(folder.unwrap_or(Path::new(".")));
-    write_atomically(&probe, b"")?;
+    write_atomically(&empty, b"")?;
     // An empty file left behind would be untidy, nothing more.
-    let _ = std::fs::remove_file(&probe);
+    let _ = std::fs::remove_file(&empty);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Sample streams: sample `i` for every `i`, generated or from a file, the same on every machine and for ever.
 //!
-//! Training and the probe of a joining worker read the stream of [`Domain::Train`], evaluations that of [`Domain::Eval`],
+//! Training and the trial micro-batch of a joining worker read the stream of [`Domain::Train`], evaluations that of [`Domain::Eval`],
 //! the rounds of `solver: alternate` that of [`Domain::Solve`]. With a file, its training rows stand for the first and the
 //! last, its held-out rows for the second.
 
@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use numalign_config::{Recipe, Solver};
 
+use crate::constant::constant_error;
 use crate::dataset::{Dataset, Side};
 use crate::error::DataError;
 use crate::generate::Generator;
@@ -120,6 +121,12 @@ impl SampleStream {
             Source::Generated(_) => None,
             Source::Rows { dataset, side, .. } => Some(dataset.len(*side)),
         }
+    }
+
+    /// Mean absolute error, in value units, of the best constant prediction on the first `count` samples.
+    pub fn constant_error(&self, count: u64) -> f64 {
+        let targets: Vec<f64> = (0..count).map(|index| self.sample(index).target).collect();
+        constant_error(&targets)
     }
 
     /// The digest of the file's content ([`Dataset::digest`]); `None` for a generated stream.

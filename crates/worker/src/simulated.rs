@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use numalign_config::Arithmetic;
 use numalign_data::Sample;
 use numalign_model::Description;
 use numalign_projector::{ErrorSums, Layout};
@@ -69,6 +70,7 @@ impl Simulated {
                 name: "simulated".to_owned(),
                 weights: "simulated",
                 device: "simulated".to_owned(),
+                arithmetic: Arithmetic::F32,
             },
             nccl: Err("it is simulated".to_owned()),
             fingerprint: blake3::hash(b"simulated").to_hex().to_string(),
@@ -76,7 +78,7 @@ impl Simulated {
             longest_text: u64::MAX,
             hidden_size: self.hidden,
             parameters: 0,
-            probe_digest: blake3::hash(&self.hidden.to_le_bytes()).as_bytes().to_vec(),
+            trial_digest: blake3::hash(&self.hidden.to_le_bytes()).as_bytes().to_vec(),
             layer_norms: Vec::new(),
         }
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use numalign_checkpoint::{Checkpoint, Identity};
-use numalign_config::{Config, Recipe};
+use numalign_config::{Arithmetic, Config, Recipe};
 use numalign_projector::State;
 
 pub fn recipe() -> Recipe {
@@ -24,6 +24,7 @@ pub fn checkpoint(hidden: usize, steps: u64) -> Checkpoint {
             recipe,
             base_fingerprint: "0123456789abcdef".to_owned(),
             tokenizer_fingerprint: None,
+            arithmetic: Arithmetic::F32,
             layer_norms: Vec::new(),
             dataset_digest: None,
             split: None,

@@ -18,7 +18,12 @@ fn bench() -> Command {
         .arg(count_option("steps", "Steps to measure", "20"))
         .arg(count_option("devices", "Devices over which the model's blocks are spread", "1"))
         .arg(option("dtype", "f32|bf16|f16", "How the weights lie in memory").default_value("f32"))
+        .arg(flag("exact-f32", "Multiply in f32 on a GPU too"))
         .arg(flag("matrix-rate", "Also measure how fast the device multiplies matrices"))
+        .arg(
+            option("matrix-rows", "N", "Rows of those matrices; enough for the device's full speed by default")
+                .value_parser(value_parser!(u64).range(1..=1 << 20)),
+        )
         .arg(device_argument())
         .arg(json_flag());
     let coordinator = Command::new("coordinator")

@@ -57,7 +57,7 @@ fn a_bit_that_changes_in_a_message_of_any_kind_changes_no_byte() {
     {
         assert_eq!(at_coordinator.get(kind), Some(&20), "{kind}: {at_coordinator:?}\n{output}");
     }
-    // Welcome (configuration and probe), Begin and Committed; samples and sums.
+    // Welcome (configuration and trial micro-batch), Begin and Committed; samples and sums.
     let at_workers = kinds(&folder, &files);
     for kind in ["CoordinatorMessage.1", "CoordinatorMessage.2", "CoordinatorMessage.5", "MicroBatch", "ReduceReply"] {
         assert!(at_workers.get(kind).is_some_and(|count| *count >= 20), "{kind}: {at_workers:?}\n{output}");

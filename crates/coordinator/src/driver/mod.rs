@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use numalign_access::rate_limited_log::RateLimitedLog;
 use numalign_checkpoint::{Checkpoint, RunFolder, SplitDigests};
-use numalign_config::Config;
+use numalign_config::{Arithmetic, Config};
 use numalign_data::{SampleDigest, Schedule, Streams};
 use numalign_projector::{NormTensor, State};
 use numalign_protocol as proto;
@@ -27,7 +27,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::background::checkpoint_writer::CheckpointWriter;
 use crate::background::probe::Probe;
 use crate::background::sample_check::SampleCheck;
-use crate::background::solver::{SolveResult, SolverThread};
+use crate::background::solver::{Backlog, SolveResult, SolverThread};
 use crate::error::CoordinatorError;
 use crate::machine::{Effect, Event, Generation, JoinRequest, Machine, MemberId};
 use crate::report::console::Console;
@@ -70,6 +70,8 @@ pub struct Driver {
     fingerprint: String,
     /// Of its tokenizer, where it is known and the stage reads texts.
     tokenizer_fingerprint: Option<String>,
+    /// To what the factors of products are rounded.
+    arithmetic: Arithmetic,
     /// The base's layer norms, if they train and it is known.
     layer_norms: Vec<NormTensor>,
     dataset_digest: Option<String>,
@@ -121,6 +123,7 @@ impl Driver {
         })?;
         let writer = CheckpointWriter::start(start.folder.clone(), config.run.keep_checkpoints)
             .map_err(|error| CoordinatorError::Server(format!("the checkpoint thread does not start: {error}")))?;
+        let constant = streams.held_out.as_ref().map(|held_out| held_out.constant_error(config.run.eval_samples));
         let (sender, solutions) = mpsc::unbounded_channel();
         let probe = Probe::of(&config.recipe, start.folder.path());
         let solver = SolverThread::start(start.sums.clone(), probe, writer.clone(), sender)
@@ -132,8 +135,8 @@ impl Driver {
             machine,
             dispatcher,
             reducer,
+            console: Console::new(config.clone(), start.folder.path(), constant),
             streams,
-            console: Console::new(config.clone(), start.folder.path()),
             config,
             writer,
             solver,
@@ -141,6 +144,7 @@ impl Driver {
             sample_check: None,
             fingerprint: start.base.as_ref().map(|base| base.fingerprint.clone()).unwrap_or_default(),
             tokenizer_fingerprint: start.base.as_ref().and_then(|base| base.tokenizer.clone()),
+            arithmetic: start.base.as_ref().and_then(|base| base.arithmetic).unwrap_or_default(),
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
             split: start.split.clone(),
@@ -165,6 +169,11 @@ impl Driver {
             driver.keep_state(&Arc::new(state.rewound(&driver.config.recipe)));
         }
         Ok(driver)
+    }
+
+    /// What the solver has not added yet.
+    pub fn backlog(&self) -> Backlog {
+        self.solver.backlog()
     }
 
     /// Runs until the last step is committed, the run fails, or `shutdown` resolves.
@@ -242,10 +251,13 @@ impl Driver {
         }
     }
 
-    /// Logs the reason whenever it changes.
+    /// Logs the reason whenever it changes; that of the end is said as the result or as the error.
     fn log_reason(&mut self) {
         if self.machine.reason() != self.last_reason {
             self.last_reason = self.machine.reason().to_owned();
+            if self.machine.phase() == "done" {
+                return;
+            }
             tracing::info!("{}: {}", self.machine.phase(), self.last_reason);
         }
     }
@@ -295,7 +307,7 @@ impl Driver {
 
     fn welcome(&mut self, member: MemberId) {
         let no_generation = Generation { incarnation: self.machine.incarnation(), ..Generation::default() };
-        let probe = micro_batch(&self.streams, &self.config, no_generation, 0, 0);
+        let trial = micro_batch(&self.streams, &self.config, no_generation, 0, 0);
         let welcome = proto::Welcome {
             protocol: proto::PROTOCOL,
             run_id: self.config.run.run_id.clone(),
@@ -303,7 +315,7 @@ impl Driver {
             incarnation: self.machine.incarnation(),
             member: member.0,
             base_fingerprint: self.fingerprint.clone(),
-            probe: probe.samples,
+            trial: trial.samples,
         };
         self.send(member, Message::Welcome(welcome));
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use numalign_checkpoint::Checkpoint;
-use numalign_config::Config;
+use numalign_config::{Arithmetic, Config};
 use numalign_data::{Domain, SampleStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -89,12 +89,13 @@ fn worker_ready() -> WorkerReady {
     WorkerReady {
         base_fingerprint: "0123456789abcdef".to_owned(),
         tokenizer_fingerprint: None,
+        arithmetic: Arithmetic::F32,
         longest_text: 0,
         hidden_size: 2,
         model_parameters: 10,
         weights: "random".to_owned(),
         device: "cpu".to_owned(),
-        probe_digest: vec![1],
+        trial_digest: vec![1],
         layer_norms: Vec::new(),
         layer_norm_values: Vec::new(),
         nccl: Err("no GPU".to_owned()),
@@ -172,14 +173,14 @@ impl Running {
 }
 
 #[tokio::test]
-async fn a_worker_is_welcomed_with_the_configuration_and_the_probe() {
+async fn a_worker_is_welcomed_with_the_configuration_and_the_trial_micro_batch() {
     let mut fixture = Fixture::new();
     let mut stream = fixture.connect(5);
     let Some(Message::Welcome(welcome)) = next(&mut stream).await else { panic!("no Welcome") };
     assert_eq!((welcome.protocol, welcome.member, welcome.incarnation), (proto::PROTOCOL, 5, 7));
     assert_eq!(welcome.run_id, "mine");
     assert_eq!(serde_json::from_str::<Config>(&welcome.config).unwrap(), *fixture.config);
-    assert_eq!(welcome.probe.len(), 2, "the first micro-batch");
+    assert_eq!(welcome.trial.len(), 2, "the first micro-batch");
     assert!(welcome.base_fingerprint.is_empty(), "no model is known yet");
 }
 

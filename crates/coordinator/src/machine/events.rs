@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use numalign_config::Arithmetic;
 use numalign_data::Unit;
 use numalign_projector::{Features, Fit, NormTensor, State, StateDigest};
 
@@ -70,8 +71,10 @@ pub struct WorkerReady {
     pub weights: String,
     /// Device and instruction set.
     pub device: String,
-    /// BLAKE3 of the probe's gradient row.
-    pub probe_digest: Vec<u8>,
+    /// To what the factors of its matrix products are rounded.
+    pub arithmetic: Arithmetic,
+    /// BLAKE3 of the gradient row of the trial micro-batch.
+    pub trial_digest: Vec<u8>,
     /// The model's layer norms if they train; else empty.
     pub layer_norms: Vec<NormTensor>,
     /// All their numbers, in the same order.

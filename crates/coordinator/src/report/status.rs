@@ -126,6 +126,8 @@ fn milliseconds(duration: Duration) -> f64 {
 mod tests {
     use std::sync::Arc;
 
+    use numalign_config::Arithmetic;
+
     use super::*;
     use crate::machine::{Event, JoinRequest, Report, Timing, WorkerReady};
 
@@ -138,12 +140,13 @@ mod tests {
         WorkerReady {
             base_fingerprint: "0123".to_owned(),
             tokenizer_fingerprint: None,
+            arithmetic: Arithmetic::F32,
             longest_text: 0,
             hidden_size: 2,
             model_parameters: 10,
             weights: "random".to_owned(),
             device: "cpu".to_owned(),
-            probe_digest: vec![1],
+            trial_digest: vec![1],
             layer_norms: Vec::new(),
             layer_norm_values: Vec::new(),
             nccl: Err("no GPU".to_owned()),

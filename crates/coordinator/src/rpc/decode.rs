@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use numalign_access::rate_limited_log::sanitize;
-use numalign_config::Config;
+use numalign_config::{Arithmetic, Choice, Config};
 use numalign_projector::{Features, NormTensor, State, StateDigest};
 use numalign_protocol as proto;
 use numalign_protocol::codec::{digest_from_bytes, floats_from_bytes};
@@ -111,7 +111,8 @@ pub fn worker_message(member: MemberId, message: proto::WorkerMessage) -> Result
         }
         Message::SamplesChecked(checked) => {
             let problem = sanitize(&checked.problem, MAX_MESSAGE);
-            return Ok(Some(Call::SamplesChecked(member, if problem.is_empty() { Ok(()) } else { Err(problem) })));
+            let checked = if problem.is_empty() { Ok(()) } else { Err((checked.sample, problem)) };
+            return Ok(Some(Call::SamplesChecked(member, checked)));
         }
         Message::Failure(failure) if failure.permanent => {
             let cause = if failure.data { Cause::Data } else { Cause::Machine };
@@ -169,6 +170,15 @@ fn nccl(ability: Option<proto::NcclAbility>, reason: String) -> Nccl {
     }
 }
 
+/// Workers that know of no other than `f32` say nothing.
+fn arithmetic(name: &str) -> Result<Arithmetic, String> {
+    if name.is_empty() {
+        return Ok(Arithmetic::F32);
+    }
+    let known = Arithmetic::ALL.iter().find(|known| known.name() == name);
+    known.copied().ok_or_else(|| format!("it multiplies in {}, which is not known here", sanitize(name, MAX_NAME)))
+}
+
 fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
     let (mut layer_norms, mut layer_norm_values) = (Vec::new(), Vec::new());
     for tensor in ready.layer_norms {
@@ -177,8 +187,8 @@ fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
         layer_norms.push(NormTensor { name, len: values.len() });
         layer_norm_values.extend(values);
     }
-    if ready.probe_digest.len() > MAX_DIGEST {
-        return Err(format!("it sent a probe digest of {} bytes", ready.probe_digest.len()));
+    if ready.trial_digest.len() > MAX_DIGEST {
+        return Err(format!("it sent a trial digest of {} bytes", ready.trial_digest.len()));
     }
     Ok(WorkerReady {
         base_fingerprint: sanitize(&ready.base_fingerprint, MAX_NAME),
@@ -188,7 +198,8 @@ fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
         model_parameters: ready.model_parameters,
         weights: sanitize(&ready.weights, MAX_NAME),
         device: sanitize(&ready.device, MAX_NAME),
-        probe_digest: ready.probe_digest,
+        arithmetic: arithmetic(&ready.arithmetic)?,
+        trial_digest: ready.trial_digest,
         nccl: nccl(ready.nccl, ready.no_nccl),
         layer_norms,
         layer_norm_values,
@@ -432,8 +443,8 @@ mod tests {
             assert_eq!(text.chars().count(), MAX_NAME);
             assert!(text.starts_with("\u{fffd}[2J\u{fffd}]0;owned\u{fffd}\u{fffd}31m\u{fffd}x"), "{text:?}");
         }
-        let long = proto::Ready { probe_digest: vec![0; 65], ..proto::Ready::default() };
-        assert_eq!(refusal(Message::Ready(long)), "it sent a probe digest of 65 bytes");
+        let long = proto::Ready { trial_digest: vec![0; 65], ..proto::Ready::default() };
+        assert_eq!(refusal(Message::Ready(long)), "it sent a trial digest of 65 bytes");
         let Ok(Event::Ready(_, silent)) = decoded(Message::Ready(proto::Ready::default())) else { panic!("ready") };
         assert_eq!(silent.nccl, Err("it did not say whether it has NCCL".to_owned()));
     }

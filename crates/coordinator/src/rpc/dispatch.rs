@@ -34,7 +34,7 @@ pub struct Dispatcher {
 pub enum Claim {
     /// Yes.
     Send,
-    /// Not now: the generation is coming to rest.
+    /// Not now: the generation is coming to rest, or new units are held back.
     Wait,
     /// The generation is over.
     Over,
@@ -102,12 +102,14 @@ impl Dispatcher {
         of_it.map(|audit| audit.micro_batch).collect()
     }
 
-    /// Asks to send the work of `unit`.
-    pub fn claim(&self, generation: Generation, unit: u64) -> Claim {
+    /// Asks to send the work of `unit`. With `hold` only that of units which some rank already has: its rows wait for the
+    /// others'.
+    pub fn claim(&self, generation: Generation, unit: u64, hold: bool) -> Claim {
         let mut plan = self.lock();
         match plan.as_mut() {
             Some(plan) if plan.generation == generation => {
-                if unit >= plan.limit {
+                let limit = if hold { plan.limit.min(plan.furthest) } else { plan.limit };
+                if unit >= limit {
                     return Claim::Wait;
                 }
                 plan.furthest = plan.furthest.max(unit + 1);
@@ -180,8 +182,8 @@ mod tests {
         let recipe = &config.recipe;
         let dispatcher = Dispatcher::default();
         dispatcher.begin(&start(OLD), Schedule::of(recipe));
-        assert_eq!(dispatcher.claim(OLD, 4), Claim::Send);
-        assert_eq!(dispatcher.claim(OLD, 5), Claim::Wait, "three steps and two chunks, then the solution");
+        assert_eq!(dispatcher.claim(OLD, 4, false), Claim::Send);
+        assert_eq!(dispatcher.claim(OLD, 5, false), Claim::Wait, "three steps and two chunks, then the solution");
         let streams = Streams::new(SampleStream::generated(recipe, Domain::Train).unwrap(), recipe).unwrap();
         let solve = SampleStream::generated(recipe, Domain::Solve).unwrap();
         let of = |unit| micro_batch(&streams, &config, OLD, unit, 0).samples;
@@ -194,12 +196,12 @@ mod tests {
     #[test]
     fn claims_stop_at_the_last_step() {
         let dispatcher = Dispatcher::default();
-        assert_eq!(dispatcher.claim(OLD, 0), Claim::Over);
+        assert_eq!(dispatcher.claim(OLD, 0, false), Claim::Over);
         dispatcher.begin(&start(OLD), units(3));
         for step in 0..3 {
-            assert_eq!(dispatcher.claim(OLD, step), Claim::Send);
+            assert_eq!(dispatcher.claim(OLD, step, false), Claim::Send);
         }
-        assert_eq!(dispatcher.claim(OLD, 3), Claim::Wait);
+        assert_eq!(dispatcher.claim(OLD, 3, false), Claim::Wait);
     }
 
     #[test]
@@ -207,18 +209,28 @@ mod tests {
         let dispatcher = Dispatcher::default();
         dispatcher.begin(&start(OLD), units(100));
         for step in [0, 1, 2, 3, 0] {
-            assert_eq!(dispatcher.claim(OLD, step), Claim::Send);
+            assert_eq!(dispatcher.claim(OLD, step, false), Claim::Send);
         }
         assert_eq!(dispatcher.quiesce(OLD), Some(4));
-        assert_eq!(dispatcher.claim(OLD, 4), Claim::Wait);
+        assert_eq!(dispatcher.claim(OLD, 4, false), Claim::Wait);
         // The other rank still gets what the first one has.
         for step in 1..4 {
-            assert_eq!(dispatcher.claim(OLD, step), Claim::Send);
+            assert_eq!(dispatcher.claim(OLD, step, false), Claim::Send);
         }
-        assert_eq!(dispatcher.claim(OLD, 4), Claim::Wait);
+        assert_eq!(dispatcher.claim(OLD, 4, false), Claim::Wait);
         assert_eq!(dispatcher.quiesce(OLD), Some(4));
         dispatcher.begin(&start(NEW), units(100));
-        assert_eq!(dispatcher.claim(NEW, 4), Claim::Send);
+        assert_eq!(dispatcher.claim(NEW, 4, false), Claim::Send);
+    }
+
+    #[test]
+    fn held_back_are_units_that_nobody_has() {
+        let dispatcher = Dispatcher::default();
+        dispatcher.begin(&start(OLD), units(100));
+        assert_eq!(dispatcher.claim(OLD, 0, true), Claim::Wait);
+        assert_eq!(dispatcher.claim(OLD, 0, false), Claim::Send);
+        assert_eq!(dispatcher.claim(OLD, 0, true), Claim::Send, "the other rank's part of it");
+        assert_eq!(dispatcher.claim(OLD, 1, true), Claim::Wait);
     }
 
     #[test]
@@ -226,7 +238,7 @@ mod tests {
         let dispatcher = Dispatcher::default();
         dispatcher.begin(&start(OLD), units(100));
         assert_eq!(dispatcher.quiesce(OLD), Some(0));
-        assert_eq!(dispatcher.claim(OLD, 0), Claim::Wait);
+        assert_eq!(dispatcher.claim(OLD, 0, false), Claim::Wait);
     }
 
     #[test]
@@ -236,15 +248,15 @@ mod tests {
         dispatcher.begin(&start(NEW), units(100));
         let elsewhere = Generation { incarnation: 5, ..NEW };
         for stale in [OLD, elsewhere] {
-            assert_eq!(dispatcher.claim(stale, 0), Claim::Over);
+            assert_eq!(dispatcher.claim(stale, 0, false), Claim::Over);
             assert_eq!(dispatcher.quiesce(stale), None);
             assert_eq!(dispatcher.part_of(stale, MemberId(1)), None);
         }
-        assert_eq!(dispatcher.claim(NEW, 0), Claim::Send, "a stale quiesce changes nothing");
+        assert_eq!(dispatcher.claim(NEW, 0, false), Claim::Send, "a stale quiesce changes nothing");
         assert_eq!(dispatcher.part_of(NEW, MemberId(2)), Some((0, 2..3)));
         assert_eq!(dispatcher.part_of(NEW, MemberId(3)), None);
         dispatcher.end();
-        assert_eq!(dispatcher.claim(NEW, 1), Claim::Over);
+        assert_eq!(dispatcher.claim(NEW, 1, false), Claim::Over);
         assert_eq!(dispatcher.part_of(NEW, MemberId(2)), None);
     }
 

@@ -22,6 +22,7 @@ use super::decode;
 use super::dispatch::{Claim, Dispatcher, micro_batch};
 use super::outbox::outbox;
 use super::reduce::{Contribution, Reduced, Reducer, RowsRefused};
+use crate::background::solver::Backlog;
 use crate::machine::{Event, Generation, MemberId};
 use crate::run::config_digest;
 use crate::state_key::StateKey;
@@ -38,6 +39,8 @@ struct Service {
     streams: Streams,
     dispatcher: Arc<Dispatcher>,
     reducer: Arc<Reducer>,
+    /// Chunks are not handed out faster than they are added.
+    backlog: Backlog,
     driver: mpsc::Sender<Call>,
     next_member: AtomicU64,
     connections: ConnectionRegistry,
@@ -166,6 +169,7 @@ impl CoordinatorService {
         streams: Streams,
         dispatcher: Arc<Dispatcher>,
         reducer: Arc<Reducer>,
+        backlog: Backlog,
         driver: mpsc::Sender<Call>,
     ) -> Self {
         Self(Arc::new(Service {
@@ -176,6 +180,7 @@ impl CoordinatorService {
             streams,
             dispatcher,
             reducer,
+            backlog,
             driver,
             next_member: AtomicU64::new(1),
             connections: ConnectionRegistry::default(),
@@ -220,7 +225,7 @@ impl Service {
                 continue;
             }
             let changed = self.dispatcher.changed();
-            match self.dispatcher.claim(generation, unit) {
+            match self.dispatcher.claim(generation, unit, self.backlog.is_full()) {
                 Claim::Over => return,
                 Claim::Wait => {
                     tokio::select! {

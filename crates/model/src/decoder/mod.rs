@@ -417,7 +417,7 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
     }
 
     fn weight_bytes(&self) -> u64 {
-        let WeightStorage { backward, dtype } = self.parts.storage;
+        let WeightStorage { backward, dtype, .. } = self.parts.storage;
         let tables =
             self.parts.token_table.bytes() + self.parts.position_table.as_ref().map_or(0, EmbeddingTable::bytes);
         let in_tables = tables / dtype.bytes();

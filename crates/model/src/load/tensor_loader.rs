@@ -152,7 +152,16 @@ impl<'a> TensorLoader<'a> {
         device: &B::Device,
     ) -> B::Linear {
         let Dense { input, output, order, .. } = dense;
-        let host = HostLinear { weight, order, input, output, outputs, bias, dtype: self.storage.dtype };
+        let host = HostLinear {
+            weight,
+            order,
+            input,
+            output,
+            outputs,
+            bias,
+            dtype: self.storage.dtype,
+            arithmetic: self.storage.arithmetic,
+        };
         B::prepare(host, self.storage.backward, device)
     }
 

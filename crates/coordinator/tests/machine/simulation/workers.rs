@@ -104,7 +104,7 @@ impl Simulation {
         let step = unit_of(&task.state, &self.config);
         if (eager || task.claimed == step)
             && task.claimed < step + PREFETCH
-            && self.dispatcher.claim(task.generation, task.claimed) == Claim::Send
+            && self.dispatcher.claim(task.generation, task.claimed, false) == Claim::Send
         {
             task.claimed += 1;
             return;
