@@ -110,7 +110,7 @@ fn messages() -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
         mac: vec![0; 32],
     };
     let hello = proto::Hello {
-        protocol: 1,
+        protocol: proto::PROTOCOL,
         host: "host".to_owned(),
         rejoin_state: Some(rejoin_state),
         ..proto::Hello::default()
