@@ -198,11 +198,6 @@ fn listener_limits(config: &Config) -> ListenerLimits {
     }
 }
 
-/// BLAKE3 of the settings that determine the run's states; a worker of another run does not have it.
-pub fn config_digest(config: &Config) -> String {
-    blake3::hash(config.digest_text().as_bytes()).to_hex().to_string()
-}
-
 /// A run whose last step is committed needs no workers: its result is written again, and that is all.
 async fn already_finished(
     config: &Config,
