@@ -81,8 +81,7 @@ fn tap(raw: &Raw) -> Result<Tap, ParseError> {
 /// A list of places: a YAML list, or text such as `1:mean,2:last`.
 pub(crate) fn taps(raw: &Raw) -> Result<Vec<Tap>, ParseError> {
     let blank = matches!(raw, Raw::Text(text) if text.trim().is_empty());
-    let refusal =
-        || ParseError::new(format!("must be a list of places such as [1:mean, 2:last], not {}", raw.kind()));
+    let refusal = || ParseError::new(format!("must be a list of places such as [1:mean, 2:last], not {}", raw.kind()));
     let items = list(raw).filter(|_| !blank).ok_or_else(refusal)?;
     items.iter().map(tap).collect()
 }
