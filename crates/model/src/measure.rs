@@ -40,6 +40,7 @@ fn rate<B: FrozenOps>(device: &B::Device, rows: usize) -> Result<f64, ModelError
         outputs: (0, WIDTH),
         bias: None,
         dtype: Dtype::F32,
+        blocks: None,
     };
     let linear = B::prepare(host, false, device);
     let values: Vec<f32> = (0..rows * WIDTH).map(|i| (i % 7) as f32 - 3.0).collect();
