@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use numalign_checkpoint::{Checkpoint, Identity};
-use numalign_config::Config;
+use numalign_config::{Arithmetic, Config};
 use numalign_data::{Domain, SampleDigest, SampleStream};
 use numalign_fuzz::structure::join_safetensors;
 use numalign_projector::State;
@@ -55,6 +55,7 @@ fn checkpoint(stage: &str) -> anyhow::Result<Checkpoint> {
         recipe,
         base_fingerprint: blake3::hash(b"no model").to_hex().to_string(),
         tokenizer_fingerprint: None,
+        arithmetic: Arithmetic::F32,
         layer_norms: Vec::new(),
         dataset_digest: None,
         split: None,

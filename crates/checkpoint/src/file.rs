@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use numalign_config::{LoadedProjections, Recipe, Solver, Stage};
+use numalign_config::{Arithmetic, Choice, LoadedProjections, Recipe, Solver, Stage};
 use numalign_projector::bytes::le_bytes;
 use numalign_projector::{Evaluations, InputEncoder, Layout, NormTensor, State, Sums, Trained};
 use safetensors::SafeTensors;
@@ -42,6 +42,8 @@ pub struct Identity {
     /// Hex fingerprint of its tokenizer. None in stage `nn`, which reads no text, and in files of builds that did not write
     /// it.
     pub tokenizer_fingerprint: Option<String>,
+    /// To what the factors of the frozen model's products were rounded. Stored where they were.
+    pub arithmetic: Arithmetic,
     /// The frozen model's layer norms, if they train: as many numbers as the state has of them.
     pub layer_norms: Vec<NormTensor>,
     /// Hex digest of the data file's content, if there is one.
@@ -156,6 +158,9 @@ impl Checkpoint {
         put("base_fingerprint", self.identity.base_fingerprint.clone());
         if let Some(tokenizer) = &self.identity.tokenizer_fingerprint {
             put("tokenizer_fingerprint", tokenizer.clone());
+        }
+        if self.identity.arithmetic != Arithmetic::F32 {
+            put("arithmetic", self.identity.arithmetic.to_string());
         }
         put("config", recipe.digest_text());
         put("dataset_digest", self.identity.dataset_digest.clone().unwrap_or_default());
@@ -399,6 +404,7 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
             recipe,
             base_fingerprint: text("base_fingerprint")?,
             tokenizer_fingerprint: metadata.get("tokenizer_fingerprint").cloned(),
+            arithmetic: read_arithmetic(metadata)?,
             layer_norms: norms,
             dataset_digest: optional("dataset_digest")?,
             split: read_split(metadata)?,
@@ -413,6 +419,15 @@ fn assemble(metadata: &BTreeMap<String, String>, tensors: &TensorMap) -> Result<
 fn read_split(metadata: &BTreeMap<String, String>) -> Result<Option<SplitDigests>, String> {
     let split = metadata.get("split").map(|text| serde_json::from_str(text));
     split.transpose().map_err(|error| format!("split cannot be read: {error}"))
+}
+
+/// Exact where nothing is said; a file that says so explicitly is none of ours.
+fn read_arithmetic(metadata: &BTreeMap<String, String>) -> Result<Arithmetic, String> {
+    let Some(name) = metadata.get("arithmetic") else {
+        return Ok(Arithmetic::F32);
+    };
+    let known = Arithmetic::ALL.iter().find(|known| known.name() == name);
+    known.copied().ok_or_else(|| format!("its arithmetic `{name}` is not known"))
 }
 
 /// Names from the metadata, sizes from the tensors.

@@ -7,7 +7,7 @@ use std::path::Path;
 use numalign_checkpoint::{
     BareProjectors, Checkpoint, CheckpointError, Identity, RunFolder, SplitDigests, write_atomically,
 };
-use numalign_config::{Config, Recipe};
+use numalign_config::{Arithmetic, Config, Recipe};
 use numalign_projector::{Layout, NormTensor, State};
 use safetensors::{Dtype, SafeTensors};
 
@@ -28,6 +28,7 @@ fn checkpoint(hidden: usize, steps: u64) -> Checkpoint {
             recipe,
             base_fingerprint: "0123456789abcdef".to_owned(),
             tokenizer_fingerprint: None,
+            arithmetic: Arithmetic::F32,
             layer_norms: Vec::new(),
             dataset_digest: None,
             split: None,
@@ -83,6 +84,15 @@ fn what_is_written_is_read() {
         assert_eq!(read.state.digest(), written.state.digest());
         assert_eq!(read.to_bytes(), written.to_bytes());
     }
+}
+
+#[test]
+fn rounded_products_are_stored_and_exact_ones_are_not() {
+    let mut checkpoint = checkpoint(3, 2);
+    assert!(!checkpoint.metadata().contains_key("arithmetic"));
+    checkpoint.identity.arithmetic = Arithmetic::Tf32;
+    assert_eq!(checkpoint.metadata()["arithmetic"], "tf32");
+    assert_eq!(parse(&checkpoint.to_bytes()).unwrap(), checkpoint);
 }
 
 #[test]

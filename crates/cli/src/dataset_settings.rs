@@ -3,15 +3,18 @@
 //! from then on; a run that is continued takes those of its checkpoint.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use numalign_checkpoint::{Checkpoint, RunFolder};
 use numalign_config::{Config, ConfigErrors, RUNS_FOLDER, Recipe, Resume, Source, Stage, draft, resolve_over};
-use numalign_data::dataset::survey::{Survey, stage_of, survey};
-use numalign_data::table::TableOptions;
+use numalign_coordinator::{OpenedFiles, eval_file_options, table_options};
+use numalign_data::dataset::survey::{Survey, survey};
+use numalign_data::dataset::{open_finding_stage, reads_alike};
 use numalign_data::{Dataset, Side};
 
 use crate::console::note;
 use crate::error::CliError;
+use crate::settings::RunSettings;
 
 /// The share of a file's rows that is held out where nobody says otherwise.
 const EVAL_SHARE: f64 = 0.1;
@@ -43,10 +46,10 @@ pub fn resolve_with_dataset(
     mut env: Source,
     mut flags: Source,
     wrong: impl Fn(ConfigErrors) -> CliError,
-) -> Result<Config, CliError> {
+) -> Result<RunSettings, CliError> {
     let all: Vec<Source> = yaml.iter().chain([&env, &flags]).cloned().collect();
     if draft(&all).is_none_or(|config| config.run.dataset_file.is_none()) {
-        return resolve_over(Vec::new(), yaml, env, flags).map_err(wrong);
+        return Ok(resolve_over(Vec::new(), yaml, env, flags).map_err(wrong)?.into());
     }
     for source in yaml.iter_mut().chain([&mut env, &mut flags]) {
         source.forget_auto("min_val");
@@ -57,12 +60,14 @@ pub fn resolve_with_dataset(
     let with = |weaker: &[Source]| draft(&[weaker, given.as_slice()].concat());
 
     let (mut weaker, mut told) = (Vec::new(), None);
+    let mut file = TrainingFile::default();
     if !is_given("stage")
-        && let Some(config) = with(&[])
+        && let Some(mut config) = with(&[])
     {
-        let (stage, why) = stage_from_rows(&config)?;
+        hold_out_by_default(&mut config, is_given);
+        let stage = file.stage(&config)?;
         weaker.push(Source::worked_out(DATASET, [("stage", stage.to_string())]));
-        told = Some(format!("stage {stage}: {why}"));
+        told = Some(format!("stage {stage}: {}", why(stage)));
     }
     let continued = match with(&weaker) {
         Some(config) => continued_recipe(&config)?,
@@ -72,25 +77,21 @@ pub fn resolve_with_dataset(
         note!("{line}");
     }
     weaker.extend(continued.as_ref().map(|recipe| Source::of_recipe(CHECKPOINT, recipe, OF_A_CHECKPOINT)));
-    let mut rows = None;
+    let mut held_out = None;
+    let mut rows = 0;
     if let Some(config) = with(&weaker) {
         let is_set = |key: &str| is_given(key) || (continued.is_some() && OF_A_CHECKPOINT.contains(&key));
-        let found = Found::of(config, is_set)?;
-        rows = Some(found.held_out_rows);
+        let found = Found::of(config, &mut file, is_set)?;
+        (rows, held_out) = (found.held_out_rows, found.eval_file);
         weaker.push(found.settings);
     }
     let mut config = resolve_over(weaker, yaml, env, flags).map_err(wrong)?;
-    if let Some(rows) = rows.filter(|rows| *rows > 0) {
+    if rows > 0 {
         config.run.eval_samples = config.run.eval_samples.min(rows);
         config.run.eval_count = config.run.eval_count.min(rows);
     }
-    Ok(config)
-}
-
-/// How the configuration says that its table is read.
-fn table_options(config: &Config) -> TableOptions {
-    let separator = config.run.dataset_separator.as_ref().and_then(|text| text.bytes().next());
-    TableOptions { format: config.run.dataset_format, separator }
+    let files = OpenedFiles { rows: file.read_as(&config.recipe), held_out };
+    Ok(RunSettings { config, files })
 }
 
 /// The file of a configuration that has one.
@@ -98,14 +99,52 @@ fn file_of(config: &Config) -> &Path {
     config.run.dataset_file.as_deref().unwrap_or(Path::new(""))
 }
 
-fn stage_from_rows(config: &Config) -> Result<(Stage, &'static str), CliError> {
-    let stage = stage_of(file_of(config), &config.recipe, &table_options(config))?;
-    let why = match stage {
+fn why(stage: Stage) -> &'static str {
+    match stage {
         Stage::Nn => "every input of the dataset is a number",
         Stage::Text => "the inputs of the dataset are texts without marked numbers",
         Stage::Mixed => "the inputs of the dataset have marked numbers",
-    };
-    Ok((stage, why))
+    }
+}
+
+/// The training file, read again only where it turns out that it has to be read in another way.
+#[derive(Default)]
+struct TrainingFile {
+    read: Option<(Recipe, Arc<Dataset>)>,
+}
+
+impl TrainingFile {
+    /// Reads it, and says what stage its inputs are for.
+    fn stage(&mut self, config: &Config) -> Result<Stage, CliError> {
+        let (dataset, stage) = open_finding_stage(file_of(config), &config.recipe, &table_options(config))?;
+        self.read = Some((Recipe { stage, ..config.recipe.clone() }, Arc::new(dataset)));
+        Ok(stage)
+    }
+
+    /// As it was read, if that is how `recipe` reads it.
+    fn read_as(&self, recipe: &Recipe) -> Option<Arc<Dataset>> {
+        let (as_read, dataset) = self.read.as_ref()?;
+        reads_alike(as_read, recipe).then(|| dataset.clone())
+    }
+
+    fn dataset(&mut self, config: &Config) -> Result<Arc<Dataset>, CliError> {
+        if let Some(dataset) = self.read_as(&config.recipe) {
+            return Ok(dataset);
+        }
+        let dataset = Arc::new(Dataset::open(file_of(config), &config.recipe, &table_options(config))?);
+        self.read = Some((config.recipe.clone(), dataset.clone()));
+        Ok(dataset)
+    }
+}
+
+/// A part of the rows, unless somebody says otherwise; answers whether it came to that.
+fn hold_out_by_default(config: &mut Config, is_set: impl Fn(&str) -> bool) -> bool {
+    let is_shared_out = config.run.dataset_eval_file.is_none() && config.recipe.dataset_shuffle;
+    if is_set("dataset.eval_share") || !is_shared_out {
+        return false;
+    }
+    config.recipe.dataset_eval_share = Some(EVAL_SHARE);
+    true
 }
 
 /// The recipe of the checkpoint that the configuration continues from. What is wrong with it is said when the run starts.
@@ -129,25 +168,22 @@ fn continued_recipe(config: &Config) -> Result<Option<Recipe>, CliError> {
 struct Found {
     settings: Source,
     held_out_rows: u64,
+    /// `dataset.eval_file`, where there is one.
+    eval_file: Option<Arc<Dataset>>,
 }
 
 impl Found {
-    fn of(mut config: Config, is_set: impl Fn(&str) -> bool) -> Result<Self, CliError> {
-        let options = table_options(&config);
+    fn of(mut config: Config, file: &mut TrainingFile, is_set: impl Fn(&str) -> bool) -> Result<Self, CliError> {
         let mut settings: Vec<(&'static str, String)> = Vec::new();
-        let is_shared_out = config.run.dataset_eval_file.is_none() && config.recipe.dataset_shuffle;
-        if !is_set("dataset.eval_share") && is_shared_out {
-            config.recipe.dataset_eval_share = Some(EVAL_SHARE);
+        if hold_out_by_default(&mut config, &is_set) {
             settings.push(("dataset.eval_share", EVAL_SHARE.to_string()));
         }
-        let survey = survey(file_of(&config), &config.recipe, &options)?;
-        let held_out_rows = match &config.run.dataset_eval_file {
-            Some(file) => {
-                let options = TableOptions { format: None, ..options };
-                Dataset::open_held_out(file, &config.recipe, &options)?.len(Side::HeldOut)
-            }
-            None => survey.held_out_rows,
+        let survey = survey(&*file.dataset(&config)?, &config.recipe)?;
+        let eval_file = match &config.run.dataset_eval_file {
+            Some(path) => Some(Arc::new(Dataset::open_held_out(path, &config.recipe, &eval_file_options(&config))?)),
+            None => None,
         };
+        let held_out_rows = eval_file.as_ref().map_or(survey.held_out_rows, |rows| rows.len(Side::HeldOut));
         if !is_set("num_batches") {
             let steps = survey.train_rows.div_ceil(config.recipe.batch_size as u64);
             settings.push(("num_batches", steps.to_string()));
@@ -158,7 +194,7 @@ impl Found {
                 settings.push((key, held_out_rows.min(MOST_EVALUATED).to_string()));
             }
         }
-        Ok(Self { settings: Source::worked_out(DATASET, settings), held_out_rows })
+        Ok(Self { settings: Source::worked_out(DATASET, settings), held_out_rows, eval_file })
     }
 }
 

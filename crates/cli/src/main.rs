@@ -86,6 +86,11 @@ fn report_panics() {
             write_line(&error.to_string());
             std::process::exit(1);
         }
+        // Once something failed on a GPU, the backend's calls may panic: the failure is what there is to tell.
+        if let Err(failure) = numalign_model::ops::device_failure::check() {
+            write_line(&CliError::from(failure).to_string());
+            std::process::exit(1);
+        }
         let thread = std::thread::current();
         let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
         let mut text = format!("thread '{}' panicked{place}:\n{said}", thread.name().unwrap_or("<unnamed>"));

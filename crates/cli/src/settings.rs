@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use numalign_checkpoint::{CONFIGURATION, Checkpoint, RunFolder};
 use numalign_config::{Config, ConfigErrors, DeviceChoice, RUNS_FOLDER, Source, Stage, draft, recipe_to_yaml, resolve};
+use numalign_coordinator::OpenedFiles;
 use numalign_gpu::driver::visible_gpus;
 
 use crate::args::{key_flags, text};
@@ -18,8 +19,21 @@ pub fn load(matches: &ArgMatches, file: Option<&str>, stage: Option<&str>) -> Re
     resolve_sources(sources(matches, file, stage, &[])?)
 }
 
+/// The configuration of a run, and those of its data files that were read to work it out.
+#[derive(Clone)]
+pub struct RunSettings {
+    pub config: Config,
+    pub files: OpenedFiles,
+}
+
+impl From<Config> for RunSettings {
+    fn from(config: Config) -> Self {
+        Self { config, files: OpenedFiles::default() }
+    }
+}
+
 /// [`load`] for a run: with what follows from its dataset.
-pub fn load_for_run(matches: &ArgMatches, file: Option<&str>, stage: Option<&str>) -> Result<Config, CliError> {
+pub fn load_for_run(matches: &ArgMatches, file: Option<&str>, stage: Option<&str>) -> Result<RunSettings, CliError> {
     let (yaml, env, flags) = sources(matches, file, stage, &[])?;
     resolve_with_dataset(yaml, env, flags, not_valid)
 }
@@ -30,7 +44,7 @@ pub fn load_for_launch(
     file: Option<&str>,
     stage: Option<&str>,
     more: &[(&str, String)],
-) -> Result<Config, CliError> {
+) -> Result<RunSettings, CliError> {
     load_with(matches, file, stage, more, |(yaml, env, flags)| resolve_with_dataset(yaml, env, flags, not_valid))
 }
 
@@ -41,7 +55,14 @@ pub fn load_to_show(
     stage: Option<&str>,
     more: &[(&str, String)],
 ) -> Result<Config, CliError> {
-    load_with(matches, file, stage, more, resolve_sources)
+    let settings = load_with(matches, file, stage, more, |sources| Ok(resolve_sources(sources)?.into()))?;
+    Ok(settings.config)
+}
+
+/// Whether somebody names the run: the file by its own name, else `run_id` in the environment or a flag.
+pub fn is_run_named(matches: &ArgMatches, file: Option<&str>) -> Result<bool, CliError> {
+    let (yaml, env, flags) = sources(matches, file, None, &[])?;
+    Ok(yaml.iter().chain([&env, &flags]).any(|source| source.is_set("run_id")) || file.is_some())
 }
 
 fn load_with(
@@ -49,8 +70,8 @@ fn load_with(
     file: Option<&str>,
     stage: Option<&str>,
     more: &[(&str, String)],
-    resolve_sources: impl Fn(Sources) -> Result<Config, CliError>,
-) -> Result<Config, CliError> {
+    resolve_sources: impl Fn(Sources) -> Result<RunSettings, CliError>,
+) -> Result<RunSettings, CliError> {
     let (mut yaml, mut env, mut flags) = sources(matches, file, stage, more)?;
     let all = yaml.iter_mut().chain([&mut env, &mut flags]);
     let (mut is_auto, mut gpus) = (false, 0);
@@ -63,7 +84,8 @@ fn load_with(
             });
         }
     }
-    let mut config = resolve_sources((yaml, env, flags))?;
+    let mut settings = resolve_sources((yaml, env, flags))?;
+    let config = &mut settings.config;
     if is_auto {
         config.run.workers = (config.run.workers / config.run.devices_per_worker).max(1);
         config.check().map_err(|errors| CliError::usage(format!("the configuration is not valid\n{errors}")))?;
@@ -76,7 +98,7 @@ fn load_with(
             );
         }
     }
-    Ok(config)
+    Ok(settings)
 }
 
 /// What `workers: auto` came to.

@@ -102,6 +102,19 @@ fn rows_of_a_file_come_back_in_order_with_a_prediction_each() {
     let first = &rows(&output)[0];
     assert_eq!((&first["item"], &first["quantity"]), (&"chair".into(), &40.into()), "{output}");
     assert_eq!(first["prediction"].as_f64(), Some(alone("40 x chair at 86.86 euros")));
+    // Or as Parquet, its columns as they were; and that once more, with the predictions replaced.
+    let answered = output.stdout;
+    for (from, to) in [(table.to_str().unwrap(), "once.parquet"), ("once.parquet", "twice.parquet")] {
+        let output = ask(&format!("--file {from} --out {to}"));
+        assert!(output.status.success() && output.stdout.is_empty(), "{output}");
+    }
+    assert_eq!(ask("--file twice.parquet").stdout, answered);
+    let output = ask("--file in.csv --out csv.parquet");
+    assert!(output.status.success(), "{output}");
+    let back = ask("--file csv.parquet --out back.csv");
+    assert!(back.status.success(), "{back}");
+    assert_eq!(folder.read("back.csv"), written.into_bytes());
+    check("no columns", &ask("--file in.jsonl --out out.parquet"), 2, &["no columns that all rows share", "hint:"]);
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::Folder;
+use common::run::{bytes, succeed_line};
 use common::words::{Spoken, commands};
+use serde_json::Value;
 
 mod common;
 
@@ -17,7 +19,7 @@ fn root() -> PathBuf {
 /// Path from the repository's root, and text, of every page that a reader is sent to.
 fn pages() -> Vec<(String, String)> {
     let mut names = Vec::new();
-    for name in ["README.md", "CONTRIBUTING.md", "deploy/README.md", "testdata/README.md"] {
+    for name in ["README.md", "CONTRIBUTING.md", "deploy/README.md", "examples/README.md", "testdata/README.md"] {
         names.push(name.to_owned());
     }
     for entry in std::fs::read_dir(root().join("docs")).expect("docs/") {
@@ -52,6 +54,41 @@ fn anchor(heading: &str) -> String {
 fn the_readme_is_short() {
     let (_, readme) = pages().into_iter().find(|(name, _)| name == "README.md").expect("the README");
     assert!(readme.lines().count() <= 150, "{} lines", readme.lines().count());
+}
+
+#[test]
+fn every_page_has_a_list_of_its_contents() {
+    const PAGES: &[&str] = &[
+        "QUICKSTART",
+        "DATA",
+        "MODELS",
+        "CONFIGURATION",
+        "TRAINING",
+        "OPERATIONS",
+        "WATCH",
+        "PYTHON",
+        "CHECKPOINT",
+        "RESULTS",
+        "PERFORMANCE",
+        "SCALING",
+        "GPUS",
+        "ARCHITECTURE",
+        "FAQ",
+        "CHANGELOG",
+        "SECURITY",
+    ];
+    let pages = pages();
+    let (_, readme) = pages.iter().find(|(name, _)| name == "README.md").expect("the README");
+    for page in PAGES {
+        let name = format!("docs/{page}.md");
+        let (_, text) = pages.iter().find(|(found, _)| *found == name).unwrap_or_else(|| panic!("there is no {name}"));
+        assert!(readme.contains(&name), "the README does not lead to {name}");
+        let (list, _) = text.split_once("\n## ").unwrap_or_else(|| panic!("{name} has no heading"));
+        for heading in text.lines().filter_map(|line| line.strip_prefix("## ")) {
+            let link = format!("](#{})", anchor(heading));
+            assert!(list.contains(&link), "{name}: the list of contents lacks {heading}");
+        }
+    }
 }
 
 #[test]
@@ -142,6 +179,56 @@ fn every_link_of_the_pages_leads_somewhere() {
         }
     }
     assert!(found >= 50, "only {found} links were found");
+}
+
+/// Names of a checkpoint's tensors, and its metadata.
+fn header(file: &[u8]) -> (Vec<String>, Value) {
+    let (length, rest) = file.split_at(8);
+    let length = u64::from_le_bytes(length.try_into().expect("eight bytes")) as usize;
+    let header: Value = serde_json::from_slice(&rest[..length]).expect("JSON");
+    let names = header.as_object().expect("an object").keys().filter(|name| *name != "__metadata__");
+    (names.cloned().collect(), header["__metadata__"].clone())
+}
+
+#[test]
+fn every_tensor_and_metadata_key_of_three_checkpoints_stands_in_the_page() {
+    let page = std::fs::read_to_string(root().join("docs/CHECKPOINT.md")).expect("the page");
+    let has = |name: &str| page.contains(&format!("`{name}`"));
+    let folder = Folder::new();
+    let tiny = "--no-eval --http off --workers 1 --num-epochs 2 --num-batches 5 --eval-every 1 --eval-samples 8";
+    let mut found = 0;
+    for line in [
+        "nn --run-id first --solver alternate --solve-samples 64 --target signlog --min-val 1",
+        "text --run-id second --solver exact --layer 0,1 --pooling mean,last",
+        "mixed --run-id third --train-layer-norms true --value-encoding fourier",
+    ] {
+        succeed_line(&folder, &format!("launch {line} {tiny}"));
+        let run = line.split_whitespace().nth(2).expect("the run");
+        let (tensors, metadata) = header(&bytes(&folder, run));
+        for tensor in tensors {
+            let mut name = tensor.as_str();
+            for prefix in ["best.", "optimizer.exp_avg.", "optimizer.exp_avg_sq."] {
+                if let Some(rest) = name.strip_prefix(prefix) {
+                    assert!(has(&format!("{prefix}TENSOR")), "{tensor}");
+                    name = rest;
+                }
+            }
+            let name = if name.starts_with("layer_norms.") { "layer_norms.NAME" } else { name };
+            assert!(has(name), "docs/CHECKPOINT.md lacks the tensor {tensor} of {run}");
+            found += 1;
+        }
+        for (key, text) in metadata.as_object().expect("an object") {
+            assert!(has(key), "docs/CHECKPOINT.md lacks the key {key} of {run}");
+            let value = serde_json::from_str::<Value>(text.as_str().expect("text"));
+            // The recipe's names are those of the configuration.
+            let fields = value.ok().filter(|_| key != "config").and_then(|value| value.as_object().cloned());
+            for field in fields.unwrap_or_default().keys() {
+                assert!(has(field), "docs/CHECKPOINT.md lacks the field {field} of {key}");
+            }
+            found += 1;
+        }
+    }
+    assert!(found > 80, "only {found} names were found");
 }
 
 #[test]

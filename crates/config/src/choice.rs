@@ -147,7 +147,7 @@ choices! {
         Count = "count",
     }
 
-    /// How the frozen model's weights lie in memory; arithmetic is `f32` in any case. From `q8_0` on they are GGML's blocks.
+    /// How the frozen model's weights lie in memory. From `q8_0` on they are GGML's blocks.
     #[derive(Default)]
     Dtype {
         /// IEEE 754 single precision.
@@ -169,6 +169,20 @@ choices! {
         Q5K = "q5_k",
         /// 6 bits, with scales of scales for 256 numbers.
         Q6K = "q6_k",
+    }
+
+    /// To what the factors of the frozen model's matrix products are rounded; the sums are `f32` in any case.
+    #[derive(Default)]
+    Arithmetic {
+        /// Not at all.
+        #[default]
+        F32 = "f32",
+        /// To 10 bits of mantissa, with the range of `f32`: NVIDIA's matrix units from compute capability 8.0 on.
+        Tf32 = "tf32",
+        /// To 7 bits of mantissa, with the range of `f32`.
+        Bf16 = "bf16",
+        /// To IEEE 754 half precision.
+        F16 = "f16",
     }
 
     /// Which projectors `model_path_load` brings; the others start fresh.

@@ -62,7 +62,7 @@ keys! {
     Recipe model_name: String = "demo", MODEL, text(),
         "The frozen model: a folder, a .gguf file, a hub id, demo, or synthetic:<size>[:seed]";
     Recipe dtype: Dtype = "f32", MODEL, choice(),
-        "How the frozen model's weights lie in memory; arithmetic is f32 in any case. q8_0 and q4_0 are made while loading, the other \
+        "How the frozen model's weights lie in memory; GPUs multiply in it too, with sums in f32. q8_0 and q4_0 are made while loading, the other \
          q's kept from a .gguf file", sparse 1;
     Recipe add_special_tokens: bool = "false", MODEL, boolean(),
         "Put the tokenizer's special tokens (BOS, EOS) around each text, as transformers does by default", sparse 10;
@@ -212,6 +212,9 @@ keys! {
     Run device: DeviceChoice = "auto", WORKERS, device(), "Device of the workers";
     Run devices_per_worker: usize = "1", WORKERS, whole(1, MOST_DEVICES),
         "Devices of one worker; each holds a stretch of the frozen model's blocks";
+    /// What a checkpoint stores is what its products were rounded to ([`crate::Arithmetic`]), not this wish.
+    Run exact_f32: bool = "false", WORKERS, boolean(),
+        "Multiply matrices in f32 on GPUs too, without TF32, bf16 or f16: slower, and near the CPU's numbers";
     Run collective: CollectiveChoice = "auto", WORKERS, choice(),
         "How gradients are exchanged; auto takes nccl where every replica is on a GPU of its own";
     Run deterministic: bool = "true", WORKERS, boolean(), "Refuse workers that would compute other bits";
@@ -411,6 +414,11 @@ impl Key {
     /// What stands for the value in a usage text, such as `N` or `true|false`.
     pub fn value_name(&self) -> String {
         (self.about)().name
+    }
+
+    /// Whether it can have another value than its default.
+    pub fn is_settable(&self) -> bool {
+        self.part != Part::Refused
     }
 
     /// Its name in the recipe that a checkpoint stores; `None` where it is not stored.

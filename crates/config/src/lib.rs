@@ -31,8 +31,8 @@ mod suggest;
 mod tap;
 
 pub use choice::{
-    Choice, CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, MissingCells, Pooling,
-    Resume, Solver, Stage, TableFormat, TargetEncoding, Task, ValueEncoding,
+    Arithmetic, Choice, CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, MissingCells,
+    Pooling, Resume, Solver, Stage, TableFormat, TargetEncoding, Task, ValueEncoding,
 };
 pub use config::Config;
 pub use error::{ConfigError, ConfigErrors};

@@ -7,7 +7,7 @@ use crate::keys::{Key, Recipe, Settings, keys, phrase};
 
 /// The configuration as YAML: every key of the table, in its order, unset ones as `null`.
 pub fn to_yaml(config: &Config) -> String {
-    yaml_of(&Settings::of(&config.recipe, Some(&config.run)), keys().iter())
+    yaml_of(&Settings::of(&config.recipe, Some(&config.run)), keys().iter().filter(|key| key.is_settable()))
 }
 
 /// A recipe as YAML: the keys that a checkpoint stores, in the table's order, unset ones as `null`.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use numalign_checkpoint::SplitDigests;
-use numalign_config::Config;
+use numalign_config::{Config, Recipe};
 use numalign_data::dataset::survey::outside;
 use numalign_data::doubts::DoubtTally;
 use numalign_data::table::TableOptions;
@@ -22,47 +22,88 @@ pub struct RunData {
     pub messages: Vec<String>,
 }
 
+/// The files of a run, where they were read before.
+#[derive(Debug, Clone, Default)]
+pub struct OpenedFiles {
+    /// `dataset.file`.
+    pub rows: Option<Arc<Dataset>>,
+    /// `dataset.eval_file`.
+    pub held_out: Option<Arc<Dataset>>,
+}
+
+impl OpenedFiles {
+    /// With those that the configuration names and that were not read before; none where it names none.
+    fn completed(self, config: &Config) -> Result<Self, CoordinatorError> {
+        let recipe = &config.recipe;
+        let Some(path) = &config.run.dataset_file else { return Ok(Self::default()) };
+        let rows = match self.rows {
+            Some(rows) => rows,
+            None => Arc::new(Dataset::open(path, recipe, &table_options(config))?),
+        };
+        let held_out = match (&config.run.dataset_eval_file, self.held_out) {
+            (None, _) => None,
+            (Some(_), Some(held_out)) => Some(held_out),
+            (Some(file), None) => Some(Arc::new(Dataset::open_held_out(file, recipe, &eval_file_options(config))?)),
+        };
+        Ok(Self { rows: Some(rows), held_out })
+    }
+
+    fn streams(&self, recipe: &Recipe) -> Result<Streams, CoordinatorError> {
+        let Some(rows) = &self.rows else {
+            return Ok(Streams::new(SampleStream::generated(recipe, Domain::Train)?, recipe)?);
+        };
+        let mut streams = Streams::new(SampleStream::training(rows.clone(), recipe), recipe)?;
+        streams.held_out = SampleStream::held_out(self.held_out.as_ref().unwrap_or(rows).clone(), recipe);
+        Ok(streams)
+    }
+}
+
+/// The samples of a run.
+///
+/// # Errors
+/// A file that is at fault.
+pub fn streams_of(config: &Config, files: OpenedFiles) -> Result<Streams, CoordinatorError> {
+    files.completed(config)?.streams(&config.recipe)
+}
+
 impl RunData {
-    /// Opens what the configuration names.
+    /// Opens what the configuration names and `files` does not have.
     ///
     /// # Errors
     /// A file that is at fault, or evaluations during training without a row to evaluate on.
-    pub fn open(config: &Config) -> Result<Self, CoordinatorError> {
+    pub fn open(config: &Config, files: OpenedFiles) -> Result<Self, CoordinatorError> {
         let recipe = &config.recipe;
-        let Some(path) = &config.run.dataset_file else {
-            let train = SampleStream::generated(recipe, Domain::Train)?;
-            return Ok(Self { streams: Streams::new(train, recipe)?, split: None, messages: Vec::new() });
+        let files = files.completed(config)?;
+        let streams = files.streams(recipe)?;
+        let (Some(path), Some(dataset)) = (&config.run.dataset_file, &files.rows) else {
+            return Ok(Self { streams, split: None, messages: Vec::new() });
         };
-        let dataset = Arc::new(Dataset::open(path, recipe, &table_options(config))?);
-        let own = match &config.run.dataset_eval_file {
-            Some(file) => {
-                let options = TableOptions { format: None, ..table_options(config) };
-                Some((file, Arc::new(Dataset::open_held_out(file, recipe, &options)?)))
-            }
-            None => None,
-        };
-        let mut messages = told(config, path, &dataset);
-        let held_out = own.as_ref().map_or(&dataset, |(_, dataset)| dataset);
-        if let Some((file, held_out)) = &own {
-            messages.extend(told_of_eval_file(file, held_out, &dataset));
+        let mut messages = told(config, path, dataset);
+        let own = config.run.dataset_eval_file.as_ref().zip(files.held_out.as_ref());
+        if let Some((file, held_out)) = own {
+            messages.extend(told_of_eval_file(file, held_out, dataset));
         }
-        let mut streams = Streams::new(SampleStream::training(dataset.clone(), recipe), recipe)?;
-        streams.held_out = SampleStream::held_out(held_out.clone(), recipe);
         if streams.held_out.is_none() && config.run.eval_every > 0 {
             return Err(CoordinatorError::Failed {
                 reason: format!("no row of {} is held out, so eval_every has nothing to evaluate on", path.display()),
                 hint: "set dataset.eval_share or dataset.eval_file, or eval_every to 0".to_owned(),
             });
         }
-        let split = streams.held_out.as_ref().map(|_| split_of(&dataset, held_out, own.is_some()));
+        let held_out = own.map_or(dataset, |(_, held_out)| held_out);
+        let split = streams.held_out.as_ref().map(|_| split_of(dataset, held_out, own.is_some()));
         Ok(Self { streams, split, messages })
     }
 }
 
-/// How the configuration says that a table is read.
-fn table_options(config: &Config) -> TableOptions {
+/// How the configuration says that `dataset.file` is read.
+pub fn table_options(config: &Config) -> TableOptions {
     let separator = config.run.dataset_separator.as_ref().and_then(|text| text.bytes().next());
     TableOptions { format: config.run.dataset_format, separator }
+}
+
+/// How `dataset.eval_file` is read, which may be of another format.
+pub fn eval_file_options(config: &Config) -> TableOptions {
+    TableOptions { format: None, ..table_options(config) }
 }
 
 /// The digests of the training rows of `dataset` and of the rows that `held_out` holds out.

@@ -20,6 +20,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use crate::address::{AddressFile, TokenFile};
+use crate::dataset::OpenedFiles;
 use crate::driver::{Driver, Outcome};
 use crate::error::CoordinatorError;
 use crate::final_file::{FinalFile, RETRY_AFTER};
@@ -49,14 +50,15 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// Questions for the status, from this process.
 pub type StatusQueries = mpsc::Receiver<oneshot::Sender<StatusReply>>;
 
-/// Runs `config` on `socket` until every step is committed, the run fails, or `shutdown` resolves. Each time
-/// `checkpoint_wanted` is notified, the committed state is written to the run's folder. `access` says what clients must
-/// present. Who asks through `queries` gets the status as a client does.
+/// Runs `config` on `socket` until every step is committed, the run fails, or `shutdown` resolves. `files` are those of its
+/// data files that were read before. Each time `checkpoint_wanted` is notified, the committed state is written to the run's
+/// folder. `access` says what clients must present. Who asks through `queries` gets the status as a client does.
 ///
 /// # Errors
 /// The run cannot start, failed or was stopped; see [`CoordinatorError`].
 pub async fn run(
     config: Config,
+    files: OpenedFiles,
     socket: TcpListener,
     access: ServerAccess,
     shutdown: impl Future<Output = ()>,
@@ -64,7 +66,7 @@ pub async fn run(
     queries: Option<StatusQueries>,
 ) -> Result<Outcome, CoordinatorError> {
     let config = Arc::new(config);
-    let start = start::prepare(&config)?;
+    let start = start::prepare(&config, files)?;
     for line in &start.messages {
         stderr::note(line);
     }
@@ -201,6 +203,7 @@ async fn already_finished(
             recipe: config.recipe.clone(),
             base_fingerprint: base.fingerprint.clone(),
             tokenizer_fingerprint: base.tokenizer.clone(),
+            arithmetic: base.arithmetic.unwrap_or_default(),
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
             split: start.split.clone(),

@@ -10,7 +10,7 @@ use numalign_config::{Config, LoadedProjections, Recipe, Resume, Stage};
 use numalign_data::{SampleDigest, Schedule, Streams, Unit};
 use numalign_projector::{InputEncoder, NormTensor, State, Sums};
 
-use crate::dataset::RunData;
+use crate::dataset::{OpenedFiles, RunData};
 use crate::error::CoordinatorError;
 use crate::machine::KnownBase;
 use crate::state_key::StateKey;
@@ -47,16 +47,16 @@ pub struct Start {
     pub messages: Vec<String>,
 }
 
-/// Decides what the run starts from.
+/// Decides what the run starts from; `files` are those that were read before.
 ///
 /// # Errors
 /// The run folder is in use or unreadable, or the checkpoint, the loaded projectors or the data file do not fit.
-pub fn prepare(config: &Config) -> Result<Start, CoordinatorError> {
+pub fn prepare(config: &Config, files: OpenedFiles) -> Result<Start, CoordinatorError> {
     let recipe = &config.recipe;
     let folder = RunFolder::open(&Path::new(numalign_config::RUNS_FOLDER).join(&config.run.run_id))?;
     let lock = lock(&folder)?;
     remove_abandoned(folder.path());
-    let data = RunData::open(config)?;
+    let data = RunData::open(config, files)?;
     let dataset_digest = data.streams.train.content_digest().map(|digest| digest.to_hex().to_string());
     let loaded = match &config.run.model_path_load {
         Some(path) => Some((path.clone(), Checkpoint::read(path)?)),
@@ -113,6 +113,7 @@ fn base_of(recipe: &Recipe, path: &Path, identity: &Identity, messages: &mut Vec
         source: path.to_owned(),
         fingerprint: identity.base_fingerprint.clone(),
         tokenizer: identity.tokenizer_fingerprint.clone().filter(|_| reads_text),
+        arithmetic: None,
     }
 }
 
@@ -257,6 +258,8 @@ fn continue_from(
         }));
     };
     start.messages.push(format!("continuing {} at step {}", path.display(), checkpoint.state.step()));
+    let position = checkpoint.state.position();
+    let begun = checkpoint.state.step() > 0 || position.gathered.is_some_and(|chunks| chunks > 0);
     if checkpoint.sums.is_none() && checkpoint.state.position().gathered.is_some_and(|chunks| chunks > 0) {
         // Sums over several places are too large to be stored: the round begins again.
         let state = checkpoint.state.rewound(&config.recipe);
@@ -270,7 +273,9 @@ fn continue_from(
         start.state = Some(checkpoint.state);
         start.sums = checkpoint.sums;
     }
-    start.base = Some(base_of(&config.recipe, path, &checkpoint.identity, &mut start.messages));
+    let mut base = base_of(&config.recipe, path, &checkpoint.identity, &mut start.messages);
+    base.arithmetic = begun.then_some(checkpoint.identity.arithmetic);
+    start.base = Some(base);
     start.layer_norms = checkpoint.identity.layer_norms.clone();
     Ok(())
 }

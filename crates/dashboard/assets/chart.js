@@ -35,6 +35,13 @@ function logTicks(low, high) {
   return found.length >= 2 ? found : ticks(low, high, 3);
 }
 
+// A range that has some height: a constant lies in the middle of an axis that begins or ends at 0.
+function opened(low, high, log) {
+  if (high - low > 1e-9 * Math.max(Math.abs(low), Math.abs(high))) return [low, high];
+  if (log) return [low - 0.5, high + 0.5];
+  return low === 0 ? [0, 1] : [Math.min(0, 2 * low), Math.max(0, 2 * high)];
+}
+
 // At most two points for each column of pixels: the smallest and the largest.
 function thinned(points, columns) {
   if (points.length <= 4 * columns) return points;
@@ -81,7 +88,7 @@ export function draw(figure, { title, unit, series, guides = [], log = false }) 
   }
   for (const { value } of shown) [y0, y1] = [Math.min(y0, place(value)), Math.max(y1, place(value))];
   if (!log && y0 > 0 && y0 < 0.5 * y1) y0 = 0;
-  if (y0 === y1) [y0, y1] = [y0 - 0.5, y1 + 0.5];
+  [y0, y1] = opened(y0, y1, log);
   const room = 0.04 * (y1 - y0);
   [y0, y1] = [y0 === 0 ? 0 : y0 - room, y1 + room];
   x1 = Math.max(x1, 1);

@@ -55,8 +55,9 @@ pub(crate) struct Run {
     is_live: bool,
     files: Mutex<Files>,
     live: Mutex<Live>,
-    constant: OnceLock<Option<f64>>,
-    constant_wanted: AtomicBool,
+    /// Error of the best constant prediction, in percent of the range, once it is known.
+    constant: OnceLock<f64>,
+    is_looking_for_constant: AtomicBool,
 }
 
 /// A run's row in `/api/runs`.
@@ -89,7 +90,7 @@ impl Run {
             files: Mutex::new(files),
             live: Mutex::default(),
             constant: OnceLock::new(),
-            constant_wanted: AtomicBool::new(false),
+            is_looking_for_constant: AtomicBool::new(false),
         }
     }
 
@@ -121,9 +122,15 @@ impl Run {
         files
     }
 
-    /// May take a while the first time.
+    /// From the record of an evaluation, else from the source. May take a while until it is known.
     fn constant(&self) -> Option<f64> {
-        *self.constant.get_or_init(|| self.source.constant_percent_of_range())
+        if let Some(known) = self.constant.get() {
+            return Some(*known);
+        }
+        let evaluation = self.files().history.latest("evaluation");
+        let recorded = evaluation.and_then(|record| record["baseline_mae_percent_of_range"].as_f64());
+        let found = recorded.or_else(|| self.source.constant_percent_of_range())?;
+        Some(*self.constant.get_or_init(|| found))
     }
 
     /// The status as JSON; of a run that nobody tells of, what its files say. May take a while.
@@ -256,7 +263,7 @@ impl Board {
             status: &status,
             steps_per_epoch: facts.steps_per_epoch,
             gathers: facts.settings.get("solver").is_some_and(|solver| solver == "exact"),
-            constant: run.constant.get().copied().flatten(),
+            constant: run.constant.get().copied(),
             disk: live.disk,
         };
         let new = live.alerts.look(&observed);
@@ -364,9 +371,12 @@ fn look_up(run: &Arc<Run>, constant: bool, disk: bool) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else {
         return;
     };
-    if constant && !run.constant_wanted.swap(true, Ordering::Relaxed) {
+    if constant && !run.is_looking_for_constant.swap(true, Ordering::Relaxed) {
         let run = run.clone();
-        runtime.spawn_blocking(move || run.constant());
+        runtime.spawn_blocking(move || {
+            run.constant();
+            run.is_looking_for_constant.store(false, Ordering::Relaxed);
+        });
     }
     if disk {
         let run = run.clone();
@@ -387,6 +397,7 @@ pub(crate) mod tests {
     pub(crate) struct Told {
         pub(crate) facts: Facts,
         pub(crate) folder: PathBuf,
+        pub(crate) constant: Option<f64>,
     }
 
     impl RunSource for Told {
@@ -399,7 +410,7 @@ pub(crate) mod tests {
         }
 
         fn constant_percent_of_range(&self) -> Option<f64> {
-            Some(25.0)
+            self.constant
         }
 
         fn checkpoints(&self) -> Vec<CheckpointFact> {
@@ -409,7 +420,7 @@ pub(crate) mod tests {
 
     pub(crate) fn told(run: &str, folder: &Path) -> Box<dyn RunSource> {
         let facts = Facts { run_id: run.to_owned(), total_steps: 100, batch_size: 8, ..Facts::default() };
-        Box::new(Told { facts, folder: folder.to_owned() })
+        Box::new(Told { facts, folder: folder.to_owned(), constant: Some(25.0) })
     }
 
     #[test]
@@ -428,6 +439,22 @@ pub(crate) mod tests {
         let history: Value = serde_json::from_str(&board.run(None).unwrap().history()).unwrap();
         assert_eq!(history["records"].as_array().map(Vec::len), Some(2));
         assert!(board.run(Some("other")).is_none() && board.is_ready());
+    }
+
+    #[test]
+    fn the_record_of_an_evaluation_tells_the_constants_error_where_the_command_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("metrics.jsonl");
+        std::fs::write(&record, "{\"kind\":\"epoch\",\"step\":40,\"loss\":0.5}\n").unwrap();
+        let facts = Facts { run_id: "rows".to_owned(), ..Facts::default() };
+        let source = Told { facts, folder: folder.path().to_owned(), constant: None };
+        let board = Board::new();
+        board.show_files(vec![Box::new(source)]);
+        assert_eq!(board.rows()[0]["constant_percent_of_range"], Value::Null);
+        let line = "{\"kind\":\"evaluation\",\"step\":50,\"baseline_mae_percent_of_range\":19.5}\n";
+        std::fs::write(&record, line).unwrap();
+        std::thread::sleep(READ_EVERY);
+        assert_eq!(board.rows()[0]["constant_percent_of_range"], 19.5);
     }
 
     #[test]

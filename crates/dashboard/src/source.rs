@@ -49,8 +49,8 @@ pub trait RunSource: Send + Sync {
     /// The run's folder, with its `metrics.jsonl`.
     fn folder(&self) -> &Path;
 
-    /// The error of the best constant prediction on the held-out samples, in percent of the range; none where that is not
-    /// known. Asked once.
+    /// The error of the best constant prediction on the held-out samples, in percent of the range; none where only the
+    /// record of an evaluation tells it. Asked until it is known.
     fn constant_percent_of_range(&self) -> Option<f64>;
 
     /// The checkpoints in the folder, oldest first.

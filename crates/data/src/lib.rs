@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod audit;
+pub mod constant;
 pub mod dataset;
 pub mod doubts;
 pub mod error;
@@ -21,11 +22,13 @@ pub mod random;
 pub mod sample;
 pub mod sample_digest;
 pub mod schedule;
+pub mod shown;
 pub mod stream;
 pub mod table;
 mod text;
 
 pub use audit::{Audit, audit_due, audit_of};
+pub use constant::{constant_error, median};
 pub use dataset::{Dataset, Side};
 pub use doubts::{Doubt, doubts};
 pub use error::DataError;

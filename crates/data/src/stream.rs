@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use numalign_config::{Recipe, Solver};
 
+use crate::constant::constant_error;
 use crate::dataset::{Dataset, Side};
 use crate::error::DataError;
 use crate::generate::Generator;
@@ -120,6 +121,12 @@ impl SampleStream {
             Source::Generated(_) => None,
             Source::Rows { dataset, side, .. } => Some(dataset.len(*side)),
         }
+    }
+
+    /// Mean absolute error, in value units, of the best constant prediction on the first `count` samples.
+    pub fn constant_error(&self, count: u64) -> f64 {
+        let targets: Vec<f64> = (0..count).map(|index| self.sample(index).target).collect();
+        constant_error(&targets)
     }
 
     /// The digest of the file's content ([`Dataset::digest`]); `None` for a generated stream.

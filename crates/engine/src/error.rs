@@ -133,6 +133,14 @@ impl From<FitError> for EngineError {
 }
 
 impl EngineError {
+    /// The sample that it is about, by its index.
+    pub fn sample(&self) -> Option<u64> {
+        match self {
+            Self::Sample { index, .. } | Self::BadSample { index, .. } => Some(*index),
+            _ => None,
+        }
+    }
+
     /// What is wrong with a sample, without its number.
     pub fn reason(&self) -> String {
         match self {

@@ -2,11 +2,11 @@
 //! answered with the right one of them (choice accuracy).
 
 use numalign_config::Recipe;
-use numalign_data::{Input, Sample, SampleStream, Segment, grammar};
+use numalign_data::{Input, Sample, SampleStream, Segment, grammar, median};
 use serde::Serialize;
 
 use crate::evaluation::Evaluation;
-use crate::metrics::{median_of, relative_errors};
+use crate::metrics::relative_errors;
 
 /// How many of the worst samples are shown.
 const WORST: usize = 10;
@@ -85,7 +85,7 @@ pub fn deciles(predictions: &[f64], targets: &[f64]) -> Vec<Decile> {
             samples: members.len(),
             mae: absolute / count,
             bias: signed / count,
-            median_relative_error_percent: 100.0 * median_of(relative_errors(&predicted, &wanted)),
+            median_relative_error_percent: 100.0 * median(relative_errors(&predicted, &wanted)),
         });
     }
     groups
@@ -166,7 +166,7 @@ pub struct ChoiceCounter {
 impl ChoiceCounter {
     /// For questions with these targets.
     pub fn new(recipe: &Recipe, targets: &[f64]) -> Self {
-        let constants = [median_of(targets.to_vec()), recipe.min_val, recipe.max_val].map(|constant| (constant, 0));
+        let constants = [median(targets.to_vec()), recipe.min_val, recipe.max_val].map(|constant| (constant, 0));
         Self { constants, questions: 0, right: 0, strictly: 0, chance: 0.0 }
     }
 

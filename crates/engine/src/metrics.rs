@@ -1,6 +1,7 @@
 //! Metrics of predictions on held-out samples, beside those of the best constant.
 
 use numalign_config::Recipe;
+use numalign_data::{constant_error, median};
 use serde::Serialize;
 
 /// What `eval --json` prints. Errors are in value units unless the name says otherwise.
@@ -38,8 +39,8 @@ pub fn measure(recipe: &Recipe, predictions: &[f64], targets: &[f64]) -> Metrics
     let range = recipe.range();
     let floor = 0.01 * range;
     let mean = targets.iter().sum::<f64>() / count;
-    let median = median_of(targets.to_vec());
-    let (mut squared, mut absolute, mut relative, mut spread, mut baseline) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    let baseline = constant_error(targets);
+    let (mut squared, mut absolute, mut relative, mut spread) = (0.0, 0.0, 0.0, 0.0);
     let (mut within_1, mut within_5) = (0usize, 0usize);
     for (prediction, target) in predictions.iter().zip(targets) {
         let error = (prediction - target).abs();
@@ -47,7 +48,6 @@ pub fn measure(recipe: &Recipe, predictions: &[f64], targets: &[f64]) -> Metrics
         absolute += error;
         relative += error / target.abs().max(floor);
         spread += (target - mean) * (target - mean);
-        baseline += (target - median).abs();
         within_1 += usize::from(error <= floor);
         within_5 += usize::from(error <= 5.0 * floor);
     }
@@ -59,12 +59,12 @@ pub fn measure(recipe: &Recipe, predictions: &[f64], targets: &[f64]) -> Metrics
         mae: absolute / count,
         mae_percent_of_range: percent(absolute / count),
         mean_relative_error_percent: 100.0 * relative / count,
-        median_relative_error_percent: 100.0 * median_of(relative_errors(predictions, targets)),
+        median_relative_error_percent: 100.0 * median(relative_errors(predictions, targets)),
         r2: if spread > 0.0 { 1.0 - squared / spread } else { f64::NAN },
         within_1_percent: 100.0 * within_1 as f64 / count,
         within_5_percent: 100.0 * within_5 as f64 / count,
-        baseline_mae: baseline / count,
-        baseline_mae_percent_of_range: percent(baseline / count),
+        baseline_mae: baseline,
+        baseline_mae_percent_of_range: percent(baseline),
     }
 }
 
@@ -77,10 +77,4 @@ pub(crate) fn relative_errors(predictions: &[f64], targets: &[f64]) -> Vec<f64> 
         }
     }
     errors
-}
-
-/// The upper median; 0 of nothing.
-pub(crate) fn median_of(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use numalign_checkpoint::{Checkpoint, Identity};
-use numalign_config::{Config, DeviceChoice, Stage};
+use numalign_config::{Arithmetic, Config, DeviceChoice, Stage};
 use numalign_data::{Input, Sample};
 use numalign_engine::{EngineError, Purpose, load_engine, training_stream};
 use numalign_projector::{Layout, State};
@@ -16,6 +16,7 @@ fn checkpoint(dataset_digest: Option<String>) -> Checkpoint {
     let identity = Identity {
         base_fingerprint: demo.fingerprint().to_hex().to_string(),
         tokenizer_fingerprint: None,
+        arithmetic: Arithmetic::F32,
         layer_norms: Vec::new(),
         dataset_digest,
         split: None,

@@ -11,6 +11,8 @@ pub mod arch;
 pub mod decoder;
 pub mod error;
 pub mod greedy;
+#[cfg(any(test, feature = "cuda"))]
+mod kernel_cache;
 pub mod kernels;
 pub mod lm;
 pub mod load;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use burn::tensor::{Tensor, TensorData};
 use burn_flex::{Flex, FlexDevice};
-use numalign_config::{DeviceChoice, Dtype};
+use numalign_config::{Arithmetic, DeviceChoice, Dtype};
 
 use crate::error::ModelError;
 use crate::load::{Devices, ModelDevice};
@@ -14,21 +14,44 @@ use crate::ops::{FrozenOps, HostLinear, WeightOrder, to_host};
 const WIDTH: usize = 1024;
 const ROUNDS: usize = 8;
 
-/// Floating-point operations per second of `[rows, 1024] × [1024, 1024]` in `f32`, the best of a few rounds.
-///
-/// # Errors
-/// The device cannot be used.
-pub fn matrix_rate(choice: DeviceChoice) -> Result<f64, ModelError> {
-    match Devices::resolve(choice, 1)?.place() {
-        ModelDevice::Cpu => rate::<Flex>(&FlexDevice, 256),
-        #[cfg(feature = "cuda")]
-        ModelDevice::Cuda { first } => rate::<crate::ops::cuda::Cuda>(&crate::ops::cuda::device(first), 8192),
-        #[cfg(not(feature = "cuda"))]
-        ModelDevice::Cuda { .. } => Ok(0.0),
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatrixRate {
+    /// How the weight lies in memory.
+    pub dtype: Dtype,
+    /// No rounded factors, on a GPU too.
+    pub exact_f32: bool,
+    /// Rows of the other factor; `None`: enough for the device's full speed.
+    pub rows: Option<usize>,
+}
+
+impl MatrixRate {
+    /// Floating-point operations per second of `[rows, 1024] × [1024, 1024]`, the best of a few rounds.
+    ///
+    /// # Errors
+    /// The device cannot be used.
+    pub fn on(self, choice: DeviceChoice) -> Result<f64, ModelError> {
+        let devices = Devices::resolve(choice, 1)?;
+        let arithmetic = devices.arithmetic(self.dtype, self.exact_f32)?;
+        match devices.place() {
+            ModelDevice::Cpu => rate::<Flex>(&FlexDevice, self.dtype, arithmetic, self.rows.unwrap_or(256)),
+            #[cfg(feature = "cuda")]
+            ModelDevice::Cuda { first } => {
+                let device = crate::ops::cuda::device(first);
+                rate::<crate::ops::cuda::Cuda>(&device, self.dtype, arithmetic, self.rows.unwrap_or(8192))
+            }
+            #[cfg(not(feature = "cuda"))]
+            ModelDevice::Cuda { .. } => Ok(0.0),
+        }
     }
 }
 
-fn rate<B: FrozenOps>(device: &B::Device, rows: usize) -> Result<f64, ModelError> {
+fn rate<B: FrozenOps>(
+    device: &B::Device,
+    dtype: Dtype,
+    arithmetic: Arithmetic,
+    rows: usize,
+) -> Result<f64, ModelError> {
     // Signs in turn and 1/√width: products neither grow nor vanish.
     let size = 1.0 / (WIDTH as f32).sqrt();
     let weight: Vec<f32> = (0..WIDTH * WIDTH).map(|i| if i % 3 == 0 { size } else { -size }).collect();
@@ -39,7 +62,8 @@ fn rate<B: FrozenOps>(device: &B::Device, rows: usize) -> Result<f64, ModelError
         output: WIDTH,
         outputs: (0, WIDTH),
         bias: None,
-        dtype: Dtype::F32,
+        dtype,
+        arithmetic,
         blocks: None,
     };
     let linear = B::prepare(host, false, device);

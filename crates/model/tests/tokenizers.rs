@@ -195,3 +195,20 @@ fn merges_are_never_dropped_by_chance() {
     let tokenizer = Tokenizer::from_json(Path::new("t.json"), document.to_string().as_bytes()).unwrap();
     assert_eq!(tokenizer.encode("The weight is 12.345").unwrap(), expected);
 }
+
+/// Reads a `tokenizer.json`.
+fn of(document: &Value) -> Tokenizer {
+    Tokenizer::from_json(Path::new("t.json"), document.to_string().as_bytes()).unwrap()
+}
+
+/// huggingface/tokenizers#1609: without a token for each byte, a text may come to nothing, whatever its length.
+#[test]
+fn lengths_are_no_bound_where_a_byte_has_no_token() {
+    let mut document: Value = read("gpt2-file/tokenizer.json");
+    assert_eq!(of(&document).longest_text(64), 64);
+    let merges = document["model"]["merges"].to_string();
+    assert!(!merges.contains('~'), "the token is left out below, and merges need theirs");
+    document["model"]["vocab"].as_object_mut().unwrap().remove("~").unwrap();
+    let tokenizer = of(&document);
+    assert_eq!((tokenizer.encode("~").unwrap(), tokenizer.longest_text(64)), (Vec::new(), 0));
+}

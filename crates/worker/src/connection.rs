@@ -8,7 +8,8 @@ use numalign_access::Client;
 use numalign_collective::CollectiveError;
 use numalign_collective::nccl::NcclError;
 use numalign_data::Sample;
-use numalign_model::NormParameter;
+use numalign_engine::EngineError;
+use numalign_model::{ModelError, NormParameter};
 use numalign_protocol as proto;
 use numalign_protocol::worker_message::Message as FromWorker;
 use tokio::sync::mpsc;
@@ -73,6 +74,7 @@ impl Connection {
             no_nccl,
             tokenizer_fingerprint: loaded.tokenizer_fingerprint.clone().unwrap_or_default(),
             longest_text: loaded.longest_text,
+            arithmetic: loaded.description.arithmetic.to_string(),
         };
         self.send(FromWorker::Ready(ready)).await;
     }
@@ -87,7 +89,13 @@ impl Connection {
                 Err(error @ WorkerError::Device(_)) => {
                     FromWorker::Failure(proto::Failure { permanent: false, message: error.to_string(), data: false })
                 }
-                Err(error) => FromWorker::SamplesChecked(proto::SamplesChecked { problem: error.to_string() }),
+                Err(error) => {
+                    let (sample, problem) = match &error {
+                        WorkerError::Engine(error) => (error.sample().unwrap_or(u64::MAX), error.reason()),
+                        other => (u64::MAX, other.to_string()),
+                    };
+                    FromWorker::SamplesChecked(proto::SamplesChecked { problem, sample })
+                }
             };
             // A connection that closed in the meantime has nothing to be told.
             let _ = reports.send(proto::WorkerMessage { message: Some(message) }).await;
@@ -117,7 +125,12 @@ impl Connection {
 
 /// Another process may fare better after a panic or with a GPU that is free again; a wrong model or bad data stay.
 fn is_permanent(error: &WorkerError) -> bool {
-    !matches!(error, WorkerError::Device(_) | WorkerError::Collective(CollectiveError::Nccl(NcclError::Stuck { .. })))
+    !matches!(
+        error,
+        WorkerError::Device(_)
+            | WorkerError::Engine(EngineError::Model(ModelError::DeviceTask { .. }))
+            | WorkerError::Collective(CollectiveError::Nccl(NcclError::Stuck { .. }))
+    )
 }
 
 fn layer_norm(norm: &NormParameter) -> proto::LayerNorm {
@@ -140,7 +153,6 @@ pub(crate) async fn steps_end(steps: &mut Option<JoinHandle<Result<(), WorkerErr
 
 #[cfg(test)]
 mod tests {
-    use numalign_engine::EngineError;
     use numalign_projector::StateError;
 
     use super::*;
@@ -158,6 +170,8 @@ mod tests {
         }
         assert!(is_permanent(&CollectiveError::GenerationOver.into()));
         assert!(!is_permanent(&WorkerError::Device("it panicked".to_owned())));
+        let failed = WorkerError::from(ModelError::DeviceTask { reason: "out of memory".to_owned() });
+        assert!(!is_permanent(&failed) && !failed.is_about_data());
         assert!(!is_permanent(&CollectiveError::from(NcclError::Stuck { seconds: 5.0 }).into()));
     }
 

@@ -164,6 +164,7 @@ fn load(
         devices: config.run.devices_per_worker,
         backward: Engine::needs_backward(recipe),
         dtype: recipe.dtype,
+        exact_f32: config.run.exact_f32,
         positions: Engine::most_positions(recipe),
     };
     let model = numalign_model::load_with(&recipe.model_name, options)?;

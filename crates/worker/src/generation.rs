@@ -85,7 +85,7 @@ fn check_begin(begin: &proto::Begin, state: &State, recipe: &Recipe, loaded: &Lo
 
 #[cfg(test)]
 mod tests {
-    use numalign_config::Config;
+    use numalign_config::{Arithmetic, Config};
     use numalign_model::Description;
 
     use super::*;
@@ -99,7 +99,7 @@ mod tests {
     fn loaded() -> Loaded {
         let name = "test".to_owned();
         Loaded {
-            description: Description { device: name.clone(), weights: "test", name },
+            description: Description { device: name.clone(), weights: "test", arithmetic: Arithmetic::F32, name },
             nccl: Err("not asked for".to_owned()),
             fingerprint: String::new(),
             tokenizer_fingerprint: None,

@@ -41,6 +41,12 @@ pub struct Options {
 /// An attempt to connect is given this long even when the timeout is nearly over.
 const LEAST_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// A coordinator that is out of reach for so long is not just being started again.
+const SERIOUS: Duration = Duration::from_secs(5);
+
+/// How often that is said from then on.
+const TELL_EVERY: Duration = Duration::from_secs(30);
+
 /// A connection that lasted this long starts the timeout anew.
 const STABLE: Duration = Duration::from_secs(2);
 
@@ -86,6 +92,7 @@ impl Worker {
     async fn live(&mut self) -> Result<(), WorkerError> {
         let mut backoff = Backoff::new(Instant::now());
         let mut turned_away = false;
+        let mut notices = Notices::default();
         loop {
             let connected = Instant::now();
             let reason = match self.connect_once(backoff.remaining(self.timeout(), connected)).await? {
@@ -105,6 +112,7 @@ impl Worker {
             turned_away = false;
             if self.welcomed && connected.elapsed() > STABLE {
                 backoff = Backoff::new(Instant::now());
+                notices = Notices::default();
             }
             let waited = backoff.waited(Instant::now());
             if waited > self.timeout() {
@@ -114,7 +122,12 @@ impl Worker {
                     reason,
                 });
             }
-            tracing::info!("no coordinator ({reason}); trying again");
+            let line = || retry_line(&self.options.coordinator, &reason, self.timeout(), waited);
+            match notices.due(waited) {
+                Some(Notice::Quiet) => tracing::info!("{}", line()),
+                Some(Notice::Serious) => tracing::warn!("{}", line()),
+                None => {}
+            }
             tokio::time::sleep(backoff.next_pause()).await;
         }
     }
@@ -141,6 +154,42 @@ impl Worker {
         self.communicators.end();
         ending
     }
+}
+
+/// How a lost coordinator is spoken of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Notice {
+    Quiet,
+    Serious,
+}
+
+/// When to say that a coordinator is out of reach: at once, after [`SERIOUS`], then now and then.
+#[derive(Debug, Default)]
+struct Notices {
+    /// How long the next one waits.
+    next: Duration,
+}
+
+impl Notices {
+    fn due(&mut self, waited: Duration) -> Option<Notice> {
+        if waited < self.next {
+            return None;
+        }
+        if waited < SERIOUS {
+            self.next = SERIOUS;
+            return Some(Notice::Quiet);
+        }
+        self.next = waited + TELL_EVERY;
+        Some(Notice::Serious)
+    }
+}
+
+/// What is said while a coordinator is out of reach, which it has been for `waited` of `timeout`.
+fn retry_line(url: &str, reason: &str, timeout: Duration, waited: Duration) -> String {
+    format!(
+        "no coordinator at {url} ({reason}); trying again for {:.0} s, then this worker gives up (coordinator_wait)",
+        timeout.saturating_sub(waited).as_secs_f64().ceil()
+    )
 }
 
 /// Pauses between attempts to connect, and how long they have been going on.
@@ -189,6 +238,19 @@ mod tests {
         let mut backoff = Backoff::new(Instant::now());
         let pauses: Vec<u128> = (0..7).map(|_| backoff.next_pause().as_millis()).collect();
         assert_eq!(pauses, [50, 100, 200, 400, 800, 1000, 1000]);
+    }
+
+    #[test]
+    fn a_retry_says_when_it_ends() {
+        let line = retry_line("http://a:1", "refused", Duration::from_secs(600), Duration::from_millis(30_500));
+        for words in ["no coordinator at http://a:1 (refused)", "for 570 s", "gives up", "coordinator_wait"] {
+            assert!(line.contains(words), "{line}");
+        }
+        let mut notices = Notices::default();
+        let told: Vec<(u64, Notice)> =
+            (0..70).filter_map(|second| Some((second, notices.due(Duration::from_secs(second))?))).collect();
+        let expected = [(0, Notice::Quiet), (5, Notice::Serious), (35, Notice::Serious), (65, Notice::Serious)];
+        assert_eq!(told, expected);
     }
 
     #[test]

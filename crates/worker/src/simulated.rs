@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use numalign_config::Arithmetic;
 use numalign_data::Sample;
 use numalign_model::Description;
 use numalign_projector::{ErrorSums, Layout};
@@ -69,6 +70,7 @@ impl Simulated {
                 name: "simulated".to_owned(),
                 weights: "simulated",
                 device: "simulated".to_owned(),
+                arithmetic: Arithmetic::F32,
             },
             nccl: Err("it is simulated".to_owned()),
             fingerprint: blake3::hash(b"simulated").to_hex().to_string(),

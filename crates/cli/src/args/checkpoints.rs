@@ -51,7 +51,7 @@ fn predict() -> Command {
         .after_help(help_with_examples(
             "A bare number given to a text or mixed checkpoint is marked first: 12.5 becomes $$12.5&&. A marked number may \
              be written $$12.5&& or <num>12.5</num>, and a number in any way that has one meaning: 1,234.50, 12.5 %, $ 99, \
-             1.5e3. With --file the rows come back in their order, with a `prediction` each, as JSONL or CSV; a row that \
+             1.5e3. With --file the rows come back in their order, with a `prediction` each, as JSONL, CSV or Parquet; a row that \
              has none says why in `error`, the others are answered, and the exit code is 1. The column `input` is read; \
              JSONL, CSV and Parquet are told by the file's ending, and other content is JSONL where it begins with {, else \
              one input a line.",
@@ -79,7 +79,7 @@ fn predict() -> Command {
                 .allow_negative_numbers(true),
         )
         .arg(option("file", "FILE", "Answer every row of a JSONL, CSV or Parquet file or of plain lines; - for standard input"))
-        .arg(option("out", "FILE", "File for the answered rows, .jsonl or .csv; standard output by default"))
+        .arg(option("out", "FILE", "File for the answered rows, .jsonl, .csv or .parquet; standard output by default"))
         .arg(
             option("format", "FORMAT", "How the rows are written; the file's ending decides by default")
                 .value_parser(["jsonl", "csv", "parquet", "lines"]),

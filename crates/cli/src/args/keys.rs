@@ -31,7 +31,7 @@ pub enum Shown {
 impl Shown {
     fn shows(self, key: &Key) -> bool {
         match self {
-            Shown::All => true,
+            Shown::All => key.is_settable(),
             Shown::Samples => SAMPLE_KEYS.contains(&key.name),
             Shown::None => false,
         }

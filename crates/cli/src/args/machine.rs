@@ -25,7 +25,12 @@ fn bench() -> Command {
             )
             .default_value("f32"),
         )
+        .arg(flag("exact-f32", "Multiply in f32 on a GPU too"))
         .arg(flag("matrix-rate", "Also measure how fast the device multiplies matrices"))
+        .arg(
+            option("matrix-rows", "N", "Rows of those matrices; enough for the device's full speed by default")
+                .value_parser(value_parser!(u64).range(1..=1 << 20)),
+        )
         .arg(device_argument())
         .arg(json_flag());
     let coordinator = Command::new("coordinator")

@@ -84,16 +84,20 @@ pub fn token_argument() -> Arg {
 
 /// For the command that listens.
 pub fn server_arguments(command: Command) -> Command {
+    let command = command.arg(token_argument()).arg(
+        Arg::new("insecure")
+            .long("insecure")
+            .help("Listen beyond loopback without a join token: anybody who reaches the port can take part")
+            .help_heading(ACCESS_HEADING)
+            .action(ArgAction::SetTrue),
+    );
+    server_tls_arguments(command)
+}
+
+/// For the commands that serve a page or the run itself.
+pub fn server_tls_arguments(command: Command) -> Command {
     command
-        .arg(token_argument())
-        .arg(
-            Arg::new("insecure")
-                .long("insecure")
-                .help("Listen beyond loopback without a join token: anybody who reaches the port can take part")
-                .help_heading(ACCESS_HEADING)
-                .action(ArgAction::SetTrue),
-        )
-        .arg(credential_file("tls-cert", "This coordinator's certificate chain (PEM); with it the port takes TLS"))
+        .arg(credential_file("tls-cert", "Certificate chain to serve with (PEM); with it the port takes TLS"))
         .arg(credential_file("tls-key", "The certificate's private key (PEM)"))
         .arg(credential_file("tls-ca", "CA that clients' certificates have to come from (PEM): mutual TLS"))
 }

@@ -5,7 +5,7 @@ use clap::{Arg, Command, value_parser};
 use super::keys::{OTHER_KEYS, Shown, with_keys, with_keys_but};
 use super::parts::{
     client_arguments, config_argument, count_option, details_flag, file_argument, flag, help_with_examples, json_flag,
-    option, server_arguments, stage_argument, token_argument,
+    option, server_arguments, server_tls_arguments, stage_argument, token_argument,
 };
 use crate::launcher::chaos;
 
@@ -158,15 +158,20 @@ fn status() -> Command {
 }
 
 fn watch() -> Command {
-    Command::new("watch")
+    let command = Command::new("watch")
         .about("Serves the page of runs that are over, or compares several")
         .after_help(help_with_examples(
             "A run that goes on has its page from `launch`, or from `coordinator --http`. Here only files are read: \
              chk/<run>/metrics.jsonl and the checkpoints. Beyond loopback the page asks for the token in \
-             --http-token-file.",
+             --http-token-file, or else for the join token. With --tls-cert and --tls-key it speaks TLS.",
             &[
                 ("numalign watch quickstart", "the page of run quickstart, until Ctrl-C"),
                 ("numalign watch first second", "their curves over each other, and the keys in which they differ"),
+                (
+                    "numalign watch quickstart --http 0.0.0.0:8080 --token-file token --tls-cert tls/coordinator.pem \
+                     --tls-key tls/coordinator-key.pem",
+                    "for other machines, with TLS and the join token",
+                ),
             ],
         ))
         .arg(
@@ -176,7 +181,9 @@ fn watch() -> Command {
                 .num_args(0..),
         )
         .arg(option("http", "ADDR", "Where the page is served, as HOST:PORT").default_value("127.0.0.1:0"))
-        .arg(option("http-token-file", "FILE", "File with the token that the page asks for"))
+        .arg(option("http-token-file", "FILE", "File with the token that the page asks for, also on loopback"))
+        .arg(token_argument());
+    server_tls_arguments(command)
 }
 
 fn report() -> Command {

@@ -9,7 +9,7 @@ use numalign_data::{Domain, SampleStream};
 use numalign_engine::memory::peak_rss_mib;
 use numalign_engine::{Engine, LocalRun};
 use numalign_model::LoadOptions;
-use numalign_model::measure::matrix_rate;
+use numalign_model::measure::MatrixRate;
 
 use crate::args::text;
 use crate::error::CliError;
@@ -47,6 +47,7 @@ fn step(matches: &ArgMatches) -> Result<(), CliError> {
         devices: count("devices") as usize,
         backward: true,
         dtype: recipe.dtype,
+        exact_f32: matches.get_flag("exact-f32"),
         positions: Engine::most_positions(&recipe),
     };
     let free_before = device_memory(device);
@@ -78,7 +79,10 @@ fn step(matches: &ArgMatches) -> Result<(), CliError> {
     // The backend keeps what it once had, so what is gone now was the peak.
     let taken = free_before.zip(device_memory(device)).map(|(before, after)| before.saturating_sub(after) >> 20);
     let matrix_flops = match matches.get_flag("matrix-rate") {
-        true => Some(matrix_rate(device)?),
+        true => {
+            let rows = matches.get_one::<u64>("matrix-rows").map(|rows| *rows as usize);
+            Some(MatrixRate { dtype: recipe.dtype, exact_f32: matches.get_flag("exact-f32"), rows }.on(device)?)
+        }
         false => None,
     };
     if matches.get_flag("json") {
@@ -103,7 +107,7 @@ fn step(matches: &ArgMatches) -> Result<(), CliError> {
         outln!("  {taken} MiB of the GPU's memory")?;
     }
     if let Some(rate) = matrix_flops {
-        outln!("  matrices of [n, 1024] × [1024, 1024] in f32: {:.1} GFLOP/s", rate / 1e9)?;
+        outln!("  matrices of [n, 1024] × [1024, 1024] in {}: {:.1} GFLOP/s", description.arithmetic, rate / 1e9)?;
     }
     Ok(())
 }

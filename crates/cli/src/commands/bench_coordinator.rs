@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use clap::ArgMatches;
 use numalign_access::ClientAccess;
 use numalign_config::Config;
+use numalign_coordinator::OpenedFiles;
 use numalign_engine::memory::status_kib;
 use numalign_worker::Options;
 use numalign_worker::simulated::Simulated;
 
 use crate::credentials::TOKEN_VARIABLE;
 use crate::error::CliError;
-use crate::launcher::spawn::spawn_coordinator;
+use crate::launcher::spawn::{Inherited, spawn_coordinator};
 use crate::limits;
 use crate::output::outln;
 use crate::process::{ChildGuard, last_lines};
@@ -47,11 +48,12 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let listener = TcpListener::bind("127.0.0.1:0")
         .map_err(|error| CliError::new(format!("cannot listen on loopback: {error}")))?;
     let address = listener.local_addr()?;
+    let inherited = Inherited::new(listener, &OpenedFiles::default())?;
     let log = folder.path().join("coordinator.log");
     let stderr = std::fs::File::create(&log)?;
     let runtime = tokio::runtime::Runtime::new()?;
     let context = runtime.enter();
-    let mut coordinator = spawn_coordinator(&config, &listener, |command| {
+    let mut coordinator = spawn_coordinator(&config, &inherited, |command| {
         command.current_dir(folder.path()).stderr(stderr).env("NUMALIGN_LOG", "warn").env_remove(TOKEN_VARIABLE);
     })?;
     drop(context);

@@ -1,29 +1,35 @@
 //! `numalign coordinator`: the coordinator alone, or the one that `launch` started.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use clap::ArgMatches;
 use numalign_access::ServerAccess;
-use numalign_config::Config;
-use numalign_coordinator::CoordinatorError;
+use numalign_coordinator::{CoordinatorError, OpenedFiles};
 use numalign_dashboard::HttpAddress;
+use numalign_data::{DataError, Dataset};
+use rustix::io::FdFlags;
 
 use crate::args::text;
 use crate::console::note;
 use crate::error::CliError;
 use crate::launcher::child;
 use crate::launcher::signals::Signals;
-use crate::launcher::spawn::{CONFIG_VARIABLE, PUBLISH_TOKEN_VARIABLE};
+use crate::launcher::spawn::{CONFIG_VARIABLE, HELD_OUT_ROWS_VARIABLE, PUBLISH_TOKEN_VARIABLE, ROWS_VARIABLE};
+use crate::settings::RunSettings;
 use crate::watching::{EventWriter, Page};
 use crate::{credentials, limits, logging, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     child::die_with_parent()?;
     logging::start("info", false);
-    let config = match std::env::var(CONFIG_VARIABLE) {
+    let run = match std::env::var(CONFIG_VARIABLE) {
         Ok(text) => {
-            serde_json::from_str(&text).map_err(|error| CliError::new(format!("{CONFIG_VARIABLE}: {error}")))?
+            let config =
+                serde_json::from_str(&text).map_err(|error| CliError::new(format!("{CONFIG_VARIABLE}: {error}")))?;
+            RunSettings { config, files: inherited_files()? }
         }
         Err(_) => settings::load_for_run(matches, text(matches, "config"), text(matches, "stage-name"))?,
     };
@@ -33,12 +39,13 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let insecure = matches.get_flag("insecure");
     let listen = text(matches, "listen").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(serve(config, listen, access, insecure));
+    let result = runtime.block_on(serve(run, listen, access, insecure));
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: bool) -> Result<(), CliError> {
+async fn serve(run: RunSettings, listen: &str, access: ServerAccess, insecure: bool) -> Result<(), CliError> {
+    let RunSettings { config, files } = run;
     let listener = match listen.strip_prefix("fd:") {
         Some(number) => inherited(number)?,
         None => bind(listen).map_err(|error| {
@@ -83,7 +90,8 @@ async fn serve(config: Config, listen: &str, access: ServerAccess, insecure: boo
         page.show(&config);
         page.follow()
     });
-    let result = numalign_coordinator::run(config, listener, access, signals.stop(), checkpoint_wanted, queries).await;
+    let result =
+        numalign_coordinator::run(config, files, listener, access, signals.stop(), checkpoint_wanted, queries).await;
     if let Some(events) = events
         && let Some(events) = events.finish().await
         && result.is_ok()
@@ -118,15 +126,33 @@ fn bind(listen: &str) -> std::io::Result<std::net::TcpListener> {
 
 /// A listening socket that `launch` opened, so that it outlives a coordinator.
 fn inherited(number: &str) -> Result<std::net::TcpListener, CliError> {
-    let wrong = || CliError::usage(format!("fd:{number} is not a listening socket of this process"));
-    let number: RawFd = number.parse().map_err(|_| wrong())?;
+    let descriptor = inherited_descriptor(number);
+    let descriptor =
+        descriptor.ok_or_else(|| CliError::usage(format!("fd:{number} is not a listening socket of this process")))?;
+    Ok(std::net::TcpListener::from(descriptor))
+}
+
+/// The data files that `launch` read.
+fn inherited_files() -> Result<OpenedFiles, CliError> {
+    let rows_of = |variable: &str| -> Result<Option<Arc<Dataset>>, CliError> {
+        let Ok(number) = std::env::var(variable) else { return Ok(None) };
+        let descriptor = inherited_descriptor(&number)
+            .ok_or_else(|| CliError::new(format!("{variable} is {number}, which is no open file of this process")))?;
+        let dataset = Dataset::from_file(File::from(descriptor));
+        Ok(Some(Arc::new(dataset.map_err(|source| DataError::RowFile { source })?)))
+    };
+    Ok(OpenedFiles { rows: rows_of(ROWS_VARIABLE)?, held_out: rows_of(HELD_OUT_ROWS_VARIABLE)? })
+}
+
+/// What `launch` left open for this process under that number; `None` if that is nothing.
+fn inherited_descriptor(number: &str) -> Option<OwnedFd> {
+    let number: RawFd = number.parse().ok()?;
     if number <= 2 || !child::is_launched() {
-        return Err(wrong());
+        return None;
     }
     // SAFETY: borrowed for this call only, which finds out whether the descriptor is open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC).map_err(|_| wrong())?;
+    rustix::io::fcntl_setfd(borrowed, FdFlags::CLOEXEC).ok()?;
     // SAFETY: it is open, and `launch` named it: it is the parent's gift, and nobody else here uses it.
-    let socket = unsafe { OwnedFd::from_raw_fd(number) };
-    Ok(std::net::TcpListener::from(socket))
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
 }

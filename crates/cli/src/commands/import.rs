@@ -4,6 +4,7 @@ use std::path::Path;
 
 use clap::ArgMatches;
 use numalign_checkpoint::{BareProjectors, Checkpoint, Identity, write_atomically};
+use numalign_config::Arithmetic;
 use numalign_data::SampleDigest;
 use numalign_engine::Engine;
 use numalign_model::LoadOptions;
@@ -40,6 +41,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         identity: Identity {
             base_fingerprint: engine.lm().fingerprint().to_hex().to_string(),
             tokenizer_fingerprint: engine.tokenizer_fingerprint()?,
+            arithmetic: Arithmetic::F32,
             layer_norms: Vec::new(),
             dataset_digest: None,
             split: None,

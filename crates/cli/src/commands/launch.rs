@@ -24,6 +24,7 @@ use crate::launcher::child::die_with_parent;
 use crate::launcher::signals::{Interrupt, Signals};
 use crate::launcher::{JoinToken, Launcher};
 use crate::output::outln;
+use crate::settings::RunSettings;
 use crate::watching::{EventWriter, FinishedEvents, Page};
 use crate::{credentials, logging, process, settings};
 
@@ -39,9 +40,9 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         if stage == Some("all") {
             return all(matches, file, &signals, chaos.as_ref()).await;
         }
-        let config = settings::load_for_launch(matches, file, stage, &[])?;
-        let page = open_page(matches, &config)?;
-        let result = one(matches, &config, &signals, chaos.as_ref(), page.as_ref()).await;
+        let run = settings::load_for_launch(matches, file, stage, &[])?;
+        let page = open_page(matches, &run.config)?;
+        let result = one(matches, &run, &signals, chaos.as_ref(), page.as_ref()).await;
         end_page(page, &result).await;
         result
     });
@@ -52,13 +53,13 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
 
 async fn one(
     matches: &ArgMatches,
-    config: &Config,
+    run: &RunSettings,
     signals: &Signals,
     chaos: Option<&Chaos>,
     page: Option<&Page>,
 ) -> Result<(), CliError> {
-    let events = train(matches, config, signals, chaos, page).await?;
-    match finish(matches, config, signals, page, events).await? {
+    let events = train(matches, run, signals, chaos, page).await?;
+    match finish(matches, run, signals, page, events).await? {
         Some(closing) => closing.print(matches),
         None => Ok(()),
     }
@@ -82,26 +83,24 @@ async fn all(
     signals: &Signals,
     chaos: Option<&Chaos>,
 ) -> Result<(), CliError> {
-    let mut whole = settings::load_for_launch(matches, file, None, &[])?;
-    if file.is_none() && whole.run.run_id == whole.recipe.stage.to_string() {
-        // Nobody named the run: it is not one stage's.
-        whole = settings::load_for_launch(matches, file, None, &[("run_id", "all".to_owned())])?;
-    }
+    // A run that nobody names is not one stage's.
+    let named = if settings::is_run_named(matches, file)? { vec![] } else { vec![("run_id", "all".to_owned())] };
+    let whole = settings::load_for_launch(matches, file, None, &named)?.config;
     let save = whole.run.model_path_save.clone();
-    let mut configs: Vec<Config> = Vec::new();
+    let mut runs: Vec<RunSettings> = Vec::new();
     // Every stage's configuration is checked before the first one trains.
     for stage in ["nn", "text", "mixed"] {
         let mut more = vec![
             ("run_id", format!("{}-{stage}", whole.run.run_id)),
             ("model_path_save", beside(&save, stage).display().to_string()),
         ];
-        if let Some(last) = configs.last() {
-            more.push(("model_path_load", last.run.model_path_save.display().to_string()));
+        if let Some(last) = runs.last() {
+            more.push(("model_path_load", last.config.run.model_path_save.display().to_string()));
         }
-        configs.push(settings::load_for_launch(matches, file, Some(stage), &more)?);
+        runs.push(settings::load_for_launch(matches, file, Some(stage), &more)?);
     }
     let page = open_page(matches, &whole)?;
-    let result = chain(matches, &configs, &save, signals, chaos, page.as_ref()).await;
+    let result = chain(matches, &runs, &save, signals, chaos, page.as_ref()).await;
     end_page(page, &result).await;
     result
 }
@@ -109,7 +108,7 @@ async fn all(
 /// Trains the stages one after another.
 async fn chain(
     matches: &ArgMatches,
-    configs: &[Config],
+    runs: &[RunSettings],
     save: &Path,
     signals: &Signals,
     chaos: Option<&Chaos>,
@@ -118,12 +117,13 @@ async fn chain(
     let json = matches.get_flag("json");
     let mut results = serde_json::Map::new();
     let mut printed = Ok(());
-    for config in configs {
-        note!("stage {}", config.recipe.stage);
-        let events = train(matches, config, signals, chaos, page).await?;
-        match finish(matches, config, signals, page, events).await? {
+    for run in runs {
+        let stage = run.config.recipe.stage;
+        note!("stage {stage}");
+        let events = train(matches, run, signals, chaos, page).await?;
+        match finish(matches, run, signals, page, events).await? {
             Some(closing) if json => {
-                results.insert(config.recipe.stage.to_string(), serde_json::json!(closing.report));
+                results.insert(stage.to_string(), serde_json::json!(closing.report));
             }
             // The stages that follow do not need it.
             Some(closing) => printed = printed.and(closing.print(matches)),
@@ -133,8 +133,8 @@ async fn chain(
     if !results.is_empty() {
         printed = outln!("{}", serde_json::Value::Object(results));
     }
-    if let Some(last) = configs.last() {
-        let bytes = std::fs::read(&last.run.model_path_save)?;
+    if let Some(last) = runs.last() {
+        let bytes = std::fs::read(&last.config.run.model_path_save)?;
         numalign_checkpoint::write_atomically(save, &bytes)?;
         note!("wrote {}", save.display());
     }
@@ -150,11 +150,12 @@ fn beside(path: &Path, stage: &str) -> PathBuf {
 
 async fn train(
     matches: &ArgMatches,
-    config: &Config,
+    run: &RunSettings,
     signals: &Signals,
     chaos: Option<&Chaos>,
     page: Option<&Page>,
 ) -> Result<Option<FinishedEvents>, CliError> {
+    let config = &run.config;
     let token = JoinToken::or_random(credentials::token(matches)?)?;
     // A name that means nothing is found out before any process starts.
     ModelName::parse(&config.recipe.model_name)?;
@@ -164,7 +165,7 @@ async fn train(
         page.show(config);
     }
     let events = EventWriter::start(config);
-    let launcher = Launcher::start(config.clone(), token, signals.clone(), chaos.cloned(), page.cloned())?;
+    let launcher = Launcher::start(run, token, signals.clone(), chaos.cloned(), page.cloned())?;
     let result = launcher.wait().await;
     let events = match events {
         Some(events) => events.finish().await,
@@ -231,23 +232,23 @@ impl Closing {
 /// The closing evaluation, on another thread: this one listens to signals.
 async fn finish(
     matches: &ArgMatches,
-    config: &Config,
+    run: &RunSettings,
     signals: &Signals,
     page: Option<&Page>,
     events: Option<FinishedEvents>,
 ) -> Result<Option<Closing>, CliError> {
     if matches.get_flag("no-eval") {
         if let Some(events) = events {
-            events.close(config.recipe.total_steps(), None);
+            events.close(run.config.recipe.total_steps(), None);
         }
         return Ok(None);
     }
     if let Some(page) = page {
         page.closing("evaluating", "the training is over; the result is evaluated on held-out samples");
     }
-    let path = config.run.model_path_save.clone();
-    let config = config.clone();
-    let evaluation = tokio::task::spawn_blocking(move || evaluated(&config, events));
+    let path = run.config.run.model_path_save.clone();
+    let run = run.clone();
+    let evaluation = tokio::task::spawn_blocking(move || evaluated(&run, events));
     tokio::select! {
         evaluation = evaluation => {
             evaluation.map_err(|error| CliError::new(format!("the evaluation failed: {error}")))?
@@ -261,9 +262,10 @@ async fn finish(
 }
 
 /// `None` where no row of the dataset is held out.
-fn evaluated(config: &Config, events: Option<FinishedEvents>) -> Result<Option<Closing>, CliError> {
+fn evaluated(run: &RunSettings, events: Option<FinishedEvents>) -> Result<Option<Closing>, CliError> {
+    let config = &run.config;
     let path = &config.run.model_path_save;
-    let Some((HeldOut { stream, count }, training)) = HeldOut::of_run(config)? else {
+    let Some((HeldOut { stream, count }, training)) = HeldOut::of_run(run)? else {
         if let Some(events) = events {
             events.close(config.recipe.total_steps(), None);
         }

@@ -8,6 +8,7 @@ use numalign_checkpoint::Checkpoint;
 use numalign_config::{DeviceChoice, Recipe, Stage, TableFormat};
 use numalign_data::doubts::{Doubt, doubts, shell_hint};
 use numalign_data::question::question;
+use numalign_data::shown::shortest;
 use numalign_data::{DecimalMark, Input, Sample};
 use numalign_engine::Purpose;
 
@@ -50,7 +51,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         return Ok(());
     }
     for prediction in predictions {
-        outln!("{prediction}")?;
+        outln!("{}", shortest(prediction))?;
     }
     Ok(())
 }

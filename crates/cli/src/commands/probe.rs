@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 use numalign_checkpoint::write_atomically;
 use numalign_config::{Choice, Config, MOST_TAPS, Pooling, RUNS_FOLDER, Stage, Tap, to_yaml};
-use numalign_coordinator::PROBE_REPORT;
-use numalign_data::{Domain, SampleStream};
+use numalign_coordinator::{PROBE_REPORT, streams_of};
 use numalign_engine::ablation;
 use numalign_model::{LoadOptions, load_with};
 use numalign_projector::Encoding;
@@ -21,6 +20,7 @@ use crate::launcher::signals::{Interrupt, Signals};
 use crate::launcher::{JoinToken, Launcher};
 use crate::output::outln;
 use crate::plot::Destination;
+use crate::settings::RunSettings;
 use crate::{credentials, logging, process, settings};
 
 /// Samples of a chunk and of a micro-batch: small, since rows of all places are wide.
@@ -31,11 +31,12 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     logging::start("info", false);
     die_with_parent()?;
     let plot = text(matches, "plot").map(Destination::of).transpose()?;
-    let config = configuration(matches)?;
+    let run = configuration(matches)?;
+    let config = &run.config;
     process::runtime()?.block_on(async {
         let signals = Signals::listen(Interrupt::Stop)?;
         let token = JoinToken::or_random(credentials::token(matches)?)?;
-        Launcher::start(config.clone(), token, signals, None, None)?.wait().await
+        Launcher::start(&run, token, signals, None, None)?.wait().await
     })?;
     let path = Path::new(RUNS_FOLDER).join(&config.run.run_id).join(PROBE_REPORT);
     let written = std::fs::read_to_string(&path)
@@ -43,14 +44,14 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let mut page: Page = serde_json::from_str(&written)
         .map_err(|error| CliError::new(format!("{} is no report of a probe: {error}", path.display())))?;
     if !matches.get_flag("no-ablation") {
-        page.ablation_percent_of_range = ablated(&config)?;
+        page.ablation_percent_of_range = ablated(&run)?;
     }
     if let Some(plot) = plot {
         plot.write(&page.picture())?;
         note!("wrote {}", plot.path().display());
     }
     if let Some(file) = text(matches, "write-config") {
-        write_config(Path::new(file), &config, &page)?;
+        write_config(Path::new(file), config, &page)?;
     }
     match matches.get_flag("json") {
         true => outln!("{}", serde_json::json!(page)),
@@ -59,7 +60,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
 }
 
 /// The pass: `solver: exact` over every place.
-fn configuration(matches: &ArgMatches) -> Result<Config, CliError> {
+fn configuration(matches: &ArgMatches) -> Result<RunSettings, CliError> {
     let (file, stage) = (text(matches, "config"), text(matches, "stage-name"));
     let samples = *matches.get_one::<u64>("samples").unwrap_or(&4000);
     let mut more = vec![
@@ -81,12 +82,11 @@ fn configuration(matches: &ArgMatches) -> Result<Config, CliError> {
     if let Some(dataset) = text(matches, "dataset") {
         more.push(("dataset.file", dataset.to_owned()));
     }
-    let mut config = settings::load_for_launch(matches, file, stage, &more)?;
-    if file.is_none() && config.run.run_id == config.recipe.stage.to_string() {
-        // Nobody named the run.
+    if !settings::is_run_named(matches, file)? {
         more.push(("run_id", "probe".to_owned()));
-        config = settings::load_for_launch(matches, file, stage, &more)?;
     }
+    let mut run = settings::load_for_launch(matches, file, stage, &more)?;
+    let config = &mut run.config;
     let blocks = numalign_model::load::configuration(&config.recipe.model_name)?.layers();
     let layers = layers(text(matches, "layers").unwrap_or("all"), blocks)?;
     let poolings = poolings(text(matches, "pooling"), config.recipe.stage)?;
@@ -105,7 +105,7 @@ fn configuration(matches: &ArgMatches) -> Result<Config, CliError> {
     config.recipe.probe = Some(most.min(places.len()));
     config.check().map_err(|errors| CliError::usage(format!("the configuration is not valid\n{errors}")))?;
     note!("probing {} places of {} blocks on {} samples", places.len(), blocks, config.recipe.total_steps() * BATCH);
-    Ok(config)
+    Ok(run)
 }
 
 /// `all`, or layers and ranges of layers, each once; `None` is the state after the final norm.
@@ -162,15 +162,16 @@ fn poolings(asked: Option<&str>, stage: Stage) -> Result<Vec<Pooling>, CliError>
 }
 
 /// The error, in % of the range, of the exact solution without the language model on the same samples.
-fn ablated(config: &Config) -> Result<Option<f64>, CliError> {
-    let recipe = &config.recipe;
-    let options = LoadOptions { dtype: recipe.dtype, ..LoadOptions::new(config.run.device, false) };
-    let lm = load_with(&recipe.model_name, options)?.lm;
-    let stream = match &config.run.dataset_file {
-        Some(path) => SampleStream::from_file(path, recipe)?,
-        None => SampleStream::generated(recipe, Domain::Train)?,
+fn ablated(run: &RunSettings) -> Result<Option<f64>, CliError> {
+    let recipe = &run.config.recipe;
+    let options = LoadOptions {
+        dtype: recipe.dtype,
+        exact_f32: run.config.run.exact_f32,
+        ..LoadOptions::new(run.config.run.device, false)
     };
-    let error = ablation::solved_error(lm, recipe, stream)?;
+    let lm = load_with(&recipe.model_name, options)?.lm;
+    let streams = streams_of(&run.config, run.files.clone())?;
+    let error = ablation::solved_error(lm, recipe, streams.train)?;
     Ok(error.map(|error| 100.0 * error * Encoding::of(recipe).scale / recipe.range()))
 }
 

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plot::Picture;
 use crate::plot::axis::{Axis, Scale};
 use crate::plot::panel::{Panel, Titles};
+use crate::plot::{Dash, Ink, Picture};
 use crate::table::table;
 
 /// The coordinator's report on the pass, and what was measured beside it. Errors are mean absolute errors on held-out
@@ -123,7 +123,8 @@ impl Page {
         }
         let together = self.together.held_out_percent_of_range;
         let errors = curves.iter().flat_map(|(_, curve)| curve.iter().map(|(_, error)| *error));
-        let errors = errors.chain([together, self.constant_percent_of_range]).filter(|error| *error > 0.0);
+        let compared = [Some(together), Some(self.constant_percent_of_range), self.ablation_percent_of_range];
+        let errors = errors.chain(compared.into_iter().flatten()).filter(|error| *error > 0.0);
         let x = Axis::new(Scale::Linear, layers.iter().map(|layer| place(*layer)).chain([0.0]), None);
         let y = Axis::new(Scale::Log, errors, None).padded();
         let titles = Titles {
@@ -134,12 +135,15 @@ impl Page {
         let headline = format!("probe of {}, stage {}, {} samples", self.model, self.stage, self.samples);
         let mut picture = Picture::of_panels(1, &headline);
         let mut panel = Panel::begin(&mut picture, 0, &titles, &x, &y);
-        for (name, level) in [("constant", self.constant_percent_of_range), ("chosen, together", together)] {
-            panel.level(level, name);
+        panel.level(self.constant_percent_of_range, (Ink::Vermilion, Dash::Long), "constant");
+        panel.level(together, (Ink::Black, Dash::Short), "chosen, together");
+        if let Some(error) = self.ablation_percent_of_range.filter(|error| *error > 0.0) {
+            panel.level(error, (Ink::Green, Dash::Dotted), "without the model");
         }
         for (index, (name, curve)) in curves.iter().enumerate() {
-            panel.line(curve, GREYS[index % GREYS.len()]);
-            panel.marked(curve);
+            let look = LOOKS[index % LOOKS.len()];
+            panel.line(curve, look);
+            panel.marked(curve, look.0);
             if let Some(point) = curve.get(curve.len() * (index + 1) / (curves.len() + 1)) {
                 panel.named(*point, name);
             }
@@ -148,8 +152,8 @@ impl Page {
     }
 }
 
-/// Of the poolings' lines.
-const GREYS: [u8; 3] = [0x22, 0x66, 0x99];
+/// Of the poolings' lines, each with its name beside it.
+const LOOKS: [(Ink, Dash); 3] = [(Ink::Blue, Dash::Solid), (Ink::Black, Dash::Long), (Ink::Green, Dash::Short)];
 
 /// Figures side by side, in columns of one width.
 fn cells(figures: impl Iterator<Item = String>) -> String {
@@ -220,7 +224,7 @@ mod tests {
     fn the_picture_has_a_line_for_each_pooling() {
         let picture = page().picture();
         let has = |name: &str| picture.marks.iter().any(|mark| matches!(mark, Mark::Text { text, .. } if text == name));
-        for name in ["last", "mean", "constant", "chosen, together"] {
+        for name in ["last", "mean", "constant", "without the model", "chosen, together"] {
             assert!(has(name), "{name}");
         }
     }

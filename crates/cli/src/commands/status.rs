@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::ArgMatches;
+use numalign_data::shown::fixed;
 use numalign_protocol::{StatusReply, WorkerStatus};
 
 use crate::args::text;
@@ -95,7 +96,7 @@ fn evaluation_line(status: &StatusReply, page: &mut String) {
 fn page(status: &StatusReply) -> String {
     let mut page = String::new();
     let percent = 100.0 * status.step as f64 / status.total_steps.max(1) as f64;
-    let loss = if status.loss.is_finite() { format!("{:.6}", status.loss) } else { "not known yet".to_owned() };
+    let loss = if status.loss.is_finite() { fixed(status.loss.into(), 6) } else { "not known yet".to_owned() };
     let collective = match status.collective.as_str() {
         "" => "not chosen yet".to_owned(),
         name => format!("{name} ({})", status.collective_reason),

@@ -1,7 +1,7 @@
 //! `numalign watch`: the page of runs that are over, from their files.
 
 use clap::ArgMatches;
-use numalign_dashboard::{Access, HttpAddress};
+use numalign_dashboard::HttpAddress;
 
 use crate::args::text;
 use crate::console::note;
@@ -9,12 +9,13 @@ use crate::error::CliError;
 use crate::launcher::signals::{Interrupt, Signals};
 use crate::output::outln;
 use crate::watching::{self, Page, WatchedRun, runs_of_this_folder};
-use crate::{logging, process};
+use crate::{credentials, logging, process};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     logging::start("warn", false);
     let runs = runs(matches)?;
-    let token = text(matches, "http-token-file").map(|path| watching::read_token(path.as_ref())).transpose()?;
+    let own_token = text(matches, "http-token-file").map(|path| watching::read_token(path.as_ref())).transpose()?;
+    let server = credentials::server(matches)?;
     let address = HttpAddress::of(text(matches, "http").unwrap_or_default());
     if address == HttpAddress::Off {
         return Err(CliError::usage("watch only serves the page: --http off leaves nothing to do"));
@@ -22,8 +23,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let runtime = process::runtime()?;
     let result = runtime.block_on(async {
         let signals = Signals::listen(Interrupt::Stop)?;
-        let token_everywhere = token.is_some();
-        let access = Access { token, tls: None, names: watching::names(), token_everywhere };
+        let access = watching::access(own_token, server.token, server.tls);
         let Some(page) = Page::at(&address, access)? else {
             return Ok(());
         };

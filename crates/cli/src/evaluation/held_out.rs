@@ -4,14 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use numalign_checkpoint::Checkpoint;
-use numalign_config::{Config, Recipe};
-use numalign_coordinator::RunData;
+use numalign_config::Recipe;
+use numalign_coordinator::streams_of;
 use numalign_data::doubts::DoubtTally;
 use numalign_data::table::TableOptions;
 use numalign_data::{Dataset, Domain, SampleStream, Side};
 
 use crate::console::note;
 use crate::error::CliError;
+use crate::settings::RunSettings;
 
 /// Generated samples of an evaluation, where nobody says how many.
 const GENERATED: u64 = 1000;
@@ -28,13 +29,13 @@ pub struct HeldOut {
 impl HeldOut {
     /// Of a run that was just trained, with its training samples; `None`, which is told, where no row of its file is held
     /// out.
-    pub fn of_run(config: &Config) -> Result<Option<(HeldOut, SampleStream)>, CliError> {
-        let streams = RunData::open(config)?.streams;
+    pub fn of_run(run: &RunSettings) -> Result<Option<(HeldOut, SampleStream)>, CliError> {
+        let streams = streams_of(&run.config, run.files.clone())?;
         let Some(stream) = streams.held_out else {
             note!("no row is held out, so there is no evaluation; `numalign eval --dataset FILE` takes other rows");
             return Ok(None);
         };
-        let count = config.run.eval_count.min(stream.file_len().unwrap_or(u64::MAX));
+        let count = run.config.run.eval_count.min(stream.file_len().unwrap_or(u64::MAX));
         Ok(Some((HeldOut { stream, count }, streams.train)))
     }
 
@@ -58,24 +59,21 @@ impl HeldOut {
             let stream = SampleStream::generated(recipe, Domain::Eval)?;
             return Ok(HeldOut { stream, count: count.unwrap_or(GENERATED) });
         };
-        let all = Arc::new(Dataset::open_held_out(file, &identity.recipe, &TableOptions::default())?);
+        let all = Dataset::open_held_out(file, &identity.recipe, &TableOptions::default())?;
         let is_of_the_run = identity.dataset_digest == Some(all.digest().to_hex().to_string());
-        let own = match is_of_the_run && identity.recipe.dataset_eval_share.is_some() {
-            true => {
-                let dataset = Dataset::open(file, &identity.recipe, &TableOptions::default())?;
-                SampleStream::held_out(Arc::new(dataset), &identity.recipe)
+        let stream = if is_of_the_run && identity.recipe.dataset_eval_share.is_some() {
+            SampleStream::held_out(Arc::new(all.shared_out(file, &identity.recipe)?), &identity.recipe)
+        } else {
+            if is_of_the_run {
+                note!("warning: {} was trained on these rows", path.display());
+            } else {
+                for line in DoubtTally::of_rows(&all, Side::HeldOut, &identity.recipe).lines() {
+                    note!("warning: {line}");
+                }
             }
-            false => None,
+            Some(SampleStream::in_file_order(Arc::new(all), Side::HeldOut))
         };
-        if own.is_none() && is_of_the_run {
-            note!("warning: {} was trained on these rows", path.display());
-        }
-        if !is_of_the_run {
-            for line in DoubtTally::of_rows(&all, Side::HeldOut, &identity.recipe).lines() {
-                note!("warning: {line}");
-            }
-        }
-        let stream = own.unwrap_or_else(|| SampleStream::in_file_order(all, Side::HeldOut));
+        let stream = stream.ok_or_else(|| CliError::new(format!("no row of {} is held out", file.display())))?;
         let rows = stream.file_len().unwrap_or(0);
         Ok(HeldOut { stream, count: count.unwrap_or(MOST_ROWS).min(rows) })
     }

@@ -7,15 +7,18 @@ use numalign_engine::Evaluation;
 use numalign_engine::metrics::{Metrics, measure};
 use serde_json::Value;
 
-use crate::plot::Picture;
 use crate::plot::axis::{Axis, Scale};
 use crate::plot::panel::{Panel, Titles};
+use crate::plot::{Dash, Ink, Picture};
 
 /// Points beyond this many are thinned out evenly.
 const MOST_POINTS: usize = 2000;
 
-/// Grey of a line that shows something.
-const CURVE: u8 = 0x22;
+/// The look of what is shown, and of what it is compared with.
+const CURVE: (Ink, Dash) = (Ink::Blue, Dash::Solid);
+const EXACT: (Ink, Dash) = (Ink::Black, Dash::Short);
+const CONSTANT: (Ink, Dash) = (Ink::Vermilion, Dash::Long);
+const WITHOUT_MODEL: (Ink, Dash) = (Ink::Green, Dash::Dotted);
 
 /// The course of a training, from its `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -123,8 +126,8 @@ pub fn draw(recipe: &Recipe, evaluation: &Evaluation, course: &Course, subject: 
     let titles = Titles { panel: "predicted against true", x: "true value", y: "predicted value" };
     let mut panel = Panel::begin(&mut picture, 0, &titles, &values, &values);
     let (low, high) = values.ends();
-    panel.guide((low, low), (high, high), "exact");
     panel.points(&pairs);
+    panel.guide((low, low), (high, high), EXACT, "exact");
 
     let titles = Titles { panel: "error over value", x: "true value", y: "absolute error, in value units" };
     let mut panel = Panel::begin(&mut picture, 1, &titles, &values, &error_axis);
@@ -144,7 +147,7 @@ pub fn draw(recipe: &Recipe, evaluation: &Evaluation, course: &Course, subject: 
         let mut panel = Panel::begin(&mut picture, place, &titles, &steps, &heights);
         panel.line(curve, CURVE);
         if curve.len() <= 30 {
-            panel.marked(curve);
+            panel.marked(curve, CURVE.0);
         }
         if is_error {
             compare(&mut panel, constant, subject.without_model);
@@ -156,9 +159,9 @@ pub fn draw(recipe: &Recipe, evaluation: &Evaluation, course: &Course, subject: 
 
 /// The mean absolute errors that an error is to be compared with.
 fn compare(panel: &mut Panel<'_>, constant: f64, without_model: Option<f64>) {
-    panel.level(constant, "mean error of the best constant");
+    panel.level(constant, CONSTANT, "mean error of the best constant");
     if let Some(error) = without_model {
-        panel.level(error, "mean error without the model");
+        panel.level(error, WITHOUT_MODEL, "mean error without the model");
     }
 }
 
@@ -236,7 +239,8 @@ mod tests {
         {
             assert_eq!(texts.iter().filter(|text| **text == name).count(), times, "{name} in {texts:?}");
         }
-        let dashed = picture.marks.iter().filter(|mark| matches!(mark, Mark::Line { dashed: true, .. })).count();
+        let dashed =
+            picture.marks.iter().filter(|mark| matches!(mark, Mark::Line { dash, .. } if *dash != Dash::Solid)).count();
         assert_eq!(dashed, 5);
     }
 

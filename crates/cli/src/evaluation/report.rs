@@ -2,6 +2,7 @@
 
 use numalign_config::Recipe;
 use numalign_data::SampleStream;
+use numalign_data::shown::fixed;
 use numalign_engine::Evaluation;
 use numalign_engine::error_analysis::{ChoiceAccuracy, Decile, Worst, choice_accuracy, deciles, worst};
 use numalign_engine::metrics::{Metrics, measure};
@@ -77,10 +78,9 @@ impl Report {
         let without = if self.ablation.is_some() { "   no language model" } else { "" };
         outln!("                          projectors   constant predictor{without}")?;
         let row = |name: &str, of: fn(&Metrics) -> f64, constant: Option<f64>| {
-            let constant = constant.map_or_else(String::new, |value| format!("{value:.6}"));
-            let ablated =
-                self.ablation.as_ref().map_or_else(String::new, |ablation| format!("{:.6}", of(&ablation.metrics)));
-            outln!("{}", format!("  {name:<21} {:>12.6} {constant:>20} {ablated:>19}", of(metrics)).trim_end())
+            let constant = constant.map_or_else(String::new, |value| fixed(value, 6));
+            let ablated = self.ablation.as_ref().map_or_else(String::new, |ablation| fixed(of(&ablation.metrics), 6));
+            outln!("{}", format!("  {name:<21} {:>12} {constant:>20} {ablated:>19}", fixed(of(metrics), 6)).trim_end())
         };
         row("mean absolute error", |m| m.mae, Some(metrics.baseline_mae))?;
         row("in % of the range", |m| m.mae_percent_of_range, Some(metrics.baseline_mae_percent_of_range))?;

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use crate::console::note;
 use crate::error::CliError;
 use crate::process::ChildGuard;
+use crate::settings::RunSettings;
 use crate::watching::Page;
 
 use chaos::Chaos;
@@ -20,7 +21,7 @@ use inject::FaultInjector;
 use restart_policy::{AfterExit, Restarts, after_exit};
 use signals::Signals;
 use silence::Silence;
-use spawn::{WorkerPlace, spawn_coordinator, spawn_worker};
+use spawn::{Inherited, WorkerPlace, spawn_coordinator, spawn_worker};
 use status_client::StatusClient;
 
 pub use spawn::JoinToken;
@@ -68,7 +69,7 @@ pub struct Launcher {
     config: Config,
     /// Every process of the run has it; none on its command line.
     token: JoinToken,
-    listener: TcpListener,
+    inherited: Inherited,
     address: SocketAddr,
     workers: Vec<Worker>,
     coordinator: ChildGuard,
@@ -90,10 +91,10 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Starts the coordinator and `config.run.workers` workers, with the faults that `chaos` asks for. Every process gets
+    /// Starts the coordinator of `run` and its workers, with the faults that `chaos` asks for. Every process gets
     /// `token`; `page` is told how the run is. Needs the context of a runtime on the main thread.
     pub fn start(
-        config: Config,
+        run: &RunSettings,
         token: JoinToken,
         signals: Signals,
         chaos: Option<Chaos>,
@@ -102,7 +103,9 @@ impl Launcher {
         let listener = TcpListener::bind("127.0.0.1:0")
             .map_err(|error| CliError::new(format!("cannot listen on loopback: {error}")))?;
         let address = listener.local_addr()?;
-        let coordinator = spawn_coordinator(&config, &listener, |command| token.give_to_coordinator(command))?;
+        let inherited = Inherited::new(listener, &run.files)?;
+        let config = run.config.clone();
+        let coordinator = spawn_coordinator(&config, &inherited, |command| token.give_to_coordinator(command))?;
         note!("coordinator on http://{address} (see it with: numalign status --coordinator http://{address})");
         signals.forget_checkpoint();
         let count = config.run.workers;
@@ -112,7 +115,7 @@ impl Launcher {
             config,
             client: StatusClient::new(address, Some(token.token.clone()))?,
             token,
-            listener,
+            inherited,
             address,
             workers: Vec::new(),
             coordinator,
@@ -195,7 +198,7 @@ impl Launcher {
                 // The new one's clock begins anew.
                 let rest = |limit: Duration| limit.saturating_sub(self.started.elapsed()).max(SHORTEST_RUN);
                 self.config.run.max_time = self.limit.map(rest);
-                self.coordinator = spawn_coordinator(&self.config, &self.listener, |command| {
+                self.coordinator = spawn_coordinator(&self.config, &self.inherited, |command| {
                     self.token.give_to_coordinator(command);
                 })?;
                 Ok(None)

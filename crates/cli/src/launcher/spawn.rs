@@ -1,13 +1,18 @@
 //! The commands of a run's processes: arguments, environment, the inherited socket.
 
+use std::fs::File;
 use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
 use numalign_access::Token;
 use numalign_config::{Config, DeviceChoice};
+use numalign_coordinator::OpenedFiles;
+use numalign_data::{DataError, Dataset};
 use numalign_gpu::assignment::{Sharing, first_gpu};
 use numalign_gpu::driver::visible_gpus;
+use rustix::io::FdFlags;
 use tokio::process::Command;
 
 use crate::console;
@@ -25,19 +30,56 @@ pub const LOCAL_RANK_VARIABLE: &str = "LOCAL_RANK";
 /// Set where the coordinator keeps its token in the run's folder: nobody gave it by hand.
 pub const PUBLISH_TOKEN_VARIABLE: &str = "NUMALIGN_INTERNAL_PUBLISH_TOKEN";
 
-/// Starts a coordinator on `listener`, which stays open here; `adjust` is applied to the command last.
+/// Where a launched coordinator finds the descriptors of the data files that were read already.
+pub const ROWS_VARIABLE: &str = "NUMALIGN_INTERNAL_ROWS";
+pub const HELD_OUT_ROWS_VARIABLE: &str = "NUMALIGN_INTERNAL_HELD_OUT_ROWS";
+
+/// What a coordinator inherits as open descriptors.
+pub struct Inherited {
+    /// Stays open here, so that it outlives a coordinator.
+    pub listener: TcpListener,
+    /// `dataset.file` and `dataset.eval_file` as they were read, so that a coordinator does not read them again.
+    rows: Option<File>,
+    held_out: Option<File>,
+}
+
+impl Inherited {
+    /// A listening socket and the files of a run that were read already.
+    pub fn new(listener: TcpListener, files: &OpenedFiles) -> Result<Self, CliError> {
+        let written = |rows: &Option<Arc<Dataset>>| {
+            let written = rows.as_ref().map(|rows| rows.to_file()).transpose();
+            written.map_err(|source| CliError::from(DataError::RowFile { source }))
+        };
+        Ok(Self { listener, rows: written(&files.rows)?, held_out: written(&files.held_out)? })
+    }
+
+    fn set_flags(&self, flags: FdFlags) -> std::io::Result<()> {
+        let files = [&self.rows, &self.held_out].into_iter().flatten().map(File::as_fd);
+        let mut all = files.chain([self.listener.as_fd()]);
+        Ok(all.try_for_each(|descriptor: BorrowedFd<'_>| rustix::io::fcntl_setfd(descriptor, flags))?)
+    }
+}
+
+/// Starts a coordinator; `adjust` is applied to the command last.
 pub fn spawn_coordinator(
     config: &Config,
-    listener: &TcpListener,
+    inherited: &Inherited,
     adjust: impl FnOnce(&mut Command),
 ) -> Result<ChildGuard, CliError> {
     let text = serde_json::to_string(config).map_err(|error| CliError::new(error.to_string()))?;
     let mut command = this_program()?;
-    command.arg("coordinator").arg("--listen").arg(format!("fd:{}", listener.as_raw_fd())).env(CONFIG_VARIABLE, text);
-    // The coordinator inherits the socket; workers do not.
-    rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty()).map_err(std::io::Error::from)?;
+    let listen = format!("fd:{}", inherited.listener.as_raw_fd());
+    command.arg("coordinator").arg("--listen").arg(listen).env(CONFIG_VARIABLE, text);
+    for (variable, file) in [(ROWS_VARIABLE, &inherited.rows), (HELD_OUT_ROWS_VARIABLE, &inherited.held_out)] {
+        match file {
+            Some(file) => command.env(variable, file.as_raw_fd().to_string()),
+            None => command.env_remove(variable),
+        };
+    }
+    // The coordinator inherits them; workers do not.
+    inherited.set_flags(FdFlags::empty())?;
     let child = spawn(command, adjust);
-    rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    inherited.set_flags(FdFlags::CLOEXEC)?;
     child
 }
 

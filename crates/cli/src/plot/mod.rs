@@ -1,4 +1,5 @@
-//! Pictures: panels of points and lines with labelled axes, as SVG or PNG. Grey only, so that they read in print.
+//! Pictures: panels of points and lines with labelled axes, as SVG or PNG. Every line has a dash of its own beside its
+//! colour, so that they read without colour too.
 //!
 //! There is one drawing path: a picture becomes SVG text, and `resvg` rasterises that text for PNG. Letters come from one
 //! small font in the binary, so hosts without fonts write the same picture.
@@ -22,7 +23,25 @@ pub enum Anchor {
     End,
 }
 
-/// One thing to draw. Greys go from 0, black, to 255, white.
+/// Colours that people with any colour vision tell apart (Okabe and Ito, "Color Universal Design", 2008).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ink {
+    Black,
+    Blue,
+    Vermilion,
+    Green,
+}
+
+/// How a line is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dash {
+    Solid,
+    Long,
+    Short,
+    Dotted,
+}
+
+/// One thing to draw.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Mark {
     Text {
@@ -35,14 +54,13 @@ pub enum Mark {
     },
     Line {
         points: Vec<Point>,
-        grey: u8,
-        /// Two lines of one panel stay apart in print.
-        dashed: bool,
+        ink: Ink,
+        dash: Dash,
     },
     Dots {
         points: Vec<Point>,
         radius: f64,
-        grey: u8,
+        ink: Ink,
         opacity: f32,
     },
 }

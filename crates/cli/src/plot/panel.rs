@@ -1,7 +1,7 @@
 //! One panel of a picture: frame, title, labelled axes, and what is drawn inside.
 
 use super::axis::{Axis, label};
-use super::{Anchor, Mark, Picture, Point};
+use super::{Anchor, Dash, Ink, Mark, Picture, Point};
 
 /// Panel size and the margins around it, in pixels.
 const SIDE: f64 = 300.0;
@@ -10,12 +10,8 @@ const TOP: f64 = 60.0;
 const WIDTH: f64 = LEFT + SIDE + 20.0;
 const HEIGHT: f64 = TOP + SIDE + 54.0;
 
-const INK: u8 = 0x22;
 const TITLE_SIZE: f64 = 13.0;
 const LABEL_SIZE: f64 = 11.0;
-
-/// Grey of a line to compare with.
-const GUIDE: u8 = 0x88;
 
 impl Picture {
     /// A sheet with room for so many panels side by side, under a headline that says what all of them show.
@@ -54,15 +50,15 @@ impl<'a> Panel<'a> {
         panel.text((middle, bottom + 38.0), LABEL_SIZE, Anchor::Middle, false, titles.x);
         panel.text((offset + 14.0, TOP + SIDE / 2.0), LABEL_SIZE, Anchor::Middle, true, titles.y);
         let right = left + SIDE;
-        panel.stroke(vec![(left, TOP), (right, TOP), (right, bottom), (left, bottom), (left, TOP)], INK);
+        panel.stroke(vec![(left, TOP), (right, TOP), (right, bottom), (left, bottom), (left, TOP)]);
         for tick in x.ticks() {
             let at = left + SIDE * x.place(tick).unwrap_or(0.0);
-            panel.stroke(vec![(at, bottom), (at, bottom + 5.0)], INK);
+            panel.stroke(vec![(at, bottom), (at, bottom + 5.0)]);
             panel.text((at, bottom + 18.0), LABEL_SIZE, Anchor::Middle, false, &label(tick));
         }
         for tick in y.ticks() {
             let at = bottom - SIDE * y.place(tick).unwrap_or(0.0);
-            panel.stroke(vec![(left, at), (left - 5.0, at)], INK);
+            panel.stroke(vec![(left, at), (left - 5.0, at)]);
             panel.text((left - 8.0, at + 4.0), LABEL_SIZE, Anchor::End, false, &label(tick));
         }
         panel
@@ -72,8 +68,8 @@ impl<'a> Panel<'a> {
         self.picture.marks.push(Mark::Text { at, size, anchor, turned, text: text.to_owned() });
     }
 
-    fn stroke(&mut self, points: Vec<Point>, grey: u8) {
-        self.picture.marks.push(Mark::Line { points, grey, dashed: false });
+    fn stroke(&mut self, points: Vec<Point>) {
+        self.picture.marks.push(Mark::Line { points, ink: Ink::Black, dash: Dash::Solid });
     }
 
     /// Where the values stand on the sheet, those that the axes can show.
@@ -90,13 +86,13 @@ impl<'a> Panel<'a> {
     /// Many points, each a small dot that shows through.
     pub fn points(&mut self, values: &[(f64, f64)]) {
         let points = self.places(values);
-        self.picture.marks.push(Mark::Dots { points, radius: 1.6, grey: INK, opacity: 0.35 });
+        self.picture.marks.push(Mark::Dots { points, radius: 1.6, ink: Ink::Blue, opacity: 0.35 });
     }
 
     /// Few points, each a dot of its own.
-    pub fn marked(&mut self, values: &[(f64, f64)]) {
+    pub fn marked(&mut self, values: &[(f64, f64)], ink: Ink) {
         let points = self.places(values);
-        self.picture.marks.push(Mark::Dots { points, radius: 3.0, grey: INK, opacity: 1.0 });
+        self.picture.marks.push(Mark::Dots { points, radius: 3.0, ink, opacity: 1.0 });
     }
 
     /// A text that ends just above a value.
@@ -106,24 +102,24 @@ impl<'a> Panel<'a> {
         }
     }
 
-    /// A dashed line between two points to compare with, its name above its right end.
-    pub fn guide(&mut self, from: (f64, f64), to: (f64, f64), name: &str) {
+    /// A line between two points to compare with, its name above its right end.
+    pub fn guide(&mut self, from: (f64, f64), to: (f64, f64), look: (Ink, Dash), name: &str) {
         let points = self.places(&[from, to]);
         if let Some((x, y)) = points.last().copied() {
             self.text((x - 4.0, y - 4.0), LABEL_SIZE, Anchor::End, false, name);
-            self.picture.marks.push(Mark::Line { points, grey: GUIDE, dashed: true });
+            self.picture.marks.push(Mark::Line { points, ink: look.0, dash: look.1 });
         }
     }
 
-    /// A dashed line across the panel at a height to compare with, with its name.
-    pub fn level(&mut self, height: f64, name: &str) {
+    /// A line across the panel at a height to compare with, with its name.
+    pub fn level(&mut self, height: f64, look: (Ink, Dash), name: &str) {
         let (left, right) = self.x.ends();
-        self.guide((left, height), (right, height), name);
+        self.guide((left, height), (right, height), look, name);
     }
 
     /// A line through the values, in their order.
-    pub fn line(&mut self, values: &[(f64, f64)], grey: u8) {
+    pub fn line(&mut self, values: &[(f64, f64)], look: (Ink, Dash)) {
         let points = self.places(values);
-        self.stroke(points, grey);
+        self.picture.marks.push(Mark::Line { points, ink: look.0, dash: look.1 });
     }
 }

@@ -35,7 +35,7 @@ pub fn write(svg: &str) -> Result<Vec<u8>, CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plot::{Anchor, Mark, Picture, svg};
+    use crate::plot::{Anchor, Dash, Ink, Mark, Picture, svg};
 
     /// Share of the sheet's pixels that are not white, in a picture of 40 by 20.
     fn inked(marks: Vec<Mark>) -> f64 {
@@ -49,10 +49,10 @@ mod tests {
     #[test]
     fn every_mark_leaves_ink_where_it_stands() {
         assert_eq!(inked(Vec::new()), 0.0);
-        let dots = Mark::Dots { points: vec![(20.0, 10.0)], radius: 5.0, grey: 0, opacity: 1.0 };
+        let dots = Mark::Dots { points: vec![(20.0, 10.0)], radius: 5.0, ink: Ink::Black, opacity: 1.0 };
         let disc = std::f64::consts::PI * 25.0 / 800.0;
         assert!((inked(vec![dots]) - disc).abs() < 0.02);
-        let line = Mark::Line { points: vec![(0.0, 10.0), (40.0, 10.0)], grey: 0, dashed: false };
+        let line = Mark::Line { points: vec![(0.0, 10.0), (40.0, 10.0)], ink: Ink::Black, dash: Dash::Solid };
         assert!((inked(vec![line]) - 0.05).abs() < 0.03);
         let text = |turned, text: &str| {
             let (at, size, anchor) = ((20.0, 14.0), 12.0, Anchor::Middle);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Anchor, Mark, Picture, Point};
+use super::{Anchor, Dash, Ink, Mark, Picture, Point};
 
 /// The whole file.
 pub fn write(picture: &Picture) -> String {
@@ -17,13 +17,12 @@ pub fn write(picture: &Picture) -> String {
     for mark in marks {
         match mark {
             Mark::Text { at, size, anchor, turned, text } => write_text(&mut svg, *at, *size, *anchor, *turned, text),
-            Mark::Line { points, grey, dashed } => {
-                let dashes = if *dashed { " stroke-dasharray=\"6 4\"" } else { "" };
-                let stroke = colour(*grey);
-                let _ = writeln!(svg, "<path d=\"{}\" fill=\"none\" stroke=\"{stroke}\"{dashes}/>", path(points));
+            Mark::Line { points, ink, dash } => {
+                let (path, stroke, dashes) = (path(points), colour(*ink), dashes(*dash));
+                let _ = writeln!(svg, "<path d=\"{path}\" fill=\"none\" stroke=\"{stroke}\"{dashes}/>");
             }
-            Mark::Dots { points, radius, grey, opacity } => {
-                let _ = writeln!(svg, "<g fill=\"{}\" fill-opacity=\"{opacity}\">", colour(*grey));
+            Mark::Dots { points, radius, ink, opacity } => {
+                let _ = writeln!(svg, "<g fill=\"{}\" fill-opacity=\"{opacity}\">", colour(*ink));
                 for (x, y) in points {
                     let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\"/>");
                 }
@@ -57,6 +56,20 @@ fn path(points: &[Point]) -> String {
     path
 }
 
-fn colour(grey: u8) -> String {
-    format!("#{grey:02x}{grey:02x}{grey:02x}")
+fn colour(ink: Ink) -> &'static str {
+    match ink {
+        Ink::Black => "#222222",
+        Ink::Blue => "#0072b2",
+        Ink::Vermilion => "#d55e00",
+        Ink::Green => "#009e73",
+    }
+}
+
+fn dashes(dash: Dash) -> &'static str {
+    match dash {
+        Dash::Solid => "",
+        Dash::Long => " stroke-dasharray=\"8 4\"",
+        Dash::Short => " stroke-dasharray=\"4 3\"",
+        Dash::Dotted => " stroke-dasharray=\"1.5 3\"",
+    }
 }

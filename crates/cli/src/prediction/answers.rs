@@ -1,11 +1,12 @@
-//! Rows with their predictions, as they are written: JSONL or CSV.
+//! Rows with their predictions, as they are written: JSONL, CSV or Parquet.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
 use numalign_config::TableFormat;
-use numalign_data::table::Cell;
+use numalign_data::shown::shortest;
+use numalign_data::table::{AddedColumns, Cell, ParquetWriter};
 use serde_json::{Map, Value};
 
 use super::rows::{AskedRow, RowContent, Rows};
@@ -14,16 +15,23 @@ use crate::error::CliError;
 use crate::output;
 
 /// The columns that are added; those of these names in the input are replaced.
-const PREDICTION: &str = "prediction";
-const ERROR: &str = "error";
+const ADDED: AddedColumns = AddedColumns { number: "prediction", text: "error" };
 
 /// Where the answers go.
-pub struct Answers {
-    file: Option<File>,
-    layout: Layout,
+pub enum Answers {
+    /// Standard output where there is no file.
+    Lines {
+        file: Option<File>,
+        layout: Layout,
+    },
+    Parquet {
+        writer: Box<ParquetWriter>,
+        columns: Vec<String>,
+    },
 }
 
-enum Layout {
+/// How rows become text.
+pub enum Layout {
     Jsonl,
     Csv { separator: u8, columns: Vec<String>, is_begun: bool },
 }
@@ -31,25 +39,42 @@ enum Layout {
 impl Answers {
     /// Makes the output file, where one is named.
     pub fn create(files: &Files<'_>, rows: &Rows) -> Result<Self, CliError> {
-        let layout = layout(files, rows)?;
-        let file = match files.output {
-            Some(path) => {
-                let same = |other: &Path| other.canonicalize().ok();
-                if same(path).is_some() && same(path) == same(files.input) {
-                    return Err(CliError::usage(format!("{} is the input too", path.display()))
-                        .with_hint("name another file with --out"));
-                }
-                let file = File::create(path);
-                Some(file.map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))?)
-            }
-            None => None,
+        let Some(path) = files.output else {
+            return Ok(Self::Lines { file: None, layout: layout(files, rows)? });
         };
-        Ok(Self { file, layout })
+        let same = |other: &Path| other.canonicalize().ok();
+        if same(path).is_some() && same(path) == same(files.input) {
+            return Err(CliError::usage(format!("{} is the input too", path.display()))
+                .with_hint("name another file with --out"));
+        }
+        if matches!(ending(path).as_str(), "parquet" | "pq") {
+            let stored = rows.format == RowFormat::Table(TableFormat::Parquet);
+            let columns = if stored { Vec::new() } else { shared_columns(rows)? };
+            let writer = match stored {
+                true => ParquetWriter::of_file(path, files.input, ADDED)?,
+                false => ParquetWriter::of_texts(path, &columns, ADDED)?,
+            };
+            return Ok(Self::Parquet { writer: Box::new(writer), columns });
+        }
+        let layout = layout(files, rows)?;
+        let file = File::create(path);
+        let file = file.map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))?;
+        Ok(Self::Lines { file: Some(file), layout })
     }
 
     /// Writes rows with their predictions.
     pub fn write(&mut self, rows: &[AskedRow], predictions: &[Result<f64, String>]) -> Result<(), CliError> {
-        let bytes = match &mut self.layout {
+        let (file, layout) = match self {
+            Self::Lines { file, layout } => (file, layout),
+            Self::Parquet { writer, columns } => {
+                for (row, prediction) in rows.iter().zip(predictions) {
+                    let (number, error) = (prediction.as_ref().ok(), prediction.as_ref().err());
+                    writer.push(kept_texts(row, columns.len()), number.copied(), error.cloned())?;
+                }
+                return Ok(());
+            }
+        };
+        let bytes = match layout {
             Layout::Jsonl => {
                 let pairs = rows.iter().zip(predictions);
                 let lines: Vec<String> = pairs.map(|(row, prediction)| json_line(row, prediction)).collect();
@@ -58,15 +83,15 @@ impl Answers {
             Layout::Csv { separator, columns, is_begun } => {
                 let mut writer = csv::WriterBuilder::new().delimiter(*separator).from_writer(Vec::new());
                 if !std::mem::replace(is_begun, true) {
-                    writer.write_record(columns.iter().map(String::as_str).chain([PREDICTION, ERROR]))?;
+                    writer.write_record(columns.iter().map(String::as_str).chain([ADDED.number, ADDED.text]))?;
                 }
                 for (row, prediction) in rows.iter().zip(predictions) {
-                    writer.write_record(csv_record(row, prediction, columns))?;
+                    writer.write_record(csv_record(row, prediction, columns.len()))?;
                 }
                 writer.into_inner().map_err(|error| CliError::new(error.to_string()))?
             }
         };
-        match &mut self.file {
+        match file {
             Some(file) => Ok(file.write_all(&bytes)?),
             None => output::write(&bytes),
         }
@@ -74,38 +99,44 @@ impl Answers {
 
     /// Everything is written, and the header where there were no rows.
     pub fn finish(mut self) -> Result<(), CliError> {
-        self.write(&[], &[])
+        self.write(&[], &[])?;
+        match self {
+            Self::Parquet { writer, .. } => Ok(writer.finish()?),
+            Self::Lines { .. } => Ok(()),
+        }
     }
 }
 
 /// As `--out` ends; else as the input is written, and JSONL where that is plain lines or Parquet.
 fn layout(files: &Files<'_>, rows: &Rows) -> Result<Layout, CliError> {
-    let ending = |path: &Path| path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-    let wanted = files.output.and_then(ending).unwrap_or_default();
+    let wanted = files.output.map(ending).unwrap_or_default();
     let is_csv = match wanted.as_str() {
         "csv" | "tsv" => true,
         "jsonl" | "ndjson" | "json" => false,
-        "parquet" | "pq" => {
-            return Err(
-                CliError::usage("predictions are written as JSONL or CSV").with_hint("let --out end in .jsonl or .csv")
-            );
-        }
         _ => rows.format == RowFormat::Table(TableFormat::Csv),
     };
     if !is_csv {
         return Ok(Layout::Jsonl);
     }
+    let is_tab = wanted == "tsv" || (wanted.is_empty() && ending(files.input) == "tsv");
+    Ok(Layout::Csv { separator: if is_tab { b'\t' } else { b',' }, columns: shared_columns(rows)?, is_begun: false })
+}
+
+fn ending(path: &Path) -> String {
+    path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
+}
+
+/// The columns that all rows have, but for those that are added.
+fn shared_columns(rows: &Rows) -> Result<Vec<String>, CliError> {
     let Some(columns) = rows.columns() else {
-        return Err(CliError::usage("JSONL has no columns that all rows share, which CSV needs")
+        return Err(CliError::usage("JSONL has no columns that all rows share, which CSV and Parquet need")
             .with_hint("let --out end in .jsonl"));
     };
-    let is_tab = wanted == "tsv" || (wanted.is_empty() && ending(files.input).as_deref() == Some("tsv"));
-    let columns = columns.into_iter().filter(|name| !is_added(name)).collect();
-    Ok(Layout::Csv { separator: if is_tab { b'\t' } else { b',' }, columns, is_begun: false })
+    Ok(columns.into_iter().filter(|name| !is_added(name)).collect())
 }
 
 fn is_added(column: &str) -> bool {
-    column == PREDICTION || column == ERROR
+    column == ADDED.number || column == ADDED.text
 }
 
 /// The row as one line, its ending with it.
@@ -123,8 +154,8 @@ fn json_line(row: &AskedRow, prediction: &Result<f64, String>) -> String {
         fields.push_str(", ");
     }
     fields += &match prediction {
-        Ok(value) => field(PREDICTION, &Value::from(*value)),
-        Err(problem) => field(ERROR, &Value::from(problem.as_str())),
+        Ok(value) => field(ADDED.number, &Value::from(*value)),
+        Err(problem) => field(ADDED.text, &Value::from(problem.as_str())),
     };
     format!("{{{fields}}}\n")
 }
@@ -155,30 +186,35 @@ fn json_of(cell: &Cell) -> Value {
     }
 }
 
-/// The row's fields in the order of `columns`, then prediction and error.
-fn csv_record(row: &AskedRow, prediction: &Result<f64, String>, columns: &[String]) -> Vec<String> {
-    let mut fields: Vec<String> = match &row.content {
-        RowContent::Cells(cells) => {
-            cells.iter().filter(|(name, _)| !is_added(name)).map(|(_, cell)| text_of(cell)).collect()
-        }
-        RowContent::Line(text) => vec![text.clone()],
-        RowContent::Json(_) | RowContent::Unreadable => vec![String::new(); columns.len()],
-    };
+/// The row's fields in the order of the `columns` that are kept, then prediction and error.
+fn csv_record(row: &AskedRow, prediction: &Result<f64, String>, columns: usize) -> Vec<String> {
+    let mut fields: Vec<String> = kept_texts(row, columns).into_iter().map(Option::unwrap_or_default).collect();
     match prediction {
-        Ok(value) => fields.extend([value.to_string(), String::new()]),
+        Ok(value) => fields.extend([shortest(*value), String::new()]),
         Err(problem) => fields.extend([String::new(), problem.clone()]),
     }
     fields
 }
 
-fn text_of(cell: &Cell) -> String {
+/// The row's cells as texts, one for each of the `columns` that are kept; none of a row that cannot be read.
+fn kept_texts(row: &AskedRow, columns: usize) -> Vec<Option<String>> {
+    match &row.content {
+        RowContent::Cells(cells) => {
+            cells.iter().filter(|(name, _)| !is_added(name)).map(|(_, cell)| text_of(cell)).collect()
+        }
+        RowContent::Line(text) => vec![Some(text.clone())],
+        RowContent::Json(_) | RowContent::Unreadable => vec![None; columns],
+    }
+}
+
+fn text_of(cell: &Cell) -> Option<String> {
     match cell {
-        Cell::Missing => String::new(),
-        Cell::Text(text) => text.clone(),
-        Cell::Whole(value) => value.to_string(),
-        Cell::Number(value) => value.to_string(),
-        Cell::Bool(value) => value.to_string(),
-        Cell::Nested { shown, .. } => shown.clone(),
+        Cell::Missing => None,
+        Cell::Text(text) => Some(text.clone()),
+        Cell::Whole(value) => Some(value.to_string()),
+        Cell::Number(value) => Some(shortest(*value)),
+        Cell::Bool(value) => Some(value.to_string()),
+        Cell::Nested { shown, .. } => Some(shown.clone()),
     }
 }
 
@@ -213,8 +249,9 @@ mod tests {
         ];
         let row = row(RowContent::Cells(cells));
         assert_eq!(json_line(&row, &Ok(0.5)), "{\"id\": 9007199254740993, \"x\": null, \"prediction\": 0.5}\n");
-        let columns = ["id".to_owned(), "x".to_owned()];
-        assert_eq!(csv_record(&row, &Ok(0.5), &columns), ["9007199254740993", "", "0.5", ""]);
-        assert_eq!(csv_record(&row, &Err("why".to_owned()), &columns), ["9007199254740993", "", "", "why"]);
+        assert_eq!(csv_record(&row, &Ok(0.5), 2), ["9007199254740993", "", "0.5", ""]);
+        assert_eq!(csv_record(&row, &Err("why".to_owned()), 2), ["9007199254740993", "", "", "why"]);
+        let unread = AskedRow { content: RowContent::Unreadable, ..row };
+        assert_eq!(csv_record(&unread, &Err("why".to_owned()), 2), ["", "", "", "why"]);
     }
 }

@@ -2,6 +2,7 @@
 //! that has none says why in `error`, and the others are answered.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use numalign_config::{Recipe, TableFormat};
 use numalign_data::doubts::{Doubt, DoubtTally, doubts};
@@ -44,7 +45,27 @@ struct Summary {
     rows: u64,
     failed: u64,
     tally: DoubtTally,
+    /// Time that the model took.
+    computing: Duration,
 }
+
+impl Summary {
+    /// What there is to say of rows that took `all`; nothing of a few.
+    fn speed(&self, all: Duration) -> Option<String> {
+        let seconds = all.as_secs_f64();
+        (all >= WORTH_A_LINE).then(|| {
+            format!(
+                "{} rows in {seconds:.1} s, {:.0} a second; the model took {:.1} % of the time",
+                self.rows,
+                self.rows as f64 / seconds,
+                100.0 * self.computing.as_secs_f64() / seconds
+            )
+        })
+    }
+}
+
+/// From here on it is said how long the rows took.
+const WORTH_A_LINE: Duration = Duration::from_secs(10);
 
 /// Answers every row.
 ///
@@ -55,6 +76,7 @@ pub fn predict_rows(engine: &mut Engine, state: &State, files: &Files<'_>) -> Re
     let mut rows = Rows::open(files, &recipe)?;
     let mut answers = Answers::create(files, &rows)?;
     let mut summary = Summary::default();
+    let started = Instant::now();
     loop {
         let mut batch = Vec::new();
         while (batch.len() as u64) < AT_ONCE
@@ -67,7 +89,9 @@ pub fn predict_rows(engine: &mut Engine, state: &State, files: &Files<'_>) -> Re
         if batch.is_empty() {
             break;
         }
+        let asked = Instant::now();
         let predictions = predictions(engine, state, &batch)?;
+        summary.computing += asked.elapsed();
         summary.rows += batch.len() as u64;
         summary.failed += predictions.iter().filter(|prediction| prediction.is_err()).count() as u64;
         answers.write(&batch, &predictions)?;
@@ -75,6 +99,9 @@ pub fn predict_rows(engine: &mut Engine, state: &State, files: &Files<'_>) -> Re
     answers.finish()?;
     for line in summary.tally.lines() {
         note!("warning: {line}");
+    }
+    if let Some(line) = summary.speed(started.elapsed()) {
+        note!("{line}");
     }
     match summary.failed {
         0 => Ok(()),
@@ -113,4 +140,17 @@ fn predictions(engine: &mut Engine, state: &State, rows: &[AskedRow]) -> Result<
         });
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_file_is_told_with_its_speed() {
+        let summary = Summary { rows: 3000, computing: Duration::from_secs(18), ..Summary::default() };
+        assert_eq!(summary.speed(Duration::from_secs(9)), None);
+        let line = summary.speed(Duration::from_secs(20));
+        assert_eq!(line.as_deref(), Some("3000 rows in 20.0 s, 150 a second; the model took 90.0 % of the time"));
+    }
 }

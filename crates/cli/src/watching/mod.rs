@@ -46,9 +46,7 @@ impl Page {
         let is_asked_for = config.run.http.is_some();
         let address = config.run.http.as_deref().map_or(usual, HttpAddress::of);
         let own_token = config.run.http_token_file.as_deref().map(read_token).transpose()?;
-        let token_everywhere = own_token.is_some();
-        let access = Access { token: own_token.or(join_token), tls, names: names(), token_everywhere };
-        match Self::at(&address, access) {
+        match Self::at(&address, access(own_token, join_token, tls)) {
             Ok(page) => {
                 if let Some(page) = &page {
                     note!("watch it on {}", page.url);
@@ -137,6 +135,12 @@ impl Page {
     }
 }
 
+/// What the page demands: its own token everywhere, the join token beyond loopback.
+pub fn access(own_token: Option<Token>, join_token: Option<Token>, tls: Option<ServerTls>) -> Access {
+    let token_everywhere = own_token.is_some();
+    Access { token: own_token.or(join_token), tls, names: names(), token_everywhere }
+}
+
 /// The page's own token.
 pub fn read_token(path: &Path) -> Result<Token, CliError> {
     let token = Token::read(path)?;
@@ -150,7 +154,7 @@ pub fn read_token(path: &Path) -> Result<Token, CliError> {
 }
 
 /// This machine's own name, whole and without its domain.
-pub fn names() -> Vec<String> {
+fn names() -> Vec<String> {
     let system = rustix::system::uname();
     let whole = system.nodename().to_string_lossy().into_owned();
     let short = whole.split('.').next().unwrap_or_default().to_owned();

@@ -9,7 +9,6 @@ use numalign_checkpoint::{Checkpoint, RunFolder};
 use numalign_config::{Config, Key, RUNS_FOLDER, Recipe, keys};
 use numalign_dashboard::{CheckpointFact, Facts, RunSource};
 use numalign_data::{Domain, SampleStream};
-use numalign_engine::metrics::measure;
 
 use crate::error::CliError;
 
@@ -24,6 +23,8 @@ pub struct WatchedRun {
     result: PathBuf,
     /// None where no checkpoint says.
     recipe: Option<Recipe>,
+    /// Its samples are drawn, not rows of a file: those are read where they train, not once more for the page.
+    is_generated: bool,
     samples: u64,
     /// Checkpoints that were read, with the time of their file.
     read: Mutex<HashMap<PathBuf, (SystemTime, CheckpointFact)>>,
@@ -37,8 +38,7 @@ impl WatchedRun {
         let mut run = Self::of_recipe(&config.run.run_id, folder, Some(config.recipe.clone()), settings);
         run.result = config.run.model_path_save.clone();
         run.samples = config.run.eval_samples;
-        // Rows of a file are read where they train, not once more for this.
-        run.recipe = run.recipe.filter(|_| config.run.dataset_file.is_none());
+        run.is_generated = config.run.dataset_file.is_none();
         run
     }
 
@@ -63,9 +63,10 @@ impl WatchedRun {
         }
         let run_id = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let newest = Checkpoint::read(&result).ok().or_else(|| newest_in(&folder));
+        let is_generated = newest.as_ref().is_some_and(|found| found.identity.dataset_digest.is_none());
         let recipe = newest.map(|checkpoint| checkpoint.identity.recipe);
         let settings = recipe.as_ref().map(settings_of).unwrap_or_default();
-        Ok(Self::of_recipe(&run_id, folder, recipe, settings))
+        Ok(Self { is_generated, ..Self::of_recipe(&run_id, folder, recipe, settings) })
     }
 
     /// Its name.
@@ -85,7 +86,7 @@ impl WatchedRun {
             settings,
         };
         let result = folder.with_extension("safetensors");
-        Self { facts, folder, result, recipe, samples: SAMPLES, read: Mutex::default() }
+        Self { facts, folder, result, recipe, is_generated: true, samples: SAMPLES, read: Mutex::default() }
     }
 
     fn fact(&self, path: &Path) -> Option<CheckpointFact> {
@@ -121,10 +122,9 @@ impl RunSource for WatchedRun {
     }
 
     fn constant_percent_of_range(&self) -> Option<f64> {
-        let recipe = self.recipe.as_ref()?;
+        let recipe = self.recipe.as_ref().filter(|_| self.is_generated)?;
         let stream = SampleStream::generated(recipe, Domain::Eval).ok()?;
-        let targets: Vec<f64> = (0..self.samples).map(|index| stream.sample(index).target).collect();
-        Some(measure(recipe, &targets, &targets).baseline_mae_percent_of_range)
+        Some(100.0 * stream.constant_error(self.samples) / recipe.range())
     }
 
     fn checkpoints(&self) -> Vec<CheckpointFact> {

@@ -128,7 +128,7 @@ fn a_text_that_is_too_long_is_refused_with_its_sample() {
     let good = "{\"input\": \"$$1&&\", \"output\": 1}\n";
     folder.write("long.jsonl", [good, good, &line].concat());
     let launch = ["launch", "text", "--dataset.file", "long.jsonl", "--dataset.shuffle", "false"];
-    refuse(&folder, &words(&[&launch, TINY]), FAILED, &["error:", "sample 2", "256", "hint:"]);
+    refuse(&folder, &words(&[&launch, TINY]), FAILED, &["error:", "row 3 of long.jsonl", "256", "hint:"]);
     refuse(&folder, &["hidden", "--model", "demo", "--text", &text], FAILED, &["error:", "256", "hint:"]);
     folder.write("nn.safetensors", checkpoint());
     let mixed = format!("{text} $$1&&");
@@ -148,9 +148,9 @@ fn a_sample_that_does_not_fit_is_found_before_the_first_step() {
     let long = "x ".repeat(200);
     file("long.jsonl", &format!("{{\"input\": \"{long}\", \"output\": 1}}"));
     let cases: [(&str, &str, &[&str]); 3] = [
-        ("text", "long.jsonl", &["sample 1999", "positions", "64"]),
-        ("mixed", "long.jsonl", &["sample 1999", "positions", "64"]),
-        ("mixed", "none.jsonl", &["sample 1999", "has no marked number"]),
+        ("text", "long.jsonl", &["row 2000 of long.jsonl", "positions", "64"]),
+        ("mixed", "long.jsonl", &["row 2000 of long.jsonl", "positions", "64"]),
+        ("mixed", "none.jsonl", &["row 2000 of none.jsonl", "has no marked number"]),
     ];
     file("none.jsonl", "{\"input\": \"no number\", \"output\": 1}");
     for (index, (stage, dataset, said)) in cases.into_iter().enumerate() {
@@ -166,4 +166,47 @@ fn a_sample_that_does_not_fit_is_found_before_the_first_step() {
         assert!(output.stderr.contains("no step was made"), "{output}");
         assert!(!folder.path().join(format!("chk/{id}.safetensors")).exists());
     }
+}
+
+/// The tokenizer of the folder `model` with a change.
+fn change_tokenizer(folder: &Folder, change: impl FnOnce(&mut serde_json::Value)) {
+    let mut document = serde_json::from_slice(&folder.read("model/tokenizer.json")).expect("JSON");
+    change(&mut document);
+    folder.write("model/tokenizer.json", document.to_string());
+}
+
+#[test]
+fn a_text_that_the_tokenizer_or_the_model_cannot_take_is_found_before_the_first_step() {
+    let data = |folder: &Folder, bad: &str| {
+        let good = "{\"input\": \"It is $$12.5&& metres\", \"output\": 12.5}\n".repeat(999);
+        folder.write("data.jsonl", format!("{good}{{\"input\": \"{bad}\", \"output\": 1}}\n"));
+    };
+    let launch = words(&[
+        &["launch", "text", "--dataset.file", "data.jsonl", "--dataset.shuffle", "false", "--model-name", "model"],
+        &["--no-eval", "--workers", "1", "--num-epochs", "50", "--num-batches", "10"],
+    ]);
+    let refused = |folder: &Folder, said: &[&str]| {
+        let output = refuse(folder, &launch, FAILED, said);
+        assert!(output.stderr.contains("no step was made"), "{output}");
+    };
+    // A byte without a token: the text comes to nothing.
+    let folder = Folder::new();
+    folder.copy_fixture("tokenizer", "model");
+    change_tokenizer(&folder, |document| {
+        document["model"]["vocab"].as_object_mut().expect("a vocabulary").remove("~").expect("the token");
+    });
+    data(&folder, "~");
+    refused(&folder, &["row 1000 of data.jsonl", "no token"]);
+    // A token that was added behind the last row of the model's embedding.
+    let folder = Folder::new();
+    folder.copy_fixture("tokenizer", "model");
+    change_tokenizer(&folder, |document| {
+        let token = serde_json::json!({
+            "id": 5000, "content": "<new>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            "special": false
+        });
+        document["added_tokens"].as_array_mut().expect("a list").push(token);
+    });
+    data(&folder, "a <new> one");
+    refused(&folder, &["row 1000 of data.jsonl", "5000"]);
 }

@@ -37,6 +37,7 @@ const FOREIGN_VARIABLES: &[&str] = &[
 /// A temporary folder, the current directory of every process that it starts.
 pub struct Folder {
     folder: tempfile::TempDir,
+    program: PathBuf,
 }
 
 /// What a process left behind.
@@ -54,11 +55,21 @@ impl fmt::Display for Output {
 
 impl Folder {
     pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().expect("a temporary folder") }
+        Self::of_program(env!("CARGO_BIN_EXE_numalign"))
+    }
+
+    /// A folder in which another build of the binary runs.
+    pub fn of_program(program: impl Into<PathBuf>) -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder"), program: program.into() }
     }
 
     pub fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The binary that runs here.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// Writes `bytes` to `name` in this folder, making folders on the way.
@@ -122,7 +133,7 @@ impl Folder {
 
     /// Starts it with a clean environment (no network: hub ids come from an empty cache) and `envs` on top.
     pub fn spawn_env(&self, args: &[&str], envs: &[(&str, &str)]) -> Child {
-        self.start(Command::new(env!("CARGO_BIN_EXE_numalign")), args, envs)
+        self.start(Command::new(&self.program), args, envs)
     }
 
     /// As [`Folder::spawn`], with no more than `descriptors` open files.
@@ -134,7 +145,7 @@ impl Folder {
     pub fn spawn_shell(&self, script: &str, args: &[&str]) -> Child {
         use std::os::unix::process::CommandExt;
         let mut command = Command::new("sh");
-        command.args(["-c", script, env!("CARGO_BIN_EXE_numalign")]).process_group(0);
+        command.args(["-c", script]).arg(&self.program).process_group(0);
         self.start(command, args, &[])
     }
 

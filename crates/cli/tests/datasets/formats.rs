@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use rustix::process::Signal;
 
-use super::common::run::{bytes, hit_at_steps, json};
+use super::common::run::{bytes, hit_at_steps, json, newest_step, wait_for};
 use super::{Folder, launch, succeed, with_tables};
 
 /// The result of the undisturbed run on the JSONL file with two workers, and what was said.
@@ -86,4 +86,18 @@ fn without_a_dataset_nothing_is_added() {
     for part in ["held_out", "input_ranges", "eval_share", "\"split\""] {
         assert!(!text.contains(part), "{part}: {text}");
     }
+}
+
+#[test]
+fn a_coordinator_that_starts_again_needs_no_file() {
+    let (expected, _) = reference();
+    let folder = with_tables();
+    let mut launcher = folder.spawn(&launch("invoices.csv", "gone", "--workers 2"));
+    let checkpoints = folder.path().join("chk/gone");
+    wait_for("a checkpoint", || newest_step(&checkpoints) >= 5);
+    std::fs::remove_file(folder.path().join("invoices.csv")).expect("the file");
+    hit_at_steps(launcher.id(), "coordinator --listen", Signal::KILL, &checkpoints, [5]);
+    let output = launcher.wait();
+    assert!(output.status.success() && output.stderr.contains("starting it again"), "{output}");
+    assert!(bytes(&folder, "gone") == *expected, "the rows came from the launcher");
 }

@@ -8,6 +8,7 @@
 mod common;
 
 mod files;
+mod network;
 mod output;
 mod signals;
 

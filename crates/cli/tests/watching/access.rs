@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::net::TcpStream;
+use std::process::Command;
 
 use rustix::process::Signal;
 
 use super::http::{get, get_with, request};
 use super::{launch, watch};
-use crate::common::run::{kill, wait_for};
+use crate::common::run::{kill, run_line, succeed_line, wait_for};
 use crate::common::{Child, Folder};
 
 /// A folder with one run's record, and a page over it; `more` are further arguments.
@@ -77,6 +78,40 @@ fn with_a_token_nothing_but_the_probes_is_told_without_it() {
     let basic = "authorization: Basic bWU6b3Blbi1zZXNhbWUvNDcxMQ==";
     assert_eq!(get_with(&address, "/", &[&host, basic]).status, 200);
     assert_eq!(get(&address, "/healthz").status, 200);
+}
+
+#[test]
+fn watch_speaks_tls_and_asks_for_the_join_token_beyond_loopback() {
+    let folder = Folder::new();
+    succeed_line(&folder, "cert --out tls 127.0.0.1");
+    folder.write("token", "open-sesame/4711\n");
+    folder.write("chk/mine/metrics.jsonl", "{\"kind\":\"epoch\",\"step\":1,\"loss\":0.5}\n");
+    let open = run_line(&folder, "watch mine --http 0.0.0.0:0");
+    assert_eq!(open.status.code(), Some(2), "{open}");
+    assert!(open.stderr.contains("would be open to anybody"), "{open}");
+    let mut words = vec!["mine", "--http", "0.0.0.0:0", "--token-file", "token"];
+    words.extend(["--tls-cert", "tls/coordinator.pem", "--tls-key", "tls/coordinator-key.pem"]);
+    let (watch, address) = watch(&folder, &words);
+    assert!(watch.stdout().starts_with("https://"), "{}", watch.stdout());
+    let port = address.rsplit(':').next().expect("a port");
+    let asked = |scheme: &str, more: &[&str]| {
+        let url = format!("{scheme}://127.0.0.1:{port}/api/history");
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--max-time", "20", "--write-out", "\n%{http_code}", "--cacert"]);
+        command.arg(folder.path().join("tls/ca.pem")).args(more).arg(url);
+        command.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let Ok(without) = asked("https", &[]) else {
+        eprintln!("skipped: curl is not installed");
+        return;
+    };
+    assert!(without.ends_with("401") && !without.contains("epoch"), "{without}");
+    let wrong = asked("https", &["--header", "authorization: Bearer open-sesame/471"]).expect("curl");
+    assert!(wrong.ends_with("401"), "{wrong}");
+    let told = asked("https", &["--header", "authorization: Bearer open-sesame/4711"]).expect("curl");
+    assert!(told.ends_with("200") && told.contains("epoch"), "{told}");
+    let plain = asked("http", &["--header", "authorization: Bearer open-sesame/4711"]).expect("curl");
+    assert!(!plain.contains("epoch"), "{plain}");
 }
 
 #[test]

@@ -136,6 +136,33 @@ fn runs_that_are_over_are_shown_and_compared() {
 }
 
 #[test]
+fn the_constant_of_a_run_on_a_file_is_that_of_its_held_out_rows() {
+    let folder = Folder::new();
+    let mut rows = String::new();
+    for index in 0..40 {
+        rows.push_str(&format!("{{\"input\": {index}, \"output\": {}}}\n", (index * index) % 37));
+    }
+    folder.write("rows.jsonl", &rows);
+    let line = "launch nn --dataset.file rows.jsonl --dataset.eval-share 0.25 --run-id rows --workers 1 --num-epochs 2 \
+                --num-batches 2 --eval-every 1 --json";
+    let report = json(&succeed_line(&folder, line));
+    let baseline = report["baseline_mae_percent_of_range"].as_f64().expect("a number");
+    let record = String::from_utf8(folder.read("chk/rows/metrics.jsonl")).expect("text");
+    let last = record.lines().rfind(|line| line.contains("\"evaluation\"")).expect("an evaluation");
+    let (mut watch, address) = watch(&folder, &["rows"]);
+    let told = get(&address, "/api/runs").json()[0]["constant_percent_of_range"].clone();
+    for (name, value) in [
+        ("metrics.jsonl", &serde_json::from_str::<Value>(last).expect("JSON")["baseline_mae_percent_of_range"]),
+        ("the page", &told),
+    ] {
+        let error = value.as_f64().unwrap_or_else(|| panic!("{name}: {value}"));
+        assert!((error - baseline).abs() < 1e-9, "{name}: {error}, the closing evaluation: {baseline}");
+    }
+    kill(watch.id() as i32, Signal::INT);
+    assert!(watch.wait().status.success());
+}
+
+#[test]
 fn a_coordinator_serves_its_own_page() {
     let folder = Folder::new();
     let line = "coordinator nn --listen 127.0.0.1:0 --http 127.0.0.1:0 --run-id alone";

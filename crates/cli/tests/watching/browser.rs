@@ -83,6 +83,11 @@ fn the_page_follows_a_run_with_a_kill_to_its_end() {
     wait_for("a loss curve", || curve() > 20);
     let early = curve();
     wait_for("a longer curve", || curve() > early);
+    let rates = browser.value("[...document.querySelectorAll('#rate text')].map((text) => text.textContent).join(' ')");
+    let rates = rates.as_str().unwrap_or_default();
+    // The rate is 0.001 all the time.
+    assert!(rates.contains("0.001") || rates.contains("1.00e-3"), "{rates}");
+    assert!(!rates.contains('-') || rates.contains("e-"), "a constant rate is drawn on an axis from 0: {rates}");
     wait_for("the held-out error", || text("#tiles").contains("a constant:"));
 
     let victim = children(run.id(), "numalign worker")[0];

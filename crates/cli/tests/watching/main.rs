@@ -28,7 +28,9 @@ fn watch(folder: &Folder, args: &[&str]) -> (Child, String) {
     let mut watch = folder.spawn(&[&["watch"], args].concat());
     watch.wait_for_stderr("the page stays");
     common::run::wait_for("the URL", || watch.stdout().ends_with('\n'));
-    let address = watch.stdout().trim().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let url = watch.stdout();
+    let address = url.trim().trim_start_matches("http://").trim_start_matches("https://").trim_end_matches('/');
+    let address = address.to_owned();
     (watch, address)
 }
 

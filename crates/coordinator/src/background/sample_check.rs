@@ -1,8 +1,8 @@
-//! A thread that looks through the data file for samples that the model may not be able to take. A worker tokenises these;
-//! all others are known to fit from their length and their numbers.
+//! A thread that looks through the data file, held-out rows included, for samples that the model may not be able to take. A
+//! worker tokenises these; all others are known to fit from their length and their numbers.
 
-use numalign_config::{Pooling, Recipe, Stage};
-use numalign_data::{Input, Sample, SampleStream, Segment, grammar};
+use numalign_config::{Config, Pooling, Recipe, Stage};
+use numalign_data::{Input, Sample, SampleStream, Segment, Streams, grammar};
 use numalign_projector::{Encoding, InputEncoder};
 use tokio::sync::mpsc;
 
@@ -21,21 +21,60 @@ pub struct SampleCheck {
     batches: mpsc::Receiver<Vec<Sample>>,
 }
 
+/// Every row that a run reads, by one index: the training rows, then those that are held out.
+pub struct FileRows {
+    train: SampleStream,
+    held_out: Option<SampleStream>,
+}
+
+impl FileRows {
+    /// The rows of the files behind `streams`.
+    pub fn of(streams: &Streams) -> Self {
+        Self { train: streams.train.clone(), held_out: streams.held_out.clone() }
+    }
+
+    fn train_rows(&self) -> u64 {
+        self.train.file_len().unwrap_or(0)
+    }
+
+    fn len(&self) -> u64 {
+        self.train_rows() + self.held_out.as_ref().and_then(SampleStream::file_len).unwrap_or(0)
+    }
+
+    /// The stream of row `index`, and the row's index in it.
+    fn place(&self, index: u64) -> Option<(&SampleStream, u64)> {
+        match index.checked_sub(self.train_rows()) {
+            None => Some((&self.train, index)),
+            Some(held_out) => self.held_out.as_ref().filter(|_| index < self.len()).map(|stream| (stream, held_out)),
+        }
+    }
+
+    fn sample(&self, index: u64) -> Option<Sample> {
+        self.place(index).map(|(stream, row)| Sample { index, ..stream.sample(row) })
+    }
+
+    /// Row `index` as a person finds it.
+    pub fn named(&self, index: u64, config: &Config) -> Option<String> {
+        let (stream, row) = self.place(index)?;
+        let is_held_out = index >= self.train_rows();
+        let file =
+            config.run.dataset_eval_file.as_ref().filter(|_| is_held_out).or(config.run.dataset_file.as_ref())?;
+        Some(format!("row {} of {}", stream.row_number(row)?, file.display()))
+    }
+}
+
 impl SampleCheck {
     /// Starts the thread. Texts of up to `longest_text` bytes fit the worker's model.
     ///
     /// # Errors
     /// The thread does not start.
-    pub fn start(member: MemberId, stream: SampleStream, recipe: &Recipe, longest_text: u64) -> std::io::Result<Self> {
+    pub fn start(member: MemberId, rows: FileRows, recipe: &Recipe, longest_text: u64) -> std::io::Result<Self> {
         let (sender, batches) = mpsc::channel(1);
         let doubts = Doubts::of(recipe, longest_text);
         let body = move || {
             let (mut batch, mut bytes) = (Vec::new(), 0);
-            for index in 0..stream.file_len().unwrap_or(0) {
-                let sample = stream.sample(index);
-                if !doubts.apply(&sample) {
-                    continue;
-                }
+            for index in 0..rows.len() {
+                let Some(sample) = rows.sample(index).filter(|sample| doubts.apply(sample)) else { continue };
                 bytes += text_of(&sample).map_or(0, str::len);
                 batch.push(sample);
                 // A receiver that is gone wants no more: its worker left.
@@ -149,9 +188,18 @@ mod tests {
         let path = folder.path().join("data.jsonl");
         let line = |i: usize| format!("{{\"input\": \"{}\", \"output\": {i}}}\n", "x".repeat(1 + i % 3));
         std::fs::write(&path, (0..3000).map(line).collect::<String>()).unwrap();
-        let recipe = Config::with(&[("stage", "text")]).unwrap().recipe;
-        let stream = SampleStream::from_file(&path, &recipe).unwrap();
-        let mut check = Some(SampleCheck::start(MemberId(1), stream, &recipe, 2).unwrap());
+        let mut config = Config::with(&[("stage", "text"), ("dataset.eval_share", "0.3")]).unwrap();
+        config.run.dataset_file = Some("data.jsonl".into());
+        let recipe = config.recipe.clone();
+        let streams = Streams::new(SampleStream::from_file(&path, &recipe).unwrap(), &recipe).unwrap();
+        let rows = FileRows::of(&streams);
+        assert!(rows.train_rows() < 3000 && rows.len() == 3000, "held-out rows are checked too");
+        for index in [0, 2999] {
+            let row = rows.sample(index).unwrap().target as usize + 1;
+            assert_eq!(rows.named(index, &config), Some(format!("row {row} of data.jsonl")));
+        }
+        assert_eq!(rows.named(3000, &config), None);
+        let mut check = Some(SampleCheck::start(MemberId(1), rows, &recipe, 2).unwrap());
         let (mut seen, mut largest) = (Vec::new(), 0);
         while let Some(batch) = SampleCheck::next(&mut check).await {
             largest = largest.max(batch.len());

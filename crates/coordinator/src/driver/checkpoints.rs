@@ -39,6 +39,7 @@ impl Driver {
                 recipe: self.config.recipe.clone(),
                 base_fingerprint: self.fingerprint.clone(),
                 tokenizer_fingerprint: self.tokenizer_fingerprint.clone(),
+                arithmetic: self.arithmetic,
                 layer_norms: self.layer_norms.clone(),
                 dataset_digest: self.dataset_digest.clone(),
                 split: self.split.clone(),

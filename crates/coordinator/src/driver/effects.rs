@@ -23,6 +23,7 @@ impl Driver {
                 Effect::BaseKnown(base) => {
                     self.fingerprint = base.base_fingerprint.clone();
                     self.tokenizer_fingerprint = base.tokenizer_fingerprint.clone();
+                    self.arithmetic = base.arithmetic;
                     self.layer_norms = base.layer_norms.clone();
                     if let Some(folder) = self.replaced.take() {
                         if let Err(error) = self.key.keep().and_then(|()| folder.clear()) {

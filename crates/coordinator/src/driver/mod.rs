@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use numalign_access::rate_limited_log::RateLimitedLog;
 use numalign_checkpoint::{RunFolder, SplitDigests};
-use numalign_config::Config;
+use numalign_config::{Arithmetic, Config};
 use numalign_data::{SampleDigest, Schedule, Streams};
 use numalign_projector::{NormTensor, State};
 use numalign_protocol as proto;
@@ -69,6 +69,8 @@ pub struct Driver {
     fingerprint: String,
     /// Of its tokenizer, where it is known and the stage reads texts.
     tokenizer_fingerprint: Option<String>,
+    /// To what the factors of products are rounded.
+    arithmetic: Arithmetic,
     /// The base's layer norms, if they train and it is known.
     layer_norms: Vec<NormTensor>,
     dataset_digest: Option<String>,
@@ -118,6 +120,7 @@ impl Driver {
         })?;
         let writer = CheckpointWriter::start(start.folder.clone(), config.run.keep_checkpoints)
             .map_err(|error| CoordinatorError::Server(format!("the checkpoint thread does not start: {error}")))?;
+        let constant = streams.held_out.as_ref().map(|held_out| held_out.constant_error(config.run.eval_samples));
         let (sender, solutions) = mpsc::unbounded_channel();
         let probe = Probe::of(&config.recipe, start.folder.path());
         let solver = SolverThread::start(start.sums.clone(), probe, writer.clone(), sender)
@@ -128,8 +131,8 @@ impl Driver {
             machine,
             dispatcher,
             reducer,
+            console: Console::new(config.clone(), start.folder.path(), constant),
             streams,
-            console: Console::new(config.clone(), start.folder.path()),
             config,
             writer,
             solver,
@@ -137,6 +140,7 @@ impl Driver {
             sample_check: None,
             fingerprint: start.base.as_ref().map(|base| base.fingerprint.clone()).unwrap_or_default(),
             tokenizer_fingerprint: start.base.as_ref().and_then(|base| base.tokenizer.clone()),
+            arithmetic: start.base.as_ref().and_then(|base| base.arithmetic).unwrap_or_default(),
             layer_norms: start.layer_norms.clone(),
             dataset_digest: start.dataset_digest.clone(),
             split: start.split.clone(),
@@ -233,10 +237,13 @@ impl Driver {
         }
     }
 
-    /// Logs the reason whenever it changes.
+    /// Logs the reason whenever it changes; that of the end is said as the result or as the error.
     fn log_reason(&mut self) {
         if self.machine.reason() != self.last_reason {
             self.last_reason = self.machine.reason().to_owned();
+            if self.machine.phase() == "done" {
+                return;
+            }
             tracing::info!("{}: {}", self.machine.phase(), self.last_reason);
         }
     }

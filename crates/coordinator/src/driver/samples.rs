@@ -7,13 +7,14 @@ use numalign_protocol as proto;
 use numalign_protocol::coordinator_message::Message;
 
 use super::Driver;
-use crate::background::sample_check::SampleCheck;
+use crate::background::sample_check::{FileRows, SampleCheck};
 use crate::machine::{Effect, Event, MemberId};
 
 impl Driver {
     /// Starts the check with `member`; it ends with [`Event::SamplesChecked`].
     pub(super) fn start_sample_check(&mut self, member: MemberId, longest_text: u64) {
-        let started = SampleCheck::start(member, self.streams.train.clone(), &self.config.recipe, longest_text);
+        let rows = FileRows::of(&self.streams);
+        let started = SampleCheck::start(member, rows, &self.config.recipe, longest_text);
         match started {
             Ok(check) => self.sample_check = Some(check),
             // Another worker is asked as soon as the machine hears of it.
@@ -37,8 +38,8 @@ impl Driver {
         Vec::new()
     }
 
-    /// The worker's answer for one batch.
-    pub(super) fn samples_checked(&mut self, member: MemberId, checked: Result<(), String>) -> Vec<Effect> {
+    /// The worker's answer for one batch: nothing is wrong, or what, with the index of the sample.
+    pub(super) fn samples_checked(&mut self, member: MemberId, checked: Result<(), (u64, String)>) -> Vec<Effect> {
         match &mut self.sample_check {
             Some(check) if check.member == member && check.is_waiting => check.is_waiting = false,
             // Of a check that another worker has now.
@@ -48,6 +49,11 @@ impl Driver {
             return Vec::new();
         }
         self.sample_check = None;
+        let checked =
+            checked.map_err(|(index, problem)| match FileRows::of(&self.streams).named(index, &self.config) {
+                Some(row) => format!("{row}: {problem}"),
+                None => problem,
+            });
         self.machine.handle(Instant::now(), Event::SamplesChecked(member, checked))
     }
 }

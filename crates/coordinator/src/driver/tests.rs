@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use numalign_checkpoint::Checkpoint;
-use numalign_config::Config;
+use numalign_config::{Arithmetic, Config};
 use numalign_data::{Domain, SampleStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -88,6 +88,7 @@ fn worker_ready() -> WorkerReady {
     WorkerReady {
         base_fingerprint: "0123456789abcdef".to_owned(),
         tokenizer_fingerprint: None,
+        arithmetic: Arithmetic::F32,
         longest_text: 0,
         hidden_size: 2,
         model_parameters: 10,

@@ -132,7 +132,7 @@ impl Machine {
             self.drop_foreign_rejoin_states(worker_ready.hidden_size, effects);
         }
         let admissible = match self.check_admission(&host, &worker_ready) {
-            Err(reason) => Err((reason, self.hint_of_refusal())),
+            Err(reason) => Err((reason, self.hint_of_refusal(&worker_ready))),
             Ok(()) => self.check_nccl(id, &host, &worker_ready).map_err(|reason| {
                 (reason, "`numalign doctor` says what its machine lacks; or set collective: auto or grpc")
             }),
@@ -145,6 +145,7 @@ impl Machine {
             self.base = Some(Base {
                 fingerprint: worker_ready.base_fingerprint.clone(),
                 tokenizer: worker_ready.tokenizer_fingerprint.clone(),
+                arithmetic: Some(worker_ready.arithmetic),
                 source: None,
                 probe: Some(worker_ready.probe_digest.clone()),
             });
@@ -201,7 +202,11 @@ impl Machine {
     }
 
     /// What to do about a model that is not this run's: where a file binds the run, its own choice may be the wrong one.
-    fn hint_of_refusal(&self) -> &'static str {
+    fn hint_of_refusal(&self, worker_ready: &WorkerReady) -> &'static str {
+        let arithmetic = self.base.as_ref().and_then(|base| base.arithmetic);
+        if arithmetic.is_some_and(|ours| ours != worker_ready.arithmetic) {
+            return "products that a GPU rounded need such a GPU and the same dtype; exact ones exact_f32: true on a GPU";
+        }
         match self.base.as_ref().and_then(|base| base.source.as_ref()) {
             Some(_) => "set model_name to the model that the file was made with, or start without the file",
             None => "give every worker the model of this run",
@@ -262,6 +267,17 @@ fn check_base(base: &Base, worker_ready: &WorkerReady) -> Result<(), String> {
         return Err(format!(
             "its frozen model has fingerprint {:.16}, {whose} has {:.16}",
             worker_ready.base_fingerprint, base.fingerprint
+        ));
+    }
+    let its = worker_ready.arithmetic;
+    if let Some(ours) = base.arithmetic
+        && ours != its
+    {
+        let device = &worker_ready.device;
+        // A run that goes on has no choice any more.
+        let advice = if base.source.is_none() { "; exact_f32: true makes every GPU multiply in f32" } else { "" };
+        return Err(format!(
+            "it would multiply in {its} on {device}, and what was computed so far is in {ours}{advice}"
         ));
     }
     if let (Some(ours), Some(its)) = (&base.tokenizer, &worker_ready.tokenizer_fingerprint)

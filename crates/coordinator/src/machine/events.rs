@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use numalign_config::Arithmetic;
 use numalign_data::Unit;
 use numalign_projector::{Features, Fit, NormTensor, State, StateDigest};
 
@@ -68,6 +69,8 @@ pub struct WorkerReady {
     pub weights: String,
     /// Device and instruction set.
     pub device: String,
+    /// To what the factors of its matrix products are rounded.
+    pub arithmetic: Arithmetic,
     /// BLAKE3 of the probe's gradient row.
     pub probe_digest: Vec<u8>,
     /// The model's layer norms if they train; else empty.

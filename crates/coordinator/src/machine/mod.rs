@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numalign_config::Config;
+use numalign_config::{Arithmetic, Config};
 use numalign_data::Schedule;
 use numalign_projector::State;
 
@@ -50,6 +50,8 @@ pub struct KnownBase {
     pub fingerprint: String,
     /// Of its tokenizer, hex, if it is known and counts in this run.
     pub tokenizer: Option<String>,
+    /// To what the factors of its products were rounded, where the run goes on from a state that was computed so.
+    pub arithmetic: Option<Arithmetic>,
 }
 
 /// What identifies the frozen model of this run.
@@ -58,6 +60,8 @@ struct Base {
     fingerprint: String,
     /// Of its tokenizer; none before the first worker, and in a stage that reads no text.
     tokenizer: Option<String>,
+    /// To what the factors of products are rounded; none before the first worker of a new run.
+    arithmetic: Option<Arithmetic>,
     /// The file that binds the run to it, until a worker was ready.
     source: Option<PathBuf>,
     /// From the first worker that was ready.
@@ -126,9 +130,10 @@ const MAX_REFUSED: usize = 1024;
 impl Machine {
     /// `committed` is the state to continue from, if there is one; `base` the frozen model it belongs to.
     pub fn new(config: Arc<Config>, incarnation: u64, committed: Option<State>, base: Option<KnownBase>) -> Self {
-        let base = base.map(|KnownBase { source, fingerprint, tokenizer }| Base {
+        let base = base.map(|KnownBase { source, fingerprint, tokenizer, arithmetic }| Base {
             fingerprint,
             tokenizer,
+            arithmetic,
             source: Some(source),
             probe: None,
         });

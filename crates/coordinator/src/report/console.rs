@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use numalign_config::{Config, Recipe, Solver};
+use numalign_config::{Arithmetic, Config, Recipe, Solver};
+use numalign_data::shown::fixed;
 use numalign_data::{Schedule, Unit};
 use numalign_projector::schedule::learning_rate;
 use numalign_projector::{Encoding, Layout, State, Trained};
@@ -31,13 +32,17 @@ pub struct Console {
     /// The backend that was printed last.
     backend: Option<CollectiveBackend>,
     loss: f32,
+    /// Mean absolute error of the best constant prediction in an evaluation, in value units.
+    constant: Option<f64>,
 }
 
 impl Console {
-    /// A console whose record goes to the run's folder.
-    pub fn new(config: Arc<Config>, folder: &Path) -> Self {
+    /// A console whose record goes to the run's folder. `constant` is the mean absolute error, in value units, of the best
+    /// constant prediction in an evaluation.
+    pub fn new(config: Arc<Config>, folder: &Path, constant: Option<f64>) -> Self {
         Self {
             bar: None,
+            constant,
             metrics: MetricsFile::open(folder, &config.run.run_id),
             losses: StepLosses::open(folder),
             config,
@@ -129,7 +134,7 @@ impl Console {
             bar.set_position(step);
             bar.set_message(match gathered {
                 Some(_) => "gathering".to_owned(),
-                None => format!("loss {:.6}", commit.loss),
+                None => format!("loss {}", fixed(commit.loss.into(), 6)),
             });
         }
         if !step.is_multiple_of(recipe.num_batches) {
@@ -155,7 +160,7 @@ impl Console {
 
     /// The projectors were evaluated on held-out samples.
     fn evaluated(&mut self, state: &State) {
-        let Some((line, record)) = evaluation(state, &self.config.recipe) else {
+        let Some((line, record)) = evaluation(state, &self.config.recipe, self.constant) else {
             return;
         };
         self.print(&line);
@@ -206,8 +211,12 @@ fn banner(config: &Config, base: &WorkerReady) -> String {
             format!("\n  evaluates  every {every} epochs, on {} held-out samples", config.run.eval_samples)
         }
     };
+    let products = match base.arithmetic {
+        Arithmetic::F32 => String::new(),
+        rounded => format!(", products in {rounded}"),
+    };
     format!(
-        "numalign {} · run {}\n  model      {} ({millions:.1} M frozen parameters, {} weights), fingerprint {:.16}\n  \
+        "numalign {} · run {}\n  model      {} ({millions:.1} M frozen parameters, {} weights{products}), fingerprint {:.16}\n  \
          trains     {trained} floats of {}\n  stage      {}, {} encoding, range {} to {}\n  steps      {} ({} epochs of {}), \
          {} samples each in micro-batches of {}{evaluation}",
         env!("CARGO_PKG_VERSION"),
@@ -262,7 +271,7 @@ const NOTABLE_WAIT: f64 = 10.0;
 fn epoch_line(summary: &EpochSummary, recipe: &Recipe, is_short: bool) -> String {
     let course = match summary.gathered_samples {
         Some(samples) => format!("{samples} samples gathered"),
-        None => format!("loss {:.6} | lr {:.2e}", summary.loss, summary.learning_rate),
+        None => format!("loss {} | lr {:.2e}", fixed(summary.loss, 6), summary.learning_rate),
     };
     if is_short {
         let wait = match summary.data_wait_percent {
@@ -305,8 +314,8 @@ fn solution(state: &State, recipe: &Recipe) -> Option<(String, MetricsEvent)> {
     Some((line, record))
 }
 
-/// Line and record of the latest evaluation.
-fn evaluation(state: &State, recipe: &Recipe) -> Option<(String, MetricsEvent)> {
+/// Line and record of the latest evaluation. `constant` is the best constant prediction's error in value units.
+fn evaluation(state: &State, recipe: &Recipe, constant: Option<f64>) -> Option<(String, MetricsEvent)> {
     let evaluations = state.evaluations();
     let (latest, best) = (evaluations.list().last()?, evaluations.best()?);
     let percent = |error: f64| 100.0 * error / recipe.range();
@@ -327,6 +336,7 @@ fn evaluation(state: &State, recipe: &Recipe) -> Option<(String, MetricsEvent)> 
         mse: latest.mse,
         mae: latest.mae,
         mae_percent_of_range: percent(latest.mae),
+        baseline_mae_percent_of_range: constant.map(percent),
         right_percent: right,
         best_step: best.step,
     };
@@ -356,6 +366,7 @@ mod tests {
         WorkerReady {
             base_fingerprint: "0123456789abcdef0123".to_owned(),
             tokenizer_fingerprint: None,
+            arithmetic: Arithmetic::F32,
             longest_text: 0,
             hidden_size: 2,
             model_parameters: 1_500_000,
@@ -425,7 +436,7 @@ mod tests {
     fn a_console_records_each_epoch_once() {
         let folder = tempfile::tempdir().unwrap();
         let config = Arc::new(config(&[("log_every", "3")]));
-        let mut console = Console::new(config.clone(), folder.path());
+        let mut console = Console::new(config.clone(), folder.path(), None);
         assert!(console.loss().is_nan());
         let mut state = Arc::new(State::initial(2, 0));
         for step in 0..4 {
@@ -450,7 +461,7 @@ mod tests {
         let mut state = Arc::new(State::initial(2, 0));
         for step in 0..4 {
             // Another process each time.
-            let mut console = Console::new(config.clone(), folder.path());
+            let mut console = Console::new(config.clone(), folder.path(), None);
             console.start(&state, &[]);
             let commit = commit(&state, &config.recipe, step as f32);
             console.committed(&commit);
@@ -488,6 +499,6 @@ mod tests {
         let config = config(&[]);
         let state = State::initial(2, 0);
         assert!(solution(&state, &config.recipe).is_none());
-        assert!(evaluation(&state, &config.recipe).is_none());
+        assert!(evaluation(&state, &config.recipe, None).is_none());
     }
 }

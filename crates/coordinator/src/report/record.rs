@@ -75,6 +75,8 @@ pub enum MetricsEvent {
         mae: f64,
         /// The same in percent of the range.
         mae_percent_of_range: f64,
+        /// That of the best constant prediction on the same samples.
+        baseline_mae_percent_of_range: Option<f64>,
         /// Choice accuracy in percent, where the answer is one of the question's numbers.
         right_percent: Option<f64>,
         /// Step of the best evaluation so far.

@@ -126,6 +126,8 @@ fn milliseconds(duration: Duration) -> f64 {
 mod tests {
     use std::sync::Arc;
 
+    use numalign_config::Arithmetic;
+
     use super::*;
     use crate::machine::{Event, JoinRequest, Report, Timing, WorkerReady};
 
@@ -138,6 +140,7 @@ mod tests {
         WorkerReady {
             base_fingerprint: "0123".to_owned(),
             tokenizer_fingerprint: None,
+            arithmetic: Arithmetic::F32,
             longest_text: 0,
             hidden_size: 2,
             model_parameters: 10,

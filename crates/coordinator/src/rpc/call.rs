@@ -15,7 +15,7 @@ pub enum Call {
     /// A member's heartbeat.
     Heartbeat(MemberId, proto::Heartbeat),
     /// The worker's model can take the samples that it was sent, or what is wrong with the first that it cannot.
-    SamplesChecked(MemberId, Result<(), String>),
+    SamplesChecked(MemberId, Result<(), (u64, String)>),
     /// Somebody asks for the status.
     Status(oneshot::Sender<proto::StatusReply>),
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use numalign_access::rate_limited_log::sanitize;
-use numalign_config::Config;
+use numalign_config::{Arithmetic, Choice, Config};
 use numalign_projector::{Features, NormTensor, State, StateDigest};
 use numalign_protocol as proto;
 use numalign_protocol::codec::floats_from_bytes;
@@ -107,7 +107,8 @@ pub fn worker_message(member: MemberId, message: proto::WorkerMessage) -> Result
         }
         Message::SamplesChecked(checked) => {
             let problem = sanitize(&checked.problem, MAX_MESSAGE);
-            return Ok(Some(Call::SamplesChecked(member, if problem.is_empty() { Ok(()) } else { Err(problem) })));
+            let checked = if problem.is_empty() { Ok(()) } else { Err((checked.sample, problem)) };
+            return Ok(Some(Call::SamplesChecked(member, checked)));
         }
         Message::Failure(failure) if failure.permanent => {
             let cause = if failure.data { Cause::Data } else { Cause::Machine };
@@ -164,6 +165,15 @@ fn nccl(ability: Option<proto::NcclAbility>, reason: String) -> Nccl {
     }
 }
 
+/// Workers that know of no other than `f32` say nothing.
+fn arithmetic(name: &str) -> Result<Arithmetic, String> {
+    if name.is_empty() {
+        return Ok(Arithmetic::F32);
+    }
+    let known = Arithmetic::ALL.iter().find(|known| known.name() == name);
+    known.copied().ok_or_else(|| format!("it multiplies in {}, which is not known here", sanitize(name, MAX_NAME)))
+}
+
 fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
     let (mut layer_norms, mut layer_norm_values) = (Vec::new(), Vec::new());
     for tensor in ready.layer_norms {
@@ -183,6 +193,7 @@ fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
         model_parameters: ready.model_parameters,
         weights: sanitize(&ready.weights, MAX_NAME),
         device: sanitize(&ready.device, MAX_NAME),
+        arithmetic: arithmetic(&ready.arithmetic)?,
         probe_digest: ready.probe_digest,
         nccl: nccl(ready.nccl, ready.no_nccl),
         layer_norms,

@@ -1,6 +1,6 @@
 //! Who is admitted, and which state a run continues from.
 
-use numalign_config::CollectiveChoice;
+use numalign_config::{Arithmetic, CollectiveChoice};
 use numalign_coordinator::machine::{Effect, Event, KnownBase, Machine, MemberId, WorkerReady};
 use numalign_projector::State;
 
@@ -252,6 +252,29 @@ fn another_tokenizer_is_refused_by_name() {
     let effects = run.ready_with(1, with("aaaa"));
     let why = failure(&effects).expect("nobody else is there");
     assert!(why.contains("that of chk/mine/step-2.safetensors has cccc"), "{why}");
+}
+
+#[test]
+fn rounded_products_bind_the_run_and_exact_ones_too() {
+    let with = |arithmetic: Arithmetic| WorkerReady { arithmetic, ..worker_ready() };
+    let mut run = Run::new(PAIR);
+    run.join(1);
+    run.ready_with(1, with(Arithmetic::F32));
+    run.join(2);
+    let effects = run.ready_with(2, with(Arithmetic::Tf32));
+    let Some((2, true, why)) = evicted(&effects) else { panic!("{effects:?}") };
+    assert!(why.contains("it would multiply in tf32") && why.contains("so far is in f32"), "{why}");
+    assert!(why.contains("exact_f32"), "{why}");
+    // A file with a state that was computed so binds the first worker; one without leaves the choice to it.
+    let state = correct_states(&config_of(PAIR))[2].clone();
+    for (stored, admitted) in [(Some(Arithmetic::Bf16), false), (Some(Arithmetic::Tf32), true), (None, true)] {
+        let base = KnownBase { arithmetic: stored, ..known_base() };
+        let mut run = Run::new(Shape { workers: 1, ..PAIR });
+        run.machine = Machine::new(run.config.clone(), 9, Some(state.clone()), Some(base));
+        run.join(1);
+        let effects = run.ready_with(1, with(Arithmetic::Tf32));
+        assert_eq!(failure(&effects).is_none(), admitted, "{stored:?}: {effects:?}");
+    }
 }
 
 #[test]

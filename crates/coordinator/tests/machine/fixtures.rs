@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use numalign_config::{Config, Solver};
+use numalign_config::{Arithmetic, Config, Solver};
 use numalign_coordinator::machine::{Generation, JoinRequest, KnownBase, Process, Report, Timing, WorkerReady};
 use numalign_data::{Schedule, Unit};
 use numalign_projector::{Features, Fit, State};
@@ -118,13 +118,19 @@ pub fn join_request(rejoin_state: Option<State>) -> JoinRequest {
 
 /// The frozen model of a checkpoint.
 pub fn known_base() -> KnownBase {
-    KnownBase { source: "chk/mine/step-2.safetensors".into(), fingerprint: FINGERPRINT.to_owned(), tokenizer: None }
+    KnownBase {
+        source: "chk/mine/step-2.safetensors".into(),
+        fingerprint: FINGERPRINT.to_owned(),
+        tokenizer: None,
+        arithmetic: None,
+    }
 }
 
 pub fn worker_ready() -> WorkerReady {
     WorkerReady {
         base_fingerprint: FINGERPRINT.to_owned(),
         tokenizer_fingerprint: None,
+        arithmetic: Arithmetic::F32,
         longest_text: 0,
         hidden_size: HIDDEN,
         model_parameters: 1000,

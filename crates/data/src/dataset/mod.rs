@@ -1,24 +1,29 @@
 //! The samples of a file: read once, checked, split into training and held-out rows, and looked up by row.
 //!
 //! [`Dataset::open`] reads a [`crate::table`] as the recipe says: which columns, which rows are skipped, which are held out
-//! ([`split`]). [`survey`] looks through a file beforehand and works out the settings that follow from its content.
+//! ([`split`]). [`open_finding_stage`] also finds out which stage its inputs are for, and [`survey`] works out the settings that
+//! follow from its content.
 
 use std::collections::HashSet;
 use std::path::Path;
 
-use numalign_config::{MissingCells, Recipe};
+use numalign_config::{MissingCells, Recipe, Stage};
 
 use crate::error::DataError;
 use crate::sample::Sample;
 use crate::table::{RowText, Table, TableOptions};
 
+mod handover;
 mod rows;
 pub mod split;
+mod stage;
 mod store;
 pub mod survey;
 
-pub use rows::{RowSamples, SampleColumns};
+pub use rows::SampleColumns;
 pub use split::{Side, Split};
+use stage::StageWatch;
+pub use stage::open_finding_stage;
 use store::{RowStore, RowWriter};
 
 /// The rows of a file as samples, in file order, with the side of each.
@@ -32,6 +37,13 @@ pub struct Dataset {
     numbers: Option<Vec<u32>>,
     skipped: Option<Skipped>,
     digest: blake3::Hash,
+}
+
+/// What became of reading a file.
+enum Reading {
+    Whole(Dataset),
+    /// Its inputs are of another stage than the one it was read for.
+    OtherStage(Stage),
 }
 
 /// Rows that were left out because of `dataset.missing: skip`.
@@ -57,8 +69,7 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::open`].
     pub fn of_table(table: Table, path: &Path, recipe: &Recipe) -> Result<Dataset, DataError> {
-        let split = recipe.dataset_eval_share.map(|share| Split::new(recipe.seed, share));
-        Self::read(table, path, recipe, split)
+        Self::whole(table, path, recipe)?.shared_out(path, recipe)
     }
 
     /// Reads a file of held-out rows alone, all of them on that side.
@@ -66,34 +77,69 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::open`].
     pub fn open_held_out(path: &Path, recipe: &Recipe, options: &TableOptions) -> Result<Dataset, DataError> {
-        let mut dataset = Self::read(Table::open(path, options)?, path, recipe, None)?;
+        let mut dataset = Self::whole(Table::open(path, options)?, path, recipe)?;
         dataset.held_out = std::mem::take(&mut dataset.train);
         Ok(dataset)
     }
 
-    fn read(table: Table, path: &Path, recipe: &Recipe, split: Option<Split>) -> Result<Dataset, DataError> {
+    /// The same rows, of which the recipe's share is held out; `path` is named in errors.
+    ///
+    /// # Errors
+    /// Too few rows to hold any out.
+    pub fn shared_out(mut self, path: &Path, recipe: &Recipe) -> Result<Dataset, DataError> {
+        let all = 0..self.store.len() as u32;
+        let Some(share) = recipe.dataset_eval_share else {
+            (self.train, self.held_out) = (all.collect(), Vec::new());
+            return Ok(self);
+        };
+        let split = Split::new(recipe.seed, share);
+        let marks: Vec<u64> = all.clone().map(|place| split.mark(self.store.content(place as usize))).collect();
+        let held_out = split
+            .held_out(&marks)
+            .ok_or_else(|| DataError::NothingToHoldOut { path: path.to_path_buf(), rows: self.store.len() as u64 })?;
+        let side = |wanted: bool| all.clone().filter(|place| held_out[*place as usize] == wanted).collect();
+        (self.train, self.held_out) = (side(false), side(true));
+        Ok(self)
+    }
+
+    /// All rows, on the training side.
+    fn whole(table: Table, path: &Path, recipe: &Recipe) -> Result<Dataset, DataError> {
+        match Self::read(table, path, recipe, None)? {
+            Reading::Whole(dataset) => Ok(dataset),
+            // Nobody watches.
+            Reading::OtherStage(_) => Err(DataError::EmptyFile { path: path.to_path_buf() }),
+        }
+    }
+
+    /// All rows, on the training side, unless `watch` sees one that is of another stage.
+    fn read(mut table: Table, path: &Path, recipe: &Recipe, watch: Option<&StageWatch>) -> Result<Reading, DataError> {
         let columns = SampleColumns::of(recipe)?;
         let mut writer = RowWriter::new();
         let mut hasher = blake3::Hasher::new();
-        let (mut marks, mut numbers) = (Vec::new(), Vec::new());
+        let (mut number, mut numbers) = (0u64, Vec::new());
         let mut skipped: Option<Skipped> = None;
-        for (number, sample) in RowSamples::new(table, path, &columns, recipe.stage) {
-            let sample = match sample {
+        while let Some(row) = table.next() {
+            number += 1;
+            let row = row?;
+            if let Some(stage) = watch.and_then(|watch| watch.contradicted_by(&row)) {
+                return Ok(Reading::OtherStage(stage));
+            }
+            let sample = match columns.sample(&row, recipe.stage) {
                 Ok(sample) => sample,
-                Err(error) if recipe.dataset_missing == MissingCells::Skip && error.is_of_a_cell() => {
+                Err(problem) => {
+                    let error = DataError::row(path, &table, &row, problem);
+                    if recipe.dataset_missing != MissingCells::Skip || !error.is_of_a_cell() {
+                        return Err(error);
+                    }
                     match &mut skipped {
                         Some(skipped) => skipped.rows += 1,
                         None => skipped = Some(Skipped { rows: 1, first: error.to_string() }),
                     }
                     continue;
                 }
-                Err(error) => return Err(error),
             };
             let content = sample.content_bytes();
             hasher.update(&content);
-            if let Some(split) = &split {
-                marks.push(split.mark(&content));
-            }
             numbers.push(u32::try_from(number).map_err(|_| DataError::TooManyRows { path: path.to_path_buf() })?);
             writer.push(&content).map_err(|source| DataError::RowFile { source })?;
         }
@@ -104,20 +150,10 @@ impl Dataset {
                 None => DataError::EmptyFile { path: path.to_path_buf() },
             });
         }
-        let all = 0..store.len() as u32;
-        let (train, held_out) = match split {
-            None => (all.collect(), Vec::new()),
-            Some(split) => {
-                let held_out = split.held_out(&marks).ok_or_else(|| DataError::NothingToHoldOut {
-                    path: path.to_path_buf(),
-                    rows: store.len() as u64,
-                })?;
-                let side = |wanted: bool| all.clone().filter(|place| held_out[*place as usize] == wanted).collect();
-                (side(false), side(true))
-            }
-        };
+        let train = (0..store.len() as u32).collect();
         let numbers = skipped.is_some().then_some(numbers);
-        Ok(Dataset { store, train, held_out, numbers, skipped, digest: hasher.finalize() })
+        let digest = hasher.finalize();
+        Ok(Reading::Whole(Dataset { store, train, held_out: Vec::new(), numbers, skipped, digest }))
     }
 
     /// Rows on that side.
@@ -173,6 +209,16 @@ impl Dataset {
         let trained: HashSet<blake3::Hash> = other.train.iter().map(|place| digest(other, place)).collect();
         self.places(side).iter().filter(|place| trained.contains(&digest(self, place))).count() as u64
     }
+}
+
+/// Whether two recipes make the same dataset of a file.
+pub fn reads_alike(one: &Recipe, other: &Recipe) -> bool {
+    let read_as = |recipe: &Recipe| {
+        let share = recipe.dataset_eval_share.map(f64::to_bits);
+        (recipe.stage, recipe.seed, recipe.dataset_missing, recipe.dataset_decimal_comma, share)
+    };
+    let texts = |recipe: &Recipe| (recipe.dataset_input.clone(), recipe.dataset_output.clone());
+    read_as(one) == read_as(other) && texts(one) == texts(other)
 }
 
 /// How the recipe's `dataset.input` is read; the column `input` where it is not set.

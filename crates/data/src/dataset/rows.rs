@@ -1,15 +1,13 @@
 //! A row of a table as a sample: the input as [`table::input_of`] makes it of the recipe's columns, and the target, a finite
 //! number.
 
-use std::path::{Path, PathBuf};
-
 use numalign_config::{Recipe, Stage};
 
 use super::{DEFAULT_OUTPUT, input_of};
 use crate::error::DataError;
 use crate::number::DecimalMark;
 use crate::sample::Sample;
-use crate::table::{self, Cell, CellProblem, Row, RowProblem, RowText, Table};
+use crate::table::{self, Cell, CellProblem, Row, RowProblem, RowText};
 
 /// Which cells of a row make a sample.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,38 +45,5 @@ impl SampleColumns {
         let problem = |problem| RowProblem::Cell { column: self.output.clone(), problem };
         let target = row.cell(&self.output)?.number(self.mark).map_err(problem)?;
         Ok(Sample { index: 0, input, target })
-    }
-}
-
-/// The samples of a table with their rows' numbers, counted from 1.
-pub struct RowSamples<'a> {
-    table: Table,
-    path: PathBuf,
-    columns: &'a SampleColumns,
-    stage: Stage,
-    number: u64,
-}
-
-impl<'a> RowSamples<'a> {
-    /// Of the rows that `table` has left; `path` is named in errors.
-    pub fn new(table: Table, path: &Path, columns: &'a SampleColumns, stage: Stage) -> Self {
-        Self { table, path: path.to_path_buf(), columns, stage, number: 0 }
-    }
-}
-
-impl Iterator for RowSamples<'_> {
-    type Item = (u64, Result<Sample, DataError>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let row = self.table.next()?;
-        self.number += 1;
-        let sample = match row {
-            Ok(row) => self
-                .columns
-                .sample(&row, self.stage)
-                .map_err(|problem| DataError::row(&self.path, &self.table, &row, problem)),
-            Err(error) => Err(DataError::Table(error)),
-        };
-        Some((self.number, sample))
     }
 }

@@ -3,11 +3,21 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use memmap2::{Mmap, MmapOptions, UncheckedAdvice};
 
 use crate::sample::{Input, Sample};
 
 /// Bytes that are kept in memory.
 const IN_MEMORY: usize = 64 << 20;
+
+/// Bytes of a mapped file that may stay in memory.
+const RESIDENT: usize = 32 << 20;
+
+/// Bytes that the system reads around a byte that is asked for.
+const READ_AROUND: usize = 64 << 10;
 
 /// Rows while they are written.
 pub(super) struct RowWriter {
@@ -43,15 +53,12 @@ impl RowWriter {
     }
 
     pub(super) fn finish(self) -> io::Result<RowStore> {
-        let bytes = match self.file {
-            None => Bytes::Memory(self.memory),
-            Some(file) => {
-                let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-                // SAFETY: the file has no name, so that no other program can change or shorten it.
-                Bytes::Mapped(unsafe { memmap2::Mmap::map(&file) }?)
-            }
+        let Some(file) = self.file else {
+            return Ok(RowStore { bytes: Bytes::Memory(self.memory), ends: self.ends, touched: AtomicUsize::new(0) });
         };
-        Ok(RowStore { bytes, ends: self.ends })
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let length = self.ends.last().copied().unwrap_or(0);
+        RowStore::mapped(file, length, self.ends)
     }
 }
 
@@ -60,17 +67,61 @@ impl RowWriter {
 pub(super) struct RowStore {
     bytes: Bytes,
     ends: Vec<u64>,
+    /// Of a mapped file, since its pages were given back last.
+    touched: AtomicUsize,
 }
 
 #[derive(Debug)]
 enum Bytes {
     Memory(Vec<u8>),
-    Mapped(memmap2::Mmap),
+    Mapped { map: Mmap, file: File },
 }
 
 impl RowStore {
+    /// The rows that `file` begins with: `length` bytes, each row up to its end.
+    pub(super) fn of_file(file: File, length: u64, ends: Vec<u64>) -> io::Result<Self> {
+        let is_ascending = ends.windows(2).all(|pair| pair[0] <= pair[1]);
+        if !is_ascending || ends.last().is_none_or(|last| *last != length) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the rows' places contradict each other"));
+        }
+        if length > IN_MEMORY as u64 {
+            return Self::mapped(file, length, ends);
+        }
+        let mut memory = vec![0; length as usize];
+        file.read_exact_at(&mut memory, 0)?;
+        Ok(Self { bytes: Bytes::Memory(memory), ends, touched: AtomicUsize::new(0) })
+    }
+
+    fn mapped(file: File, length: u64, ends: Vec<u64>) -> io::Result<Self> {
+        // SAFETY: the file has no name, and who has it open only ever appends to it.
+        let map = unsafe { MmapOptions::new().len(length as usize).map(&file) }?;
+        Ok(Self { bytes: Bytes::Mapped { map, file }, ends, touched: AtomicUsize::new(0) })
+    }
+
+    /// A file without a name that begins with the rows.
+    pub(super) fn content_file(&self) -> io::Result<File> {
+        match &self.bytes {
+            Bytes::Mapped { file, .. } => file.try_clone(),
+            Bytes::Memory(bytes) => {
+                let mut file = tempfile::tempfile()?;
+                file.write_all(bytes)?;
+                Ok(file)
+            }
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    /// Bytes of all rows.
+    pub(super) fn content_bytes(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// Where each row ends.
+    pub(super) fn ends(&self) -> &[u64] {
+        &self.ends
     }
 
     /// The bytes of a row, as they were pushed.
@@ -78,9 +129,25 @@ impl RowStore {
         let start = if place == 0 { 0 } else { self.ends[place - 1] };
         let bytes: &[u8] = match &self.bytes {
             Bytes::Memory(bytes) => bytes,
-            Bytes::Mapped(bytes) => bytes,
+            Bytes::Mapped { map, .. } => {
+                self.give_back(map, (self.ends[place] - start) as usize);
+                map
+            }
         };
         &bytes[start as usize..self.ends[place] as usize]
+    }
+
+    /// Gives a mapped file's pages back now and then: they are read again where they are asked for, and a run over a large
+    /// file does not come to hold all of it.
+    fn give_back(&self, map: &Mmap, bytes: usize) {
+        let more = bytes.max(READ_AROUND);
+        if self.touched.fetch_add(more, Ordering::Relaxed) + more < RESIDENT {
+            return;
+        }
+        self.touched.store(0, Ordering::Relaxed);
+        // SAFETY: the map is of a file and read-only, so that what is given back is read from the file again. Where the
+        // system refuses the advice, it only costs memory.
+        let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 
     /// The sample of a row, with the index 0.

@@ -1,15 +1,12 @@
-//! What a file's content says about settings that nobody gave: the stage, the ranges, and how many rows there are.
-
-use std::path::Path;
+//! What a file's content says about settings that nobody gave: the ranges, and how many rows there are.
 
 use numalign_config::{Recipe, Span, Stage};
 
-use super::{Dataset, Side, Skipped, input_of};
+use super::{Dataset, Side, input_of};
 use crate::error::DataError;
 use crate::grammar::{self, Segment};
-use crate::number::DecimalMark;
 use crate::sample::{Input, Sample};
-use crate::table::{Cell, RowText, Table, TableOptions};
+use crate::table::RowText;
 
 /// What was found in a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,8 +15,6 @@ pub struct Survey {
     pub train_rows: u64,
     /// Rows that are held out.
     pub held_out_rows: u64,
-    /// Rows that were left out.
-    pub skipped: Option<Skipped>,
     /// Of the training rows' targets.
     pub targets: Span,
     /// Of the numbers in the training rows' inputs: one for each place of a template, else one for all of them. Empty in
@@ -27,40 +22,11 @@ pub struct Survey {
     pub inputs: Vec<Span>,
 }
 
-/// The stage that a file's inputs are for: `nn` where each is a lone number, `mixed` where one has marked numbers, else
-/// `text`.
+/// Looks through a dataset that was read as `recipe` says, whose ranges do not matter.
 ///
 /// # Errors
-/// A file that cannot be read.
-pub fn stage_of(path: &Path, recipe: &Recipe, options: &TableOptions) -> Result<Stage, DataError> {
-    let column = match input_of(recipe)? {
-        RowText::Template(template) if template.marked().next().is_some() => return Ok(Stage::Mixed),
-        RowText::Template(_) => return Ok(Stage::Text),
-        RowText::Column(column) => column,
-    };
-    let mark = DecimalMark::of(recipe.dataset_decimal_comma);
-    let mut is_number = true;
-    for row in Table::open(path, options)? {
-        // What is wrong with a row is said when it is read for its stage.
-        let Ok(row) = row else { continue };
-        let Some(cell) = row.get(&column) else { continue };
-        if matches!(cell, Cell::Missing) || cell.number(mark).is_ok() {
-            continue;
-        }
-        is_number = false;
-        if cell.text().is_ok_and(|text| grammar::with_marks(&text).contains(grammar::OPEN)) {
-            return Ok(Stage::Mixed);
-        }
-    }
-    Ok(if is_number { Stage::Nn } else { Stage::Text })
-}
-
-/// Looks through the file of `recipe`, whose ranges do not matter.
-///
-/// # Errors
-/// As [`Dataset::open`].
-pub fn survey(path: &Path, recipe: &Recipe, options: &TableOptions) -> Result<Survey, DataError> {
-    let dataset = Dataset::open(path, recipe, options)?;
+/// A template that is none.
+pub fn survey(dataset: &Dataset, recipe: &Recipe) -> Result<Survey, DataError> {
     let by_place = matches!(input_of(recipe)?, RowText::Template(_));
     let (mut targets, mut inputs) = (Extent::default(), Vec::new());
     for row in 0..dataset.len(Side::Train) {
@@ -77,7 +43,6 @@ pub fn survey(path: &Path, recipe: &Recipe, options: &TableOptions) -> Result<Su
     Ok(Survey {
         train_rows: dataset.len(Side::Train),
         held_out_rows: dataset.len(Side::HeldOut),
-        skipped: dataset.skipped().cloned(),
         targets: targets.span(),
         inputs: inputs.iter().map(Extent::span).collect(),
     })

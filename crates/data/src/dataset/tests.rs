@@ -5,7 +5,7 @@ use std::io::Write;
 use numalign_config::{Span, Stage};
 use proptest::prelude::*;
 
-use super::survey::{numbers_of, outside, stage_of, survey};
+use super::survey::{numbers_of, outside, survey};
 use super::*;
 use crate::generate::Generator;
 use crate::jsonl::write_line;
@@ -260,26 +260,83 @@ fn a_survey_finds_stage_and_ranges() {
     let options = TableOptions::default();
     let stage = |content: &str, input: Option<&str>| {
         let recipe = Recipe { dataset_input: input.map(str::to_string), ..test_recipe(Stage::Nn) };
-        stage_of(file(content, ".csv").path(), &recipe, &options).unwrap()
+        open_finding_stage(file(content, ".csv").path(), &recipe, &options).unwrap().1
     };
     assert_eq!(stage("input,output\n1,2\n-3.5,4\n", None), Stage::Nn);
     assert_eq!(stage("input,output\n1,2\na chair,4\n", None), Stage::Text);
     assert_eq!(stage("input,output\na $$3&& chair,4\n", None), Stage::Mixed);
+    assert_eq!(stage("input,output\n1,2\na chair,4\n<num>3</num> chairs,4\n", None), Stage::Mixed);
     assert_eq!(stage("a,output\n1,2\n", Some("$${a}&& of")), Stage::Mixed);
     assert_eq!(stage("a,output\n1,2\n", Some("{a} of")), Stage::Text);
 
     let table = file("age,price,output\n30,2.5,10\n40,900,20\n50,7,35\n", ".csv");
     let template = Some("Aged $${age}&&, paid $${price}&&.".to_string());
     let recipe = Recipe { dataset_input: template, ..test_recipe(Stage::Mixed) };
-    let found = survey(table.path(), &recipe, &options).unwrap();
+    let opened = |table: &tempfile::NamedTempFile, recipe| Dataset::open(table.path(), recipe, &options).unwrap();
+    let found = survey(&opened(&table, &recipe), &recipe).unwrap();
     assert_eq!((found.train_rows, found.held_out_rows), (3, 0));
     assert_eq!(found.targets, Span { min: 10.0, max: 35.0 });
     assert_eq!(found.inputs, [Span { min: 30.0, max: 50.0 }, Span { min: 2.5, max: 900.0 }]);
 
     let constant = file("input,output\n1,7\n1,7\n", ".csv");
-    let found = survey(constant.path(), &test_recipe(Stage::Nn), &options).unwrap();
+    let recipe = test_recipe(Stage::Nn);
+    let found = survey(&opened(&constant, &recipe), &recipe).unwrap();
     assert_eq!(found.targets, Span { min: 3.5, max: 10.5 });
     assert_eq!(found.inputs, [Span { min: 0.5, max: 1.5 }]);
+}
+
+#[test]
+fn a_dataset_is_read_for_another_stage_as_it_is_for_a_given_one() {
+    let skip = Recipe { dataset_missing: MissingCells::Skip, dataset_eval_share: Some(0.4), ..test_recipe(Stage::Nn) };
+    let content = "input,output\n,1\n1,2\n1,none\na chair,4\n2,5\n";
+    let table = file(content, ".csv");
+    let (found, stage) = open_finding_stage(table.path(), &skip, &TableOptions::default()).unwrap();
+    assert_eq!(stage, Stage::Text);
+    let given = Dataset::open(table.path(), &Recipe { stage, ..skip }, &TableOptions::default()).unwrap();
+    assert_eq!((found.digest(), found.skipped()), (given.digest(), given.skipped()));
+    assert_eq!((&found.train, &found.held_out, &found.numbers), (&given.train, &given.held_out, &given.numbers));
+}
+
+#[test]
+fn a_dataset_that_is_handed_over_is_the_same() {
+    let rows: String =
+        (0..200).map(|row| format!("text {row},{}\n", if row == 7 { "-".into() } else { row.to_string() })).collect();
+    for (missing, content) in [(MissingCells::Skip, rows.clone()), (MissingCells::Refuse, rows.replace(",-", ",7"))] {
+        let recipe = Recipe { dataset_missing: missing, dataset_eval_share: Some(0.2), ..test_recipe(Stage::Text) };
+        let dataset = read_as(format!("input,output\n{content}"), ".csv", &recipe).unwrap();
+        for _ in 0..2 {
+            let other = Dataset::from_file(dataset.to_file().unwrap()).unwrap();
+            assert_eq!((other.digest(), other.skipped()), (dataset.digest(), dataset.skipped()));
+            assert_eq!(
+                (&other.train, &other.held_out, &other.numbers),
+                (&dataset.train, &dataset.held_out, &dataset.numbers)
+            );
+            for side in [Side::Train, Side::HeldOut] {
+                assert_eq!(other.digest_of(side), dataset.digest_of(side));
+            }
+        }
+        let cut = dataset.to_file().unwrap();
+        cut.set_len(cut.metadata().unwrap().len() - 1).unwrap();
+        assert!(Dataset::from_file(cut).is_err());
+    }
+    assert!(Dataset::from_file(tempfile::tempfile().unwrap()).is_err());
+}
+
+#[test]
+fn recipes_read_alike_where_nothing_about_the_file_differs() {
+    let recipe = test_recipe(Stage::Text);
+    assert!(reads_alike(&recipe, &Recipe { num_batches: 7, max_val: 9.0, lr: 1.0, ..recipe.clone() }));
+    for other in [
+        Recipe { stage: Stage::Nn, ..recipe.clone() },
+        Recipe { seed: 1, ..recipe.clone() },
+        Recipe { dataset_input: Some("a".to_string()), ..recipe.clone() },
+        Recipe { dataset_output: Some("a".to_string()), ..recipe.clone() },
+        Recipe { dataset_missing: MissingCells::Skip, ..recipe.clone() },
+        Recipe { dataset_decimal_comma: true, ..recipe.clone() },
+        Recipe { dataset_eval_share: Some(0.1), ..recipe.clone() },
+    ] {
+        assert!(!reads_alike(&recipe, &other));
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub enum TableError {
     Foreign { path: PathBuf, found: &'static str },
     #[error("{} cannot be read as Parquet: {reason}", path.display())]
     Parquet { path: PathBuf, reason: String },
+    #[error("cannot write {}: {reason}", path.display())]
+    Unwritable { path: PathBuf, reason: String },
     #[error("{}: Parquet is read from its end; give a file, not a stream", path.display())]
     NotSeekable { path: PathBuf },
     #[error("{}: {reason}", path.display())]

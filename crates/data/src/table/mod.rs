@@ -10,6 +10,7 @@ mod error;
 mod input;
 mod jsonl;
 mod parquet;
+mod parquet_writer;
 mod sniff;
 mod template;
 
@@ -24,6 +25,7 @@ pub use cell::{Cell, CellProblem};
 pub use error::{RowProblem, TableError};
 pub use input::input_of;
 pub use jsonl::MOST_LINE_BYTES;
+pub use parquet_writer::{AddedColumns, ParquetWriter};
 pub use template::{RowText, Template, TemplateError};
 
 /// What is known of a file before it is opened.

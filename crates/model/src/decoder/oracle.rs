@@ -13,7 +13,7 @@ use crate::load::weights::TensorSource;
 use crate::ops::generic_impl::frozen_ops;
 
 // Operations in plain Burn tensors, so that autodiff can follow them.
-frozen_ops!(Autodiff<Flex>);
+frozen_ops!(Autodiff<Flex>, crate::ops::generic::product);
 
 fn small_config(activation: Activation) -> Gpt2Config {
     Gpt2Config {
@@ -31,7 +31,7 @@ fn small_config(activation: Activation) -> Gpt2Config {
 }
 
 /// Weights for both directions, as they are.
-pub(super) const STORAGE: WeightStorage = WeightStorage { backward: true, dtype: numalign_config::Dtype::F32 };
+pub(super) const STORAGE: WeightStorage = WeightStorage::F32;
 
 /// Random weights much larger than GPT-2's initialisation, so that attention and activations are far from linear.
 struct Loud(Synthetic);

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use numalign_config::Dtype;
+use numalign_config::{Arithmetic, Dtype};
 
 use crate::arch::Footprint;
 use crate::error::ModelError;
@@ -51,7 +51,9 @@ impl Estimate {
             0 | 1 => 0,
             _ => SCORES * footprint.heads * positions * positions.min(footprint.max_positions),
         };
-        let widened = if storage.dtype == Dtype::F32 { 0 } else { footprint.largest_tensor };
+        // Narrow weights that are multiplied in f32 are widened one at a time.
+        let widens = storage.dtype != Dtype::F32 && storage.arithmetic == Arithmetic::F32;
+        let widened = if widens { footprint.largest_tensor } else { 0 };
         let working = 4 * (per_position * positions + scores + widened);
         Self { weights: storage.dtype.bytes(footprint.in_blocks), working }
     }
@@ -214,7 +216,7 @@ mod tests {
         heads: 8,
         max_positions: 100,
     };
-    const BOTH: WeightStorage = WeightStorage { backward: true, dtype: Dtype::F32 };
+    const BOTH: WeightStorage = WeightStorage::F32;
 
     fn refusal(positions: usize, free: u64) -> Option<String> {
         let free = FreeMemory { bytes: free, source: "a test".to_owned(), kind: MemoryKind::Host };
@@ -226,7 +228,8 @@ mod tests {
         let estimate = Estimate::new(MemoryKind::Host, &SHAPE, BOTH, 1000);
         assert_eq!(estimate.weights, 4 * ((100 << 20) + (1 << 30)));
         assert_eq!(estimate.working, 4 * 1000 * (1024 + 512));
-        let half = Estimate::new(MemoryKind::Host, &SHAPE, WeightStorage { backward: false, dtype: Dtype::Bf16 }, 1);
+        let half =
+            Estimate::new(MemoryKind::Host, &SHAPE, WeightStorage { backward: false, dtype: Dtype::Bf16, ..BOTH }, 1);
         assert_eq!((half.weights, half.working), (2 * ((100 << 20) + (1 << 30)), 4 << 20));
     }
 
@@ -250,7 +253,8 @@ mod tests {
         let estimate = Estimate::new(MemoryKind::Gpu, &SHAPE, BOTH, 1000);
         assert_eq!(estimate.weights, 4 << 30);
         assert_eq!(estimate.working, 4 * (1000 * (1024 + 1024) + 4 * 8 * 1000 * 100));
-        let narrow = Estimate::new(MemoryKind::Gpu, &SHAPE, WeightStorage { backward: false, dtype: Dtype::Bf16 }, 1);
+        let narrow =
+            Estimate::new(MemoryKind::Gpu, &SHAPE, WeightStorage { backward: false, dtype: Dtype::Bf16, ..BOTH }, 1);
         assert_eq!((narrow.weights, narrow.working), (2 << 30, 4 * (1024 + (1 << 20))));
         let halves = SHAPE.share(2);
         assert_eq!(Estimate::new(MemoryKind::Gpu, &halves, BOTH, 1).weights, 2 << 30);

@@ -1,6 +1,6 @@
 //! Which device a model goes to: the choice among the visible ones, and what is known of those that were chosen.
 
-use numalign_config::DeviceChoice;
+use numalign_config::{Arithmetic, DeviceChoice, Dtype};
 use numalign_gpu::assignment::{Sharing, first_gpu};
 use numalign_gpu::driver::visible_gpus;
 
@@ -111,6 +111,34 @@ impl Devices {
         }
     }
 
+    /// To what the factors of products are rounded on these devices.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "the CPU has no choice"))]
+    pub(crate) fn arithmetic(&self, dtype: Dtype, exact_f32: bool) -> Result<Arithmetic, ModelError> {
+        match self {
+            Self::Cpu { .. } => Ok(Arithmetic::F32),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { first, count } => {
+                let of = |index: usize| {
+                    let gpu = numalign_gpu::Driver::get().and_then(|driver| driver.gpu(index));
+                    let gpu = gpu.map_err(|source| ModelError::Gpu { device: format!("cuda:{index}"), source })?;
+                    Ok(of_gpu(gpu.capability, dtype, exact_f32))
+                };
+                let arithmetic = of(*first)?;
+                for index in first + 1..first + count {
+                    let other = of(index)?;
+                    if other != arithmetic {
+                        let reason = format!(
+                            "its products are in {other}, those of cuda:{first} in {arithmetic}; exact_f32: true makes \
+                             both f32"
+                        );
+                        return Err(ModelError::Device { device: format!("cuda:{index}"), reason });
+                    }
+                }
+                Ok(arithmetic)
+            }
+        }
+    }
+
     /// Memories over which the blocks are spread: the CPU's devices share one.
     pub(super) fn sharing(&self) -> usize {
         match self {
@@ -160,9 +188,39 @@ impl Devices {
     }
 }
 
+/// What a GPU's matrix units do: f16 since Volta (7.0), bf16 and TF32 since Ampere (8.0). Without one for `dtype` products
+/// are in `f32`, whatever the weights are held in.
+#[cfg(any(test, feature = "cuda"))]
+fn of_gpu(capability: (u32, u32), dtype: Dtype, exact_f32: bool) -> Arithmetic {
+    const VOLTA: (u32, u32) = (7, 0);
+    const AMPERE: (u32, u32) = (8, 0);
+    match dtype {
+        _ if exact_f32 => Arithmetic::F32,
+        Dtype::F32 if capability >= AMPERE => Arithmetic::Tf32,
+        Dtype::Bf16 if capability >= AMPERE => Arithmetic::Bf16,
+        Dtype::F16 if capability >= VOLTA => Arithmetic::F16,
+        _ => Arithmetic::F32,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn products_are_rounded_where_a_gpu_has_units_for_it_and_nothing_forbids_it() {
+        use Arithmetic::{Bf16, F16, F32, Tf32};
+        for (capability, wanted) in [
+            ((6, 1), [F32, F32, F32]),
+            ((7, 5), [F32, F32, F16]),
+            ((8, 0), [Tf32, Bf16, F16]),
+            ((9, 0), [Tf32, Bf16, F16]),
+        ] {
+            let all = [Dtype::F32, Dtype::Bf16, Dtype::F16];
+            assert_eq!(all.map(|dtype| of_gpu(capability, dtype, false)), wanted, "{capability:?}");
+            assert_eq!(all.map(|dtype| of_gpu(capability, dtype, true)), [F32; 3], "{capability:?}");
+        }
+    }
 
     #[test]
     fn a_named_device_is_left_alone() {

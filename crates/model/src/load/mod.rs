@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn_flex::{Flex, FlexDevice};
-use numalign_config::{DeviceChoice, Dtype};
+use numalign_config::{Arithmetic, DeviceChoice, Dtype};
 
 use crate::arch::Architecture;
 use crate::decoder::Decoder;
@@ -55,6 +55,8 @@ pub struct Description {
     pub weights: &'static str,
     /// The device, such as `cpu (avx512, 2 threads)`.
     pub device: String,
+    /// To what the factors of products are rounded there.
+    pub arithmetic: Arithmetic,
 }
 
 /// A frozen model, ready for use.
@@ -78,6 +80,8 @@ pub struct LoadOptions {
     pub backward: bool,
     /// The type of weights and tables.
     pub dtype: Dtype,
+    /// Products without rounded factors, on a GPU too.
+    pub exact_f32: bool,
     /// Positions of the largest pass that will be asked for; the estimate of memory counts its activations.
     pub positions: usize,
 }
@@ -85,7 +89,7 @@ pub struct LoadOptions {
 impl LoadOptions {
     /// Weights in `f32` on one device, for short texts.
     pub fn new(device: DeviceChoice, backward: bool) -> Self {
-        Self { device, devices: 1, backward, dtype: Dtype::F32, positions: 64 }
+        Self { device, devices: 1, backward, dtype: Dtype::F32, exact_f32: false, positions: 64 }
     }
 }
 
@@ -110,7 +114,8 @@ pub fn load_with(name: &str, options: LoadOptions) -> Result<FrozenModel, ModelE
     };
     let parts = parts(&parsed)?;
     blocks::check(options.dtype, &parts.source.kinds(), devices.place())?;
-    let storage = WeightStorage { backward: options.backward, dtype: options.dtype };
+    let arithmetic = devices.arithmetic(options.dtype, options.exact_f32)?;
+    let storage = WeightStorage { backward: options.backward, dtype: options.dtype, arithmetic };
     let layers = parts.architecture.layers();
     for free in devices.free_memory()? {
         let share = parts.architecture.footprint().share(devices.sharing());
@@ -120,10 +125,13 @@ pub fn load_with(name: &str, options: LoadOptions) -> Result<FrozenModel, ModelE
     if options.dtype != Dtype::F32 {
         device.push_str(&format!(", weights in {}", options.dtype));
     }
+    if arithmetic != Arithmetic::F32 {
+        device.push_str(&format!(", products in {arithmetic}"));
+    }
     let lm = place(parts, &devices, storage)?;
     devices.announce(&device);
     let place = devices.place();
-    Ok(FrozenModel { lm, place, description: Description { name: name.to_owned(), weights, device } })
+    Ok(FrozenModel { lm, place, description: Description { name: name.to_owned(), weights, device, arithmetic } })
 }
 
 /// What [`load`] would load, without its weights: for checks and banners.

@@ -75,7 +75,6 @@ impl TensorSource for Synthetic {
 
 #[cfg(test)]
 mod tests {
-    use numalign_config::Dtype;
 
     use super::*;
     use crate::load::tensor_loader::TensorLoader;
@@ -86,7 +85,7 @@ mod tests {
         let config = Gpt2Config::named(size).unwrap();
         let source = Synthetic::new(&Architecture::Gpt2(config.clone()), seed);
         let mut loader =
-            TensorLoader::new(&source, &config.canonical(), WeightStorage { backward: false, dtype: Dtype::F32 });
+            TensorLoader::new(&source, &config.canonical(), WeightStorage { backward: false, ..WeightStorage::F32 });
         for (name, _) in config.tensors() {
             loader.read(&name).unwrap();
         }

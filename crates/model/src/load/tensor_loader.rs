@@ -167,8 +167,9 @@ impl<'a> TensorLoader<'a> {
         device: &B::Device,
     ) -> B::Linear {
         let Dense { input, output, order, .. } = dense;
-        let (blocks, dtype) = (weight.blocks.as_ref(), self.storage.dtype);
-        let host = HostLinear { weight: &weight.values, order, input, output, outputs, bias, dtype, blocks };
+        let WeightStorage { dtype, arithmetic, .. } = self.storage;
+        let (weight, blocks) = (&weight.values, weight.blocks.as_ref());
+        let host = HostLinear { weight, order, input, output, outputs, bias, dtype, arithmetic, blocks };
         B::prepare(host, self.storage.backward, device)
     }
 

@@ -1,17 +1,18 @@
 //! Burn's CUDA backend as a home for frozen models, and the questions to ask before it is touched: cudarc and cubecl
 //! panic if a library or a header is missing, so nothing of theirs runs before [`find`] said yes.
-//! Only with the feature `cuda`; not run on hardware yet, see the README's limits.
+//! Only with the feature `cuda`; run on an emulated GPU, not on hardware: docs/GPUS.md.
 
 use numalign_gpu::search::SearchPaths;
 use numalign_gpu::{Driver, GpuError, toolkit};
 
 use super::device_failure;
 use super::generic_impl::frozen_ops;
+use crate::kernel_cache;
 
 /// `f32` on an NVIDIA GPU.
 pub type Cuda = burn::backend::Cuda<f32, i32>;
 
-frozen_ops!(Cuda);
+frozen_ops!(Cuda, super::products::product);
 
 /// Burn's name for GPU `index`.
 pub fn device(index: usize) -> burn::backend::cuda::CudaDevice {
@@ -24,14 +25,17 @@ pub fn device(index: usize) -> burn::backend::cuda::CudaDevice {
 /// There is no such GPU, or a library or header is missing.
 pub fn find(wanted: Option<usize>) -> Result<usize, GpuError> {
     let driver = Driver::get()?;
-    let index = driver.gpu(wanted.unwrap_or(0))?.index;
+    let gpu = driver.gpu(wanted.unwrap_or(0))?;
     let paths = SearchPaths::from_env();
-    toolkit::nvrtc(&paths)?;
+    let compiler = toolkit::nvrtc(&paths)?.version;
     toolkit::headers(&paths)?;
     burn_finds("cuda")?;
     burn_finds("nvrtc")?;
     device_failure::watch();
-    Ok(index)
+    // Kernels of one GPU are none for another.
+    let alike = driver.gpus()?.iter().all(|other| other.capability == gpu.capability);
+    kernel_cache::start(alike.then_some(kernel_cache::Target { capability: gpu.capability, compiler }));
+    Ok(gpu.index)
 }
 
 /// The last word is cudarc's own: where it would not find a library by the names that it tries, it would panic.

@@ -14,9 +14,18 @@ static FIRST: OnceLock<String> = OnceLock::new();
 /// (cubecl-common 0.10, device/handle/channel.rs).
 const THREADS: [&str; 2] = ["DSU", "DSD"];
 
-/// A failed compilation tells the kernel's whole source: the first lines hold the reason.
-const MOST_LINES: usize = 6;
+/// Of a failure's text so much is told.
+const MOST_LINES: usize = 4;
 const MOST_CHARACTERS: usize = 600;
+
+/// Lines of the backend's texts that say nothing.
+const NOISE: [&str; 5] = [
+    "Caused by:",
+    "Backtrace",
+    "No backtrace available",
+    "An error happened during execution",
+    "The server is in an invalid state",
+];
 
 /// Takes note of panics on device threads from now on; panics elsewhere go on to the hook that was there before.
 pub fn watch() {
@@ -57,16 +66,32 @@ fn owns_a_device(thread: &str) -> bool {
     THREADS.contains(&head) && device.split('-').all(|part| part.parse::<u32>().is_ok())
 }
 
-/// The first lines of a failure's text.
+/// What a failure's text says, on one line: without its backtraces, without what it repeats, and without the source of a kernel that
+/// did not compile.
 pub fn shortened(reason: &str) -> String {
-    let lines: Vec<&str> = reason.lines().filter(|line| !line.trim().is_empty()).take(MOST_LINES + 1).collect();
-    let cut = lines.len() > MOST_LINES;
-    let text = lines[..lines.len().min(MOST_LINES)].join("\n");
-    let mut short: String = text.chars().take(MOST_CHARACTERS).collect();
-    if cut || short.len() < text.len() {
-        short.push_str(" …");
+    let mut told: Vec<&str> = Vec::new();
+    for line in reason.lines().map(str::trim) {
+        if line.starts_with("[Source]") || told.len() == MOST_LINES {
+            break;
+        }
+        let line = line.trim_start_matches("called `Result::unwrap()` on an `Err` value: ");
+        if !line.is_empty()
+            && !NOISE.iter().any(|noise| line.starts_with(noise))
+            && !is_frame(line)
+            && !told.contains(&line)
+        {
+            told.push(line);
+        }
     }
-    short
+    let text = told.join("; ");
+    let short: String = text.chars().take(MOST_CHARACTERS).collect();
+    if short.len() < text.len() { short + " …" } else { short }
+}
+
+/// A line of a backtrace: `12: function` or `at file:line`.
+fn is_frame(line: &str) -> bool {
+    let number = line.split(':').next().unwrap_or_default();
+    line.starts_with("at ") || (number.len() < line.len() && number.parse::<u32>().is_ok())
 }
 
 #[cfg(test)]
@@ -84,13 +109,23 @@ mod tests {
     }
 
     #[test]
-    fn a_kernels_source_is_cut_from_the_reason() {
+    fn the_cause_is_told_without_source_backtrace_and_repetition() {
         let source = "[Compilation Error]\n    kernel(3): error: x is undefined\n[Source]\n".to_owned()
             + &"line\n".repeat(9_000);
-        let short = shortened(&source);
-        assert!(short.starts_with("[Compilation Error]\n    kernel(3): error: x is undefined"), "{short}");
-        assert!(short.ends_with(" …") && short.lines().count() <= MOST_LINES, "{short}");
-        assert_eq!(shortened("out of memory"), "out of memory");
+        let unhealthy = format!(
+            "An error happened during execution\nCaused by:\n  The server is in an invalid state\nCaused by:\n  \
+             [Launch(A compilation error happened during launch\nCaused by:\n {source}"
+        );
+        assert_eq!(
+            shortened(&unhealthy),
+            "[Launch(A compilation error happened during launch; [Compilation Error]; kernel(3): error: x is undefined"
+        );
+        let traced = "DriverError(CUDA_ERROR_LAUNCH_FAILED)\nBacktrace\n   0: cubecl::launch\n             at /a/b.rs:12:3\n\
+                      DriverError(CUDA_ERROR_LAUNCH_FAILED)";
+        assert_eq!(shortened(traced), "DriverError(CUDA_ERROR_LAUNCH_FAILED)");
+        let refused =
+            "called `Result::unwrap()` on an `Err` value: can't allocate buffer of size: 8\nNo backtrace available";
+        assert_eq!(shortened(refused), "can't allocate buffer of size: 8");
         assert!(shortened(&"ä".repeat(5_000)).chars().count() <= MOST_CHARACTERS + 2);
     }
 }

@@ -5,8 +5,8 @@
 //! (all positions of all sequences, one after another), `d` hidden size, `h` query heads, `k` key heads, `s` head size.
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData, activation as act};
-use numalign_config::Dtype;
+use burn::tensor::{Bool, FloatDType, Int, Tensor, TensorData, activation as act};
+use numalign_config::{Arithmetic, Dtype};
 
 use super::norms::{NormWeights, Normed};
 use super::sequences::Sequences;
@@ -18,16 +18,17 @@ use crate::kernels::attention::Heads;
 pub struct DenseLinear<B: Backend> {
     weight: Tensor<B, 2>,
     bias: Option<Tensor<B, 2>>,
+    arithmetic: Arithmetic,
 }
 
-impl<B: Backend> DenseLinear<B> {
-    /// The weight for a product in `f32`.
-    fn wide(&self) -> Tensor<B, 2> {
-        match self.weight.dtype() {
-            DType::F32 => self.weight.clone(),
-            _ => self.weight.clone().cast(FloatDType::F32),
-        }
-    }
+/// `a·b` in `f32`, `[n, k] × [k, m]`, with the factors rounded as the last argument says.
+pub type Product<B> = fn(Tensor<B, 2>, Tensor<B, 2>, Arithmetic) -> Tensor<B, 2>;
+
+/// The [`Product`] of a backend that multiplies in `f32` alone.
+#[cfg(test)]
+pub fn product<B: Backend>(a: Tensor<B, 2>, b: Tensor<B, 2>, _: Arithmetic) -> Tensor<B, 2> {
+    let b = if b.dtype() == burn::tensor::DType::F32 { b } else { b.cast(FloatDType::F32) };
+    a.matmul(b)
 }
 
 /// Moves a weight to `device`.
@@ -56,12 +57,18 @@ pub fn prepare<B: Backend>(host: HostLinear<'_>, device: &B::Device) -> DenseLin
     DenseLinear {
         weight,
         bias: host.bias.map(|bias| Tensor::from_data(TensorData::new(bias[from..to].to_vec(), [1, width]), device)),
+        arithmetic: host.arithmetic,
     }
 }
 
 /// `x·W + b`, plus `residual` if given: `x [r, inputs]`, the result `[r, outputs]`.
-pub fn linear<B: Backend>(x: Tensor<B, 2>, linear: &DenseLinear<B>, residual: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
-    let mut y = x.matmul(linear.wide());
+pub fn linear<B: Backend>(
+    x: Tensor<B, 2>,
+    linear: &DenseLinear<B>,
+    residual: Option<Tensor<B, 2>>,
+    product: Product<B>,
+) -> Tensor<B, 2> {
+    let mut y = product(x, linear.weight.clone(), linear.arithmetic);
     if let Some(bias) = &linear.bias {
         y = y + bias.clone();
     }
@@ -72,8 +79,13 @@ pub fn linear<B: Backend>(x: Tensor<B, 2>, linear: &DenseLinear<B>, residual: Op
 }
 
 /// `g·Wᵀ`, plus `to` if given: `g [r, outputs]`, the result `[r, inputs]`.
-pub fn linear_backward<B: Backend>(g: Tensor<B, 2>, linear: &DenseLinear<B>, to: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
-    let product = g.matmul(linear.wide().transpose());
+pub fn linear_backward<B: Backend>(
+    g: Tensor<B, 2>,
+    linear: &DenseLinear<B>,
+    to: Option<Tensor<B, 2>>,
+    product: Product<B>,
+) -> Tensor<B, 2> {
+    let product = product(g, linear.weight.clone().transpose(), linear.arithmetic);
     match to {
         Some(to) => to + product,
         None => product,

@@ -1,8 +1,9 @@
 //! [`super::FrozenOps`] for a backend by the functions of [`super::generic`], as a macro.
 
-/// Implements [`super::FrozenOps`] for a backend by the functions of [`super::generic`].
+/// Implements [`super::FrozenOps`] for a backend by the functions of [`super::generic`] and a
+/// [`Product`](super::generic::Product).
 macro_rules! frozen_ops {
-    ($backend:ty) => {
+    ($backend:ty, $product:path) => {
         impl $crate::ops::FrozenOps for $backend {
             type Linear = $crate::ops::generic::DenseLinear<Self>;
 
@@ -17,7 +18,7 @@ macro_rules! frozen_ops {
                 linear: &Self::Linear,
                 residual: Option<burn::tensor::Tensor<Self, 2>>,
             ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::linear(x, linear, residual)
+                $crate::ops::generic::linear(x, linear, residual, $product)
             }
 
             fn frozen_linear_backward(
@@ -25,7 +26,7 @@ macro_rules! frozen_ops {
                 linear: &Self::Linear,
                 to: Option<burn::tensor::Tensor<Self, 2>>,
             ) -> burn::tensor::Tensor<Self, 2> {
-                $crate::ops::generic::linear_backward(g, linear, to)
+                $crate::ops::generic::linear_backward(g, linear, to, $product)
             }
 
             fn normalize(

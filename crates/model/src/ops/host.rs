@@ -2,7 +2,7 @@
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
-use numalign_config::Dtype;
+use numalign_config::{Arithmetic, Dtype};
 
 use super::device_failure;
 use crate::error::ModelError;
@@ -24,6 +24,13 @@ pub struct WeightStorage {
     pub backward: bool,
     /// The type of weights and tables.
     pub dtype: Dtype,
+    /// To what the factors of products are rounded.
+    pub arithmetic: Arithmetic,
+}
+
+impl WeightStorage {
+    /// `f32` throughout, for both directions.
+    pub const F32: Self = Self { backward: true, dtype: Dtype::F32, arithmetic: Arithmetic::F32 };
 }
 
 /// A dense weight on the host, and its bias.
@@ -43,6 +50,8 @@ pub struct HostLinear<'a> {
     pub bias: Option<&'a [f32]>,
     /// How the weight is held on the device. Biases and norms stay `f32`.
     pub dtype: Dtype,
+    /// To what the factors of its products are rounded.
+    pub arithmetic: Arithmetic,
     /// The same weight as a file of blocks has it, where `dtype` keeps these.
     pub blocks: Option<&'a HostBlocks>,
 }
@@ -64,6 +73,8 @@ pub(crate) fn to_host<B: Backend>(x: Tensor<B, 2>) -> Result<Vec<f32>, ModelErro
     let data = x.try_into_data();
     // First: a read after a failed task may succeed, and its error is seldom the cause.
     device_failure::check()?;
+    #[cfg(feature = "cuda")]
+    crate::kernel_cache::share();
     let data = data
         .map_err(|error| ModelError::DeviceTask { reason: device_failure::shortened(&error.to_string()) })?
         .convert::<f32>();

@@ -21,6 +21,8 @@ pub mod generic;
 pub(crate) mod generic_impl;
 mod host;
 pub mod norms;
+#[cfg(feature = "cuda")]
+mod products;
 mod rotary;
 pub mod sequences;
 

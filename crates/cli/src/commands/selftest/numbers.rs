@@ -1,22 +1,27 @@
 //! Hidden states and gradients: against `transformers`' stored values, on a GPU against this machine's CPU too, and each
 //! against itself.
 
-use numalign_config::DeviceChoice;
+use numalign_config::{Arithmetic, DeviceChoice};
 use numalign_model::reference::{self, Reference};
-use numalign_model::{FrozenLm, LmInput, Piece};
+use numalign_model::{Description, FrozenLm, LmInput, Piece};
 
 use super::{Seen, Table};
 
-/// Largest difference over the largest value. The CPU's kernels are exact to rounding; a GPU may multiply in TF32, which
-/// keeps ten bits of each factor.
-const ON_CPU: f32 = 2e-5;
-const ON_GPU: f32 = 1e-2;
+/// Largest difference over the largest value, where products are exact to rounding, and where their factors keep ten bits
+/// (TF32).
+const EXACT: f32 = 2e-5;
+const ROUNDED: f32 = 1e-2;
+
+/// What is allowed between this model and other implementations.
+fn tolerance(description: &Description) -> f32 {
+    if description.arithmetic == Arithmetic::F32 { EXACT } else { ROUNDED }
+}
 
 pub fn check(table: &mut Table, device: DeviceChoice) {
-    let tolerance = if device == DeviceChoice::Cpu { ON_CPU } else { ON_GPU };
     let model = numalign_model::load("demo", device, true);
     let mut lm = match (model, reference::demo()) {
         (Ok(model), Ok(reference)) => {
+            let tolerance = tolerance(&model.description);
             let mut lm = model.lm;
             table.run("hidden states, transformers", || hidden_states(&mut *lm, &reference, tolerance));
             table.run("gradients, transformers", || gradients(&mut *lm, &reference, tolerance));
@@ -120,12 +125,13 @@ fn twice(lm: &mut dyn FrozenLm) -> Seen {
 }
 
 fn against_cpu(model: &str, device: DeviceChoice, sequences: usize, positions: usize) -> Seen {
-    let mut both = Vec::new();
+    let (mut both, mut allowed) = (Vec::new(), EXACT);
     for device in [DeviceChoice::Cpu, device] {
-        let mut lm = numalign_model::load(model, device, true).map_err(|error| error.to_string())?.lm;
-        both.push(both_ways(&mut *lm, sequences, positions)?);
+        let mut model = numalign_model::load(model, device, true).map_err(|error| error.to_string())?;
+        both.push(both_ways(&mut *model.lm, sequences, positions)?);
+        allowed = tolerance(&model.description);
     }
-    let hidden = apart("hidden states", &both[1].0, &both[0].0, ON_GPU)?;
-    let grad = apart("gradients", &both[1].1, &both[0].1, ON_GPU)?;
+    let hidden = apart("hidden states", &both[1].0, &both[0].0, allowed)?;
+    let grad = apart("gradients", &both[1].1, &both[0].1, allowed)?;
     Ok(format!("relative difference: hidden states {hidden:.1e}, gradients {grad:.1e}"))
 }

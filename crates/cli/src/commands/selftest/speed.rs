@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use numalign_config::{Config, DeviceChoice};
+use numalign_config::{Config, DeviceChoice, Dtype};
 use numalign_data::{Domain, SampleStream};
 use numalign_engine::{Engine, LocalRun};
 use numalign_gpu::Driver;
 use numalign_gpu::memory::{Context, DeviceBuffer, Stream};
-use numalign_model::measure::matrix_rate;
+use numalign_model::measure::MatrixRate;
 use numalign_model::{LoadOptions, load_with};
 
 use super::{Seen, Table};
@@ -33,7 +33,9 @@ pub fn check(table: &mut Table, device: DeviceChoice) {
     });
     let mut matrices = 0.0;
     table.run("matrix rate, f32", || {
-        matrices = matrix_rate(device).map_err(|error| error.to_string())?;
+        matrices = MatrixRate { dtype: Dtype::F32, exact_f32: false, rows: None }
+            .on(device)
+            .map_err(|error| error.to_string())?;
         Ok(format!("{:.1} GFLOP/s", matrices / 1e9))
     });
     table.run("step, GPT-2 small, 64×1", || step(device, matrices));

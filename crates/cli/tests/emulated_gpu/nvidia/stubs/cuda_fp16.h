@@ -1,0 +1,1 @@
+/* nccl.h includes it for C++ only. */
