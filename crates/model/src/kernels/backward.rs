@@ -17,7 +17,7 @@ use super::{dispatch::Isa, turned};
 /// Up to this many rows each cell is turned over and used at once, while the sums wait in a cache.
 const FEW_ROWS: usize = 64;
 /// Bytes of sums that wait.
-const SUMS: usize = 16 << 10;
+const SUMS: usize = 64 << 10;
 /// Strips whose cells are fetched ahead of use.
 const LEAD: usize = 2;
 /// Bytes of cells that lie turned over while many rows pass by.

@@ -9,6 +9,8 @@ pub mod layout;
 pub mod make;
 pub mod pack;
 pub mod unpack;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 use std::ops::Range;
 

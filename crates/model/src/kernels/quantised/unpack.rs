@@ -13,6 +13,11 @@ type Row = [f32; PANEL];
 
 /// Writes the cell `part` of `record`: a row for each of its inputs.
 pub fn unpack(found: Isa, form: Form, record: &[u32], part: usize, to: &mut [f32; CELL]) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: an `Isa` of this kind is only made after the CPU reported the feature.
+    if found == Isa::Avx512 && unsafe { super::wide::unpack(form, record, to) } {
+        return;
+    }
     run(found, form, record, part, to);
 }
 
