@@ -147,7 +147,7 @@ choices! {
         Count = "count",
     }
 
-    /// How the frozen model's weights lie in memory.
+    /// How the frozen model's weights lie in memory. From `q8_0` on they are GGML's blocks.
     #[derive(Default)]
     Dtype {
         /// IEEE 754 single precision.
@@ -157,6 +157,18 @@ choices! {
         Bf16 = "bf16",
         /// IEEE 754 half precision; numbers beyond ±65504 become infinite.
         F16 = "f16",
+        /// 8 bits and a scale for each 32 numbers.
+        Q8_0 = "q8_0",
+        /// 4 bits and a scale for each 32 numbers.
+        Q4_0 = "q4_0",
+        /// 4 bits, a scale and a minimum for each 32 numbers.
+        Q4_1 = "q4_1",
+        /// 4 bits, with scales of scales and of minima for 256 numbers.
+        Q4K = "q4_k",
+        /// 5 bits, with scales of scales and of minima for 256 numbers.
+        Q5K = "q5_k",
+        /// 6 bits, with scales of scales for 256 numbers.
+        Q6K = "q6_k",
     }
 
     /// To what the factors of the frozen model's matrix products are rounded; the sums are `f32` in any case.
@@ -195,12 +207,30 @@ choices! {
 }
 
 impl Dtype {
-    /// Bytes of one number.
-    pub fn bytes(self) -> u64 {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::Bf16 | Dtype::F16 => 2,
-        }
+    /// Bytes of so many numbers of a weight, in whole blocks.
+    pub fn bytes(self, numbers: u64) -> u64 {
+        let (block, bytes) = match self {
+            Dtype::F32 => (1, 4),
+            Dtype::Bf16 | Dtype::F16 => (1, 2),
+            Dtype::Q8_0 => (32, 34),
+            Dtype::Q4_0 => (32, 18),
+            Dtype::Q4_1 => (32, 20),
+            // Scales of parts of a block are a byte each in memory.
+            Dtype::Q4K => (256, 148),
+            Dtype::Q5K => (256, 180),
+            Dtype::Q6K => (256, 210),
+        };
+        numbers.div_ceil(block) * bytes
+    }
+
+    /// Whether numbers lie in blocks with scales.
+    pub fn is_quantised(self) -> bool {
+        !matches!(self, Dtype::F32 | Dtype::Bf16 | Dtype::F16)
+    }
+
+    /// The type of the tables of embeddings, which never lie in blocks.
+    pub fn of_tables(self) -> Self {
+        if self.is_quantised() { Dtype::F32 } else { self }
     }
 }
 

@@ -59,7 +59,8 @@ keys! {
     Recipe model_name: String = "demo", MODEL, text(),
         "The frozen model: a folder, a .gguf file, a hub id, demo, or synthetic:<size>[:seed]";
     Recipe dtype: Dtype = "f32", MODEL, choice(),
-        "How the frozen model's weights lie in memory; GPUs multiply in it too, with sums in f32", sparse 1;
+        "How the frozen model's weights lie in memory; GPUs multiply in it too, with sums in f32. q8_0 and q4_0 are made while loading, the other \
+         q's kept from a .gguf file", sparse 1;
     Recipe add_special_tokens: bool = "false", MODEL, boolean(),
         "Put the tokenizer's special tokens (BOS, EOS) around each text, as transformers does by default", sparse 10;
     Recipe num_epochs: u64 = "60", RECIPE, whole(1, EXACT), "Epochs of the run; may grow on resume";

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use numalign_config::Dtype;
 use numalign_gpu::GpuError;
 
 /// Errors of this crate; each names the file, tensor or value concerned.
@@ -36,6 +37,13 @@ pub enum ModelError {
     DeviceTask { reason: String },
     #[error("device `{device}` cannot be used: {source}")]
     Gpu { device: String, source: GpuError },
+    #[error("dtype {dtype}: {reason}")]
+    Dtype {
+        dtype: Dtype,
+        reason: String,
+        /// The setting that would do.
+        advice: String,
+    },
     #[error("the model has no tokenizer: {reason}")]
     Tokenizer { reason: String },
     #[error("{positions} positions are more than the model's {most}")]
@@ -69,7 +77,7 @@ impl ModelError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             ModelError::UnknownModel { .. } => Some(
-                "model_name is `demo`, `synthetic:small|medium|large|xl[:seed]`, a folder with config.json and \
+                "model_name is `demo`, `synthetic:small|medium|large|xl|llama-7b[:seed]`, a folder with config.json and \
                  model.safetensors, a .gguf file, or a hub id such as openai-community/gpt2",
             ),
             ModelError::Hub { .. } => Some(
@@ -101,7 +109,7 @@ impl ModelError {
             ),
             ModelError::Read { .. } => Some("check the path and its permissions"),
             ModelError::UnknownToken { .. } => Some("the tokenizer and the weights are of different models"),
-            ModelError::TooLarge { advice, .. } => Some(advice),
+            ModelError::TooLarge { advice, .. } | ModelError::Dtype { advice, .. } => Some(advice),
             ModelError::NoSuchLayer { .. } => {
                 Some("layer counts blocks from 1; 0 is the embeddings, -1 the output of the final norm")
             }

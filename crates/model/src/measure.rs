@@ -64,6 +64,7 @@ fn rate<B: FrozenOps>(
         bias: None,
         dtype,
         arithmetic,
+        blocks: None,
     };
     let linear = B::prepare(host, false, device);
     let values: Vec<f32> = (0..rows * WIDTH).map(|i| (i % 7) as f32 - 3.0).collect();

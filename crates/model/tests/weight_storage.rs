@@ -107,6 +107,6 @@ fn a_model_that_does_not_fit_is_refused_before_it_is_loaded() {
     let error = load_with("synthetic:xl", LoadOptions { positions: 1 << 40, ..options() }).err().unwrap();
     assert!(matches!(error, ModelError::TooLarge { .. }), "{error}");
     let text = error.to_string();
-    assert!(text.contains("`synthetic:xl` needs") && text.contains("weights 11.3"), "{text}");
+    assert!(text.contains("`synthetic:xl` needs") && text.contains("weights 5.8"), "{text}");
     assert!(error.hint().is_some_and(|hint| hint.contains("positions") || hint.contains("memory")), "{error}");
 }

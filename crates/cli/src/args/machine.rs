@@ -17,7 +17,14 @@ fn bench() -> Command {
         .arg(count_option("positions", "Positions that a number fills", "1"))
         .arg(count_option("steps", "Steps to measure", "20"))
         .arg(count_option("devices", "Devices over which the model's blocks are spread", "1"))
-        .arg(option("dtype", "f32|bf16|f16", "How the weights lie in memory").default_value("f32"))
+        .arg(
+            option(
+                "dtype",
+                "TYPE",
+                "How the weights lie in memory: f32, bf16, f16, q8_0, q4_0 or another quantised type",
+            )
+            .default_value("f32"),
+        )
         .arg(flag("exact-f32", "Multiply in f32 on a GPU too"))
         .arg(flag("matrix-rate", "Also measure how fast the device multiplies matrices"))
         .arg(

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::fields::{Fields, MOST_LAYERS, MOST_POSITIONS, MOST_VOCABULARY, MOST_WIDTH};
-use super::rope::Rope;
+use super::rope::{Rope, RopeScaling};
 use super::{TensorList, numbers};
 use crate::error::ModelError;
 use crate::kernels::activation::Activation;
@@ -143,6 +143,28 @@ impl LlamaConfig {
             return Err(fields.unsupported(format!("head_dim {head_size} is odd, and rotary positions turn pairs")));
         }
         Ok(config)
+    }
+
+    /// The shapes of Llama 2 with 7 billion parameters.
+    pub fn seven_billion() -> Self {
+        Self {
+            vocabulary: 32_000,
+            hidden_size: 4096,
+            inner: 11_008,
+            layers: 32,
+            heads: 32,
+            kv_heads: 32,
+            head_size: 128,
+            positions: 4096,
+            rms_norm_eps: 1e-5,
+            activation: Activation::Silu,
+            rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+            qkv_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            head_norms: false,
+            tied_head: false,
+        }
     }
 
     /// Every tensor the model needs, with its shape, in the order in which it is loaded.

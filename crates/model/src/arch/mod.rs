@@ -126,7 +126,7 @@ impl Architecture {
 pub struct Footprint {
     /// In the tables of embeddings, held once.
     pub in_tables: u64,
-    /// In the blocks, held for each direction.
+    /// In the blocks.
     pub in_blocks: u64,
     /// In the largest tensor.
     pub largest_tensor: u64,

@@ -18,13 +18,13 @@ enum Numbers {
 }
 
 impl EmbeddingTable {
-    /// No rows yet, with room for `rows`.
+    /// No rows yet, with room for `rows`; beside quantised weights they are held in `f32`.
     pub fn with_capacity(rows: usize, width: usize, dtype: Dtype) -> Self {
         let count = rows * width;
         let numbers = match dtype {
-            Dtype::F32 => Numbers::F32(Vec::with_capacity(count)),
             Dtype::Bf16 => Numbers::Bf16(Vec::with_capacity(count)),
             Dtype::F16 => Numbers::F16(Vec::with_capacity(count)),
+            _ => Numbers::F32(Vec::with_capacity(count)),
         };
         Self { width, numbers }
     }
@@ -41,6 +41,11 @@ impl EmbeddingTable {
     /// Whole rows.
     pub fn rows(&self) -> usize {
         self.len() / self.width
+    }
+
+    /// Numbers in all.
+    pub fn numbers(&self) -> u64 {
+        self.len() as u64
     }
 
     fn len(&self) -> usize {

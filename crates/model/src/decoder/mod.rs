@@ -417,11 +417,11 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
     }
 
     fn weight_bytes(&self) -> u64 {
-        let WeightStorage { backward, dtype, .. } = self.parts.storage;
-        let tables =
-            self.parts.token_table.bytes() + self.parts.position_table.as_ref().map_or(0, EmbeddingTable::bytes);
-        let in_tables = tables / dtype.bytes();
-        tables + (self.parts.parameters - in_tables) * dtype.bytes() * if backward { 2 } else { 1 }
+        let dtype = self.parts.storage.dtype;
+        let tables = || std::iter::once(&self.parts.token_table).chain(&self.parts.position_table);
+        let in_tables: u64 = tables().map(EmbeddingTable::numbers).sum();
+        let bytes: u64 = tables().map(EmbeddingTable::bytes).sum();
+        bytes + dtype.bytes(self.parts.parameters - in_tables)
     }
 
     fn parameters(&self) -> u64 {

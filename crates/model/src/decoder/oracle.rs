@@ -53,7 +53,7 @@ impl TensorSource for Loud {
 fn load<B: FrozenOps>(activation: Activation, device: B::Device) -> Decoder<B> {
     let config = small_config(activation);
     let placement = Placement::single(device, config.n_layer);
-    let source = Loud(Synthetic::new(&config, 5));
+    let source = Loud(Synthetic::new(&crate::arch::Architecture::Gpt2(config.clone()), 5));
     gpt2::load(config, &source, Tokenizer::Missing("none in this test".to_owned()), placement, STORAGE).unwrap()
 }
 

@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use super::causal::{BEYOND, Causal, softmax, softmax_backward};
 use super::dispatch::Isa;
 use super::lanes::LANES;
-use super::matmul::Strided;
 use super::panels::{PANEL, pack_panel};
+use super::serial::Strided;
 
 /// Queries of one block.
 const QUERIES: usize = 84;

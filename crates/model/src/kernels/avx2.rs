@@ -10,14 +10,12 @@
 use std::arch::x86_64::*;
 
 use super::panels::PANEL;
-use super::tile::{Element, Target};
+use super::tile::{Ahead, Element, Target};
 
 /// Rows of the largest tile.
 pub const MOST_ROWS: usize = 6;
 /// Columns of a tile of many rows: half a panel, in two registers.
 const HALF: usize = PANEL / 2;
-/// Rows of the panel fetched ahead of use; hides the latency of memory when the weights do not fit a cache.
-const AHEAD: usize = 24;
 
 /// Where the left-hand side's numbers lie: `a[i, j]` is `data[i·row + j·column]`.
 #[derive(Clone, Copy)]
@@ -43,12 +41,35 @@ pub unsafe fn product<E: Element>(rows: usize, k: usize, a: Left, b: *const E, t
         sums.resize(rows * PANEL, 0.0);
         Target { c: sums.as_mut_ptr(), ldc: PANEL, width: PANEL, bias: None, accumulate: false }
     };
+    // SAFETY: the caller's sizes, or `rows` rows of `sums`.
+    unsafe { in_blocks(rows, k, a, b, Ahead::of(b), direct, true) };
+    if !whole {
+        // SAFETY: the caller's target.
+        unsafe { to.store(sums.as_chunks_mut().0) };
+    }
+}
+
+/// The chains of `rows` sums go on with `k` rows of a panel; `fresh` ones begin at zero. `ahead` is fetched meanwhile.
+///
+/// # Safety
+/// As [`product`]; `sums` is valid for `rows` rows, and is read only if it is not `fresh`.
+pub unsafe fn add(rows: usize, k: usize, a: Left, b: *const f32, ahead: Ahead, sums: *mut [f32; PANEL], fresh: bool) {
+    let to = Target { c: sums.cast(), ldc: PANEL, width: PANEL, bias: None, accumulate: false };
+    // SAFETY: the caller's sizes.
+    unsafe { in_blocks(rows, k, a, b, ahead, to, fresh) };
+}
+
+/// # Safety
+/// As [`product`], with a target of whole width; without `fresh` its numbers are read, and the sums go on from them.
+unsafe fn in_blocks<E: Element>(rows: usize, k: usize, a: Left, b: *const E, ahead: Ahead, to: Target, fresh: bool) {
     let blocks = rows.div_ceil(MOST_ROWS);
     for block in 0..blocks {
         let (first, end) = (rows * block / blocks, rows * (block + 1) / blocks);
         let a = Left { data: a.data.wrapping_add(first * a.row), ..a };
-        let tile = |column: usize| Tile { k, a, b: b.wrapping_add(column), to: direct.from(first, column) };
-        // SAFETY: the caller's sizes, or `rows` rows of `sums`.
+        // Later blocks find the panel in the cache.
+        let ahead = if block == 0 { ahead } else { Ahead::nothing(b) };
+        let tile = |column: usize| Tile { k, a, b: b.wrapping_add(column), ahead, to: to.from(first, column), fresh };
+        // SAFETY: the caller's sizes.
         unsafe {
             match end - first {
                 1 => tile(0).run::<1, 4>(),
@@ -60,10 +81,6 @@ pub unsafe fn product<E: Element>(rows: usize, k: usize, a: Left, b: *const E, t
                 other => unreachable!("tile of {other} rows"),
             };
         }
-    }
-    if !whole {
-        // SAFETY: the caller's target.
-        unsafe { to.store(sums.as_chunks_mut().0) };
     }
 }
 
@@ -78,7 +95,10 @@ struct Tile<E> {
     k: usize,
     a: Left,
     b: *const E,
+    ahead: Ahead,
     to: Target,
+    /// Sums begin at zero, not at what the target holds.
+    fresh: bool,
 }
 
 impl<E: Element> Tile<E> {
@@ -92,15 +112,20 @@ impl<E: Element> Tile<E> {
         // end is harmless.
         unsafe {
             let mut sums = [[_mm256_setzero_ps(); V]; R];
-            let (mut a, mut b) = (self.a.data, self.b);
+            if !self.fresh {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    for (j, sum) in sum.iter_mut().enumerate() {
+                        *sum = _mm256_loadu_ps(self.to.c.add(i * self.to.ldc + 8 * j));
+                    }
+                }
+            }
+            let (mut a, mut b, mut ahead) = (self.a.data, self.b, self.ahead);
             for _ in 0..self.k {
                 let mut columns = [_mm256_setzero_ps(); V];
                 for (j, column) in columns.iter_mut().enumerate() {
                     *column = E::load_8(b.add(8 * j));
-                    if j % 2 == 0 {
-                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL + 8 * j).cast());
-                    }
                 }
+                ahead.fetch();
                 for (i, sum) in sums.iter_mut().enumerate() {
                     let value = _mm256_set1_ps(*a.wrapping_add(i * self.a.row));
                     for (sum, column) in sum.iter_mut().zip(columns) {

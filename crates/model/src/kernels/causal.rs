@@ -4,8 +4,8 @@
 //! the same, but for the sign of a zero.
 
 use super::dispatch::{Isa, multiversion};
-use super::matmul::{Strided, matmul_serial};
 use super::panels::PANEL;
+use super::serial::{Strided, matmul_serial};
 use super::{lanes, math};
 
 /// Rows that [`Causal::weigh`] and [`Causal::spread`] multiply together: two tiles' with AVX2, most of one's with

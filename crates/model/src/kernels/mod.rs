@@ -12,16 +12,28 @@
 //! So AVX-512, AVX2 and portable code differ in speed only.
 
 pub mod activation;
+pub mod aligned;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
+pub mod backward;
+pub mod blocks;
 pub mod causal;
 pub mod dispatch;
+pub mod forward;
 pub mod lanes;
 pub mod math;
 pub mod matmul;
 pub mod norm;
 pub mod panels;
+pub mod quantised;
+#[cfg(test)]
+mod reference;
 pub mod rotary;
+pub mod rows;
+pub mod serial;
 pub mod tile;
+pub mod transpose;
+#[cfg(target_arch = "x86_64")]
+mod turned;
 pub mod vocabulary;

@@ -109,7 +109,7 @@ impl Element for f16 {
     }
 }
 
-/// One block of rows times one panel.
+/// One block of rows times one panel, or a stretch of its rows.
 pub struct Tile<E> {
     /// Rows, at most [`MOST_ROWS`].
     pub rows: usize,
@@ -119,8 +119,55 @@ pub struct Tile<E> {
     pub a: *const f32,
     /// The panel.
     pub b: *const E,
-    /// Where the result goes.
-    pub to: Target,
+    /// What will be needed next.
+    pub ahead: Ahead,
+}
+
+/// Rows of a panel fetched ahead of use; hides the latency of memory when the weights do not fit a cache.
+const AHEAD: usize = 24;
+
+/// Memory that a product fetches into the cache while it computes, evenly over its inner index: a burst of fetches would
+/// hold up the product's own loads.
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    /// Where it begins; it need not be anybody's memory.
+    from: *const u8,
+    /// Bytes per inner index, at most two cache lines.
+    step: usize,
+}
+
+impl Ahead {
+    /// Of a product that reads its panel where it lies in memory: a little further down the panel.
+    pub fn of<E>(panel: *const E) -> Self {
+        Self::at(panel.wrapping_add(AHEAD * PANEL))
+    }
+
+    /// Rows of a panel.
+    pub fn at<E>(rows: *const E) -> Self {
+        Self { from: rows.cast(), step: PANEL * size_of::<E>() }
+    }
+
+    /// `bytes` of memory over [`PANEL`] inner indices.
+    pub fn spread<E>(from: *const E, bytes: usize) -> Self {
+        Self { from: from.cast(), step: bytes.div_ceil(PANEL) }
+    }
+
+    /// Nothing: `cached` lies in the cache already.
+    pub fn nothing<E>(cached: *const E) -> Self {
+        Self { from: cached.cast(), step: 0 }
+    }
+
+    /// Fetches the memory of the next inner index.
+    #[inline(always)]
+    pub fn fetch(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: fetching is harmless anywhere; SSE is part of the architecture.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(self.from.cast());
+            _mm_prefetch::<_MM_HINT_T0>(self.from.wrapping_add(64).cast());
+        }
+        self.from = self.from.wrapping_add(self.step);
+    }
 }
 
 /// Where the sums of some rows and one panel go.
@@ -180,39 +227,54 @@ impl Target {
 }
 
 impl<E: Element> Tile<E> {
+    /// The product of a whole panel, stored to `to`.
+    ///
     /// # Safety
     /// `a` holds `k·rows`, `b` holds `k·PANEL` numbers, and `to` reaches over `rows` rows. The CPU supports `found`, which
     /// is not AVX2.
-    pub unsafe fn run(&self, found: Isa) {
+    pub unsafe fn run(&self, found: Isa, to: Target) {
         // Not cleared: the product writes the rows it is asked for, and clearing 14 would cost as much as a short product.
         let mut buffer = std::mem::MaybeUninit::<[[f32; PANEL]; MOST_ROWS]>::uninit();
         let sums = buffer.as_mut_ptr().cast::<[f32; PANEL]>();
         // SAFETY: the caller's.
         unsafe {
-            match found {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => x86::product_avx512(self.rows, self.k, self.a, self.b, sums),
-                _ => product_portable(self.rows, self.k, self.a, self.b, sums),
-            }
-            self.to.store(std::slice::from_raw_parts_mut(sums, self.rows));
+            self.add(found, sums, true);
+            to.store(std::slice::from_raw_parts_mut(sums, self.rows));
         }
     }
-}
 
-/// # Safety
-/// As [`Tile::run`]; `rows` is at most 4.
-unsafe fn product_portable<E: Element>(rows: usize, k: usize, a: *const f32, b: *const E, sums: *mut [f32; PANEL]) {
-    // SAFETY: the caller's sizes.
-    let (a, b) = unsafe { (std::slice::from_raw_parts(a, rows * k), std::slice::from_raw_parts(b, k * PANEL)) };
-    // SAFETY: the caller's buffer has room for `rows` rows; they are cleared before they are read.
-    let sums = unsafe {
-        std::ptr::write_bytes(sums, 0, rows);
-        std::slice::from_raw_parts_mut(sums, rows)
-    };
-    for (column, row) in a.chunks_exact(rows).zip(b.chunks_exact(PANEL)) {
-        for (sum, value) in sums.iter_mut().zip(column) {
-            for (s, r) in sum.iter_mut().zip(row) {
-                *s = value.mul_add(r.widen(), *s);
+    /// The chains of `rows` sums go on with this stretch of the panel; `fresh` ones begin at zero.
+    ///
+    /// # Safety
+    /// As [`Tile::run`]; `sums` is valid for `rows` rows, and is read only if it is not `fresh`.
+    pub unsafe fn add(&self, found: Isa, sums: *mut [f32; PANEL], fresh: bool) {
+        // SAFETY: the caller's.
+        unsafe {
+            match found {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => x86::product_avx512(self, sums, fresh),
+                _ => self.add_portable(sums, fresh),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Tile::add`].
+    unsafe fn add_portable(&self, sums: *mut [f32; PANEL], fresh: bool) {
+        let Self { rows, k, .. } = *self;
+        // SAFETY: the caller's sizes; sums are cleared before they are read.
+        let (a, b, sums) = unsafe {
+            if fresh {
+                std::ptr::write_bytes(sums, 0, rows);
+            }
+            let (a, b) = (std::slice::from_raw_parts(self.a, rows * k), std::slice::from_raw_parts(self.b, k * PANEL));
+            (a, b, std::slice::from_raw_parts_mut(sums, rows))
+        };
+        for (column, row) in a.chunks_exact(rows).zip(b.chunks_exact(PANEL)) {
+            for (sum, value) in sums.iter_mut().zip(column) {
+                for (s, r) in sum.iter_mut().zip(row) {
+                    *s = value.mul_add(r.widen(), *s);
+                }
             }
         }
     }
@@ -222,10 +284,7 @@ unsafe fn product_portable<E: Element>(rows: usize, k: usize, a: *const f32, b: 
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Element, PANEL};
-
-    /// Rows of the panel fetched ahead of use; hides the latency of memory when the weights do not fit a cache.
-    const AHEAD: usize = 24;
+    use super::{Element, PANEL, Tile};
 
     /// Calls `$tile::<rows>` for a run-time number of rows.
     macro_rules! by_rows {
@@ -238,32 +297,27 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn product_avx512<E: Element>(
-        rows: usize,
-        k: usize,
-        a: *const f32,
-        b: *const E,
-        sums: *mut [f32; PANEL],
-    ) {
+    pub unsafe fn product_avx512<E: Element>(tile: &Tile<E>, sums: *mut [f32; PANEL], fresh: bool) {
         // SAFETY: the caller's sizes.
-        unsafe { by_rows!(rows, tile_avx512, (k, a, b, sums), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]) }
+        unsafe { by_rows!(tile.rows, tile_avx512, (tile, sums, fresh), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]) }
     }
 
     #[target_feature(enable = "avx512f")]
-    unsafe fn tile_avx512<E: Element, const R: usize>(
-        k: usize,
-        mut a: *const f32,
-        mut b: *const E,
-        sums: *mut [f32; PANEL],
-    ) {
-        // SAFETY: the loop reads `k·R` numbers of `a` and `k·PANEL` of `b`; prefetching past the end is harmless.
+    unsafe fn tile_avx512<E: Element, const R: usize>(tile: &Tile<E>, sums: *mut [f32; PANEL], fresh: bool) {
+        let (mut a, mut b, mut ahead) = (tile.a, tile.b, tile.ahead);
+        // SAFETY: the loop reads `k·R` numbers of `a` and `k·PANEL` of `b`.
         unsafe {
             let mut acc = [[_mm512_setzero_ps(); 2]; R];
-            for _ in 0..k {
+            if !fresh {
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let sum = sums.add(i).cast::<f32>();
+                    *acc = [_mm512_loadu_ps(sum), _mm512_loadu_ps(sum.add(16))];
+                }
+            }
+            for _ in 0..tile.k {
                 let b0 = E::load_16(b);
                 let b1 = E::load_16(b.add(16));
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL).cast());
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL + 16).cast());
+                ahead.fetch();
                 for (i, acc) in acc.iter_mut().enumerate() {
                     let value = _mm512_set1_ps(*a.add(i));
                     acc[0] = _mm512_fmadd_ps(value, b0, acc[0]);

@@ -15,7 +15,7 @@ use crate::ops::WeightStorage;
 /// Which memory a model is to fit into. Each holds it in another way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryKind {
-    /// Weights lie ready for both directions, tables among them; attention's scores never exist as a whole.
+    /// Weights and tables; attention's scores never exist as a whole.
     Host,
     /// Weights lie once, tables stay on the host; attention's scores and, for narrow weights, one widened tensor exist as a
     /// whole. Plain operations leave temporaries behind, which the backend's pool keeps.
@@ -55,15 +55,15 @@ impl Estimate {
         let widens = storage.dtype != Dtype::F32 && storage.arithmetic == Arithmetic::F32;
         let widened = if widens { footprint.largest_tensor } else { 0 };
         let working = 4 * (per_position * positions + scores + widened);
-        Self { weights: footprint.in_blocks * storage.dtype.bytes(), working }
+        Self { weights: storage.dtype.bytes(footprint.in_blocks), working }
     }
 
     fn on_host(footprint: &Footprint, storage: WeightStorage, positions: usize) -> Self {
-        let directions = if storage.backward { 2 } else { 1 };
-        let numbers = footprint.in_tables + directions * footprint.in_blocks;
+        let dtype = storage.dtype;
+        let weights = dtype.of_tables().bytes(footprint.in_tables) + dtype.bytes(footprint.in_blocks);
         let per_position = footprint.passing + if storage.backward { footprint.kept } else { 0 };
         let activations = 4 * per_position * positions as u64;
-        Self { weights: numbers * storage.dtype.bytes(), working: activations.max(4 * footprint.largest_tensor) }
+        Self { weights, working: activations.max(4 * footprint.largest_tensor) }
     }
 
     /// Bytes in all.
@@ -120,24 +120,22 @@ fn advice(footprint: &Footprint, storage: WeightStorage, positions: usize, free:
         let most = ((free - one.weights) / per_position).max(1);
         return format!("lower batch_size or numeric_positions: passes of at most {most} positions fit");
     }
-    let half = WeightStorage { dtype: Dtype::Bf16, ..storage };
-    let rounded = estimate(half, positions);
-    if storage.dtype == Dtype::F32 && rounded.total() <= free {
-        return format!("dtype: bf16 needs {} GiB", gib(rounded.total()));
-    }
-    let least = estimate(half, 1);
-    if storage.dtype == Dtype::F32 && least.total() <= free {
-        return format!(
-            "dtype: bf16 with a smaller batch_size or fewer numeric_positions needs {} GiB",
-            gib(least.total())
-        );
-    }
-    let forward = estimate(WeightStorage { backward: false, ..half }, 1);
-    if storage.backward && forward.total() <= free {
-        return format!(
-            "with dtype: bf16, training the output projector alone (train_input_projection: false) needs {} GiB",
-            gib(forward.total())
-        );
+    // What costs the least accuracy comes first; GPUs hold no blocks.
+    let smaller = match kind {
+        MemoryKind::Host => &[Dtype::Bf16, Dtype::Q8_0, Dtype::Q4_0][..],
+        MemoryKind::Gpu => &[Dtype::Bf16][..],
+    };
+    let present = storage.dtype.bytes(footprint.in_blocks);
+    for dtype in smaller.iter().copied().filter(|dtype| dtype.bytes(footprint.in_blocks) < present) {
+        let needed = Estimate::new(kind, footprint, WeightStorage { dtype, ..storage }, positions);
+        if needed.total() <= free {
+            return format!("dtype: {dtype} needs {} GiB", gib(needed.total()));
+        }
+        let least = Estimate::new(kind, footprint, WeightStorage { dtype, ..storage }, 1);
+        if least.total() <= free {
+            let needed = gib(least.total());
+            return format!("dtype: {dtype} with a smaller batch_size or fewer numeric_positions needs {needed} GiB");
+        }
     }
     match kind {
         MemoryKind::Host => "no setting makes it fit; take a smaller model or a machine with more memory".to_owned(),
@@ -226,9 +224,9 @@ mod tests {
     }
 
     #[test]
-    fn both_directions_and_activations_are_counted() {
+    fn weights_and_activations_are_counted() {
         let estimate = Estimate::new(MemoryKind::Host, &SHAPE, BOTH, 1000);
-        assert_eq!(estimate.weights, 4 * ((100 << 20) + 2 * (1 << 30)));
+        assert_eq!(estimate.weights, 4 * ((100 << 20) + (1 << 30)));
         assert_eq!(estimate.working, 4 * 1000 * (1024 + 512));
         let half =
             Estimate::new(MemoryKind::Host, &SHAPE, WeightStorage { backward: false, dtype: Dtype::Bf16, ..BOTH }, 1);
@@ -240,12 +238,14 @@ mod tests {
         let needed = Estimate::new(MemoryKind::Host, &SHAPE, BOTH, 1000).total();
         assert_eq!(refusal(1000, needed), None);
         let text = refusal(1000, needed - 1).unwrap();
-        assert!(text.contains("`big` needs 8.4 GiB") && text.contains("at most 999 positions"), "{text}");
-        let text = refusal(1000, 5 << 30).unwrap();
-        assert!(text.contains("5.0 GiB are free (a test)") && text.contains("dtype: bf16 needs 4.2 GiB"), "{text}");
+        assert!(text.contains("`big` needs 4.4 GiB") && text.contains("at most 999 positions"), "{text}");
         let text = refusal(1000, 3 << 30).unwrap();
-        assert!(text.contains("train_input_projection: false"), "{text}");
-        assert!(refusal(1000, 1 << 30).unwrap().contains("no setting"));
+        assert!(text.contains("3.0 GiB are free (a test)") && text.contains("dtype: bf16 needs 2.2 GiB"), "{text}");
+        let text = refusal(1000, 1800 << 20).unwrap();
+        assert!(text.contains("dtype: q8_0 needs 1.5 GiB"), "{text}");
+        let text = refusal(1000, 1 << 30).unwrap();
+        assert!(text.contains("dtype: q4_0 needs 1.0 GiB"), "{text}");
+        assert!(refusal(1000, 1 << 29).unwrap().contains("no setting"));
     }
 
     #[test]

@@ -59,7 +59,7 @@ fn block<B: FrozenOps>(
     let (d, f) = (config.n_embd, config.n_inner);
     let dense = |input: usize, output: usize| Dense { input, output, order: WeightOrder::InputOutput, bias: true };
     let norm_1 = loader.layer_norm(&format!("h.{layer}.ln_1"), config.layer_norm_epsilon, device)?;
-    let weight = loader.read(&format!("h.{layer}.attn.c_attn.weight"))?;
+    let weight = loader.weight(&format!("h.{layer}.attn.c_attn.weight"))?;
     let bias = loader.read(&format!("h.{layer}.attn.c_attn.bias"))?;
     let part = |from: usize| loader.prepare::<B>(&weight, Some(&bias), dense(d, 3 * d), (from, from + d), device);
     let (query, key, value) = (part(0), part(d), part(2 * d));

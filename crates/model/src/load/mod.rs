@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn_flex::{Flex, FlexDevice};
 use numalign_config::{Arithmetic, DeviceChoice, Dtype};
 
-use crate::arch::{Architecture, Gpt2Config};
+use crate::arch::Architecture;
 use crate::decoder::Decoder;
 use crate::decoder::placement::Placement;
 use crate::error::ModelError;
@@ -13,6 +13,7 @@ use crate::lm::FrozenLm;
 use crate::ops::{FrozenOps, WeightStorage};
 use crate::tokenizer::Tokenizer;
 
+mod blocks;
 pub mod budget;
 mod byte_level;
 mod devices;
@@ -75,7 +76,7 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// Devices over which the blocks are spread, from `device` on.
     pub devices: usize,
-    /// False if no gradient will be asked for, which halves the memory on the CPU.
+    /// Whether gradients will be asked for.
     pub backward: bool,
     /// The type of weights and tables.
     pub dtype: Dtype,
@@ -92,7 +93,7 @@ impl LoadOptions {
     }
 }
 
-/// Loads `name` onto `device`. With `backward` false no gradient can be asked for and the memory is halved.
+/// Loads `name` onto `device`. With `backward` false no gradient can be asked for.
 ///
 /// # Errors
 /// As [`load_with`].
@@ -112,6 +113,7 @@ pub fn load_with(name: &str, options: LoadOptions) -> Result<FrozenModel, ModelE
         _ => "trained",
     };
     let parts = parts(&parsed)?;
+    blocks::check(options.dtype, &parts.source.kinds(), devices.place())?;
     let arithmetic = devices.arithmetic(options.dtype, options.exact_f32)?;
     let storage = WeightStorage { backward: options.backward, dtype: options.dtype, arithmetic };
     let layers = parts.architecture.layers();
@@ -157,12 +159,15 @@ fn parts(name: &ModelName) -> Result<Parts, ModelError> {
             Ok(Parts { architecture, source: Box::new(source), tokenizer })
         }
         ModelName::Synthetic { size, seed } => {
-            let Some(config) = Gpt2Config::named(size) else {
+            let Some(architecture) = synthetic::architecture(size) else {
                 return Err(ModelError::UnknownModel { name: size.clone(), reason: "not a size".to_owned() });
             };
-            let source = Synthetic::new(&config, *seed);
-            let tokenizer = Tokenizer::gpt2(config.vocab_size);
-            Ok(Parts { architecture: Architecture::Gpt2(config), source: Box::new(source), tokenizer })
+            let source = Synthetic::new(&architecture, *seed);
+            let tokenizer = match &architecture {
+                Architecture::Gpt2(config) => Tokenizer::gpt2(config.vocab_size),
+                Architecture::Llama(_) => Tokenizer::Missing("random weights in Llama's shapes have none".to_owned()),
+            };
+            Ok(Parts { architecture, source: Box::new(source), tokenizer })
         }
         ModelName::Folder(folder) => folder_parts(folder, None),
         ModelName::Gguf(file) => gguf_parts(file),

@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::hub::HubName;
-use super::{gguf, hub};
-use crate::arch::Gpt2Config;
+use super::{gguf, hub, synthetic};
 use crate::error::ModelError;
 
 /// What a `model_name` means.
@@ -14,7 +13,7 @@ pub enum ModelName {
     Demo,
     /// Random weights of a published size.
     Synthetic {
-        /// `small`, `medium`, `large` or `xl`.
+        /// One of [`synthetic::SIZES`].
         size: String,
         /// Other seeds give other weights.
         seed: u64,
@@ -46,8 +45,8 @@ impl ModelName {
                     (size, parsed)
                 }
             };
-            if Gpt2Config::named(size).is_none() {
-                return Err(unknown(format!("`{size}` is not a size; sizes are small, medium, large, xl")));
+            if synthetic::architecture(size).is_none() {
+                return Err(unknown(format!("`{size}` is not a size; sizes are {}", synthetic::SIZES)));
             }
             return Ok(Self::Synthetic { size: size.to_owned(), seed });
         }

@@ -1,8 +1,8 @@
-//! GPT-2 shapes with random weights, for tests and benchmarks: `synthetic:<size>[:seed]`.
+//! Published shapes with random weights, for tests and benchmarks: `synthetic:<size>[:seed]`.
 //!
-//! The initialisation of `transformers`' GPT-2: normal with deviation 0.02, residual projections divided by
-//! √(2·n_layer), layer norms 1 and 0, biases 0. The numbers are our own: each row of a tensor has its own random
-//! stream, so rows are made in parallel and the result does not depend on how.
+//! The initialisation of `transformers`: normal with deviation 0.02, GPT-2's residual projections divided by √(2·n_layer),
+//! norms 1 and 0, biases 0. The numbers are our own: each row of a tensor has its own random stream, so rows are made in
+//! parallel and the result does not depend on how.
 
 mod normal;
 mod ziggurat;
@@ -12,21 +12,32 @@ use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
 
 use super::weights::TensorSource;
-use crate::arch::Gpt2Config;
+use crate::arch::{Architecture, Gpt2Config, LlamaConfig, TensorList};
 use crate::error::ModelError;
+
+/// Every size, as listed to the user.
+pub const SIZES: &str = "small, medium, large, xl, llama-7b";
+
+/// The shapes of a size: GPT-2's, or Llama's with 7 billion parameters.
+pub fn architecture(size: &str) -> Option<Architecture> {
+    match size {
+        "llama-7b" => Some(Architecture::Llama(LlamaConfig::seven_billion())),
+        _ => Gpt2Config::named(size).map(Architecture::Gpt2),
+    }
+}
 
 /// A generator of one random model.
 pub struct Synthetic {
-    shapes: Vec<(String, Vec<usize>)>,
+    shapes: TensorList,
     residual_deviation: f32,
     seed: u64,
 }
 
 impl Synthetic {
-    /// Weights for `config`; other seeds give other weights.
-    pub fn new(config: &Gpt2Config, seed: u64) -> Self {
-        let residual_deviation = 0.02 / (2.0 * config.n_layer as f32).sqrt();
-        Self { shapes: config.tensors(), residual_deviation, seed }
+    /// Weights for `architecture`; other seeds give other weights.
+    pub fn new(architecture: &Architecture, seed: u64) -> Self {
+        let residual_deviation = 0.02 / (2.0 * architecture.layers() as f32).sqrt();
+        Self { shapes: architecture.tensors(), residual_deviation, seed }
     }
 }
 
@@ -41,7 +52,8 @@ impl TensorSource for Synthetic {
         if name.ends_with(".bias") {
             return Ok(vec![0.0; columns]);
         }
-        if name.contains("ln_") {
+        // The only weights that are no matrix are those of norms.
+        if shape.is_some_and(|shape| shape.len() == 1) {
             return Ok(vec![1.0; columns]);
         }
         let deviation = if name.ends_with("c_proj.weight") { self.residual_deviation } else { 0.02 };
@@ -71,7 +83,7 @@ mod tests {
     /// The base fingerprint, tensor by tensor, without a model in memory.
     fn fingerprint(size: &str, seed: u64) -> String {
         let config = Gpt2Config::named(size).unwrap();
-        let source = Synthetic::new(&config, seed);
+        let source = Synthetic::new(&Architecture::Gpt2(config.clone()), seed);
         let mut loader =
             TensorLoader::new(&source, &config.canonical(), WeightStorage { backward: false, ..WeightStorage::F32 });
         for (name, _) in config.tensors() {

@@ -8,7 +8,7 @@ use super::weights::TensorSource;
 use crate::decoder::embedding_table::EmbeddingTable;
 use crate::error::ModelError;
 use crate::ops::norms::NormWeights;
-use crate::ops::{FrozenOps, HostLinear, WeightOrder, WeightStorage};
+use crate::ops::{FrozenOps, HostBlocks, HostLinear, WeightOrder, WeightStorage};
 
 /// A dense weight's sizes and layout.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +21,12 @@ pub struct Dense {
     pub order: WeightOrder,
     /// Whether a bias belongs to it.
     pub bias: bool,
+}
+
+/// A weight that was read, and the same in blocks where these are kept.
+pub struct Weight {
+    values: Vec<f32>,
+    blocks: Option<HostBlocks>,
 }
 
 /// Tensors in the order of the family's list; the fingerprint depends on that order.
@@ -51,6 +57,15 @@ impl<'a> TensorLoader<'a> {
         self.name(name, values.len());
         self.numbers(&values);
         Ok(values)
+    }
+
+    /// The weight `name` of a product.
+    ///
+    /// # Errors
+    /// As [`TensorLoader::read`].
+    pub fn weight(&mut self, name: &str) -> Result<Weight, ModelError> {
+        let blocks = if self.storage.dtype.is_quantised() { self.source.blocks(name)? } else { None };
+        Ok(Weight { values: self.read(name)?, blocks })
     }
 
     /// The tensor `name [rows, width]` as a table, a part at a time.
@@ -137,7 +152,7 @@ impl<'a> TensorLoader<'a> {
         dense: Dense,
         device: &B::Device,
     ) -> Result<B::Linear, ModelError> {
-        let weight = self.read(&format!("{name}.weight"))?;
+        let weight = self.weight(&format!("{name}.weight"))?;
         let bias = if dense.bias { Some(self.read(&format!("{name}.bias"))?) } else { None };
         Ok(self.prepare::<B>(&weight, bias.as_deref(), dense, (0, dense.output), device))
     }
@@ -145,23 +160,16 @@ impl<'a> TensorLoader<'a> {
     /// Outputs `outputs` of a weight that was read.
     pub fn prepare<B: FrozenOps>(
         &self,
-        weight: &[f32],
+        weight: &Weight,
         bias: Option<&[f32]>,
         dense: Dense,
         outputs: (usize, usize),
         device: &B::Device,
     ) -> B::Linear {
         let Dense { input, output, order, .. } = dense;
-        let host = HostLinear {
-            weight,
-            order,
-            input,
-            output,
-            outputs,
-            bias,
-            dtype: self.storage.dtype,
-            arithmetic: self.storage.arithmetic,
-        };
+        let WeightStorage { dtype, arithmetic, .. } = self.storage;
+        let (weight, blocks) = (&weight.values, weight.blocks.as_ref());
+        let host = HostLinear { weight, order, input, output, outputs, bias, dtype, arithmetic, blocks };
         B::prepare(host, self.storage.backward, device)
     }
 

@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata};
 
+use super::gguf::kind::Kind;
 use super::misplaced;
 use crate::arch::TensorList;
 use crate::error::ModelError;
+use crate::ops::HostBlocks;
 
 /// Gives tensors by their name without a prefix, in `f32`, row-major.
 pub trait TensorSource {
@@ -21,6 +23,20 @@ pub trait TensorSource {
     /// # Errors
     /// The source cannot be read.
     fn read(&self, name: &str) -> Result<Vec<f32>, ModelError>;
+
+    /// The weight `name` as a file of blocks has it, rows of outputs one after another; none where the source is no such file.
+    ///
+    /// # Errors
+    /// The source cannot be read.
+    fn blocks(&self, name: &str) -> Result<Option<HostBlocks>, ModelError> {
+        let _ = name;
+        Ok(None)
+    }
+
+    /// The kinds in which the weights of products lie; empty where no tensor lies in blocks.
+    fn kinds(&self) -> BTreeSet<Kind> {
+        BTreeSet::new()
+    }
 
     /// The shape that the source has for `name`; empty where it has none.
     fn shape(&self, name: &str) -> Vec<usize> {

@@ -4,22 +4,25 @@ use std::mem::MaybeUninit;
 
 use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
 use burn_flex::{Flex, FlexDevice, FlexTensor};
+use numalign_config::Dtype;
 use rayon::prelude::*;
 
 use super::norms::{NormWeights, Normed};
 use super::sequences::Sequences;
-use super::{AttentionGradient, FrozenOps, HostLinear, RotaryTable, WeightOrder};
+use super::{AttentionGradient, FrozenOps, HostBlocks, HostLinear, RotaryTable, WeightOrder};
 use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{self, Heads};
 use crate::kernels::dispatch::isa;
-use crate::kernels::matmul::{Epilogue, matmul, matmul_new};
-use crate::kernels::panels::Packed;
+use crate::kernels::matmul::{Direction, Epilogue, matmul, matmul_new};
+use crate::kernels::panels::{PANEL, Packed};
+use crate::kernels::quantised::layout::Form;
+use crate::kernels::quantised::{make, pack};
 use crate::kernels::{norm, rotary};
+use crate::load::gguf::kind::Kind;
 
-/// A frozen weight in panels, in the direction of the forward pass and in that of the backward pass.
+/// A frozen weight in panels, for both passes.
 pub struct PackedLinear {
-    forward: Packed,
-    backward: Option<Packed>,
+    weight: Packed,
     bias: Option<Vec<f32>>,
 }
 
@@ -28,22 +31,37 @@ impl FrozenOps for Flex {
 
     const RAGGED: bool = true;
 
-    fn prepare(host: HostLinear<'_>, backward: bool, _device: &FlexDevice) -> PackedLinear {
+    fn prepare(host: HostLinear<'_>, _backward: bool, _device: &FlexDevice) -> PackedLinear {
         let (from, to) = host.outputs;
         let (k, n) = (host.input, to - from);
         let (part, rows, columns) = match host.order {
             WeightOrder::InputOutput => (&host.weight[from..], host.output, 1),
             WeightOrder::OutputInput => (&host.weight[from * k..], 1, k),
         };
-        PackedLinear {
-            forward: Packed::new(part, k, n, rows, columns, host.dtype),
-            backward: backward.then(|| Packed::new(part, n, k, columns, rows, host.dtype)),
-            bias: host.bias.map(|bias| bias[from..to].to_vec()),
-        }
+        let plain = |dtype: Dtype| Packed::new(part, k, n, rows, columns, dtype);
+        let weight = match (host.blocks, host.dtype) {
+            // As the file has it, so that the numbers are those of the file.
+            (Some(HostBlocks { kind, bytes }), _) => match (form(*kind), kind) {
+                (Some(form), _) => {
+                    Packed::quantised(k, n, pack::from_ggml(form, bytes, kind.block().1 as usize, k, from..to))
+                }
+                (None, Kind::F16) => plain(Dtype::F16),
+                (None, Kind::BF16) => plain(Dtype::Bf16),
+                (None, _) => plain(Dtype::F32),
+            },
+            (None, Dtype::Q8_0) if k.is_multiple_of(PANEL) => {
+                Packed::quantised(k, n, make::from_f32(Form::Q8_0, part, k, n, rows, columns))
+            }
+            (None, Dtype::Q4_0) if k.is_multiple_of(PANEL) => {
+                Packed::quantised(k, n, make::from_f32(Form::Q4_0, part, k, n, rows, columns))
+            }
+            (None, dtype) => plain(dtype),
+        };
+        PackedLinear { weight, bias: host.bias.map(|bias| bias[from..to].to_vec()) }
     }
 
     fn frozen_linear(x: Tensor<Self, 2>, linear: &PackedLinear, residual: Option<Tensor<Self, 2>>) -> Tensor<Self, 2> {
-        product(x, &linear.forward, linear.bias.as_deref(), residual)
+        product(x, &linear.weight, Direction::Forward, linear.bias.as_deref(), residual)
     }
 
     fn frozen_linear_backward(
@@ -51,10 +69,7 @@ impl FrozenOps for Flex {
         linear: &PackedLinear,
         to: Option<Tensor<Self, 2>>,
     ) -> Tensor<Self, 2> {
-        let Some(backward) = &linear.backward else {
-            unreachable!("a weight prepared without its transpose was asked for a gradient");
-        };
-        product(g, backward, None, to)
+        product(g, &linear.weight, Direction::Backward, None, to)
     }
 
     fn normalize(x_rd: Tensor<Self, 2>, weights: &NormWeights<Self>) -> (Tensor<Self, 2>, Normed<Self>) {
@@ -201,18 +216,40 @@ impl FrozenOps for Flex {
     }
 }
 
-fn product(x: Tensor<Flex, 2>, weight: &Packed, bias: Option<&[f32]>, add: Option<Tensor<Flex, 2>>) -> Tensor<Flex, 2> {
+fn product(
+    x: Tensor<Flex, 2>,
+    weight: &Packed,
+    direction: Direction,
+    bias: Option<&[f32]>,
+    add: Option<Tensor<Flex, 2>>,
+) -> Tensor<Flex, 2> {
     let [rows, _] = x.dims();
+    let (_, columns) = weight.sizes(direction);
     let x = Host::of(x);
     let out = match add {
-        None => matmul_new(x.slice(), rows, weight, bias),
+        None => matmul_new(x.slice(), rows, weight, direction, bias),
         Some(add) => {
             let mut out = into_vec(add);
-            matmul(x.slice(), rows, weight, Epilogue { bias, accumulate: true }, &mut out);
+            matmul(x.slice(), rows, weight, direction, Epilogue { bias, accumulate: true }, &mut out);
             out
         }
     };
-    tensor(out, [rows, weight.n()])
+    tensor(out, [rows, columns])
+}
+
+/// The kind of blocks that products take as they are.
+fn form(kind: Kind) -> Option<Form> {
+    Some(match kind {
+        Kind::Q8_0 => Form::Q8_0,
+        Kind::Q4_0 => Form::Q4_0,
+        Kind::Q4_1 => Form::Q4_1,
+        Kind::Q5_0 => Form::Q5_0,
+        Kind::Q5_1 => Form::Q5_1,
+        Kind::Q4_K => Form::Q4_K,
+        Kind::Q5_K => Form::Q5_K,
+        Kind::Q6_K => Form::Q6_K,
+        Kind::F32 | Kind::F16 | Kind::BF16 | Kind::Q2_K | Kind::Q3_K => return None,
+    })
 }
 
 /// Cleared by all threads: of a long sequence's activations a single one would be busy for several percent of a step.

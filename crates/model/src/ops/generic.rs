@@ -49,9 +49,10 @@ pub fn prepare<B: Backend>(host: HostLinear<'_>, device: &B::Device) -> DenseLin
         }
     };
     let weight = match host.dtype {
-        Dtype::F32 => weight,
         Dtype::Bf16 => weight.cast(FloatDType::BF16),
         Dtype::F16 => weight.cast(FloatDType::F16),
+        // Blocks are the CPU's: `load` refuses them elsewhere.
+        _ => weight,
     };
     DenseLinear {
         weight,

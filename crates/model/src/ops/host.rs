@@ -6,6 +6,7 @@ use numalign_config::{Arithmetic, Dtype};
 
 use super::device_failure;
 use crate::error::ModelError;
+use crate::load::gguf::kind::Kind;
 
 /// How a dense weight lies in a model's files, row-major.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub enum WeightOrder {
 /// How weights are held on a device.
 #[derive(Debug, Clone, Copy)]
 pub struct WeightStorage {
-    /// For both directions; false if no gradient will be asked for, which halves the memory on the CPU.
+    /// Whether gradients will be asked for.
     pub backward: bool,
     /// The type of weights and tables.
     pub dtype: Dtype,
@@ -51,6 +52,17 @@ pub struct HostLinear<'a> {
     pub dtype: Dtype,
     /// To what the factors of its products are rounded.
     pub arithmetic: Arithmetic,
+    /// The same weight as a file of blocks has it, where `dtype` keeps these.
+    pub blocks: Option<&'a HostBlocks>,
+}
+
+/// A weight `[output, input]` in GGML's blocks, row after row.
+#[derive(Debug, Clone)]
+pub struct HostBlocks {
+    /// The kind of blocks.
+    pub kind: Kind,
+    /// Blocks as the file has them; empty for the kinds that have none.
+    pub bytes: Vec<u8>,
 }
 
 /// A tensor's values, row-major.

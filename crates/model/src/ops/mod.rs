@@ -26,7 +26,7 @@ mod products;
 mod rotary;
 pub mod sequences;
 
-pub use host::{HostLinear, WeightOrder, WeightStorage};
+pub use host::{HostBlocks, HostLinear, WeightOrder, WeightStorage};
 pub(crate) use host::{move_to_device, to_host};
 use norms::{NormWeights, Normed};
 pub use rotary::RotaryTable;

@@ -126,8 +126,8 @@ pub fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     out
 }
 
-/// Rows `[heads, size / 2, 2]` of `width` numbers to `[heads, 2, size / 2]`.
-pub fn uninterleaved(values: &[f32], heads: usize, width: usize) -> Vec<f32> {
+/// Rows `[heads, size / 2, 2]` of `width` numbers, or bytes of blocks, to `[heads, 2, size / 2]`.
+pub fn uninterleaved<T: Copy>(values: &[T], heads: usize, width: usize) -> Vec<T> {
     let rows = values.len() / width;
     let size = rows / heads;
     let mut out = Vec::with_capacity(values.len());

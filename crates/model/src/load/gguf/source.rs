@@ -11,6 +11,7 @@ use super::names::{GgufArchitecture, Layout, gguf_name, is_ignorable, layout, tr
 use crate::arch::{Architecture, TensorList};
 use crate::error::ModelError;
 use crate::load::weights::{Storage, TensorSource};
+use crate::ops::HostBlocks;
 
 /// Numbers that are converted at once; whole blocks of every kind.
 const PART: u64 = 1 << 18;
@@ -94,6 +95,37 @@ impl GgufTensors {
 }
 
 impl TensorSource for GgufTensors {
+    fn blocks(&self, name: &str) -> Result<Option<HostBlocks>, ModelError> {
+        let location = self.location(name)?;
+        if self.kinds().is_empty() {
+            return Ok(None);
+        }
+        let (numbers, block_bytes) = location.kind.block();
+        let mut bytes = Vec::new();
+        if numbers == 1 {
+            return Ok(Some(HostBlocks { kind: location.kind, bytes }));
+        }
+        let (rows, width) = (location.shape[0], location.shape[1..].iter().product::<usize>());
+        let row_bytes = width / numbers as usize * block_bytes as usize;
+        self.storage.with_bytes(location.start, location.bytes as usize, |data| {
+            bytes = match location.layout {
+                // Rows are outputs in the file, whatever a folder has.
+                Layout::Plain | Layout::Transposed => data.to_vec(),
+                Layout::Interleaved => uninterleaved(&data[..rows * row_bytes], location.heads, row_bytes),
+            };
+        })?;
+        Ok(Some(HostBlocks { kind: location.kind, bytes }))
+    }
+
+    fn kinds(&self) -> BTreeSet<Kind> {
+        let weights = self.locations.iter().filter(|(name, location)| {
+            let is_table =
+                name.ends_with("embed_tokens.weight") || matches!(name.as_str(), "wte.weight" | "wpe.weight");
+            location.shape.len() > 1 && !is_table && location.kind.block().0 > 1
+        });
+        weights.map(|(_, location)| location.kind).collect()
+    }
+
     fn shape(&self, name: &str) -> Vec<usize> {
         let Some(location) = self.locations.get(name) else {
             return Vec::new();

@@ -3,11 +3,13 @@
 //! Products and sums are taken in the package's order, each rounded to `f32`. Plain and 32-number blocks are here,
 //! the 256-number ones in [`k_quants`].
 
+pub mod bits;
 mod k_quants;
 
 use half::{bf16, f16};
 
 use super::kind::Kind;
+use bits::{five_bits, nibbles};
 
 /// Appends the numbers of whole blocks to `out`; bytes after the last whole block are passed over.
 pub fn dequantise(kind: Kind, bytes: &[u8], out: &mut Vec<f32>) {
@@ -39,16 +41,6 @@ fn half(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
 
-/// Bit `index` of `mask`, at the place of a fifth bit.
-fn fifth(mask: u32, index: usize) -> u8 {
-    ((mask >> index & 1) << 4) as u8
-}
-
-/// The 32 numbers of half a byte: the low halves of `bytes`, then the high ones.
-fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> {
-    bytes.iter().map(|byte| byte & 15).chain(bytes.iter().map(|byte| byte >> 4))
-}
-
 /// `scale: f16 | 32 × i8`
 fn q8_0(block: &[u8; 34], out: &mut Vec<f32>) {
     let scale = half(block);
@@ -70,15 +62,11 @@ fn q4_1(block: &[u8; 20], out: &mut Vec<f32>) {
 /// `scale: f16 | 32 fifth bits | 32 × 4 bits`, the numbers less 16.
 fn q5_0(block: &[u8; 22], out: &mut Vec<f32>) {
     let scale = half(block);
-    let mask = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
-    let numbers = nibbles(&block[6..]).enumerate();
-    out.extend(numbers.map(|(i, q)| scale * f32::from((q | fifth(mask, i)) as i8 - 16)));
+    out.extend(five_bits(&block[2..]).map(|q| scale * f32::from(q as i8 - 16)));
 }
 
 /// `scale: f16 | minimum: f16 | 32 fifth bits | 32 × 4 bits`
 fn q5_1(block: &[u8; 24], out: &mut Vec<f32>) {
     let (scale, least) = (half(block), half(&block[2..]));
-    let mask = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
-    let numbers = nibbles(&block[8..]).enumerate();
-    out.extend(numbers.map(|(i, q)| scale * f32::from(q | fifth(mask, i)) + least));
+    out.extend(five_bits(&block[4..]).map(|q| scale * f32::from(q) + least));
 }

@@ -1,0 +1,61 @@
+//! Numbers in memory that begin at a cache line: a load of a vector register then never touches two of them.
+
+/// Bytes of a cache line, and of the widest register.
+const LINE: usize = 64;
+
+/// Numbers from the beginning of a cache line on.
+#[derive(Debug)]
+pub struct Aligned<E> {
+    /// A line more than the numbers need.
+    memory: Vec<E>,
+    start: usize,
+    len: usize,
+}
+
+impl<E: Copy + Default> Aligned<E> {
+    /// `len` times zero.
+    pub fn zeroed(len: usize) -> Self {
+        let memory = vec![E::default(); len + LINE / size_of::<E>()];
+        let start = memory.as_ptr().align_offset(LINE);
+        Self { memory, start, len }
+    }
+
+    /// At least `len` numbers; what they held may be lost.
+    pub fn grow(&mut self, len: usize) -> &mut [E] {
+        if self.len < len {
+            *self = Self::zeroed(len);
+        }
+        self.as_mut_slice()
+    }
+
+    /// The numbers.
+    pub fn as_slice(&self) -> &[E] {
+        &self.memory[self.start..self.start + self.len]
+    }
+
+    /// The numbers, to be changed.
+    pub fn as_mut_slice(&mut self) -> &mut [E] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+impl<E: Copy + Default> Default for Aligned<E> {
+    fn default() -> Self {
+        Self::zeroed(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_begin_at_a_line_and_are_kept_when_there_is_room() {
+        let mut numbers = Aligned::<f32>::zeroed(5);
+        numbers.as_mut_slice()[4] = 3.0;
+        assert_eq!(numbers.grow(3), [0.0, 0.0, 0.0, 0.0, 3.0]);
+        assert_eq!(numbers.grow(40).len(), 40);
+        assert_eq!(numbers.as_slice().as_ptr() as usize % LINE, 0);
+        assert_eq!(Aligned::<half::bf16>::zeroed(7).as_slice().as_ptr() as usize % LINE, 0);
+    }
+}
