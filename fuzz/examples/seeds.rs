@@ -101,8 +101,9 @@ fn weights(dtype: &str, prefix: &str, bytes_each: usize) -> Vec<u8> {
 
 fn messages() -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
     let state = State::initial(HIDDEN, 0).to_bytes();
-    let generation = Some(proto::Generation { incarnation: u64::MAX, number: 3 });
+    let generation = Some(proto::Generation { incarnation: u64::MAX, number: 3, rollback: 1 });
     let rejoin_state = proto::RejoinState {
+        rollback: 1,
         run_id: "nn".to_owned(),
         config_digest: "0".repeat(64),
         state: state.clone(),

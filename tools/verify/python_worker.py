@@ -125,7 +125,7 @@ class Link:
     def ready(self, welcome, hidden, **fields):
         known = dict(
             base_fingerprint=welcome.base_fingerprint or hash_of(b"python").hex(), hidden_size=hidden,
-            model_parameters=1, weights="made up", device="numpy", probe_digest=NOT_MINE, no_nccl="it is Python")
+            model_parameters=1, weights="made up", device="numpy", trial_digest=NOT_MINE, no_nccl="it is Python")
         known.update(fields)
         self.send(ready=self.pb.Ready(**known))
 
@@ -298,7 +298,7 @@ def as_stranger(pb, address, hidden):
         ("a hidden size of 0", absurd_ready(hidden_size=0)),
         ("a hidden size of 2^32-1", absurd_ready(hidden_size=2 ** 32 - 1)),
         ("another fingerprint", absurd_ready(base_fingerprint="ff" * 32)),
-        ("a probe digest of 1 MiB", absurd_ready(probe_digest=b"\1" * (1 << 20))),
+        ("a trial digest of 1 MiB", absurd_ready(trial_digest=b"\1" * (1 << 20))),
         ("terminal escapes", absurd_ready(device=escape, weights=escape, base_fingerprint=escape)),
         ("a permanent failure", after_welcome(lambda link, _: link.send(failure=pb.Failure(permanent=True, message=escape)))),
         ("a permanent failure of the data",
@@ -412,7 +412,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--proto", required=True)
     parser.add_argument("--address", required=True)
-    parser.add_argument("--protocol", type=int, default=6)
+    parser.add_argument("--protocol", type=int, default=7)
     parser.add_argument("what", choices=["work", "misbehave"])
     parser.add_argument("--hidden", type=int, default=8, help="hidden size of the honest workers' model")
     arguments = parser.parse_args()

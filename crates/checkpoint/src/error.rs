@@ -16,6 +16,8 @@ pub enum CheckpointError {
     NotProjectors { path: PathBuf, reason: String },
     #[error("{path} is damaged: {reason}")]
     Damaged { path: PathBuf, reason: String },
+    #[error("{path} is void: its run went back to a state before it, because a machine had computed wrong numbers")]
+    Void { path: PathBuf },
     #[error("{path} has format version {found}; this build reads version {known}")]
     Version { path: PathBuf, found: String, known: &'static str },
 }
@@ -45,6 +47,7 @@ impl CheckpointError {
             CheckpointError::Damaged { .. } => {
                 "use an older checkpoint of the run (chk/<run-id>/step-*.safetensors), or --resume auto, which skips damaged files"
             }
+            CheckpointError::Void { .. } => "use --resume auto, which continues from the newest valid checkpoint",
             CheckpointError::Version { .. } => "use the build of numalign that wrote the file",
         }
     }

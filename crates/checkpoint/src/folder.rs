@@ -113,6 +113,8 @@ impl RunFolder {
         for (_, path) in self.list()? {
             std::fs::remove_file(&path).map_err(|source| CheckpointError::Write { path, source })?;
         }
+        self.clear_rollbacks()?;
+        self.clear_audited()?;
         let path = self.path.join(REPLACED);
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {

@@ -1,44 +1,16 @@
 //! Checkpoint files: the same bytes, nothing lost, nothing damaged accepted; and the folder they lie in.
 
+mod common;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use numalign_checkpoint::{
-    BareProjectors, Checkpoint, CheckpointError, Identity, RunFolder, SplitDigests, write_atomically,
-};
-use numalign_config::{Arithmetic, Config, Recipe};
+use common::{checkpoint, names, recipe};
+use numalign_checkpoint::{BareProjectors, Checkpoint, CheckpointError, RunFolder, SplitDigests, write_atomically};
+use numalign_config::{Arithmetic, Config};
 use numalign_projector::{Layout, NormTensor, State};
 use safetensors::{Dtype, SafeTensors};
-
-fn recipe() -> Recipe {
-    Config::with(&[]).unwrap().recipe
-}
-
-/// A checkpoint after `steps` updates.
-fn checkpoint(hidden: usize, steps: u64) -> Checkpoint {
-    let recipe = recipe();
-    let mut state = State::initial(hidden, 5);
-    for step in 0..steps {
-        let row: Vec<f32> = (0..state.layout().row_len()).map(|i| i as f32 * 0.37 - step as f32).collect();
-        state.update(&row, &recipe).unwrap();
-    }
-    Checkpoint {
-        identity: Identity {
-            recipe,
-            base_fingerprint: "0123456789abcdef".to_owned(),
-            tokenizer_fingerprint: None,
-            arithmetic: Arithmetic::F32,
-            layer_norms: Vec::new(),
-            dataset_digest: None,
-            split: None,
-            loaded_digest: Some("fedcba".to_owned()),
-        },
-        state,
-        sample_digest: "5a5a".to_owned(),
-        sums: None,
-    }
-}
 
 /// The same after an evaluation whose mean absolute error is this share of the range.
 fn evaluated(mut checkpoint: Checkpoint, error: f32) -> Checkpoint {
@@ -336,14 +308,6 @@ fn a_file_that_is_not_there_is_named() {
 }
 
 // --- the folder -------------------------------------------------------------------------------------------------
-
-/// Names in a folder, sorted.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
 
 #[test]
 fn the_newest_valid_one_is_found_and_the_others_are_explained() {

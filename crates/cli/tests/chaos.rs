@@ -52,7 +52,7 @@ fn a_rank_that_computes_wrong_numbers_is_found_and_excluded() {
 #[test]
 fn two_ranks_that_compute_different_numbers_stop_the_run_and_are_both_named() {
     let folder = Folder::new();
-    let chaos = "--run-id split --workers 2 --audit-every 1 --chaos wrong=300";
+    let chaos = "--run-id split --workers 2 --audit-every 1 --arbiter-wait 2s --chaos wrong=300";
     let output = folder.run(&arguments("nn", SETTINGS, chaos));
     assert_eq!(output.status.code(), Some(1), "{output}");
     for word in ["step 300", "rank 0", "rank 1", "pid", "hint:"] {

@@ -86,7 +86,7 @@ async fn mute(url: String) {
     let ready = proto::Ready {
         base_fingerprint: blake3::hash(b"simulated").to_hex().to_string(),
         hidden_size: HIDDEN as u32,
-        probe_digest: blake3::hash(&HIDDEN.to_le_bytes()).as_bytes().to_vec(),
+        trial_digest: blake3::hash(&HIDDEN.to_le_bytes()).as_bytes().to_vec(),
         ..proto::Ready::default()
     };
     sender.send(say(Message::Ready(ready))).await.expect("room");

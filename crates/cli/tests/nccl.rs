@@ -158,6 +158,7 @@ fn what_nccl_does_wrong_once_is_recovered_from() {
     for (fault, said) in [
         ("async-error:5", "a fake link is down"),
         ("init-fails", "no fake socket found"),
+        ("bit-flips:5", "received other rows of unit 4 over NCCL than the ranks computed"),
         ("init-hangs", "NCCL formed no communicator of 2 ranks within 5 s"),
     ] {
         let run = fault.replace(':', "-");
@@ -174,9 +175,11 @@ fn what_nccl_does_wrong_once_is_recovered_from() {
 #[test]
 fn what_nccl_does_wrong_always_ends_the_run_in_words() {
     let fakes = Fakes::new();
-    for (fault, said) in
-        [("init-fails", "no fake socket found"), ("init-hangs", "NCCL formed no communicator of 2 ranks within 3 s")]
-    {
+    for (fault, said) in [
+        ("init-fails", "no fake socket found"),
+        ("bit-flips", "received other rows of unit 0 over NCCL"),
+        ("init-hangs", "NCCL formed no communicator of 2 ranks within 3 s"),
+    ] {
         let more = format!("--workers 2 --collective nccl --coordinator-wait 3s --run-id {fault}");
         let output = fakes.start("nn", SHORT, &more, &[("FAKE_NCCL_FAULT", fault)]).wait();
         let words = ["collective: nccl cannot be used", "failed 2 times", said, "hint:"];

@@ -41,7 +41,9 @@ fn any_world_and_any_kill_give_the_same_bytes() {
 fn entries_are_what_launch_solves_and_the_choice_can_be_launched() {
     let folder = Folder::new();
     let line = format!("{PROBE} --run-id p --json --plot places.svg --write-config best.yaml");
-    let page = json(&succeed_line(&folder, &line));
+    let output = succeed_line(&folder, &line);
+    assert!(output.stderr.contains("GiB of rows on disk, up to"), "it says what it takes: {}", output.stderr);
+    let page = json(&output);
     let constant = page["constant_percent_of_range"].as_f64().expect("a constant");
     let ablation = page["ablation_percent_of_range"].as_f64().expect("an ablation");
     assert!(ablation < constant, "{page}");

@@ -80,7 +80,7 @@ async fn stay_mute(url: String) -> proto::Abort {
                 let ready = proto::Ready {
                     base_fingerprint: welcome.base_fingerprint,
                     hidden_size: HIDDEN,
-                    probe_digest: vec![1],
+                    trial_digest: vec![1],
                     no_nccl: "none".to_owned(),
                     ..Default::default()
                 };
@@ -98,7 +98,7 @@ fn a_member_that_only_sends_heartbeats_is_dismissed_and_the_others_go_on() {
     let folder = Folder::new();
     let mut list = vec!["coordinator", "nn", "--listen", "127.0.0.1:0", "--run-id", "mute", "--workers", "2"];
     list.extend(SETTINGS.split_whitespace());
-    // Without the probe's comparison the mute one needs no model to come in.
+    // Without the comparison of trial micro-batches the mute one needs no model to come in.
     list.extend(["--deterministic", "false", "--stall-after", "2s"]);
     let mut coordinator = folder.spawn(&list);
     let url = format!("http://{}", listening_address(&mut coordinator));

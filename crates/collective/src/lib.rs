@@ -34,6 +34,16 @@ pub fn plain(rows: DigestedRows) -> MicroBatchGradients {
     rows.into_iter().map(|(micro_batch, row, _)| (micro_batch, row)).collect()
 }
 
+/// The sum of a unit's rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summed {
+    /// The canonical sum `[row_len]`.
+    pub sum: Vec<f32>,
+    /// The digest of all rows as this rank received them ([`proto::codec::digest_of_rows`]); `None` if it received the sum
+    /// alone.
+    pub received: Option<[u8; 32]>,
+}
+
 /// The rows of a chunk, put together in micro-batch order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gathered {
@@ -41,6 +51,8 @@ pub struct Gathered {
     pub digest: [u8; 32],
     /// The rows themselves, for rank 0 to report; `None` if they went through the coordinator.
     pub rows: Option<Vec<f32>>,
+    /// As in [`Summed`].
+    pub received: Option<[u8; 32]>,
 }
 
 /// Why a reduction gave no sum.
@@ -75,7 +87,7 @@ pub enum CollectiveError {
 
 /// Sums the rows of all ranks of one generation.
 pub trait Collective: Send {
-    /// The canonical sum `[row_len]` of all micro-batches of `unit`, the same bits on every rank.
+    /// The canonical sum of all micro-batches of `unit`, the same bits on every rank.
     ///
     /// # Errors
     /// The generation ended, or the rows of all ranks cannot be brought together.
@@ -83,7 +95,7 @@ pub trait Collective: Send {
         &mut self,
         unit: u64,
         rows: DigestedRows,
-    ) -> impl Future<Output = Result<Vec<f32>, CollectiveError>> + Send;
+    ) -> impl Future<Output = Result<Summed, CollectiveError>> + Send;
 
     /// Gathers the rows of a chunk of the solver's round, moved bit for bit; `unit` is its number in the run.
     ///
@@ -163,7 +175,7 @@ impl Collective for Grpc {
         }
         let reply = self.request(unit, &rows[first..], false).await?;
         match reply.gathered_digest.try_into() {
-            Ok(digest) => Ok(Gathered { digest, rows: None }),
+            Ok(digest) => Ok(Gathered { digest, rows: None, received: None }),
             Err(other) => Err(CollectiveError::Refused {
                 unit,
                 reason: format!("its digest of the gathered rows has {} bytes instead of 32", other.len()),
@@ -171,23 +183,25 @@ impl Collective for Grpc {
         }
     }
 
-    async fn all_reduce(&mut self, unit: u64, rows: DigestedRows) -> Result<Vec<f32>, CollectiveError> {
+    async fn all_reduce(&mut self, unit: u64, rows: DigestedRows) -> Result<Summed, CollectiveError> {
         let reply = self.request(unit, &rows, false).await?;
-        proto::codec::floats_from_bytes(&reply.sum)
-            .map_err(|error| CollectiveError::Refused { unit, reason: format!("its sum cannot be read: {error}") })
+        match proto::codec::floats_from_bytes(&reply.sum) {
+            Ok(sum) => Ok(Summed { sum, received: None }),
+            Err(error) => Err(CollectiveError::Refused { unit, reason: format!("its sum cannot be read: {error}") }),
+        }
     }
 }
 
 /// The collective of one generation.
 pub enum Chosen {
     /// Through the coordinator.
-    Grpc(Grpc),
+    Grpc(Box<Grpc>),
     /// Between GPUs.
     Nccl(nccl::NcclRows),
 }
 
 impl Collective for Chosen {
-    async fn all_reduce(&mut self, unit: u64, rows: DigestedRows) -> Result<Vec<f32>, CollectiveError> {
+    async fn all_reduce(&mut self, unit: u64, rows: DigestedRows) -> Result<Summed, CollectiveError> {
         match self {
             Chosen::Grpc(grpc) => grpc.all_reduce(unit, rows).await,
             Chosen::Nccl(nccl) => nccl.all_reduce(unit, rows).await,

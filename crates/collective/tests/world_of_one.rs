@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use numalign_collective::{Collective, CollectiveError, DigestedRows, Gathered, digested, plain};
+use numalign_collective::{Collective, CollectiveError, DigestedRows, Gathered, Summed, digested, plain};
 use numalign_projector::digest_of;
 use numalign_projector::{Rows, canonical_sum};
 
@@ -15,8 +15,8 @@ struct Local {
 }
 
 impl Collective for Local {
-    async fn all_reduce(&mut self, _unit: u64, rows: DigestedRows) -> Result<Vec<f32>, CollectiveError> {
-        Ok(canonical_sum(plain(rows), self.micro_batches, self.row_len)?)
+    async fn all_reduce(&mut self, _unit: u64, rows: DigestedRows) -> Result<Summed, CollectiveError> {
+        Ok(Summed { sum: canonical_sum(plain(rows), self.micro_batches, self.row_len)?, received: None })
     }
 
     async fn gather(&mut self, _unit: u64, rows: DigestedRows) -> Result<Gathered, CollectiveError> {
@@ -25,7 +25,7 @@ impl Collective for Local {
             all.insert(micro_batch, row)?;
         }
         let rows = all.concatenated()?;
-        Ok(Gathered { digest: digest_of(&rows), rows: Some(rows) })
+        Ok(Gathered { digest: digest_of(&rows), rows: Some(rows), received: None })
     }
 }
 
@@ -42,7 +42,7 @@ fn local_adds_in_micro_batch_order() {
     let mut local = Local { micro_batches: 3, row_len: 2 };
     // In another order 1e8 would swallow the ones.
     let rows = vec![(2, vec![-1e8, 0.5]), (0, vec![1.0, -0.0]), (1, vec![1e8, -0.0])];
-    let sum = at_once(local.all_reduce(0, digested(rows.clone()))).unwrap();
+    let Summed { sum, .. } = at_once(local.all_reduce(0, digested(rows.clone()))).unwrap();
     assert_eq!(sum, vec![(1.0f32 + 1e8) - 1e8, 0.5]);
     let mut canonical = Rows::new(3, 2);
     for (micro_batch, row) in rows {
@@ -57,7 +57,7 @@ fn local_gathers_in_micro_batch_order() {
     let mut local = Local { micro_batches: 2, row_len: 2 };
     let gathered = at_once(local.gather(0, digested(vec![(1, vec![3.0, 4.0]), (0, vec![1.0, -0.0])]))).unwrap();
     let expected = vec![1.0, -0.0, 3.0, 4.0];
-    assert_eq!(gathered, Gathered { digest: digest_of(&expected), rows: Some(expected) });
+    assert_eq!(gathered, Gathered { digest: digest_of(&expected), rows: Some(expected), received: None });
 }
 
 #[test]

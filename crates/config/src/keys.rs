@@ -234,6 +234,8 @@ keys! {
         "How long a live rank may owe rows or a report; auto is 60s, or 20 of its units if that is more";
     Run join_debounce: Duration = "0.2s", TIMEOUTS, time(),
         "How long a join waits for others, so that they come in together";
+    Run arbiter_wait: Duration = "10min", TIMEOUTS, time(),
+        "How long a run waits for one worker more, when two ranks contradict each other and nobody can tell who is right";
     Run coordinator_wait: Duration = "30s", TIMEOUTS, positive_time(), "How long a worker waits for the coordinator";
     /// `None` is any free port of loopback for `launch`, and nowhere for `coordinator`.
     Run http: Option<String> = unset, WATCHING, optional(text()),

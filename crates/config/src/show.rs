@@ -5,7 +5,7 @@ use serde_yaml::{Mapping, Value};
 use crate::config::Config;
 use crate::keys::{Key, Recipe, Settings, keys, phrase};
 
-/// The configuration as YAML: every key of the table, in its order, unset ones as `null`.
+/// The configuration as YAML: every key of the table that has a choice, in its order, unset ones as `null`.
 pub fn to_yaml(config: &Config) -> String {
     yaml_of(&Settings::of(&config.recipe, Some(&config.run)), keys().iter().filter(|key| key.is_settable()))
 }

@@ -69,7 +69,10 @@ pub(crate) fn have_widths(spans: &[Span]) -> Result<(), ParseError> {
     for span in spans {
         let width = span.max - span.min;
         if !(width >= f64::from(f32::MIN_POSITIVE) && width <= f64::from(f32::MAX)) {
-            let message = format!("must hold ranges whose ends rise, not {span}");
+            let message = match span.max > span.min {
+                true => format!("must hold ranges of a width that single precision holds, not {span}"),
+                false => format!("must hold ranges whose ends rise, not {span}"),
+            };
             return Err(ParseError { message, hint: None });
         }
     }

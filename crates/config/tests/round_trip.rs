@@ -32,7 +32,8 @@ fn the_defaults_come_back() {
 fn every_key_is_shown_in_the_tables_order() {
     let yaml = to_yaml(&resolve_flags(&[]).unwrap());
     let mut rest = yaml.as_str();
-    for key in keys() {
+    assert!(!yaml.contains("train_transformer"), "it has one value only");
+    for key in keys().iter().filter(|key| key.is_settable()) {
         let name = key.name.rsplit('.').next().unwrap();
         let at = rest.find(&format!("{name}:")).unwrap_or_else(|| panic!("{name} is missing"));
         rest = &rest[at..];

@@ -23,6 +23,7 @@ mod state_key;
 pub mod stderr;
 
 pub use background::probe::REPORT as PROBE_REPORT;
+pub use background::probe_needs::ProbeNeeds;
 pub use dataset::{OpenedFiles, eval_file_options, split_of, streams_of, table_options};
 pub use driver::Outcome;
 pub use error::CoordinatorError;

@@ -1,5 +1,6 @@
 //! One run from start to end: prepares, serves, and waits for the driver. The entry point of this crate.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -8,9 +9,10 @@ use std::time::Duration;
 
 use numalign_access::ServerAccess;
 use numalign_access::listener::{Listener, ListenerLimits};
-use numalign_checkpoint::{CheckpointError, remove_abandoned, write_atomically};
+use numalign_checkpoint::{Checkpoint, CheckpointError, remove_abandoned, write_atomically};
 use numalign_config::Config;
 use numalign_data::Schedule;
+use numalign_projector::State;
 use numalign_protocol::StatusReply;
 use numalign_protocol::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
@@ -24,6 +26,7 @@ use crate::dataset::OpenedFiles;
 use crate::driver::{Driver, Outcome};
 use crate::error::CoordinatorError;
 use crate::final_file::{FinalFile, RETRY_AFTER};
+use crate::machine::clean_audits::HostDevice;
 use crate::machine::{Machine, RebalancePolicy};
 use crate::rpc::auth::AuthInterceptor;
 use crate::rpc::call::Call;
@@ -83,15 +86,24 @@ pub async fn run(
     let (dispatcher, reducer) = (Arc::new(Dispatcher::default()), Arc::new(Reducer::default()));
     let streams = start.streams.clone();
     let machine = Machine::new(config.clone(), incarnation(), start.state.clone(), start.base.clone())
-        .with_rebalance(rebalance_policy());
+        .with_rebalance(rebalance_policy())
+        .with_rollbacks(start.key.rollbacks(), states_of(&start));
     let machine = if config.run.dataset_file.is_some() { machine.with_sample_check() } else { machine };
     let driver = Driver::new(config.clone(), &start, machine, streams.clone(), dispatcher.clone(), reducer.clone())?;
+    let backlog = driver.backlog();
     let (calls, inbox) = mpsc::channel(1024);
     if let Some(queries) = queries {
         tokio::spawn(answer_queries(queries, calls.clone()));
     }
-    let service =
-        CoordinatorService::new(config.clone(), start.key.clone(), streams, dispatcher, reducer.clone(), calls);
+    let service = CoordinatorService::new(
+        config.clone(),
+        start.key.clone(),
+        streams,
+        dispatcher,
+        reducer.clone(),
+        backlog,
+        calls,
+    );
 
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<CoordinatorServer<CoordinatorService>>().await;
@@ -140,6 +152,12 @@ pub async fn run(
     }
     drop(start.lock);
     outcome.map_err(|error| error.with_checkpoint_of(&start.folder))
+}
+
+/// The machines with unaudited rows, and the states before those.
+fn states_of(start: &Start) -> BTreeMap<HostDevice, Arc<State>> {
+    let state = |(machine, kept): (&HostDevice, &Arc<Checkpoint>)| (machine.clone(), Arc::new(kept.state.clone()));
+    start.unaudited.iter().map(state).collect()
 }
 
 /// Resolves when `shutdown` does, or after `limit`, which is told.
@@ -198,7 +216,7 @@ async fn already_finished(
     if config.run.resume.is_none() || next != numalign_data::Unit::End {
         return Ok(None);
     }
-    let checkpoint = numalign_checkpoint::Checkpoint {
+    let checkpoint = Checkpoint {
         identity: numalign_checkpoint::Identity {
             recipe: config.recipe.clone(),
             base_fingerprint: base.fingerprint.clone(),
@@ -241,14 +259,14 @@ fn check_destination(config: &Config) -> Result<(), CoordinatorError> {
         let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
         return Err(CheckpointError::Write { path: path.clone(), source }.into());
     }
-    let mut probe = path.as_os_str().to_owned();
-    probe.push(".probe");
-    let probe = std::path::PathBuf::from(probe);
+    let mut empty = path.as_os_str().to_owned();
+    empty.push(".writable");
+    let empty = std::path::PathBuf::from(empty);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     remove_abandoned(folder.unwrap_or(Path::new(".")));
-    write_atomically(&probe, b"")?;
+    write_atomically(&empty, b"")?;
     // An empty file left behind would be untidy, nothing more.
-    let _ = std::fs::remove_file(&probe);
+    let _ = std::fs::remove_file(&empty);
     Ok(())
 }
 

@@ -1,10 +1,13 @@
 //! What a run starts from: fresh projectors, loaded ones, or a checkpoint; and the lock on its folder.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use numalign_checkpoint::{
-    Checkpoint, Identity, NO_TOKENIZER, RunFolder, SplitDigests, open_regular, remove_abandoned,
+    Checkpoint, CheckpointError, Identity, NO_TOKENIZER, RunFolder, SplitDigests, is_void, open_regular,
+    remove_abandoned,
 };
 use numalign_config::{Config, LoadedProjections, Recipe, Resume, Stage};
 use numalign_data::{SampleDigest, Schedule, Streams, Unit};
@@ -13,6 +16,7 @@ use numalign_projector::{InputEncoder, NormTensor, State, Sums};
 use crate::dataset::{OpenedFiles, RunData};
 use crate::error::CoordinatorError;
 use crate::machine::KnownBase;
+use crate::machine::clean_audits::HostDevice;
 use crate::state_key::StateKey;
 
 /// Everything known before the first worker comes.
@@ -39,6 +43,8 @@ pub struct Start {
     pub layer_norms: Vec<NormTensor>,
     /// Digest of the samples behind `state`.
     pub sample_digest: SampleDigest,
+    /// Machines with unaudited rows in the run, and the state before them.
+    pub unaudited: BTreeMap<HostDevice, Arc<Checkpoint>>,
     /// What committed states are signed with.
     pub key: StateKey,
     /// The folder holds a finished run, whose checkpoints go once this one is about to train.
@@ -55,6 +61,7 @@ pub fn prepare(config: &Config, files: OpenedFiles) -> Result<Start, Coordinator
     let recipe = &config.recipe;
     let folder = RunFolder::open(&Path::new(numalign_config::RUNS_FOLDER).join(&config.run.run_id))?;
     let lock = lock(&folder)?;
+    let rollbacks = folder.rollbacks()?;
     remove_abandoned(folder.path());
     let data = RunData::open(config, files)?;
     let dataset_digest = data.streams.train.content_digest().map(|digest| digest.to_hex().to_string());
@@ -62,8 +69,10 @@ pub fn prepare(config: &Config, files: OpenedFiles) -> Result<Start, Coordinator
         Some(path) => Some((path.clone(), Checkpoint::read(path)?)),
         None => None,
     };
+    let key = StateKey::open(folder.path(), config)?;
+    key.rolled_back(rollbacks);
     let mut start = Start {
-        key: StateKey::open(folder.path(), config)?,
+        key,
         folder,
         lock,
         streams: data.streams,
@@ -75,6 +84,7 @@ pub fn prepare(config: &Config, files: OpenedFiles) -> Result<Start, Coordinator
         base: None,
         layer_norms: Vec::new(),
         sample_digest: SampleDigest::start(),
+        unaudited: BTreeMap::new(),
         replaces: false,
         messages: data.messages,
     };
@@ -99,6 +109,9 @@ pub fn prepare(config: &Config, files: OpenedFiles) -> Result<Start, Coordinator
     }
     if let Some((path, checkpoint)) = find(config, &mut start)? {
         continue_from(config, &path, checkpoint, &mut start)?;
+    }
+    if config.run.resume.is_some() && !start.replaces {
+        start.unaudited = unaudited(config, &mut start)?;
     }
     Ok(start)
 }
@@ -166,6 +179,9 @@ fn find(config: &Config, start: &mut Start) -> Result<Option<(PathBuf, Checkpoin
     if let Some(Resume::File(path)) = &config.run.resume {
         if !path.exists() {
             return Err(CoordinatorError::NothingToResume { path: path.clone() });
+        }
+        if is_void(path) {
+            return Err(CheckpointError::Void { path: path.clone() }.into());
         }
         return Ok(Some((path.clone(), Checkpoint::read(path)?)));
     }
@@ -252,7 +268,7 @@ fn continue_from(
         return Err(CoordinatorError::Differs { path: path.to_owned(), differences: lines });
     }
     let Ok(sample_digest) = SampleDigest::from_hex(&checkpoint.sample_digest) else {
-        return Err(CoordinatorError::Checkpoint(numalign_checkpoint::CheckpointError::Damaged {
+        return Err(CoordinatorError::Checkpoint(CheckpointError::Damaged {
             path: path.to_owned(),
             reason: format!("its sample digest is `{}`", checkpoint.sample_digest),
         }));
@@ -278,6 +294,36 @@ fn continue_from(
     start.base = Some(base);
     start.layer_norms = checkpoint.identity.layer_norms.clone();
     Ok(())
+}
+
+/// The machines with unaudited rows, as the folder has them, and the states before those. One whose file cannot be read has
+/// the earliest of the others.
+fn unaudited(config: &Config, start: &mut Start) -> Result<BTreeMap<HostDevice, Arc<Checkpoint>>, CoordinatorError> {
+    let (mut known, mut unknown) = (BTreeMap::new(), Vec::new());
+    for (machine, state) in start.folder.audited()? {
+        let machine_unit = machine.unit;
+        let machine = HostDevice { host: machine.host, device: machine.device };
+        match state {
+            Ok(state)
+                if state.identity.recipe.differences(&config.recipe).iter().all(|(key, ..)| *key == "num_epochs") =>
+            {
+                known.insert(machine, (machine_unit, Arc::new(state)));
+            }
+            // Another run's.
+            Ok(_) => {}
+            Err(error) => {
+                start.messages.push(format!("{error}; the run would go back further, if it has to"));
+                unknown.push(machine);
+            }
+        }
+    }
+    let earliest = known.values().min_by_key(|(unit, _)| *unit).cloned();
+    for machine in unknown {
+        if let Some(earliest) = &earliest {
+            known.insert(machine, earliest.clone());
+        }
+    }
+    Ok(known.into_iter().map(|(machine, (_, state))| (machine, state)).collect())
 }
 
 /// A setting that determines the result, in a checkpoint and in the configuration.

@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use numalign_checkpoint::{CheckpointError, write_private};
 use numalign_config::Config;
@@ -26,8 +28,10 @@ const KEY_LEN: usize = 32;
 pub struct StateKey {
     path: PathBuf,
     key: [u8; KEY_LEN],
-    /// Run id, config digest and rollback number, each of them delimited: what a MAC covers besides the state.
+    /// Run id and config digest, each of them delimited: what a MAC covers besides rollback number and state.
     run: Vec<u8>,
+    /// How often the run went back to an earlier state; all clones share it.
+    rollbacks: Arc<AtomicU64>,
 }
 
 impl StateKey {
@@ -42,12 +46,10 @@ impl StateKey {
             run.extend_from_slice(&(text.len() as u64).to_le_bytes());
             run.extend_from_slice(text.as_bytes());
         }
-        // How often the run went back to an earlier state: never yet.
-        run.extend_from_slice(&0u64.to_le_bytes());
         if let Some(key) = read(&path)? {
-            return Ok(Self { path, key, run });
+            return Ok(Self { path, key, run, rollbacks: Arc::default() });
         }
-        let new = Self { path, key: random()?, run };
+        let new = Self { path, key: random()?, run, rollbacks: Arc::default() };
         new.keep()?;
         Ok(new)
     }
@@ -57,7 +59,7 @@ impl StateKey {
     /// # Errors
     /// The kernel has no random numbers.
     pub fn renewed(&self) -> Result<Self, CoordinatorError> {
-        Ok(Self { key: random()?, ..self.clone() })
+        Ok(Self { key: random()?, rollbacks: Arc::default(), ..self.clone() })
     }
 
     /// Stores the key unless it is in the run's folder: it is new, or somebody removed the folder.
@@ -71,20 +73,31 @@ impl StateKey {
         }
     }
 
-    /// The MAC of a committed state: keyed BLAKE3 over the run, the state's step and its digest.
+    /// How often the run went back to an earlier state.
+    pub fn rollbacks(&self) -> u64 {
+        self.rollbacks.load(Ordering::SeqCst)
+    }
+
+    /// The run went back for the `number`-th time: the MACs of what was committed before are those of void states.
+    pub fn rolled_back(&self, number: u64) {
+        self.rollbacks.store(number, Ordering::SeqCst);
+    }
+
+    /// The MAC of a committed state: keyed BLAKE3 over the run, the rollbacks so far, the state's step and its digest.
     pub fn mac(&self, state: &State) -> [u8; 32] {
-        *self.hash(state).as_bytes()
+        *self.hash(state, self.rollbacks()).as_bytes()
     }
 
-    /// Whether `mac` is that of `state`; takes the same time wherever they differ.
-    pub fn holds(&self, state: &State, mac: &[u8]) -> bool {
+    /// Whether `mac` is that of `state` after so many rollbacks; takes the same time wherever they differ.
+    pub fn holds(&self, state: &State, rollbacks: u64, mac: &[u8]) -> bool {
         let mac: Result<[u8; 32], _> = mac.try_into();
-        mac.is_ok_and(|mac| self.hash(state) == blake3::Hash::from_bytes(mac))
+        mac.is_ok_and(|mac| self.hash(state, rollbacks) == blake3::Hash::from_bytes(mac))
     }
 
-    fn hash(&self, state: &State) -> blake3::Hash {
+    fn hash(&self, state: &State, rollbacks: u64) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(&self.run);
+        hasher.update(&rollbacks.to_le_bytes());
         hasher.update(&state.step().to_le_bytes());
         hasher.update(&state.digest().0);
         hasher.finalize()
@@ -136,21 +149,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let key = open(folder.path());
         let mac = key.mac(&state(1));
-        assert!(key.holds(&state(1), &mac));
-        assert!(!key.holds(&state(2), &mac), "another state");
+        assert!(key.holds(&state(1), 0, &mac));
+        assert!(!key.holds(&state(2), 0, &mac), "another state");
         for other in [config("other", "0.1"), config("run", "0.2")] {
             let other = StateKey::open(folder.path(), &other).unwrap();
-            assert!(other.key == key.key && !other.holds(&state(1), &mac));
+            assert!(other.key == key.key && !other.holds(&state(1), 0, &mac));
         }
         for bit in 0..256 {
             let mut changed = mac;
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert!(!key.holds(&state(1), &changed));
+            assert!(!key.holds(&state(1), 0, &changed));
         }
         for short in [&mac[..31], &[]] {
-            assert!(!key.holds(&state(1), short));
+            assert!(!key.holds(&state(1), 0, short));
         }
-        assert!(!open(tempfile::tempdir().unwrap().path()).holds(&state(1), &mac), "another key");
+        assert!(!open(tempfile::tempdir().unwrap().path()).holds(&state(1), 0, &mac), "another key");
+    }
+
+    #[test]
+    fn what_was_committed_before_a_rollback_has_another_mac() {
+        let folder = tempfile::tempdir().unwrap();
+        let (key, void) = (open(folder.path()), open(folder.path()).mac(&state(1)));
+        let theirs = key.clone();
+        key.rolled_back(1);
+        assert!(theirs.rollbacks() == 1 && theirs.holds(&state(1), 0, &void) && !theirs.holds(&state(1), 1, &void));
+        assert!(theirs.holds(&state(1), 1, &key.mac(&state(1))));
     }
 
     #[test]

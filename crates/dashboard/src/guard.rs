@@ -60,7 +60,7 @@ impl Guard {
         }
     }
 
-    /// Host and origin alone: all that a probe has to get right.
+    /// Host and origin alone: all that a health check has to get right.
     ///
     /// # Errors
     /// Why the request is refused.

@@ -1,4 +1,4 @@
-//! What the port answers: the page, its parts, the API and the probes. Everything is embedded, and the page may load
+//! What the port answers: the page, its parts, the API and the health checks. Everything is embedded, and the page may load
 //! nothing from anywhere else.
 
 use std::sync::Arc;
@@ -38,8 +38,8 @@ const HEADERS: [(header::HeaderName, &str); 5] = [
     (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Paths that probes ask without a token: they tell nothing of the run.
-const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+/// Paths that health checks ask without a token: they tell nothing of the run.
+const HEALTH_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
 /// All routes, behind `guard`.
 pub fn router(board: Arc<Board>, guard: Guard) -> Router {
@@ -73,8 +73,8 @@ async fn admit(
     if peer.guesses.are_slowed() {
         peer.guesses.wait().await;
     }
-    let is_probe = PROBES.contains(&request.uri().path());
-    let mut response = match judge(&guard, request.headers(), is_probe) {
+    let is_health_check = HEALTH_PATHS.contains(&request.uri().path());
+    let mut response = match judge(&guard, request.headers(), is_health_check) {
         Err(refusal) => {
             if refusal == Refusal::WrongToken {
                 peer.guesses.count();
@@ -82,8 +82,8 @@ async fn admit(
             }
             refused(refusal)
         }
-        // A probe's connection stays among those that are not known yet.
-        Ok(()) if is_probe || peer.admit() => next.run(request).await,
+        // A health check's connection stays among those that are not known yet.
+        Ok(()) if is_health_check || peer.admit() => next.run(request).await,
         Ok(()) => (StatusCode::SERVICE_UNAVAILABLE, "too many connections are open\n").into_response(),
     };
     for (name, value) in HEADERS {
@@ -92,14 +92,14 @@ async fn admit(
     response
 }
 
-fn judge(guard: &Guard, headers: &HeaderMap, is_probe: bool) -> Result<(), Refusal> {
+fn judge(guard: &Guard, headers: &HeaderMap, is_health_check: bool) -> Result<(), Refusal> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let asked = Asked {
         host: text(header::HOST),
         origin: text(header::ORIGIN),
         authorization: headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes),
     };
-    if is_probe { guard.check_place(asked) } else { guard.admit(asked) }
+    if is_health_check { guard.check_place(asked) } else { guard.admit(asked) }
 }
 
 fn refused(refusal: Refusal) -> Response {

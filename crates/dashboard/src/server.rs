@@ -22,7 +22,7 @@ use crate::routes::router;
 
 /// Connections at once: without an answered request, and with one.
 const LIMITS: ListenerLimits =
-    ListenerLimits { unknown: 64, known: 64, probes: 0, first_call: Duration::from_secs(10) };
+    ListenerLimits { unknown: 64, known: 64, health_checks: 0, first_call: Duration::from_secs(10) };
 /// A connection on which nothing moves for this long is closed. Event streams move more often.
 const SILENCE: Duration = Duration::from_secs(30);
 

@@ -81,6 +81,16 @@ impl DataError {
             Self::BadRow { problem, .. } if matches!(**problem, RowProblem::Cell { .. }) => {
                 "repair the row, or set dataset.missing to skip to leave such rows out"
             }
+            Self::BadRow { problem, .. }
+                if matches!(**problem, RowProblem::Grammar(_) | RowProblem::NotANumber { .. }) =>
+            {
+                "repair the row; a marked number looks like $$12.5&&, and dataset.decimal_comma holds for all texts of the file"
+            }
+            Self::Table(TableError::Line {
+                problem: RowProblem::BadJson { .. } | RowProblem::NotAnObject { .. },
+                ..
+            }) => "JSONL has one object on each line; `jq -c .` writes objects so, and `jq -c '.[]'` those of a list",
+            Self::Table(TableError::Io { .. }) => "check the path and its permissions",
             Self::NothingToHoldOut { .. } => "set dataset.eval_share to 0 to train on all rows",
             Self::RowFile { .. } => "free some space, or set TMPDIR to a folder on another disk",
             Self::Template { .. } => "a template looks like \"Aged $${age}&&, {sex}.\" (docs/DATA.md)",

@@ -27,7 +27,7 @@ pub mod stream;
 pub mod table;
 mod text;
 
-pub use audit::{Audit, audit_due, audit_of};
+pub use audit::{Audit, AuditedRanks, Audits};
 pub use constant::{constant_error, median};
 pub use dataset::{Dataset, Side};
 pub use doubts::{Doubt, doubts};

@@ -203,6 +203,21 @@ impl Schedule {
         self.index(Position { step: self.steps, gathered: None, evaluated: true })
     }
 
+    /// The last training step, the last chunk and, where the run ends with one, the last evaluation: as far as there are any.
+    pub fn last_of_each_kind(&self) -> Vec<u64> {
+        let step = match self.solver {
+            Solver::Adam | Solver::Alternate => Some(self.behind(self.steps) - 1),
+            Solver::Exact => None,
+        };
+        let chunk = match self.solver {
+            Solver::Adam => None,
+            Solver::Exact => Some(self.steps - 1),
+            Solver::Alternate => (self.behind(self.steps) + self.chunks).checked_sub(1).filter(|_| self.chunks > 0),
+        };
+        let evaluation = self.end().checked_sub(1).filter(|last| self.unit(*last) == Unit::Evaluate);
+        [step, chunk, evaluation].into_iter().flatten().collect()
+    }
+
     /// Where the round that `position` is in began; `position` itself between rounds.
     pub fn round_start(&self, position: Position) -> Position {
         match (self.solver, position.gathered) {
@@ -293,6 +308,14 @@ mod tests {
                         assert!(schedule.index(start) <= index as u64);
                     }
                     assert_eq!(trained, if solver == Solver::Exact { 0 } else { steps });
+                    for last in schedule.last_of_each_kind() {
+                        let kind = std::mem::discriminant(&walked[last as usize].1);
+                        let after = &walked[last as usize + 1..];
+                        assert!(
+                            after.iter().all(|(_, unit)| std::mem::discriminant(unit) != kind),
+                            "{schedule:?} {last}"
+                        );
+                    }
                     let solved = walked.iter().filter(|(_, unit)| *unit == Unit::Solve).count();
                     let every = if every == 0 { steps } else { every };
                     let rounds = match solver {

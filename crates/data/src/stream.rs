@@ -1,6 +1,6 @@
 //! Sample streams: sample `i` for every `i`, generated or from a file, the same on every machine and for ever.
 //!
-//! Training and the probe of a joining worker read the stream of [`Domain::Train`], evaluations that of [`Domain::Eval`],
+//! Training and the trial micro-batch of a joining worker read the stream of [`Domain::Train`], evaluations that of [`Domain::Eval`],
 //! the rounds of `solver: alternate` that of [`Domain::Solve`]. With a file, its training rows stand for the first and the
 //! last, its held-out rows for the second.
 

@@ -188,9 +188,9 @@ impl ChoiceCounter {
         self.chance += answers as f64 / listed.len() as f64;
     }
 
-    /// `None` if no question counted.
+    /// `None` if no question counted, or none left a choice.
     pub fn accuracy(&self) -> Option<ChoiceAccuracy> {
-        if self.questions == 0 {
+        if self.chance >= self.questions as f64 {
             return None;
         }
         let percent = |share: f64| 100.0 * share / self.questions as f64;

@@ -6,6 +6,7 @@
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use prost::Message;
 use prost::bytes::{Buf, BufMut, Bytes};
@@ -37,6 +38,8 @@ pub trait Checked: Message {
     const NAME: &'static str;
     /// Without data nothing can come of a changed bit.
     const HAS_DIGEST: bool = true;
+    /// Every rank gets the same one: it is encoded and hashed once.
+    const IS_FOR_ALL: bool = false;
 }
 
 macro_rules! checked {
@@ -47,7 +50,12 @@ macro_rules! checked {
     };
 }
 
-checked!(WorkerMessage, CoordinatorMessage, WorkCredit, MicroBatch, ReduceRequest, ReduceReply);
+checked!(WorkerMessage, CoordinatorMessage, WorkCredit, MicroBatch, ReduceRequest);
+
+impl Checked for crate::ReduceReply {
+    const NAME: &'static str = "ReduceReply";
+    const IS_FOR_ALL: bool = true;
+}
 
 impl Checked for crate::StatusRequest {
     const NAME: &'static str = "StatusRequest";
@@ -91,8 +99,33 @@ impl<T: Checked> Encoder for Sealer<T> {
     type Error = Status;
 
     fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put_slice(&sealed(&message));
+        let bytes = match T::IS_FOR_ALL {
+            true => SHARED.sealed(&message),
+            false => sealed(&message).into(),
+        };
+        buffer.put_slice(&bytes);
         Ok(())
+    }
+}
+
+/// The latest message for all ranks: without its digest, and as it travels.
+static SHARED: Shared = Shared(Mutex::new(None));
+
+struct Shared(Mutex<Option<(Bytes, Bytes)>>);
+
+impl Shared {
+    /// As [`sealed`], and hashed only if the last one was another.
+    fn sealed<T: Checked>(&self, message: &T) -> Bytes {
+        let plain = Bytes::from(message.encode_to_vec());
+        let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((before, bytes)) = latest.as_ref()
+            && *before == plain
+        {
+            return bytes.clone();
+        }
+        let bytes = Bytes::from(sealed(message));
+        *latest = Some((plain, bytes.clone()));
+        bytes
     }
 }
 
@@ -187,6 +220,14 @@ mod tests {
         let tail = &bytes[bytes.len() - TAIL_LEN..];
         assert_eq!(tail[..2], [0x7a, 16]);
         assert_eq!(tail[2..], blake3::hash(&work().encode_to_vec()).as_bytes()[..16]);
+    }
+
+    #[test]
+    fn a_message_for_all_is_sealed_as_any_other() {
+        let reply = |sum: &'static [u8]| ReduceReply { complete: true, sum: sum.into(), ..ReduceReply::default() };
+        for reply in [reply(b"0000"), reply(b"0000"), reply(b"0001"), reply(b""), reply(b"0000")] {
+            assert_eq!(SHARED.sealed(&reply), sealed(&reply));
+        }
     }
 
     #[test]

@@ -51,6 +51,15 @@ pub fn digest_from_bytes(bytes: &[u8]) -> Result<Digest, CodecError> {
     bytes.try_into().map_err(|_| CodecError::NotADigest(bytes.len()))
 }
 
+/// One digest of all rows of a unit: BLAKE3 of their digests, in micro-batch order.
+pub fn digest_of_rows<'a>(digests: impl Iterator<Item = &'a Digest>) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for digest in digests {
+        hasher.update(digest);
+    }
+    *hasher.finalize().as_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

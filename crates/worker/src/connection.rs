@@ -31,6 +31,8 @@ pub(crate) struct Connection {
     pub incarnation: u64,
     /// Number of the newest generation that was begun here.
     pub generation: u64,
+    /// Rollbacks of the run before that generation.
+    pub rollback: u64,
     /// The unit below which this generation's rows are computed.
     pub rows_until: Arc<AtomicU64>,
     pub steps: Option<JoinHandle<Result<(), WorkerError>>>,
@@ -39,7 +41,8 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(client: Client, reports: mpsc::Sender<proto::WorkerMessage>, welcome: &proto::Welcome) -> Self {
         let (member, incarnation) = (welcome.member, welcome.incarnation);
-        Self { client, reports, member, incarnation, generation: 0, rows_until: Arc::default(), steps: None }
+        let rows_until = Arc::default();
+        Self { client, reports, member, incarnation, generation: 0, rollback: 0, rows_until, steps: None }
     }
 
     /// A closed channel means a lost connection, which the inbound stream reports.
@@ -51,7 +54,8 @@ impl Connection {
     /// its way.
     pub(crate) async fn nccl_failed(&self, error: &NcclError) {
         tracing::warn!("{error}");
-        let generation = proto::Generation { incarnation: self.incarnation, number: self.generation };
+        let (incarnation, number, rollback) = (self.incarnation, self.generation, self.rollback);
+        let generation = proto::Generation { incarnation, number, rollback };
         let (reports, failed) = (self.reports.clone(), nccl::failed(generation, error));
         tokio::spawn(async move {
             tokio::time::sleep(LOST_RANK).await;
@@ -68,7 +72,7 @@ impl Connection {
             model_parameters: loaded.parameters,
             weights: loaded.description.weights.to_owned(),
             device: loaded.description.device.clone(),
-            probe_digest: loaded.probe_digest.clone(),
+            trial_digest: loaded.trial_digest.clone(),
             layer_norms: loaded.layer_norms.iter().map(layer_norm).collect(),
             nccl: ability,
             no_nccl,

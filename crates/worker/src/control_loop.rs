@@ -128,7 +128,7 @@ impl Worker {
                 let wanted = self.options.device.unwrap_or(config.run.device);
                 let (local_rank, per_worker) = (self.options.local_rank, config.run.devices_per_worker);
                 let choice = numalign_model::load::choose_device(wanted, local_rank, per_worker);
-                Device::start(config.clone(), choice, local_rank, samples_of(welcome.probe)?)?
+                Device::start(config.clone(), choice, local_rank, samples_of(welcome.trial)?)?
             }
         };
         Ok(LoadingModel { config, config_text: welcome.config, device, loaded })

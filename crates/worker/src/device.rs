@@ -41,7 +41,7 @@ pub(crate) struct RowJob {
     pub reply: oneshot::Sender<Result<MicroBatchGradients, WorkerError>>,
 }
 
-/// What is known once the model is loaded and the probe computed.
+/// What is known once the model is loaded and the trial micro-batch computed.
 #[derive(Debug, Clone)]
 pub(crate) struct Loaded {
     pub description: Description,
@@ -56,8 +56,8 @@ pub(crate) struct Loaded {
     pub hidden_size: usize,
     /// Of the model.
     pub parameters: u64,
-    /// BLAKE3 over the flattened gradient of the probe's micro-batch: equal devices compute equal bits.
-    pub probe_digest: Vec<u8>,
+    /// BLAKE3 over the flattened gradient of the trial micro-batch: equal devices compute equal bits.
+    pub trial_digest: Vec<u8>,
     /// The model's layer norms if they train.
     pub layer_norms: Vec<NormParameter>,
 }
@@ -72,17 +72,17 @@ pub(crate) struct Device {
 pub(crate) type Loading = oneshot::Receiver<Result<Loaded, WorkerError>>;
 
 impl Device {
-    /// Starts the thread; the receiver answers when the model is loaded and `probe` computed.
+    /// Starts the thread; the receiver answers when the model is loaded and the `trial` micro-batch computed.
     pub(crate) fn start(
         config: Arc<Config>,
         choice: DeviceChoice,
         local_rank: Option<usize>,
-        probe: Vec<Sample>,
+        trial: Vec<Sample>,
     ) -> Result<(Self, Loading), WorkerError> {
         let (jobs, mut inbox) = mpsc::channel::<Job>(2);
         let (loaded, receiver) = oneshot::channel();
         let body = move || {
-            let mut engine = match load(&config, choice, local_rank, &probe) {
+            let mut engine = match load(&config, choice, local_rank, &trial) {
                 Ok((engine, facts)) => {
                     // A session that ended in the meantime sends no jobs either.
                     let _ = loaded.send(Ok(facts));
@@ -156,7 +156,7 @@ fn load(
     config: &Config,
     choice: DeviceChoice,
     local_rank: Option<usize>,
-    probe: &[Sample],
+    trial: &[Sample],
 ) -> Result<(Engine, Loaded), WorkerError> {
     let recipe = &config.recipe;
     let options = LoadOptions {
@@ -176,7 +176,7 @@ fn load(
         longest_text: 0,
         hidden_size: model.lm.hidden_size(),
         parameters: model.lm.parameters(),
-        probe_digest: Vec::new(),
+        trial_digest: Vec::new(),
         layer_norms: if recipe.train_layer_norms { model.lm.norm_parameters()? } else { Vec::new() },
     };
     let mut engine = Engine::new(model.lm, recipe.clone());
@@ -184,11 +184,11 @@ fn load(
     facts.longest_text = engine.longest_text()?;
     let state = engine.initial_state(0)?;
     let mut hasher = blake3::Hasher::new();
-    for (_, row) in engine.gradients(&state, &[(0, probe.to_vec())])? {
+    for (_, row) in engine.gradients(&state, &[(0, trial.to_vec())])? {
         for value in row {
             hasher.update(&value.to_le_bytes());
         }
     }
-    facts.probe_digest = hasher.finalize().as_bytes().to_vec();
+    facts.trial_digest = hasher.finalize().as_bytes().to_vec();
     Ok((engine, facts))
 }

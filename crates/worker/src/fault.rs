@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use numalign_collective::DigestedRows;
-use numalign_projector::{MicroBatchGradients, digest_of};
+use numalign_projector::{MicroBatchGradients, State, digest_of};
 
-/// Where a worker finds its faults: `wrong=UNIT`, `nan=UNIT`, `altered=UNIT`, `lie=UNIT`, `foreign=UNIT`,
+/// Where a worker finds its faults: `wrong=UNIT`, `update=UNIT`, `nan=UNIT`, `altered=UNIT`, `lie=UNIT`, `foreign=UNIT`,
 /// `slow=MILLISECONDS` and `freeze=UNIT`, separated by commas.
 pub const VARIABLE: &str = "NUMALIGN_INTERNAL_FAULTS";
 
@@ -16,6 +16,8 @@ pub const VARIABLE: &str = "NUMALIGN_INTERNAL_FAULTS";
 pub(crate) struct Faults {
     /// From this unit on, the lowest bit of every row's first number is flipped.
     wrong_from: Option<u64>,
+    /// From this unit on, a bit of the state is flipped after each update.
+    misupdates_from: Option<u64>,
     /// From this unit on, every row's first number is NaN.
     nan_from: Option<u64>,
     /// From this unit on, a bit of every row changes after its digest was made.
@@ -41,6 +43,7 @@ impl Faults {
         for part in text.split(',') {
             match part.split_once('=') {
                 Some(("wrong", unit)) => faults.wrong_from = unit.parse().ok(),
+                Some(("update", unit)) => faults.misupdates_from = unit.parse().ok(),
                 Some(("nan", unit)) => faults.nan_from = unit.parse().ok(),
                 Some(("altered", unit)) => faults.altered_from = unit.parse().ok(),
                 Some(("lie", unit)) => faults.lies_from = unit.parse().ok(),
@@ -76,6 +79,18 @@ impl Faults {
                 *value = f32::NAN;
             }
         }
+    }
+
+    /// The state after `unit`, with a flipped bit once the faults say so.
+    pub fn misupdated(&self, unit: u64, state: State) -> State {
+        if self.misupdates_from.is_none_or(|from| unit < from) {
+            return state;
+        }
+        let mut bytes = state.to_bytes();
+        if let Some(byte) = bytes.get_mut(32) {
+            *byte ^= 1;
+        }
+        State::from_bytes(&bytes).unwrap_or(state)
     }
 
     /// Changes every row of `unit` that is about to be sent by a bit, once the faults say so: its digest stays, or is made
@@ -133,6 +148,13 @@ mod tests {
         let frozen = Faults::parse("freeze=7");
         assert!(frozen.freezes(7) && !frozen.freezes(6) && !frozen.freezes(8) && !faults.freezes(0));
         assert_eq!(Faults::parse("anything"), Faults::default());
+    }
+
+    #[test]
+    fn a_state_is_changed_from_the_unit_on() {
+        let (faults, state) = (Faults::parse("update=3"), State::initial(2, 0));
+        assert_eq!(faults.misupdated(2, state.clone()), state);
+        assert_ne!(faults.misupdated(3, state.clone()).digest(), state.digest());
     }
 
     #[test]

@@ -23,9 +23,10 @@ impl Worker {
         let (Some(kept), Some(generation)) = (&self.kept, begin.generation) else {
             return Err(WorkerError::Protocol("a generation began before the model was loaded".to_owned()));
         };
+        connection.rollback = generation.rollback;
         let state = Arc::new(State::from_bytes(&begin.state)?);
         check_begin(&begin, &state, &kept.config.recipe, &kept.loaded)?;
-        kept.uncommitted.restart(state.clone(), begin.mac.clone());
+        kept.uncommitted.restart(state.clone(), begin.mac.clone(), generation.rollback);
         // Another generation's task may still hold the old one.
         connection.rows_until = Arc::default();
         RANK.store(i64::from(begin.rank), Ordering::Relaxed);
@@ -43,7 +44,10 @@ impl Worker {
                 let row_len = state.layout().row_len();
                 Chosen::Nccl(self.communicators.begin(&kept.config, &begin, generation, &kept.loaded.nccl, row_len)?)
             }
-            false => Chosen::Grpc(Grpc { client: connection.client.clone(), generation, member: connection.member }),
+            false => {
+                let (client, member) = (connection.client.clone(), connection.member);
+                Chosen::Grpc(Box::new(Grpc { client, generation, member }))
+            }
         };
         let steps = Steps {
             config: kept.config.clone(),
@@ -106,7 +110,7 @@ mod tests {
             longest_text: 0,
             hidden_size: HIDDEN,
             parameters: 0,
-            probe_digest: Vec::new(),
+            trial_digest: Vec::new(),
             layer_norms: Vec::new(),
         }
     }

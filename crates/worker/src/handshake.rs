@@ -37,12 +37,13 @@ pub(crate) struct Met {
 impl Worker {
     fn hello(&self) -> proto::Hello {
         let rejoin_state = self.kept.as_ref().and_then(|kept| {
-            let (state, mac) = kept.uncommitted.committed_state()?;
+            let (state, mac, rollback) = kept.uncommitted.committed_state()?;
             Some(proto::RejoinState {
                 run_id: kept.config.run.run_id.clone(),
                 config_digest: config_digest(&kept.config),
                 state: state.to_bytes(),
                 mac,
+                rollback,
             })
         });
         proto::Hello {
@@ -168,9 +169,9 @@ mod tests {
             uncommitted: uncommitted.clone(),
         });
         assert_eq!(worker.hello().rejoin_state, None);
-        uncommitted.restart(Arc::new(state.clone()), vec![6; 32]);
+        uncommitted.restart(Arc::new(state.clone()), vec![6; 32], 3);
         let offered = worker.hello().rejoin_state.unwrap();
-        assert_eq!((offered.run_id, offered.mac), (config.run.run_id.clone(), vec![6; 32]));
+        assert_eq!((offered.run_id, offered.mac, offered.rollback), (config.run.run_id.clone(), vec![6; 32], 3));
         assert_eq!(offered.config_digest, config_digest(&config));
         assert_eq!(offered.state, state.to_bytes());
     }

@@ -78,7 +78,7 @@ impl Simulated {
             longest_text: u64::MAX,
             hidden_size: self.hidden,
             parameters: 0,
-            probe_digest: blake3::hash(&self.hidden.to_le_bytes()).as_bytes().to_vec(),
+            trial_digest: blake3::hash(&self.hidden.to_le_bytes()).as_bytes().to_vec(),
             layer_norms: Vec::new(),
         }
     }

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use numalign_access::Client;
-use numalign_collective::{Chosen, Collective, CollectiveError, DigestedRows, MAX_ATTEMPTS, digested, is_damage};
+use numalign_collective::{
+    Chosen, Collective, CollectiveError, DigestedRows, MAX_ATTEMPTS, Summed, digested, is_damage,
+};
 use numalign_config::Config;
 use numalign_data::sample::NoInput;
-use numalign_data::{Domain, MicroBatchId, Sample, SampleStream, Schedule, Unit, audit_due, held_out_of};
+use numalign_data::{Audits, Domain, MicroBatchId, Sample, SampleStream, Schedule, Unit, held_out_of};
 use numalign_engine::memory::peak_rss_mib;
 use numalign_projector::State;
 use numalign_protocol as proto;
@@ -68,6 +70,8 @@ struct Made {
     loss: f32,
     /// Gathered rows as bytes, for rank 0 to report.
     features: Vec<u8>,
+    /// Digest of all rows as they were received, over NCCL.
+    received: Option<[u8; 32]>,
 }
 
 impl Steps {
@@ -80,7 +84,7 @@ impl Steps {
             None => Some(SampleStream::generated(&self.config.recipe, Domain::Eval)?),
             Some(_) => None,
         };
-        let faults = Faults::from_env();
+        let (faults, audits) = (Faults::from_env(), Audits::of_run(&self.config));
         let mut link = self.open_work(units.index(self.state.position())).await?;
         loop {
             let unit = units.index(self.state.position());
@@ -112,7 +116,7 @@ impl Steps {
             faults.corrupt(unit, &mut rows);
             let compute = started.elapsed();
             let mut rows = digested(rows);
-            let digests = match audit_due(unit, self.config.run.audit_every) {
+            let digests = match audits.due(unit) || matches!(self.collective, Chosen::Nccl(_)) {
                 true => reported(&rows),
                 false => Vec::new(),
             };
@@ -128,7 +132,7 @@ impl Steps {
             };
             let reduce = started.elapsed();
 
-            let next = Arc::new(made.state);
+            let next = Arc::new(faults.misupdated(unit, made.state));
             self.uncommitted.computed(next.clone());
             self.state = next;
             let done = proto::UnitDone {
@@ -139,6 +143,7 @@ impl Steps {
                 state: if self.rank == 0 { self.state.to_bytes() } else { Vec::new() },
                 rows: digests,
                 features: made.features,
+                received_digest: made.received.map_or_else(Vec::new, |digest| digest.to_vec()),
                 ..proto::UnitDone::default()
             };
             let timing = proto::Timing { compute, data_wait, reduce, peak_rss_mib: peak_rss_mib() };
@@ -152,10 +157,10 @@ impl Steps {
 
     /// The state after a training step, from its gradient rows.
     async fn updated(&mut self, unit: u64, rows: DigestedRows) -> Result<Made, WorkerError> {
-        let sum = self.collective.all_reduce(unit, rows).await?;
+        let Summed { sum, received } = self.collective.all_reduce(unit, rows).await?;
         let mut state = self.state.as_ref().clone();
         state.update(&sum, &self.config.recipe)?;
-        Ok(Made { state, loss: sum.last().copied().unwrap_or(f32::NAN), features: Vec::new() })
+        Ok(Made { state, loss: sum.last().copied().unwrap_or(f32::NAN), features: Vec::new(), received })
     }
 
     /// The state after a chunk of the solver's round, from its features.
@@ -164,14 +169,14 @@ impl Steps {
         let state = self.state.gathered(&self.config.recipe, gathered.digest)?;
         let rows = gathered.rows.filter(|_| self.rank == 0).unwrap_or_default();
         let features = proto::codec::floats_to_bytes(&rows);
-        Ok(Made { state, loss: f32::NAN, features })
+        Ok(Made { state, loss: f32::NAN, features, received: gathered.received })
     }
 
     /// The state after an evaluation, from the sums of its errors.
     async fn evaluated(&mut self, unit: u64, rows: DigestedRows) -> Result<Made, WorkerError> {
-        let sum = self.collective.all_reduce(unit, rows).await?;
+        let Summed { sum, received } = self.collective.all_reduce(unit, rows).await?;
         let state = self.state.evaluated(&self.config.recipe, &sum, self.config.run.eval_samples)?;
-        Ok(Made { state, loss: f32::NAN, features: Vec::new() })
+        Ok(Made { state, loss: f32::NAN, features: Vec::new(), received })
     }
 
     /// The generated held-out samples of an evaluation's micro-batches, which come without any.
@@ -219,7 +224,7 @@ impl Steps {
         }
     }
 
-    /// In an audited unit perhaps another rank's micro-batch first, then all of this rank.
+    /// In an audited unit perhaps micro-batches of other ranks first, then all of this rank.
     async fn receive_from(
         &self,
         work: &mut Streaming<proto::MicroBatch>,
@@ -233,7 +238,8 @@ impl Steps {
                 return Err(Received::Wrong(CollectiveError::GenerationOver.into()));
             };
             let micro_batch = message.micro_batch as usize;
-            if message.audit && message.unit == unit && own == 0 && micro_batches.is_empty() {
+            let is_audit = message.audit && message.unit == unit && own == 0;
+            if is_audit && micro_batches.len() < self.config.recipe.micro_batches() {
                 micro_batches.push((micro_batch, samples_of(message.samples)?));
                 continue;
             }

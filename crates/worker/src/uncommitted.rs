@@ -20,6 +20,8 @@ struct Recent {
     states: BTreeMap<u64, Arc<State>>,
     /// The coordinator's MAC of the first of them, the committed one.
     mac: Vec<u8>,
+    /// Rollbacks of the run before them.
+    rollback: u64,
 }
 
 impl UncommittedStates {
@@ -32,10 +34,10 @@ impl UncommittedStates {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A generation begins with this committed state and its MAC.
-    pub fn restart(&self, state: Arc<State>, mac: Vec<u8>) {
+    /// A generation begins with this committed state and its MAC, after so many rollbacks.
+    pub fn restart(&self, state: Arc<State>, mac: Vec<u8>, rollback: u64) {
         let states = BTreeMap::from([(self.units.index(state.position()), state)]);
-        *self.lock() = Recent { states, mac };
+        *self.lock() = Recent { states, mac, rollback };
     }
 
     /// This rank computed a state that is not committed yet.
@@ -47,15 +49,15 @@ impl UncommittedStates {
     pub fn committed(&self, unit: u64, mac: Vec<u8>) {
         let mut recent = self.lock();
         if recent.states.contains_key(&unit) {
-            *recent = Recent { states: recent.states.split_off(&unit), mac };
+            *recent = Recent { states: recent.states.split_off(&unit), mac, rollback: recent.rollback };
         }
     }
 
-    /// The newest state that is certainly committed, and its MAC.
-    pub fn committed_state(&self) -> Option<(Arc<State>, Vec<u8>)> {
+    /// The newest state that is certainly committed, its MAC, and the rollbacks before it.
+    pub fn committed_state(&self) -> Option<(Arc<State>, Vec<u8>, u64)> {
         let recent = self.lock();
         let state = recent.states.values().next()?;
-        Some((state.clone(), recent.mac.clone()))
+        Some((state.clone(), recent.mac.clone(), recent.rollback))
     }
 }
 
@@ -73,19 +75,20 @@ mod tests {
         let gradient = vec![1e-3; state.layout().row_len()];
         let states = UncommittedStates::new(Schedule::of_run(&config));
         assert_eq!(states.committed_state(), None);
-        states.restart(Arc::new(state.clone()), vec![0]);
+        states.restart(Arc::new(state.clone()), vec![0], 0);
         for _ in 0..3 {
             state.update(&gradient, &config.recipe).unwrap();
             states.computed(Arc::new(state.clone()));
         }
-        let committed = || states.committed_state().map(|(state, mac)| (state.step(), mac)).unwrap();
+        let committed = || states.committed_state().map(|(state, mac, _)| (state.step(), mac)).unwrap();
         assert_eq!(committed(), (0, vec![0]));
         states.committed(2, vec![2]);
         assert_eq!(committed(), (2, vec![2]));
         // A unit of another generation.
         states.committed(9, vec![9]);
         assert_eq!(committed(), (2, vec![2]));
-        states.restart(Arc::new(state), vec![3]);
+        states.restart(Arc::new(state), vec![3], 2);
         assert_eq!(committed(), (3, vec![3]));
+        assert_eq!(states.committed_state().map(|(.., rollback)| rollback), Some(2));
     }
 }

@@ -10,7 +10,7 @@ pub struct ListenerLimits {
     /// Connections on which a call was authorised.
     pub known: usize,
     /// Connections on which no call was authorised, and which asked for the health of the service: they stay.
-    pub probes: usize,
+    pub health_checks: usize,
     /// A connection that is unknown for longer is dropped: handshake, preface and first call must fit in.
     pub first_call: Duration,
 }
@@ -20,12 +20,12 @@ impl ListenerLimits {
     /// with a margin for status queries.
     pub fn for_workers(max_workers: usize) -> Self {
         let (unknown, known) = (256 + max_workers, 2 * max_workers + 64);
-        Self { unknown, known, probes: MAX_PROBES, first_call: Duration::from_secs(10) }
+        Self { unknown, known, health_checks: MAX_HEALTH_CHECKS, first_call: Duration::from_secs(10) }
     }
 
     /// File descriptors that all of this may need, including those for files and the runtime.
     pub fn descriptors(&self) -> u64 {
-        (self.unknown + self.known + self.probes) as u64 + RESERVED
+        (self.unknown + self.known + self.health_checks) as u64 + RESERVED
     }
 
     /// The same within `descriptors` file descriptors, so that no number of connections keeps a checkpoint from being
@@ -35,13 +35,18 @@ impl ListenerLimits {
             return self;
         }
         let spare = descriptors.saturating_sub(RESERVED) as usize;
-        let (unknown, probes) = (self.unknown.min(spare / 4).max(1), self.probes.min(spare / 8));
-        Self { unknown, probes, known: self.known.min(spare.saturating_sub(unknown + probes)).max(1), ..self }
+        let (unknown, health_checks) = (self.unknown.min(spare / 4).max(1), self.health_checks.min(spare / 8));
+        Self {
+            unknown,
+            health_checks,
+            known: self.known.min(spare.saturating_sub(unknown + health_checks)).max(1),
+            ..self
+        }
     }
 }
 
 /// Orchestrators that watch the health service.
-const MAX_PROBES: usize = 16;
+const MAX_HEALTH_CHECKS: usize = 16;
 
 /// Descriptors for checkpoints, the log, the runtime, and connections on their way in or out.
 const RESERVED: u64 = 48;

@@ -115,7 +115,8 @@ mod tests {
 
     use super::*;
 
-    const FEW: ListenerLimits = ListenerLimits { unknown: 3, known: 2, probes: 1, first_call: Duration::from_secs(10) };
+    const FEW: ListenerLimits =
+        ListenerLimits { unknown: 3, known: 2, health_checks: 1, first_call: Duration::from_secs(10) };
 
     async fn listening(limits: ListenerLimits) -> (Listener, ReceiverStream<io::Result<Connection>>, SocketAddr) {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -139,7 +140,7 @@ mod tests {
 
     #[tokio::test]
     async fn silent_connections_are_dropped_and_one_that_speaks_comes_through() {
-        let limits = ListenerLimits { unknown: 4, known: 2, probes: 1, first_call: Duration::from_secs(2) };
+        let limits = ListenerLimits { unknown: 4, known: 2, health_checks: 1, first_call: Duration::from_secs(2) };
         let (listener, mut incoming, address) = listening(limits).await;
         let mut silent = Vec::new();
         for _ in 0..20 {
@@ -176,13 +177,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_probe_outlives_the_limit_on_unknown_connections() {
+    async fn a_health_check_outlives_the_limit_on_unknown_connections() {
         let limits = ListenerLimits { first_call: Duration::from_millis(200), ..FEW };
         let (_listener, mut incoming, address) = listening(limits).await;
         let mut client = Client::connect(address).await.unwrap();
         client.write_all(b"PRI").await.unwrap();
         let mut connection = incoming.next().await.unwrap().unwrap();
-        connection.connect_info().keep_probe();
+        connection.connect_info().keep_health_check();
         let mut bytes = Vec::new();
         let read = connection.read_to_end(&mut bytes);
         assert!(tokio::time::timeout(Duration::from_secs(1), read).await.is_err(), "it is still open");

@@ -163,8 +163,8 @@ impl Peer {
     }
 
     /// Keeps an unauthenticated connection that asked for the health of the service, if there are few of its kind.
-    pub fn keep_probe(&self) {
-        self.shared.lock().keep_probe(self.id, &self.shared.limits);
+    pub fn keep_health_check(&self) {
+        self.shared.lock().keep_health_check(self.id, &self.shared.limits);
     }
 
     /// Logs that a call on this connection was refused.

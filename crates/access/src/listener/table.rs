@@ -1,4 +1,4 @@
-//! The table of open connections: unauthenticated ones in the order in which they came, probes, and authenticated ones.
+//! The table of open connections: unauthenticated ones in the order in which they came, health checks, and authenticated ones.
 //! Pure but for the cancel channels it hands out.
 
 use std::collections::{BTreeMap, HashMap};
@@ -47,7 +47,7 @@ pub(super) struct Table {
     pub(super) unknown: BTreeMap<ConnectionId, (Instant, CancelHandle)>,
     pub(super) known: HashMap<ConnectionId, CancelHandle>,
     /// Unauthenticated ones that asked for the health of the service: a watch lasts.
-    probes: HashMap<ConnectionId, CancelHandle>,
+    health_checks: HashMap<ConnectionId, CancelHandle>,
     /// Open sockets, including cancelled ones that are about to close.
     open: usize,
 }
@@ -79,7 +79,7 @@ impl Table {
             return false;
         }
         let unknown = self.unknown.remove(&id).map(|(_, cancel)| cancel);
-        let Some(cancel) = unknown.or_else(|| self.probes.remove(&id)) else {
+        let Some(cancel) = unknown.or_else(|| self.health_checks.remove(&id)) else {
             return false;
         };
         self.known.insert(id, cancel);
@@ -87,24 +87,24 @@ impl Table {
     }
 
     /// It asked for the health of the service: it stays, as long as there are few of its kind.
-    pub(super) fn keep_probe(&mut self, id: ConnectionId, limits: &ListenerLimits) {
-        if self.probes.len() < limits.probes
+    pub(super) fn keep_health_check(&mut self, id: ConnectionId, limits: &ListenerLimits) {
+        if self.health_checks.len() < limits.health_checks
             && let Some((_, cancel)) = self.unknown.remove(&id)
         {
-            self.probes.insert(id, cancel);
+            self.health_checks.insert(id, cancel);
         }
     }
 
     /// Sockets that were cancelled but are still open.
     pub(super) fn lingering(&self) -> usize {
-        self.open.saturating_sub(self.unknown.len() + self.probes.len() + self.known.len())
+        self.open.saturating_sub(self.unknown.len() + self.health_checks.len() + self.known.len())
     }
 
     /// Its socket is closed.
     pub(super) fn remove(&mut self, id: ConnectionId) {
         self.open = self.open.saturating_sub(1);
         self.unknown.remove(&id);
-        self.probes.remove(&id);
+        self.health_checks.remove(&id);
         self.known.remove(&id);
     }
 
@@ -127,26 +127,27 @@ mod tests {
 
     use super::*;
 
-    const FEW: ListenerLimits = ListenerLimits { unknown: 3, known: 2, probes: 1, first_call: Duration::from_secs(10) };
+    const FEW: ListenerLimits =
+        ListenerLimits { unknown: 3, known: 2, health_checks: 1, first_call: Duration::from_secs(10) };
 
     #[test]
-    fn a_few_probes_stay_and_take_no_place_of_others() {
+    fn a_few_health_checks_stay_and_take_no_place_of_others() {
         let mut table = Table::default();
         let now = Instant::now();
         let (first, mut first_cancel) = table.insert(now, &FEW);
         let (second, mut second_cancel) = table.insert(now, &FEW);
-        table.keep_probe(first, &FEW);
-        table.keep_probe(second, &FEW);
-        table.keep_probe(first, &FEW);
+        table.keep_health_check(first, &FEW);
+        table.keep_health_check(second, &FEW);
+        table.keep_health_check(first, &FEW);
         assert_eq!(table.drop_overdue(now + FEW.first_call, &FEW), 1);
         assert_eq!(first_cancel.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         assert_eq!(second_cancel.try_recv(), Err(oneshot::error::TryRecvError::Closed), "there is room for one");
-        assert!(table.admit(first, &FEW), "a probe may turn out to be known");
-        assert_eq!((table.probes.len(), table.known.len()), (0, 1));
+        assert!(table.admit(first, &FEW), "a health check may turn out to be known");
+        assert_eq!((table.health_checks.len(), table.known.len()), (0, 1));
         let (third, _third_cancel) = table.insert(now, &FEW);
-        table.keep_probe(third, &FEW);
+        table.keep_health_check(third, &FEW);
         table.remove(third);
-        assert_eq!((table.probes.len(), table.lingering()), (0, 1), "the second one is still to close");
+        assert_eq!((table.health_checks.len(), table.lingering()), (0, 1), "the second one is still to close");
     }
 
     #[test]

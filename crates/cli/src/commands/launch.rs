@@ -8,6 +8,7 @@ use numalign_config::{CollectiveChoice, Config, DeviceChoice};
 use numalign_dashboard::HttpAddress;
 use numalign_engine::Purpose;
 use numalign_model::LoadOptions;
+use numalign_model::load::hub::is_offline;
 use numalign_model::load::name::ModelName;
 
 use crate::args::text;
@@ -158,7 +159,11 @@ async fn train(
     let config = &run.config;
     let token = JoinToken::or_random(credentials::token(matches)?)?;
     // A name that means nothing is found out before any process starts.
-    ModelName::parse(&config.recipe.model_name)?;
+    let name = ModelName::parse(&config.recipe.model_name)?;
+    if matches!(name, ModelName::Hub(_)) && !name.is_at_hand() && is_offline() {
+        // Says so once, where every worker would.
+        numalign_model::load::configuration(&config.recipe.model_name)?;
+    }
     check_nccl(config)?;
     check_base(config)?;
     if let Some(page) = page {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 use numalign_checkpoint::write_atomically;
 use numalign_config::{Choice, Config, MOST_TAPS, Pooling, RUNS_FOLDER, Stage, Tap, to_yaml};
-use numalign_coordinator::{PROBE_REPORT, streams_of};
-use numalign_engine::ablation;
+use numalign_coordinator::{PROBE_REPORT, ProbeNeeds, streams_of};
+use numalign_engine::{Engine, ablation};
 use numalign_model::{LoadOptions, load_with};
 use numalign_projector::Encoding;
 
@@ -87,7 +87,8 @@ fn configuration(matches: &ArgMatches) -> Result<RunSettings, CliError> {
     }
     let mut run = settings::load_for_launch(matches, file, stage, &more)?;
     let config = &mut run.config;
-    let blocks = numalign_model::load::configuration(&config.recipe.model_name)?.layers();
+    let architecture = numalign_model::load::configuration(&config.recipe.model_name)?;
+    let blocks = architecture.layers();
     let layers = layers(text(matches, "layers").unwrap_or("all"), blocks)?;
     let poolings = poolings(text(matches, "pooling"), config.recipe.stage)?;
     let mut places = Vec::new();
@@ -104,7 +105,12 @@ fn configuration(matches: &ArgMatches) -> Result<RunSettings, CliError> {
     config.recipe = config.recipe.reading(&places);
     config.recipe.probe = Some(most.min(places.len()));
     config.check().map_err(|errors| CliError::usage(format!("the configuration is not valid\n{errors}")))?;
-    note!("probing {} places of {} blocks on {} samples", places.len(), blocks, config.recipe.total_steps() * BATCH);
+    let activations = architecture.footprint().activation_bytes(Engine::most_positions(&config.recipe));
+    let needs = ProbeNeeds::of(&config.recipe, architecture.hidden_size(), activations);
+    let samples = config.recipe.total_steps() * BATCH;
+    note!("probing {} places of {blocks} blocks on {samples} samples: {needs}", places.len());
+    let folder = Path::new(RUNS_FOLDER);
+    needs.check(if folder.is_dir() { folder } else { Path::new(".") }).map_err(CliError::new)?;
     Ok(run)
 }
 

@@ -65,7 +65,9 @@ pub fn advice(recipe: &Recipe, blocks: usize, metrics: &Metrics) -> Option<Strin
     tries.push(format!("more steps (--num-epochs, now {})", recipe.num_epochs));
     tries.push(format!("a range that fits the targets (now {} to {})", recipe.min_val, recipe.max_val));
     let last = tries.pop().unwrap_or_default();
-    Some(format!("this is no better than the constant predictor; try {} or {last}", tries.join(", ")))
+    let probe =
+        format!("numalign probe {} --model {} shows where in the model the number is", recipe.stage, recipe.model_name);
+    Some(format!("this is no better than the constant predictor; try {} or {last}; {probe}", tries.join(", ")))
 }
 
 /// A command that asks the result something: `input` where it is short.

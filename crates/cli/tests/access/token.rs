@@ -88,7 +88,7 @@ fn every_call_but_the_health_services_needs_the_token() {
     let url = coordinator.plain();
     runtime().block_on(async {
         let mut client = connect(&url).await;
-        let generation = Some(proto::Generation { incarnation: 1, number: 1 });
+        let generation = Some(proto::Generation { incarnation: 1, number: 1, rollback: 0 });
         let refused = client.status(proto::StatusRequest {}).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
         let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 8], digest: Vec::new() }];
@@ -129,7 +129,7 @@ fn nobody_speaks_for_a_member_of_another_connection() {
         };
         // Another connection knows everything that there is to know, and guesses the rest.
         let mut stranger = connect(&url).await;
-        let generation = Some(proto::Generation { incarnation: welcome.incarnation, number: 1 });
+        let generation = Some(proto::Generation { incarnation: welcome.incarnation, number: 1, rollback: 0 });
         let request =
             proto::ReduceRequest { generation, member: welcome.member, unit: 0, rows: Vec::new(), more: false };
         let refused = stranger.reduce(request.clone()).await.unwrap_err();

@@ -49,7 +49,7 @@ fn unharmed(what: &str, folder: &Folder, before: &[(PathBuf, Vec<u8>)]) {
     }
     for (path, _) in &after {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        assert!(!name.ends_with(".tmp") && !name.ends_with(".probe"), "{what} left {}", path.display());
+        assert!(!name.ends_with(".tmp") && !name.ends_with(".writable"), "{what} left {}", path.display());
     }
 }
 

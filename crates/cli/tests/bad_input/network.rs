@@ -217,7 +217,7 @@ fn nonsense_on_the_coordinators_port_harms_no_run() {
         let _ = stream.read(&mut [0; 256]);
     }
     // Messages that are out of place.
-    let generation = Some(proto::Generation { incarnation: 1, number: 1 });
+    let generation = Some(proto::Generation { incarnation: 1, number: 1, rollback: 0 });
     runtime().block_on(async {
         let client = CoordinatorClient::connect(format!("http://{address}")).await.unwrap();
         let refused = control(&client, vec![hello(proto::PROTOCOL + 1)]).await.unwrap_err();
@@ -241,6 +241,7 @@ fn nonsense_on_the_coordinators_port_harms_no_run() {
         let mut returning = hello(proto::PROTOCOL);
         if let Some(Message::Hello(hello)) = &mut returning.message {
             hello.rejoin_state = Some(proto::RejoinState {
+                rollback: 0,
                 run_id: "nn".to_owned(),
                 config_digest: String::new(),
                 state: vec![1, 2, 3],

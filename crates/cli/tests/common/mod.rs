@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub mod fake_cuda;
+pub mod proxy;
 pub mod run;
 pub mod words;
 

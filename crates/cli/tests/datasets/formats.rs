@@ -92,7 +92,7 @@ fn without_a_dataset_nothing_is_added() {
 fn a_coordinator_that_starts_again_needs_no_file() {
     let (expected, _) = reference();
     let folder = with_tables();
-    let mut launcher = folder.spawn(&launch("invoices.csv", "gone", "--workers 2"));
+    let mut launcher = folder.spawn(&launch("invoices.csv", "gone", "--workers 2 --chaos slow=200"));
     let checkpoints = folder.path().join("chk/gone");
     wait_for("a checkpoint", || newest_step(&checkpoints) >= 5);
     std::fs::remove_file(folder.path().join("invoices.csv")).expect("the file");

@@ -65,7 +65,9 @@ fn wrong_files_are_refused_in_words() {
         ("long.csv", csv("3,4,5\n"), &["line 4", "3 fields and the header 2"]),
         ("quote.csv", csv(&format!("\"3,30\n{}", "4,40\n".repeat(300_000))), &["line 4", "longer than", "quote"]),
         ("endless.jsonl", jsonl(&"x".repeat(2 << 20)), &["line 3", "longer than"]),
-        ("array.json", b"[\n{\"input\": 1, \"output\": 2}\n]\n".to_vec(), &["line 1", "bad JSON"]),
+        ("login.csv", b"\n<!DOCTYPE html><html><body>Log in</body></html>".to_vec(), &["a web page", "download"]),
+        ("lfs.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n".to_vec(), &["git lfs pull"]),
+        ("array.json", b"[\n{\"input\": 1, \"output\": 2}\n]\n".to_vec(), &["line 1", "bad JSON", "jq -c '.[]'"]),
         ("array.jsonl", jsonl("[1, 2]\n"), &["line 3", "expected an object", "found a list"]),
         ("pretty.json", b"{\n  \"input\": 1,\n  \"output\": 2\n}\n".to_vec(), &["line 1", "bad JSON"]),
         ("hole.jsonl", jsonl("\n{\"input\": 3, \"output\": 30}\n"), &["line 3", "blank line"]),
@@ -97,6 +99,7 @@ fn wrong_files_are_refused_in_words() {
 /// Odd files that are read all the same, with what is said of them.
 const READ: &[(&str, &str, &[&str], &str)] = &[
     ("excel.csv", "\u{feff}input;output\r\n1;10\r\n2;20\r\n3;30\r\n", &[], "stage nn"),
+    ("declared.csv", "sep=|\r\ninput|output\r\n1,5;|10\r\n2,5;|20\r\n", &[], "stage text"),
     ("tabs.tsv", "input\toutput\na, b\t10\nc\t20\n", &[], "stage text"),
     ("bars.txt", "input|output\n\"a | b\"|10\nc|20\n", &[], "stage text"),
     ("chosen.csv", "input:output\na, b; c:10\nd, e; f:20\n", &["--dataset.separator", ":"], "stage text"),

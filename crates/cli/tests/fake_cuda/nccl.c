@@ -7,7 +7,7 @@
  * whose process is gone is an error to the others only where FAKE_NCCL_REMOTE_ERRORS=1; otherwise they hang, as over NVLink.
  *
  * FAKE_NCCL_VERSION: version code (23007). FAKE_NCCL_FAULT: `init-hangs`, `init-fails`, `async-error:N` (the N-th sum of
- * this process fails), `sum-hangs:N` (it never ends, until the abort), `abort-stuck` (after an abort the stream never gets idle).
+ * this process fails), `bit-flips:N` (this rank receives a changed bit in it), `sum-hangs:N` (it never ends, until the abort), `abort-stuck` (after an abort the stream never gets idle).
  * FAKE_NCCL_FAULT_RANK: the rank that has the fault (every rank). FAKE_NCCL_FAULT_ONCE: a file; the fault is for the
  * process that makes it. FAKE_NCCL_LOG: file to which every communicator's life is written.
  */
@@ -174,6 +174,8 @@ static void *work(void *argument) {
             while (!atomic_load(&comm->aborted)) nap();
         } else {
             add_up(comm);
+            /* In the middle of a row: its mark stays. */
+            if (has_fault("bit-flips", comm->rank)) comm->words[2] ^= 1u << 7;
         }
         atomic_store(&comm->wanted, 0);
         fake_cuda_end(comm->stream);

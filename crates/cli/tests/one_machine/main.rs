@@ -8,11 +8,12 @@ mod dismissal;
 mod messages;
 mod python;
 mod returning;
+mod rollback;
 
 use std::time::Duration;
 
 use common::run::{arguments, bytes, kill, listening_address, succeed, undisturbed, wait_for};
-use common::{Child, Folder};
+use common::{Child, Folder, check, words};
 use rustix::process::Signal;
 
 /// 600 short steps in five micro-batches.

@@ -1,10 +1,10 @@
 //! Bits that change on the way, and rows that are not those that were computed.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::proxy::Proxy;
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn a_bit_that_changes_in_a_message_of_any_kind_changes_no_byte() {
     {
         assert_eq!(at_coordinator.get(kind), Some(&20), "{kind}: {at_coordinator:?}\n{output}");
     }
-    // Welcome (configuration and probe), Begin and Committed; samples and sums.
+    // Welcome (configuration and trial micro-batch), Begin and Committed; samples and sums.
     let at_workers = kinds(&folder, &files);
     for kind in ["CoordinatorMessage.1", "CoordinatorMessage.2", "CoordinatorMessage.5", "MicroBatch", "ReduceReply"] {
         assert!(at_workers.get(kind).is_some_and(|count| *count >= 20), "{kind}: {at_workers:?}\n{output}");
@@ -74,63 +74,40 @@ fn shown_count(stderr: &str) -> usize {
     count.unwrap_or_else(|| panic!("no count: {stderr}"))
 }
 
-/// A proxy to `target` that flips a bit in about every `spacing` bytes, in each direction, `most` of them altogether.
-struct Flipper {
-    address: String,
-    flipped: Arc<AtomicU64>,
-}
-
-impl Flipper {
-    fn start(target: &str, spacing: u64, most: u64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let flipped = Arc::new(AtomicU64::new(0));
-        let (target, count) = (target.to_owned(), flipped.clone());
-        std::thread::spawn(move || {
-            for (number, client) in listener.incoming().flatten().enumerate() {
-                let Ok(server) = TcpStream::connect(&target) else { continue };
-                let (client_again, server_again) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                for (from, to, way) in [(client, server, 0), (server_again, client_again, 1)] {
-                    let (count, seed) = (count.clone(), 2 * number as u64 + way);
-                    std::thread::spawn(move || pass_on(from, to, seed, spacing, most, &count));
-                }
+/// A proxy to `target` that flips a bit in about every `spacing` bytes, `most` of them in each direction; and how many it
+/// flipped to the target and from it.
+fn flipper(target: &str, spacing: u64, most: u64) -> (Proxy, Arc<[AtomicU64; 2]>) {
+    let flipped = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+    let counts = flipped.clone();
+    let proxy = Proxy::start(target, move |seed| {
+        let (counts, mut random) = (counts.clone(), seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut next = move || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        let mut until = spacing / 2 + next() % spacing;
+        Box::new(move |bytes| {
+            let count = &counts[seed as usize % 2];
+            if until < bytes.len() as u64 && count.load(Ordering::Relaxed) < most {
+                count.fetch_add(1, Ordering::Relaxed);
+                bytes[until as usize] ^= 1 << (next() % 8);
+                until = spacing / 2 + next() % spacing;
+            } else {
+                until = until.saturating_sub(bytes.len() as u64);
             }
-        });
-        Self { address, flipped }
-    }
-}
-
-/// Copies bytes until either side ends.
-fn pass_on(mut from: TcpStream, mut to: TcpStream, seed: u64, spacing: u64, most: u64, flipped: &AtomicU64) {
-    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = move || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random
-    };
-    let (mut buffer, mut until) = ([0; 4096], spacing / 2 + next() % spacing);
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        if until < count as u64 && flipped.fetch_add(1, Ordering::Relaxed) < most {
-            buffer[until as usize] ^= 1 << (next() % 8);
-            until = spacing / 2 + next() % spacing;
-        } else {
-            until = until.saturating_sub(count as u64);
-        }
-        if to.write_all(&buffer[..count]).is_err() {
-            break;
-        }
-    }
-    // The other direction ends with this one.
-    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+        })
+    });
+    (proxy, flipped)
 }
 
 #[test]
 fn bits_that_change_under_http2_change_no_byte() {
     let mut cluster = Cluster::start("--workers 3 --stall-after 2 --dead-after 2 --heartbeat 0.2");
-    let flipper = Flipper::start(cluster.url.trim_start_matches("http://"), 2_000, 60);
+    let (flipper, flipped) = flipper(cluster.url.trim_start_matches("http://"), 2_000, 30);
     // Slow enough for the far worker to come back often, whatever else the machine does.
-    let _honest = [cluster.worker("slow=6", &[]), cluster.worker("slow=6", &[])];
+    let _honest = [cluster.worker("slow=15", &[]), cluster.worker("slow=15", &[])];
     let url = format!("http://{}", flipper.address);
     // A frame that cannot be read may end a worker; whoever started it starts another.
     let respawn = || cluster.folder.spawn_env(&["worker", "--coordinator", &url], &[]);
@@ -143,9 +120,9 @@ fn bits_that_change_under_http2_change_no_byte() {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let flips = flipper.flipped.load(Ordering::Relaxed);
+    let flips = [0, 1].map(|way: usize| flipped[way].load(Ordering::Relaxed));
     let said = cluster.finish();
-    assert!(flips >= 20, "{flips} bits were flipped: {said}");
+    assert!(flips.iter().all(|count| *count >= 20), "{flips:?} bits were flipped each way: {said}");
     assert!(shown_count(&said) > 0, "{said}");
 }
 

@@ -91,6 +91,7 @@ fn a_strangers_state_never_becomes_the_runs() {
             config_digest: blake3::hash(config.digest_text().as_bytes()).to_hex().to_string(),
             state: state.to_bytes(),
             mac: vec![7; 32],
+            rollback: 0,
         };
         match first_answer(&cluster.url, hello(Some(forged))).await {
             Some(Answer::Abort(abort)) => abort.reason,

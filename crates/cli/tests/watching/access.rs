@@ -61,7 +61,7 @@ fn other_names_other_sites_and_other_paths_are_refused() {
 }
 
 #[test]
-fn with_a_token_nothing_but_the_probes_is_told_without_it() {
+fn with_a_token_nothing_but_the_health_checks_is_told_without_it() {
     let folder = Folder::new();
     folder.write("token", "open-sesame/4711\n");
     let (_watch, address) = watched(&folder, &["--http-token-file", "token"]);

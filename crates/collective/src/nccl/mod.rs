@@ -7,6 +7,7 @@
 //! Reading order: [`rows`] (what is moved) → [`communicator`] (how) → [`thread`] (where) → here.
 
 use numalign_projector::{MicroBatchGradients, digest_of};
+use numalign_protocol::codec::Digest;
 use tokio::sync::{mpsc, oneshot};
 
 mod communicator;
@@ -18,7 +19,7 @@ pub use communicator::NcclError;
 pub use library::{Nccl, UniqueId};
 pub use thread::Wanted;
 
-use crate::{Collective, CollectiveError, DigestedRows, Gathered, digested, plain};
+use crate::{Collective, CollectiveError, DigestedRows, Gathered, Summed, digested, plain};
 use thread::{Order, Orders, Started};
 
 /// One process's communicators, one after the other: the next is formed when the thread of the one before has left NCCL.
@@ -88,13 +89,13 @@ pub struct NcclRows {
 }
 
 impl NcclRows {
-    /// Every rank's rows of `unit`.
+    /// Every rank's rows of `unit`, and their digest.
     async fn exchange(
         &self,
         unit: u64,
         row_len: usize,
         rows: &MicroBatchGradients,
-    ) -> Result<numalign_projector::Rows, CollectiveError> {
+    ) -> Result<(numalign_projector::Rows, Digest), CollectiveError> {
         let words = rows::pack(unit, self.micro_batches, row_len, rows)?;
         let (reply, answer) = oneshot::channel();
         // If the thread is gone, the reply's sender is dropped with the order.
@@ -112,16 +113,18 @@ impl NcclRows {
 }
 
 impl Collective for NcclRows {
-    async fn all_reduce(&mut self, unit: u64, rows: DigestedRows) -> Result<Vec<f32>, CollectiveError> {
-        Ok(self.exchange(unit, self.row_len, &plain(rows)).await?.sum()?)
+    async fn all_reduce(&mut self, unit: u64, rows: DigestedRows) -> Result<Summed, CollectiveError> {
+        let (rows, received) = self.exchange(unit, self.row_len, &plain(rows)).await?;
+        Ok(Summed { sum: rows.sum()?, received: Some(received) })
     }
 
     async fn gather(&mut self, unit: u64, rows: DigestedRows) -> Result<Gathered, CollectiveError> {
         let rows = plain(rows);
         // Every rank has a micro-batch, and all rows of a chunk have one length.
         let row_len = rows.first().map_or(0, |(_, row)| row.len());
-        let rows = self.exchange(unit, row_len, &rows).await?.concatenated()?;
-        Ok(Gathered { digest: digest_of(&rows), rows: Some(rows) })
+        let (rows, received) = self.exchange(unit, row_len, &rows).await?;
+        let rows = rows.concatenated()?;
+        Ok(Gathered { digest: digest_of(&rows), rows: Some(rows), received: Some(received) })
     }
 }
 
@@ -166,7 +169,7 @@ pub async fn check(gpus: &[usize], row_len: usize, deadline: std::time::Duration
         formation.form(id);
     }
     for _ in 0..world {
-        let sum = match tokio::time::timeout(deadline * 2, received.recv()).await {
+        let Summed { sum, .. } = match tokio::time::timeout(deadline * 2, received.recv()).await {
             Ok(Some(sum)) => sum.map_err(|error| error.to_string())?,
             Ok(None) => return Err("a rank ended without a sum".to_owned()),
             Err(_) => return Err(format!("no sum within {:.0} s", (deadline * 2).as_secs_f64())),

@@ -4,7 +4,8 @@
 //! In front of each row stands a mark, the number of the unit, from its owner alone: after the sum it tells that the row
 //! came from exactly one rank, and from this unit.
 
-use numalign_projector::{MicroBatchGradients, Rows};
+use numalign_projector::{MicroBatchGradients, Rows, digest_of};
+use numalign_protocol::codec::{Digest, digest_of_rows};
 
 use super::communicator::NcclError;
 use crate::CollectiveError;
@@ -35,17 +36,25 @@ pub(super) fn pack(
     Ok(words)
 }
 
-/// The rows of all ranks, from the summed buffer.
-pub(super) fn unpack(unit: u64, micro_batches: usize, row_len: usize, words: &[u32]) -> Result<Rows, CollectiveError> {
+/// The rows of all ranks, from the summed buffer, and their digest.
+pub(super) fn unpack(
+    unit: u64,
+    micro_batches: usize,
+    row_len: usize,
+    words: &[u32],
+) -> Result<(Rows, Digest), CollectiveError> {
     let mut rows = Rows::new(micro_batches, row_len);
+    let mut digests = Vec::with_capacity(micro_batches);
     for (micro_batch, part) in words.chunks_exact(1 + row_len).enumerate() {
         if part[0] != mark(unit) {
             let how = if part[0] == 0 { "came from no rank" } else { "came from several ranks, or of another unit" };
             return Err(NcclError::NotWhole { micro_batch, how }.into());
         }
-        rows.insert(micro_batch, part[1..].iter().map(|word| f32::from_bits(*word)).collect())?;
+        let row: Vec<f32> = part[1..].iter().map(|word| f32::from_bits(*word)).collect();
+        digests.push(digest_of(&row));
+        rows.insert(micro_batch, row)?;
     }
-    Ok(rows)
+    Ok((rows, digest_of_rows(digests.iter())))
 }
 
 #[cfg(test)]
@@ -69,11 +78,14 @@ mod tests {
         let all: MicroBatchGradients =
             (0..5).map(|i| (i, odd.iter().map(|v| v * (i as f32 + 1.0)).collect())).collect();
         let bits = |rows: &Rows| rows.concatenated().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-        let alone = unpack(9, 5, 5, &pack(9, 5, 5, &all).unwrap()).unwrap();
+        let (alone, digest) = unpack(9, 5, 5, &pack(9, 5, 5, &all).unwrap()).unwrap();
+        let digests: Vec<Digest> = all.iter().map(|(_, row)| digest_of(row)).collect();
+        assert_eq!(digest, digest_of_rows(digests.iter()));
         for split in 0..=5 {
             let (first, second) = (all[..split].to_vec(), all[split..].to_vec());
             let buffers = [first, second].map(|rows| pack(9, 5, 5, &rows).unwrap());
-            assert_eq!(bits(&unpack(9, 5, 5, &summed(&buffers)).unwrap()), bits(&alone));
+            let (rows, received) = unpack(9, 5, 5, &summed(&buffers)).unwrap();
+            assert_eq!((bits(&rows), received), (bits(&alone), digest));
         }
         let expected: Vec<u32> = all.iter().flat_map(|(_, row)| row.iter().map(|v| v.to_bits())).collect();
         assert_eq!(bits(&alone), expected);

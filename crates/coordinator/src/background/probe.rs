@@ -15,6 +15,8 @@ use numalign_projector::probe::{Found, Gathered, find};
 use numalign_projector::{Encoding, Features, Fit};
 use serde_json::{Value, json};
 
+use super::probe_needs::enough_disk;
+
 /// Name of the report in the run's folder.
 pub const REPORT: &str = "probe.json";
 
@@ -130,18 +132,9 @@ impl RowFile {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).map_err(failed)?;
         std::fs::remove_file(&path).map_err(failed)?;
         let rows = Self { file, places, hidden, chunk_samples, chunks: 0 };
-        let needed = chunks.saturating_mul(rows.chunk_bytes());
         let disk = rustix::fs::fstatvfs(&rows.file).map_err(|error| failed(error.into()))?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if needed > free {
-            let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-            return Err(format!(
-                "its rows need {:.1} GiB beside {}, where {:.1} GiB are free; take fewer samples, layers or poolings",
-                gib(needed),
-                path.display(),
-                gib(free)
-            ));
-        }
+        enough_disk(chunks.saturating_mul(rows.chunk_bytes()), free, folder)?;
         Ok(rows)
     }
 

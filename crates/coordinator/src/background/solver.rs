@@ -2,6 +2,7 @@
 //! The sums are a function of the committed chunks alone. Adding and solving take up to seconds, too long for the driver.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use numalign_projector::{Features, Fit, Sums};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::checkpoint_writer::CheckpointWriter;
+use super::memory::free_memory;
 use super::probe::Probe;
+use super::probe_needs::gib;
 
 /// A round's solution, or why there is none.
 pub type Solution = Result<Fit, String>;
@@ -18,25 +21,49 @@ pub type Solution = Result<Fit, String>;
 /// The unit at which a round ends, and its solution.
 pub type SolveResult = (u64, Solution);
 
+/// Bytes of committed chunks that the solver's thread has not added yet. It can be slower than the workers: where many
+/// places are read, or onto a slow disk.
+#[derive(Debug, Clone, Default)]
+pub struct Backlog(Arc<AtomicU64>);
+
+impl Backlog {
+    /// From here on no chunk is handed out until some are added.
+    pub(super) const MOST: u64 = 256 << 20;
+
+    /// Whether further chunks have to wait.
+    pub fn is_full(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= Self::MOST
+    }
+
+    fn grow(&self, features: &Features) {
+        self.0.fetch_add(4 * features.values().len() as u64, Ordering::Relaxed);
+    }
+
+    fn shrink(&self, features: &Features) {
+        self.0.fetch_sub(4 * features.values().len() as u64, Ordering::Relaxed);
+    }
+}
+
 enum Job {
     /// Chunk number of the round, and what it gathered.
     Add(u64, Arc<Features>),
-    /// To be written with the sums as they are now.
-    Write(Box<Checkpoint>),
+    /// To be written with the sums as they are now; the number is [`CheckpointWriter::discarded`] when it was made.
+    Write(Box<Checkpoint>, u64),
     Solve(u64),
 }
 
 /// A handle of the thread.
 pub struct SolverThread {
-    /// One round waits here at most; each chunk is needed, so none is refused.
+    /// Each chunk is needed, so none is refused; the backlog holds new ones back.
     jobs: Option<mpsc::Sender<Job>>,
+    backlog: Backlog,
     /// Ends with the thread.
     running: mpsc::Receiver<()>,
 }
 
 impl SolverThread {
-    /// Starts the thread with the sums of a round in progress, if there is one, or for a probe. Checkpoints go to `writer`, solutions to
-    /// `solutions`.
+    /// Starts the thread with the sums of a round in progress, if there is one, or for a probe. Checkpoints go to `writer`,
+    /// solutions to `solutions`.
     ///
     /// # Errors
     /// The thread does not start.
@@ -48,17 +75,22 @@ impl SolverThread {
     ) -> std::io::Result<Self> {
         let (jobs, inbox) = mpsc::channel();
         let (alive, running) = mpsc::channel::<()>();
+        let backlog = Backlog::default();
+        let added = backlog.clone();
         let body = move || {
             let _alive = alive;
             let mut round = RoundSums { sums, probe, failed: None };
             while let Ok(job) = inbox.recv() {
                 match job {
-                    Job::Add(chunk, features) => round.add(chunk, &features),
-                    Job::Write(mut checkpoint) => {
+                    Job::Add(chunk, features) => {
+                        round.add(chunk, &features);
+                        added.shrink(&features);
+                    }
+                    Job::Write(mut checkpoint, discarded) => {
                         if checkpoint.stores_sums() {
                             checkpoint.sums = round.sums.clone();
                         }
-                        writer.write(&checkpoint);
+                        writer.write(&checkpoint, discarded);
                     }
                     Job::Solve(unit) => {
                         // The driver may have ended meanwhile; then the solution is not needed.
@@ -68,7 +100,12 @@ impl SolverThread {
             }
         };
         std::thread::Builder::new().name("solver".to_owned()).spawn(body)?;
-        Ok(Self { jobs: Some(jobs), running })
+        Ok(Self { jobs: Some(jobs), backlog, running })
+    }
+
+    /// What is not added yet.
+    pub fn backlog(&self) -> Backlog {
+        self.backlog.clone()
     }
 
     fn send(&self, job: Job) {
@@ -81,12 +118,13 @@ impl SolverThread {
 
     /// Adds a committed chunk, number `chunk` of its round.
     pub fn add(&self, chunk: u64, features: Arc<Features>) {
+        self.backlog.grow(&features);
         self.send(Job::Add(chunk, features));
     }
 
-    /// Writes a checkpoint of a round in progress, with its sums.
-    pub fn write(&self, checkpoint: Checkpoint) {
-        self.send(Job::Write(Box::new(checkpoint)));
+    /// Writes a checkpoint of a round in progress, with its sums, unless the writer discards everything before.
+    pub fn write(&self, checkpoint: Checkpoint, discarded: u64) {
+        self.send(Job::Write(Box::new(checkpoint), discarded));
     }
 
     /// Solves for the output projector at unit `unit`, once everything before is added.
@@ -156,17 +194,27 @@ fn enough_memory(columns: usize) -> Result<(), String> {
     let Some(free) = free_memory().filter(|free| needed > WORTH_A_LOOK && needed > *free) else {
         return Ok(());
     };
-    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     Err(format!(
-        "solving for {columns} columns takes {:.1} GiB, and {:.1} GiB are free; read fewer places",
+        "solving for {columns} columns takes {} of memory, and {} are free; read fewer places",
         gib(needed),
         gib(free)
     ))
 }
 
-/// Bytes that the system can still give; none where it does not say.
-fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_is_full_until_chunks_are_added() {
+        let features = Features::new(1023, vec![0.0; 64 << 20 >> 2]).unwrap();
+        let backlog = Backlog::default();
+        for _ in 0..4 {
+            assert!(!backlog.is_full());
+            backlog.grow(&features);
+        }
+        assert!(backlog.is_full());
+        backlog.shrink(&features);
+        assert!(!backlog.is_full());
+    }
 }

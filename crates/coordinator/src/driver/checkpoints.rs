@@ -1,21 +1,25 @@
 //! What the driver stores: checkpoints of committed states, each with the digest of the samples behind it.
 
 use numalign_checkpoint::{Checkpoint, Identity};
+use numalign_data::SampleDigest;
+use numalign_projector::State;
 
 use super::Driver;
 
 impl Driver {
     /// Queues a checkpoint of the committed state. In a round it goes through the solver's thread, which adds the sums.
-    pub(super) fn queue_checkpoint(&self) {
+    pub(super) fn queue_checkpoint(&mut self) {
         let Some(checkpoint) = self.checkpoint() else {
             return;
         };
         if let Err(error) = self.key.keep() {
             tracing::warn!("the run's key is not in its folder: {error}");
         }
+        self.record_unaudited();
+        let discarded = self.writer.discarded();
         match checkpoint.state.position().gathered {
-            Some(_) => self.solver.write(checkpoint),
-            None => self.writer.write(&checkpoint),
+            Some(_) => self.solver.write(checkpoint, discarded),
+            None => self.writer.write(&checkpoint, discarded),
         }
     }
 
@@ -30,7 +34,11 @@ impl Driver {
 
     /// The committed state as a checkpoint; `None` while the frozen model is unknown.
     pub(super) fn checkpoint(&self) -> Option<Checkpoint> {
-        let state = self.machine.committed()?;
+        self.checkpoint_of(self.machine.committed()?, self.sample_digest)
+    }
+
+    /// A state as a checkpoint, with the digest of the samples behind it.
+    pub(super) fn checkpoint_of(&self, state: &State, sample_digest: SampleDigest) -> Option<Checkpoint> {
         if self.fingerprint.is_empty() {
             return None;
         }
@@ -45,8 +53,8 @@ impl Driver {
                 split: self.split.clone(),
                 loaded_digest: self.loaded_digest.clone(),
             },
-            state: state.as_ref().clone(),
-            sample_digest: self.sample_digest.to_hex(),
+            state: state.clone(),
+            sample_digest: sample_digest.to_hex(),
             sums: None,
         })
     }

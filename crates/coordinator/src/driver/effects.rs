@@ -1,5 +1,6 @@
 //! What each effect of the machine does to outboxes, console, reducer, dispatcher and files.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use numalign_checkpoint::{CONFIGURATION, write_atomically};
@@ -13,7 +14,7 @@ use super::shutdown::STOP_TIMEOUT;
 use super::{Driver, Outcome};
 use crate::error::CoordinatorError;
 use crate::machine::collective::CollectiveBackend;
-use crate::machine::{Commit, Effect, GenerationStart};
+use crate::machine::{Commit, Effect, Event, GenerationStart};
 
 impl Driver {
     /// Applies effects; answers with the outcome once the run is over.
@@ -59,6 +60,22 @@ impl Driver {
                         self.boundary = Some((generation, limit));
                     }
                 }
+                Effect::RollBack(back) => {
+                    if let Err(error) = self.roll_back(&back).await {
+                        let hint = error.hint().unwrap_or_default();
+                        self.abort_all(&error.to_string(), &hint);
+                        return Some(Err(error));
+                    }
+                }
+                Effect::MakeState(generation, unit, reason) => {
+                    let digest = self.state_made_here(generation, unit);
+                    let event = Event::StateMade((generation, unit), digest, reason);
+                    let more = self.machine.handle(Instant::now(), event);
+                    if let Some(end) = Box::pin(self.apply_effects(more)).await {
+                        return Some(end);
+                    }
+                }
+                Effect::Warn(words) => self.console.print(&words),
                 Effect::Committed(commit) => self.committed(&commit),
                 Effect::Solve(unit) => {
                     self.dispatcher.end();
@@ -129,6 +146,9 @@ impl Driver {
     fn begin(&mut self, start: &GenerationStart) {
         self.boundary = None;
         self.update_sample_digest();
+        self.keep_state(&Arc::new(start.state.rewound(&self.config.recipe)));
+        // A coordinator that starts anew is to know every machine whose rows are in the run.
+        self.record_unaudited();
         self.reducer.begin(start, &self.config);
         self.dispatcher.begin(start, Schedule::of_run(&self.config));
         if start.first {
@@ -171,6 +191,10 @@ impl Driver {
 
     fn committed(&mut self, commit: &Commit) {
         self.console.committed(commit);
+        if let Some(before) = &commit.audited {
+            self.keep_state(before);
+            self.drop_unneeded_states();
+        }
         self.update_sample_digest();
         let position = commit.state.position();
         if let (Some(features), Some(gathered)) = (&commit.features, position.gathered) {
@@ -194,6 +218,13 @@ impl Driver {
             self.queue_checkpoint();
         }
         self.announce_commit(state);
+    }
+
+    /// What was committed last and was not sent yet is void, and must not be taken for what comes again.
+    pub(super) fn retract_commits(&self) {
+        for outbox in self.outboxes.values() {
+            outbox.committed(proto::Committed { unit: u64::MAX, mac: Vec::new() });
+        }
     }
 
     /// Tells every worker which unit is committed, with the MAC of its state.

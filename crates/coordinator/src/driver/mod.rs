@@ -4,18 +4,19 @@
 pub mod ack_tracker;
 mod checkpoints;
 mod effects;
+mod rollback;
 mod samples;
 mod shutdown;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use numalign_access::rate_limited_log::RateLimitedLog;
-use numalign_checkpoint::{RunFolder, SplitDigests};
+use numalign_checkpoint::{Checkpoint, RunFolder, SplitDigests};
 use numalign_config::{Arithmetic, Config};
 use numalign_data::{SampleDigest, Schedule, Streams};
 use numalign_projector::{NormTensor, State};
@@ -26,7 +27,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::background::checkpoint_writer::CheckpointWriter;
 use crate::background::probe::Probe;
 use crate::background::sample_check::SampleCheck;
-use crate::background::solver::{SolveResult, SolverThread};
+use crate::background::solver::{Backlog, SolveResult, SolverThread};
 use crate::error::CoordinatorError;
 use crate::machine::{Effect, Event, Generation, JoinRequest, Machine, MemberId};
 use crate::report::console::Console;
@@ -79,6 +80,8 @@ pub struct Driver {
     sample_digest: SampleDigest,
     /// Steps that `sample_digest` covers.
     digested_steps: u64,
+    /// States that the run may have to go back to, by unit.
+    kept: BTreeMap<u64, Arc<Checkpoint>>,
     outboxes: HashMap<MemberId, Outbox>,
     /// Where a quiescing generation comes to rest.
     boundary: Option<(Generation, u64)>,
@@ -125,7 +128,8 @@ impl Driver {
         let probe = Probe::of(&config.recipe, start.folder.path());
         let solver = SolverThread::start(start.sums.clone(), probe, writer.clone(), sender)
             .map_err(|error| CoordinatorError::Server(format!("the solver's thread does not start: {error}")))?;
-        Ok(Self {
+        let units = Schedule::of_run(&config);
+        let mut driver = Self {
             config_text,
             replaced: start.replaces.then(|| start.folder.clone()),
             machine,
@@ -147,6 +151,7 @@ impl Driver {
             loaded_digest: start.loaded_digest.clone(),
             sample_digest: start.sample_digest,
             digested_steps: start.state.as_ref().map_or(0, |state| state.step()),
+            kept: start.unaudited.values().map(|kept| (units.index(kept.state.position()), kept.clone())).collect(),
             outboxes: HashMap::new(),
             boundary: None,
             failures: FailureLog::default(),
@@ -159,7 +164,16 @@ impl Driver {
             key: start.key.clone(),
             damaged: 0,
             finished: false,
-        })
+        };
+        if let Some(state) = &start.state {
+            driver.keep_state(&Arc::new(state.rewound(&driver.config.recipe)));
+        }
+        Ok(driver)
+    }
+
+    /// What the solver has not added yet.
+    pub fn backlog(&self) -> Backlog {
+        self.solver.backlog()
     }
 
     /// Runs until the last step is committed, the run fails, or `shutdown` resolves.
@@ -285,15 +299,15 @@ impl Driver {
 
     /// A worker with a rejoin state shows that a coordinator was lost; that is recorded once.
     fn note_lost_coordinator(&mut self, join_request: &JoinRequest) {
-        if join_request.rejoin_state.is_some() && self.failures.total() == 0 && self.machine.phase() == "waiting" {
+        if join_request.returns && self.failures.total() == 0 && self.machine.phase() == "waiting" {
             let text = "the coordinator was lost and started again".to_owned();
             self.failures.record(self.started, self.committed_step(), text);
         }
     }
 
     fn welcome(&mut self, member: MemberId) {
-        let no_generation = Generation { incarnation: self.machine.incarnation(), number: 0 };
-        let probe = micro_batch(&self.streams, &self.config, no_generation, 0, 0);
+        let no_generation = Generation { incarnation: self.machine.incarnation(), ..Generation::default() };
+        let trial = micro_batch(&self.streams, &self.config, no_generation, 0, 0);
         let welcome = proto::Welcome {
             protocol: proto::PROTOCOL,
             run_id: self.config.run.run_id.clone(),
@@ -301,7 +315,7 @@ impl Driver {
             incarnation: self.machine.incarnation(),
             member: member.0,
             base_fingerprint: self.fingerprint.clone(),
-            probe: probe.samples,
+            trial: trial.samples,
         };
         self.send(member, Message::Welcome(welcome));
     }

@@ -58,6 +58,12 @@ impl Driver {
         }
         self.keep_checkpoint(step, &bytes);
         self.console.print(&format!("wrote {}", path.display()));
+        for (machine, step) in self.machine.never_audited() {
+            let (host, device) = (machine.host, machine.device);
+            self.console.print(&format!(
+                "{host} ({device}) left before it was audited: nobody compared its rows since step {step}"
+            ));
+        }
         if self.damaged > 0 {
             self.console.print(&format!("{} messages were damaged on their way and sent again", self.damaged));
         }

@@ -57,6 +57,7 @@ impl Fixture {
             base: None,
             layer_norms: Vec::new(),
             sample_digest: SampleDigest::start(),
+            unaudited: BTreeMap::new(),
             replaces: false,
             messages: Vec::new(),
         };
@@ -81,7 +82,7 @@ impl Fixture {
 
 fn join_request() -> JoinRequest {
     let process = Process { host: "host".to_owned(), pid: 1, namespace: 5 };
-    JoinRequest { process, restarts: 0, rejoin_state: None, mac_holds: true }
+    JoinRequest { process, restarts: 0, rejoin_state: None, mac_holds: true, returns: false }
 }
 
 fn worker_ready() -> WorkerReady {
@@ -94,7 +95,7 @@ fn worker_ready() -> WorkerReady {
         model_parameters: 10,
         weights: "random".to_owned(),
         device: "cpu".to_owned(),
-        probe_digest: vec![1],
+        trial_digest: vec![1],
         layer_norms: Vec::new(),
         layer_norm_values: Vec::new(),
         nccl: Err("no GPU".to_owned()),
@@ -123,6 +124,7 @@ fn report(state: &mut State, config: &Config, begin: &proto::Begin) -> Report {
         state: Some(state.clone()),
         features: None,
         rows: Vec::new(),
+        received: None,
         timing: Timing::default(),
     }
 }
@@ -171,14 +173,14 @@ impl Running {
 }
 
 #[tokio::test]
-async fn a_worker_is_welcomed_with_the_configuration_and_the_probe() {
+async fn a_worker_is_welcomed_with_the_configuration_and_the_trial_micro_batch() {
     let mut fixture = Fixture::new();
     let mut stream = fixture.connect(5);
     let Some(Message::Welcome(welcome)) = next(&mut stream).await else { panic!("no Welcome") };
     assert_eq!((welcome.protocol, welcome.member, welcome.incarnation), (proto::PROTOCOL, 5, 7));
     assert_eq!(welcome.run_id, "mine");
     assert_eq!(serde_json::from_str::<Config>(&welcome.config).unwrap(), *fixture.config);
-    assert_eq!(welcome.probe.len(), 2, "the first micro-batch");
+    assert_eq!(welcome.trial.len(), 2, "the first micro-batch");
     assert!(welcome.base_fingerprint.is_empty(), "no model is known yet");
 }
 
@@ -189,7 +191,7 @@ async fn a_generation_comes_with_state_and_micro_batches() {
     next(&mut stream).await;
     assert!(fixture.apply(ready(1)).await.is_none());
     let Some(Message::Begin(begin)) = next(&mut stream).await else { panic!("no generation") };
-    assert_eq!(begin.generation, Some(Generation { incarnation: 7, number: 1 }));
+    assert_eq!(begin.generation, Some(Generation { incarnation: 7, number: 1, rollback: 0 }));
     assert_eq!((begin.rank, begin.world, begin.first_micro_batch, begin.end_micro_batch), (0, 1, 0, 2));
     assert_eq!(State::from_bytes(&begin.state).unwrap().layout().hidden(), 2);
     let mut late = fixture.connect(2);

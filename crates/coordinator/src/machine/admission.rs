@@ -46,11 +46,14 @@ impl Machine {
             self.resuming = true;
         }
         self.deserted = None;
+        // What a process did for this coordinator before its connection broke is known.
+        let is_from_before = join_request.returns && !self.welcome_back.contains(&join_request.process);
         let member = Member {
             join_request,
             worker_ready: None,
             activity: Activity::Loading,
             has_trained: false,
+            is_from_before,
             last_seen: now,
             last_timing: Timing::default(),
             step_time: StepTimeEma::default(),
@@ -140,14 +143,14 @@ impl Machine {
         if let Err((reason, hint)) = admissible {
             return self.dismiss(now, id, &reason, hint, effects);
         }
-        if self.base.as_ref().is_none_or(|base| base.probe.is_none()) {
+        if self.base.as_ref().is_none_or(|base| base.trial_digest.is_none()) {
             effects.push(Effect::BaseKnown(worker_ready.clone()));
             self.base = Some(Base {
                 fingerprint: worker_ready.base_fingerprint.clone(),
                 tokenizer: worker_ready.tokenizer_fingerprint.clone(),
                 arithmetic: Some(worker_ready.arithmetic),
                 source: None,
-                probe: Some(worker_ready.probe_digest.clone()),
+                trial_digest: Some(worker_ready.trial_digest.clone()),
             });
         }
         self.complete_initial_state(&worker_ready);
@@ -162,18 +165,30 @@ impl Machine {
     /// own layer norms if they train and none are loaded.
     fn complete_initial_state(&mut self, worker_ready: &WorkerReady) {
         let recipe = &self.config.recipe;
-        let mut state = match &self.committed {
-            Some(state) if state.layout().layer_norms().is_empty() == worker_ready.layer_norms.is_empty() => return,
-            Some(state) => state.as_ref().clone(),
-            None => State::initial(Layout::of(recipe, worker_ready.hidden_size, 0), recipe.seed).prepared(recipe),
+        let initial = || {
+            let layout = Layout::of(recipe, worker_ready.hidden_size, 0);
+            let mut state = State::initial(layout, recipe.seed).prepared(recipe);
+            state.set_layer_norms(&worker_ready.layer_norm_values);
+            state
         };
-        state.set_layer_norms(&worker_ready.layer_norm_values);
-        self.committed = Some(Arc::new(state));
+        self.clean_audits.start_from(initial);
+        let state = match &self.committed {
+            Some(state) if state.layout().layer_norms().is_empty() == worker_ready.layer_norms.is_empty() => return,
+            Some(state) => {
+                let mut state = state.as_ref().clone();
+                state.set_layer_norms(&worker_ready.layer_norm_values);
+                state
+            }
+            None => initial(),
+        };
+        let state = Arc::new(state);
+        self.clean_audits.completed(&state);
+        self.committed = Some(state);
     }
 
     /// Whether the worker has this run's model and computes the same bits.
     fn check_admission(&self, host: &str, worker_ready: &WorkerReady) -> Result<(), String> {
-        if self.excluded.iter().any(|(bad, device)| bad == host && *device == worker_ready.device) {
+        if self.excluded.iter().any(|bad| bad.host == host && bad.device == worker_ready.device) {
             return Err(format!("{} of host {host} computed wrong numbers earlier in this run", worker_ready.device));
         }
         if !(1..=MAX_HIDDEN).contains(&worker_ready.hidden_size) {
@@ -188,12 +203,12 @@ impl Machine {
         {
             return Err(format!("its hidden size is {}, this run's is {hidden}", worker_ready.hidden_size));
         }
-        if let Some(probe) = self.base.as_ref().and_then(|base| base.probe.as_ref())
-            && *probe != worker_ready.probe_digest
+        if let Some(digest) = self.base.as_ref().and_then(|base| base.trial_digest.as_ref())
+            && *digest != worker_ready.trial_digest
             && self.config.run.deterministic
         {
             return Err(format!(
-                "it computes other bits than this run's machines on the same probe (device {}); \
+                "it computes other bits than this run's machines on the trial micro-batch (device {}); \
                  deterministic: false would admit it",
                 worker_ready.device
             ));

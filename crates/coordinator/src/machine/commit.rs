@@ -1,16 +1,16 @@
 //! What becomes certain: the ranks' reports of a unit, their comparison, the audit, and the commit.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use numalign_data::Unit;
-use numalign_data::{Audit, audit_of};
+use numalign_data::{Audit, Unit};
 use numalign_projector::{Features, Fit, State, StateDigest};
+use numalign_protocol::codec::digest_of_rows;
 
 use super::Machine;
 use super::agreement::{Agreement, agreement};
 use super::audit::{Verdict, short_hex, verdict};
+use super::collective::CollectiveBackend;
 use super::events::{Commit, Effect, MemberId, Report, Timing};
 
 /// Units that a report may be ahead of the committed one. No rank gets further than the unit after the others'.
@@ -33,7 +33,7 @@ impl Machine {
         if let Some(member) = self.members.get_mut(&id) {
             member.last_timing = report.timing;
             // An audited step holds a micro-batch more than the rank's own, and an evaluation other samples.
-            if report.rows.is_empty() && units.unit(report.unit) != Unit::Evaluate {
+            if !self.audits.due(report.unit) && units.unit(report.unit) != Unit::Evaluate {
                 member.step_time.observe(report.timing.compute, running.ranks[rank].1.len());
             }
         }
@@ -63,10 +63,10 @@ impl Machine {
             }
         }
         running.pending[offset][rank] = Some(report);
-        self.commit_complete_units(effects);
+        self.commit_complete_units(now, effects);
     }
 
-    fn commit_complete_units(&mut self, effects: &mut Vec<Effect>) {
+    fn commit_complete_units(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         while let Some(running) = &mut self.running {
             let complete = running
                 .pending
@@ -76,22 +76,23 @@ impl Machine {
                 return;
             }
             let reports: Vec<Report> = running.pending.pop_front().into_iter().flatten().flatten().collect();
-            let parts = running.parts();
+            let audits = self.audits.of(reports[0].unit, &running.audited_ranks());
             let unit = reports[0].unit;
-            if !self.digests_agree(&reports, effects) {
-                return;
+            if let Err(reason) = self.same_rows_received(&reports) {
+                self.nccl_failures.record(reason.clone());
+                return self.pause(&reason, effects);
             }
-            if let Some(audit) = self.audit(unit, &parts)
-                && !self.audit_passes(unit, &audit, &reports, effects)
-            {
+            if !self.digests_agree(now, &reports, effects) || !self.audits_pass(now, unit, &audits, &reports, effects) {
                 return;
             }
             let state = match self.checked_state(&reports[0]) {
                 Ok(state) => Arc::new(state),
                 Err(reason) => return self.contradicts_itself(&reason, effects),
             };
+            let audited = self.note_audits(&audits);
             self.committed = Some(state.clone());
             self.nccl_failures.reset();
+            self.dispute = None;
             effects.push(Effect::Committed(Commit {
                 unit: self.units().unit(unit),
                 state,
@@ -99,6 +100,7 @@ impl Machine {
                 timing: slowest(&reports),
                 world: reports.len(),
                 features: reports[0].features.clone(),
+                audited,
             }));
             self.clear_complaint();
             self.clear_suspects(unit, effects);
@@ -106,40 +108,36 @@ impl Machine {
     }
 
     /// Whether every rank has the same state after a unit. If a majority has, the odd ranks are excluded and the unit is
-    /// computed again; else the run fails.
-    fn digests_agree(&mut self, reports: &[Report], effects: &mut Vec<Effect>) -> bool {
-        let Some(running) = &self.running else {
+    /// computed again; else it has to be found out who is right.
+    fn digests_agree(&mut self, now: Instant, reports: &[Report], effects: &mut Vec<Effect>) -> bool {
+        let Some(running) = &mut self.running else {
             return true;
         };
         let digests: Vec<StateDigest> = reports.iter().map(|report| report.digest).collect();
-        let (step, member) = (reports[0].unit, |rank: usize| running.ranks[rank].0);
+        let (step, members) = (reports[0].unit, running.members());
         match agreement(&digests) {
             Agreement::Unanimous => true,
             Agreement::Majority { odd, digest } => {
                 let (agreed, all) = (digests.len() - odd.len(), digests.len());
-                let odd: Vec<(MemberId, StateDigest)> =
-                    odd.into_iter().map(|rank| (member(rank), digests[rank])).collect();
-                for (id, its) in odd {
-                    let why =
-                        format!("after step {step} its state is {its}, where {agreed} of {all} ranks have {digest}");
-                    self.exclude(id, &why, effects);
-                }
+                let why = |rank: usize| {
+                    let its = digests[rank];
+                    format!("after step {step} its state is {its}, where {agreed} of {all} ranks have {digest}")
+                };
+                let faulty: Vec<(MemberId, String)> = odd.into_iter().map(|rank| (members[rank], why(rank))).collect();
+                self.exclude(&faulty, effects);
                 false
             }
             Agreement::Split { first, second } => {
+                // They are looked at again once it is known who is right.
+                running.pending.push_front(reports.iter().cloned().map(Some).collect());
                 let reason = format!(
                     "the ranks disagree after step {step}: {} has {}, {} has {}; nothing of this step is committed",
-                    self.name(member(first)),
+                    self.name(members[first]),
                     digests[first],
-                    self.name(member(second)),
+                    self.name(members[second]),
                     digests[second]
                 );
-                self.fail(
-                    reason,
-                    "one of the two machines computes wrong numbers; resume without it, or with three or more workers, \
-                     which can tell by themselves",
-                    effects,
-                );
+                self.states_disputed(now, step, reason, effects);
                 false
             }
         }
@@ -149,7 +147,7 @@ impl Machine {
     /// others go on without it.
     fn contradicts_itself(&mut self, reason: &str, effects: &mut Vec<Effect>) {
         match self.running.as_ref().map(|running| (running.ranks[0].0, running.ranks.len())) {
-            Some((id, 2..)) => self.exclude(id, reason, effects),
+            Some((id, 2..)) => self.exclude(&[(id, reason.to_owned())], effects),
             _ => {
                 let hint = "rank 0's machine has a faulty memory or network; resume without it";
                 self.fail(reason.to_owned(), hint, effects);
@@ -207,64 +205,101 @@ impl Machine {
         }
     }
 
-    /// The audit of a unit, if it is due; machines that may compute other bits have no rows to compare.
-    fn audit(&self, step: u64, parts: &[Range<usize>]) -> Option<Audit> {
-        if !self.config.run.deterministic {
-            return None;
-        }
-        audit_of(step, self.config.run.audit_every, parts)
-    }
-
-    /// Compares the audited rows of a unit; if they differ, excludes the odd rank or stops the run.
-    fn audit_passes(&mut self, step: u64, audit: &Audit, reports: &[Report], effects: &mut Vec<Effect>) -> bool {
+    /// Compares the audited rows of a unit; if they differ, excludes the odd ranks, or asks for somebody who can tell.
+    fn audits_pass(
+        &mut self,
+        now: Instant,
+        step: u64,
+        audits: &[Audit],
+        reports: &[Report],
+        effects: &mut Vec<Effect>,
+    ) -> bool {
         let Some(running) = &self.running else {
             return true;
         };
-        let member = |rank: usize| running.ranks[rank].0;
-        let found = verdict(audit, |rank| reports[rank].rows.as_slice());
-        let micro_batch = audit.micro_batch;
-        match found {
-            Verdict::Agreed => true,
-            Verdict::Odd { rank, its, others } => {
-                let id = member(rank);
-                let why = format!(
-                    "the audit of step {step} found another gradient row for micro-batch {micro_batch}: {}, where two \
-                     others have {}",
-                    short_hex(its),
-                    short_hex(others)
-                );
-                self.exclude(id, &why, effects);
-                false
-            }
-            Verdict::Split { first, second, digests } => {
-                let reason = format!(
-                    "the audit of step {step} found two gradient rows for micro-batch {micro_batch}: {} has {}, {} has \
-                     {}; nothing of this step is committed",
-                    self.name(member(first)),
-                    short_hex(digests[0]),
-                    self.name(member(second)),
-                    short_hex(digests[1])
-                );
-                self.fail(
-                    reason,
-                    "one of the two machines computes wrong numbers: resume with --resume auto on other machines, one at a \
-                     time; three or more workers can tell by themselves",
-                    effects,
-                );
-                false
+        let members = running.members();
+        let (mut faulty, mut dispute) = (Vec::<(MemberId, String)>::new(), None);
+        for audit in audits {
+            let micro_batch = audit.micro_batch;
+            match verdict(audit, |rank| reports[rank].rows.as_slice()) {
+                Verdict::Agreed => {}
+                Verdict::Odd { rank, its, others } => {
+                    let why = format!(
+                        "the audit of step {step} found another gradient row for micro-batch {micro_batch}: {}, where \
+                         two others have {}",
+                        short_hex(its),
+                        short_hex(others)
+                    );
+                    if faulty.iter().all(|(id, _)| *id != members[rank]) {
+                        faulty.push((members[rank], why));
+                    }
+                }
+                Verdict::Split { first, second, digests } => {
+                    dispute.get_or_insert_with(|| {
+                        format!(
+                            "the audit of step {step} found two gradient rows for micro-batch {micro_batch}: {} has {}, \
+                             {} has {}; nothing of this step is committed",
+                            self.name(members[first]),
+                            short_hex(digests[0]),
+                            self.name(members[second]),
+                            short_hex(digests[1])
+                        )
+                    });
+                }
             }
         }
+        match dispute {
+            _ if !faulty.is_empty() => self.exclude(&faulty, effects),
+            Some(reason) => self.ask_for_arbiter(now, reason, effects),
+            None => return true,
+        }
+        false
     }
 
-    /// Evicts a worker that computes wrong numbers; its device is not admitted again in this run.
-    pub(super) fn exclude(&mut self, id: MemberId, why: &str, effects: &mut Vec<Effect>) {
-        if let Some(member) = self.members.get(&id) {
-            let process = member.join_request.process.clone();
-            let device = member.worker_ready.as_ref().map_or_else(String::new, |ready| ready.device.clone());
-            self.excluded.push((process.host.clone(), device));
-            self.refuse(id, process, format!("excluded: {why}"), effects);
+    /// A unit with these audits is about to be committed. The state before it, if a rank was audited.
+    fn note_audits(&mut self, audits: &[Audit]) -> Option<Arc<State>> {
+        let (running, committed) = (self.running.as_ref()?, self.committed.as_ref()?);
+        if audits.is_empty() {
+            return None;
         }
-        self.left(id, &format!("excluded: {why}"), effects);
+        // Other rows of the unit were not looked at.
+        let before = Arc::new(committed.rewound(&self.config.recipe));
+        for audit in audits {
+            // An auditor says of itself what it computed; its own rows were received.
+            self.clean_audits.passed(running.ranks[audit.owner].0, before.clone());
+        }
+        Some(before)
+    }
+
+    /// Over NCCL: whether every rank received the rows that their owners computed.
+    fn same_rows_received(&self, reports: &[Report]) -> Result<(), String> {
+        let Some(running) = self.running.as_ref().filter(|running| running.backend == CollectiveBackend::Nccl) else {
+            return Ok(());
+        };
+        let mut computed = Vec::new();
+        for (report, (id, part)) in reports.iter().zip(&running.ranks) {
+            for micro_batch in part.clone() {
+                let Some((_, digest)) = report.rows.iter().find(|(place, _)| *place == micro_batch) else {
+                    return Err(format!(
+                        "{} did not say what it computed for micro-batch {micro_batch}",
+                        self.name(*id)
+                    ));
+                };
+                computed.push(*digest);
+            }
+        }
+        let expected = digest_of_rows(computed.iter());
+        for (report, (id, _)) in reports.iter().zip(&running.ranks) {
+            if report.received != Some(expected) {
+                let (unit, its) = (report.unit, short_hex(report.received));
+                return Err(format!(
+                    "{} received other rows of unit {unit} over NCCL than the ranks computed: {its}, not {}",
+                    self.name(*id),
+                    short_hex(Some(expected))
+                ));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -50,7 +50,7 @@ impl Machine {
                 Activity::Training(_) => {}
             }
         }
-        let most = run.max_workers.min(self.config.recipe.micro_batches());
+        let most = self.most_ranks();
         let settled = ready.iter().all(|(_, since)| now.saturating_duration_since(*since) >= run.join_debounce);
 
         if let Some(running) = &self.running {
@@ -74,6 +74,14 @@ impl Machine {
 
         let mut members: Vec<MemberId> = ready.iter().map(|(id, _)| *id).collect();
         members.truncate(most);
+        if let Some(dispute) = self.dispute.as_ref().filter(|dispute| ready.len() < dispute.needed) {
+            let reason = format!(
+                "{} of {} workers are ready, with which it can be told who computes wrong numbers; waiting for another to join",
+                ready.len(),
+                dispute.needed
+            );
+            return (Decision::Wait, reason);
+        }
         if self.generations > 0 {
             if ready.len() >= run.min_workers.min(most) {
                 return (Decision::Begin(members), format!("{} workers go on", ready.len()));

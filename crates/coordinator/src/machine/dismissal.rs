@@ -35,13 +35,8 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         // From a worker that was refused or declared dead: the run continues without it.
-        let Some(member) = self.members.get(&id) else {
+        let (Some(member), Some(complaint)) = (self.members.get(&id), self.complaint_of(id, why)) else {
             return;
-        };
-        let complaint = Complaint {
-            process: member.join_request.process.clone(),
-            text: format!("{}: {why}", self.name(id)),
-            unit: self.unit(),
         };
         let before = match (self.generations, cause) {
             (0, _) if member.worker_ready.is_none() => {
@@ -54,7 +49,7 @@ impl Machine {
         };
         if let Some((earlier, what)) = before {
             match earlier {
-                Some(first) if first.is_anothers(&complaint) => {
+                Some(first) if first.is_anothers(&complaint.process) => {
                     let reason = format!("{what}: {}; {}", first.text, complaint.text);
                     return self.fail(reason, MEND, effects);
                 }
@@ -62,6 +57,12 @@ impl Machine {
             }
         }
         self.dismiss(now, id, why, "another worker of the same kind would fail in the same way", effects);
+    }
+
+    /// What a member says, with its name.
+    pub(super) fn complaint_of(&self, id: MemberId, why: &str) -> Option<Complaint> {
+        let process = self.members.get(&id)?.join_request.process.clone();
+        Some(Complaint { process, text: format!("{}: {why}", self.name(id)), unit: self.unit() })
     }
 
     /// Evicts a member for good. The run fails if that leaves nobody who could go on.
@@ -122,9 +123,9 @@ impl Machine {
 }
 
 impl Complaint {
-    /// Whether `other` comes from another worker. A container that starts again has its host's name and a new namespace.
-    fn is_anothers(&self, other: &Self) -> bool {
-        let (its, others) = (&self.process, &other.process);
+    /// Whether `other` is another worker. A container that starts again has its host's name and a new namespace.
+    pub(super) fn is_anothers(&self, others: &Process) -> bool {
+        let its = &self.process;
         its.host != others.host || (its.namespace == others.namespace && its.pid != others.pid)
     }
 }

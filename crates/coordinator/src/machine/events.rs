@@ -10,7 +10,7 @@ use numalign_projector::{Features, Fit, NormTensor, State, StateDigest};
 
 pub use numalign_protocol::{Generation, Timing};
 
-use super::audit::RowDigests;
+use super::audit::{RowDigest, RowDigests};
 use super::collective::{CollectiveDecision, Nccl};
 use super::load_balancing::StepTimeEma;
 use super::stall::UnitTimes;
@@ -50,6 +50,8 @@ pub struct JoinRequest {
     pub rejoin_state: Option<State>,
     /// A coordinator of this run committed that state: its MAC holds.
     pub mac_holds: bool,
+    /// It has worked in this run before, whether its state still counts or not.
+    pub returns: bool,
 }
 
 /// A worker's message that its model is loaded.
@@ -71,8 +73,8 @@ pub struct WorkerReady {
     pub device: String,
     /// To what the factors of its matrix products are rounded.
     pub arithmetic: Arithmetic,
-    /// BLAKE3 of the probe's gradient row.
-    pub probe_digest: Vec<u8>,
+    /// BLAKE3 of the gradient row of the trial micro-batch.
+    pub trial_digest: Vec<u8>,
     /// The model's layer norms if they train; else empty.
     pub layer_norms: Vec<NormTensor>,
     /// All their numbers, in the same order.
@@ -96,8 +98,10 @@ pub struct Report {
     pub state: Option<State>,
     /// What a chunk gathered; with rank 0's report only.
     pub features: Option<Arc<Features>>,
-    /// In an audited unit: every row this rank computed.
+    /// In an audited unit and over NCCL: every row this rank computed.
     pub rows: RowDigests,
+    /// Over NCCL: the digest over all rows that this rank received.
+    pub received: Option<RowDigest>,
     /// Where the time went.
     pub timing: Timing,
 }
@@ -130,6 +134,9 @@ pub enum Event {
     SamplesChecked(MemberId, Result<(), String>),
     /// The round that ends at this unit was solved, or cannot be; the text says why.
     Solved(u64, Result<Fit, String>),
+    /// The digest of the state after a disputed unit, which the coordinator made itself, or none if it could not; the text
+    /// says what the dispute is.
+    StateMade((Generation, u64), Option<StateDigest>, String),
     /// Time passed.
     Tick,
 }
@@ -150,6 +157,13 @@ pub enum Effect {
     Pause(Vec<MemberId>, String),
     /// Send no work past this step (exclusive), so that the generation comes to rest at a boundary.
     Quiesce(Generation),
+    /// The run goes back to an earlier state, which is recorded in its folder before anything else happens.
+    RollBack(RollBack),
+    /// Make the state after this unit out of the rows received, and answer with [`Event::StateMade`] and the same text: the
+    /// ranks contradict each other.
+    MakeState(Generation, u64, String),
+    /// Something that the user should know.
+    Warn(String),
     /// Every rank agreed on a unit.
     Committed(Commit),
     /// Every chunk of the round is committed and its generation has come to rest: solve, and answer with
@@ -180,8 +194,21 @@ pub struct GenerationStart {
     pub state: Arc<State>,
     /// How it reduces, and why.
     pub collective: CollectiveDecision,
+    /// Every rank once: in this order they are audited.
+    pub audit_order: Vec<usize>,
     /// First generation of this coordinator's life.
     pub first: bool,
+}
+
+/// The run goes back: what was committed after this state is void.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RollBack {
+    /// How often the run has gone back, this time among them.
+    pub number: u64,
+    /// The state that it goes on from.
+    pub to: Arc<State>,
+    /// What to tell.
+    pub why: String,
 }
 
 /// A state that every rank of a generation agreed on.
@@ -199,6 +226,9 @@ pub struct Commit {
     pub world: usize,
     /// What a chunk gathered; `None` after a training step.
     pub features: Option<Arc<Features>>,
+    /// The state before the unit, or before its round, if a rank was audited in the unit: that rank's rows are known to be
+    /// right up to there.
+    pub audited: Option<Arc<State>>,
 }
 
 /// What a member is doing.
@@ -223,6 +253,8 @@ pub struct Member {
     pub activity: Activity,
     /// It has had a rank.
     pub has_trained: bool,
+    /// It worked for an earlier coordinator of this run.
+    pub is_from_before: bool,
     /// When its latest message came.
     pub last_seen: Instant,
     /// Where its time went in the latest unit.

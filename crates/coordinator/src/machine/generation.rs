@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
+
+use numalign_data::AuditedRanks;
 
 use super::Machine;
 use super::collective::{self, CollectiveBackend};
@@ -16,6 +19,8 @@ pub(super) struct Running {
     /// Member and micro-batches of each rank.
     pub(super) ranks: Vec<(MemberId, Range<usize>)>,
     pub(super) backend: CollectiveBackend,
+    /// Every rank once: in this order they are audited.
+    pub(super) audit_order: Vec<usize>,
     /// What each rank has done.
     pub(super) progress: Vec<RankProgress>,
     /// Reports of the units after the committed one, in order: one slot per rank, empty before a unit's first report.
@@ -30,6 +35,16 @@ impl Running {
     /// The micro-batches of each rank.
     pub(super) fn parts(&self) -> Vec<Range<usize>> {
         self.ranks.iter().map(|(_, part)| part.clone()).collect()
+    }
+
+    /// The member of each rank.
+    pub(super) fn members(&self) -> Vec<MemberId> {
+        self.ranks.iter().map(|(id, _)| *id).collect()
+    }
+
+    /// The ranks, as audits see them.
+    pub(super) fn audited_ranks(&self) -> AuditedRanks {
+        AuditedRanks { first_unit: self.since.1, parts: self.parts(), order: self.audit_order.clone() }
     }
 }
 
@@ -153,7 +168,8 @@ impl Machine {
         };
         let first = self.generations == 0;
         self.generations += 1;
-        let generation = Generation { incarnation: self.incarnation, number: self.generations };
+        let generation =
+            Generation { incarnation: self.incarnation, number: self.generations, rollback: self.rollbacks };
         let ranks: Vec<(MemberId, Range<usize>)> = members.into_iter().zip(parts).collect();
         for (rank, (id, _)) in ranks.iter().enumerate() {
             if let Some(member) = self.members.get_mut(id) {
@@ -161,19 +177,35 @@ impl Machine {
                 member.has_trained = true;
             }
         }
+        let clean = Arc::new(state.rewound(&self.config.recipe));
+        for (id, _) in &ranks {
+            if let (Some(member), Some(machine)) = (self.members.get(id), self.machine_of(*id)) {
+                self.clean_audits.began(*id, machine, member.is_from_before, clean.clone());
+            }
+        }
+        let members: Vec<MemberId> = ranks.iter().map(|(id, _)| *id).collect();
+        let audit_order = self.clean_audits.order(&members);
         let unit = self.unit_after(&state);
         let progress = ranks.iter().map(|(_, part)| RankProgress::begin(now, unit, part.len())).collect();
         self.running = Some(Running {
             generation,
             progress,
             ranks: ranks.clone(),
+            audit_order: audit_order.clone(),
             backend: choice.backend,
             pending: VecDeque::new(),
             quiescing: None,
             since: (now, unit),
         });
         self.reason = format!("training with {} worker{}", ranks.len(), if ranks.len() == 1 { "" } else { "s" });
-        effects.push(Effect::Begin(GenerationStart { generation, ranks, state, collective: choice, first }));
+        effects.push(Effect::Begin(GenerationStart {
+            generation,
+            ranks,
+            state,
+            collective: choice,
+            audit_order,
+            first,
+        }));
     }
 
     /// A quiescing generation has come to rest: its boundary is committed.

@@ -5,12 +5,15 @@
 
 mod admission;
 pub mod agreement;
+mod arbiter;
 pub mod audit;
+pub mod clean_audits;
 pub mod collective;
 mod commit;
 mod decide;
 mod dismissal;
 pub mod events;
+mod exclusion;
 mod generation;
 pub mod load_balancing;
 pub mod rejoin;
@@ -25,9 +28,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use numalign_config::{Arithmetic, Config};
-use numalign_data::Schedule;
+use numalign_data::{Audits, Schedule};
 use numalign_projector::State;
 
+use arbiter::Dispute;
+use clean_audits::{CleanAudits, HostDevice};
 use collective::{CollectiveDecision, NcclFailures};
 use dismissal::Complaint;
 use generation::Running;
@@ -38,7 +43,7 @@ use suspects::Suspects;
 pub use decide::Decision;
 pub use events::{
     Activity, Cause, Commit, Effect, Event, Generation, GenerationStart, JoinRequest, Member, MemberId, Process,
-    Report, Timing, WorkerReady,
+    Report, RollBack, Timing, WorkerReady,
 };
 
 /// The frozen model that a checkpoint or loaded projectors belong to.
@@ -65,7 +70,7 @@ struct Base {
     /// The file that binds the run to it, until a worker was ready.
     source: Option<PathBuf>,
     /// From the first worker that was ready.
-    probe: Option<Vec<u8>>,
+    trial_digest: Option<Vec<u8>>,
 }
 
 /// The whole state of the coordinator's decisions.
@@ -85,8 +90,14 @@ pub struct Machine {
     /// A worker brought a rejoin state: the run continues after the loss of another coordinator.
     resuming: bool,
     rebalance: RebalancePolicy,
-    /// Host and device of workers that computed wrong numbers.
-    excluded: Vec<(String, String)>,
+    audits: Audits,
+    clean_audits: CleanAudits,
+    /// How often the run went back to an earlier state.
+    rollbacks: u64,
+    /// Ranks contradicted each other without a majority.
+    dispute: Option<Dispute>,
+    /// Where workers computed wrong numbers.
+    excluded: Vec<HostDevice>,
     /// Processes that were told not to come back, the latest last.
     refused: VecDeque<Process>,
     /// Processes that were members and may come back: their connection may have broken.
@@ -135,9 +146,13 @@ impl Machine {
             tokenizer,
             arithmetic,
             source: Some(source),
-            probe: None,
+            trial_digest: None,
         });
         Self {
+            audits: Audits::of_run(&config),
+            clean_audits: CleanAudits::new(Schedule::of_run(&config)),
+            rollbacks: 0,
+            dispute: None,
             config,
             incarnation,
             members: BTreeMap::new(),
@@ -171,6 +186,26 @@ impl Machine {
     pub fn with_rebalance(mut self, policy: RebalancePolicy) -> Self {
         self.rebalance = policy;
         self
+    }
+
+    /// The same machine, which continues a run that went back to an earlier state so many times, and whose machines have
+    /// unaudited rows since these states.
+    #[must_use]
+    pub fn with_rollbacks(mut self, rollbacks: u64, machines: BTreeMap<HostDevice, Arc<State>>) -> Self {
+        self.rollbacks = rollbacks;
+        let floor = self.committed.as_ref().map(|committed| Arc::new(committed.rewound(&self.config.recipe)));
+        self.clean_audits = CleanAudits::new(self.units()).continued(floor, machines);
+        self
+    }
+
+    /// Machines that left for good before they were audited again, and the steps before their rows.
+    pub fn never_audited(&self) -> Vec<(HostDevice, u64)> {
+        self.clean_audits.never_audited()
+    }
+
+    /// Every machine that has unaudited rows in the run, and the state before them.
+    pub fn unaudited(&self) -> BTreeMap<HostDevice, Arc<State>> {
+        self.clean_audits.machines()
     }
 
     /// The random number of this coordinator process.
@@ -256,12 +291,17 @@ impl Machine {
             Event::PermanentFailure(id, cause, why) => self.permanent_failure(now, id, cause, &why, &mut effects),
             Event::NotFinite(generation, unit, bad) => self.not_finite(generation, unit, &bad, &mut effects),
             Event::RowsRefused(id, generation, why) => self.rows_refused(now, id, generation, &why, &mut effects),
-            Event::SamplesChecked(id, checked) => self.samples_checked(id, checked, &mut effects),
+            Event::SamplesChecked(id, checked) => self.samples_checked(now, id, checked, &mut effects),
             Event::Solved(unit, solution) => self.solved(unit, solution, &mut effects),
+            Event::StateMade(disputed, digest, reason) => {
+                self.state_made(now, disputed, digest, reason, &mut effects);
+            }
             Event::Tick => {
                 self.evict_silent(now, &mut effects);
                 self.evict_stalled(now, &mut effects);
                 self.check_deserted(now, &mut effects);
+                self.check_dispute(now, &mut effects);
+                self.check_doubted_sample(now, &mut effects);
             }
         }
         let nothing_new = is_routine && self.running.is_some() && self.unit() == before;
@@ -312,6 +352,7 @@ impl Machine {
         let Some(member) = self.members.remove(&id) else {
             return;
         };
+        self.clean_audits.left(id);
         let process = member.join_request.process;
         if !self.refused.contains(&process) && self.welcome_back.len() < MAX_REFUSED {
             self.welcome_back.insert(process);
@@ -324,7 +365,6 @@ impl Machine {
 
     fn advance(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         if self.is_checking(effects) {
-            self.reason = "checking that the model can take every sample of the dataset".to_owned();
             return;
         }
         let (decision, reason) = self.decide(now);

@@ -1,7 +1,7 @@
 //! Rows that are not finite: either the training diverged, or a machine computes nonsense. Another rank computes the same
 //! micro-batch once more, and that decides.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use numalign_data::{MicroBatchId, Unit, assign, held_out_of, samples_of, samples_of_chunk};
@@ -121,11 +121,12 @@ impl Machine {
     }
 
     fn exclude_refuted(&mut self, unit: u64, faulty: &BTreeMap<MemberId, usize>, effects: &mut Vec<Effect>) {
-        let members: BTreeSet<MemberId> = self.members.keys().copied().collect();
-        for (id, micro_batch) in faulty.iter().filter(|(id, _)| members.contains(id)) {
+        let mut members = Vec::new();
+        for (id, micro_batch) in faulty.iter().filter(|(id, _)| self.members.contains_key(id)) {
             let row = self.row_name(unit, *micro_batch);
-            self.exclude(*id, &format!("its row of {row} was not finite, another rank's is"), effects);
+            members.push((*id, format!("its row of {row} was not finite, another rank's is")));
         }
+        self.exclude(&members, effects);
     }
 
     /// Such as `micro-batch 3 (samples 15 to 19) of step 12`.

@@ -82,9 +82,7 @@ impl Console {
         if let Some(line) = idle_workers(&self.config) {
             self.print(&line);
         }
-        let recipe = &self.config.recipe;
-        let epoch_start = state.step() - state.step() % recipe.num_batches;
-        self.epoch = Epoch::continuing(Instant::now(), &self.losses.of(epoch_start..state.step()));
+        self.continue_epoch(state);
         if stderr::is_quiet() || !std::io::stderr().is_terminal() {
             return;
         }
@@ -94,6 +92,21 @@ impl Console {
         }
         bar.set_position(state.step());
         self.bar = Some(bar);
+    }
+
+    /// The epoch in progress, with the losses of its steps that are made.
+    fn continue_epoch(&mut self, state: &State) {
+        let epoch_start = state.step() - state.step() % self.config.recipe.num_batches;
+        self.epoch = Epoch::continuing(Instant::now(), &self.losses.of(epoch_start..state.step()));
+    }
+
+    /// The run goes back to `state`: the record of what came after it goes.
+    pub fn rolled_back(&mut self, state: &State) {
+        self.metrics.cut_after(state);
+        self.continue_epoch(state);
+        if let Some(bar) = &self.bar {
+            bar.set_position(state.step());
+        }
     }
 
     /// A generation begins; prints a line if its backend is another one than before.
@@ -372,7 +385,7 @@ mod tests {
             model_parameters: 1_500_000,
             weights: "random".to_owned(),
             device: "cpu".to_owned(),
-            probe_digest: Vec::new(),
+            trial_digest: Vec::new(),
             layer_norms: Vec::new(),
             layer_norm_values: Vec::new(),
             nccl: Err("no GPU".to_owned()),
@@ -387,7 +400,7 @@ mod tests {
         state.update(&row, recipe).unwrap();
         let timing = Timing { data_wait: Duration::from_millis(500), peak_rss_mib: 77, ..Timing::default() };
         let unit = Unit::Step(state.step() - 1);
-        Commit { unit, state: Arc::new(state), loss, timing, world: 1, features: None }
+        Commit { unit, state: Arc::new(state), loss, timing, world: 1, features: None, audited: None }
     }
 
     #[test]

@@ -146,7 +146,7 @@ mod tests {
             model_parameters: 10,
             weights: "random".to_owned(),
             device: "cpu".to_owned(),
-            probe_digest: vec![1],
+            trial_digest: vec![1],
             layer_norms: Vec::new(),
             layer_norm_values: Vec::new(),
             nccl: Err("no GPU".to_owned()),
@@ -159,6 +159,7 @@ mod tests {
             restarts: 2,
             rejoin_state: None,
             mac_holds: false,
+            returns: false,
         };
         machine.handle(now, Event::Joined(MemberId(member), request));
     }
@@ -213,6 +214,7 @@ mod tests {
             state: None,
             features: None,
             rows: Vec::new(),
+            received: None,
             timing,
         };
         machine.handle(later, Event::Reported(MemberId(1), report));

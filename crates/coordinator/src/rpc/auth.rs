@@ -41,7 +41,7 @@ impl AuthInterceptor {
         match (&result, self.optional) {
             (Err(error), false) => peer.log_refusal(&error.to_string()),
             // A watch lasts as long as the service.
-            (Err(_), true) => peer.keep_probe(),
+            (Err(_), true) => peer.keep_health_check(),
             (Ok(()), _) => {}
         }
         result.map_err(AuthError::status)

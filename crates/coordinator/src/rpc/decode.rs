@@ -6,7 +6,7 @@ use numalign_access::rate_limited_log::sanitize;
 use numalign_config::{Arithmetic, Choice, Config};
 use numalign_projector::{Features, NormTensor, State, StateDigest};
 use numalign_protocol as proto;
-use numalign_protocol::codec::floats_from_bytes;
+use numalign_protocol::codec::{digest_from_bytes, floats_from_bytes};
 use tonic::Status;
 
 use super::call::Call;
@@ -48,10 +48,12 @@ pub fn join_request(
         )));
     }
     let (mut rejoin_state, mut mac_holds) = (None, false);
+    let mut returns = false;
     if let Some(claimed) = hello.rejoin_state
         && claimed.run_id == config.run.run_id
         && claimed.config_digest == config_digest
     {
+        returns = true;
         let state = State::from_bytes(&claimed.state)
             .map_err(|error| Status::invalid_argument(format!("the rejoin state: {error}")))?;
         let total = config.recipe.total_steps();
@@ -59,12 +61,14 @@ pub fn join_request(
             let reason = format!("its rejoin state is after {} of {total} steps", state.step());
             return Err(Status::invalid_argument(reason));
         }
-        mac_holds = key.holds(&state, &claimed.mac);
-        rejoin_state = Some(state);
+        mac_holds = key.holds(&state, claimed.rollback, &claimed.mac);
+        // The run went back since: a worker that is honest did not hear of it yet.
+        let is_void = claimed.rollback < key.rollbacks() && (mac_holds || config.run.trust_returning_state);
+        rejoin_state = Some(state).filter(|_| !is_void);
     }
     let host = sanitize(&hello.host, MAX_NAME);
     let process = Process { host, pid: hello.pid, namespace: hello.pid_namespace };
-    Ok(JoinRequest { process, restarts: hello.restarts, rejoin_state, mac_holds })
+    Ok(JoinRequest { process, restarts: hello.restarts, rejoin_state, mac_holds, returns })
 }
 
 /// Rows of a `ReduceRequest`: micro-batch, floats and digest of each.
@@ -154,6 +158,7 @@ fn report(done: proto::UnitDone) -> Result<Report, String> {
         state,
         features,
         rows,
+        received: digest_from_bytes(&done.received_digest).ok(),
         timing: done.timing(),
     })
 }
@@ -182,8 +187,8 @@ fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
         layer_norms.push(NormTensor { name, len: values.len() });
         layer_norm_values.extend(values);
     }
-    if ready.probe_digest.len() > MAX_DIGEST {
-        return Err(format!("it sent a probe digest of {} bytes", ready.probe_digest.len()));
+    if ready.trial_digest.len() > MAX_DIGEST {
+        return Err(format!("it sent a trial digest of {} bytes", ready.trial_digest.len()));
     }
     Ok(WorkerReady {
         base_fingerprint: sanitize(&ready.base_fingerprint, MAX_NAME),
@@ -194,7 +199,7 @@ fn worker_ready(ready: proto::Ready) -> Result<WorkerReady, String> {
         weights: sanitize(&ready.weights, MAX_NAME),
         device: sanitize(&ready.device, MAX_NAME),
         arithmetic: arithmetic(&ready.arithmetic)?,
-        probe_digest: ready.probe_digest,
+        trial_digest: ready.trial_digest,
         nccl: nccl(ready.nccl, ready.no_nccl),
         layer_norms,
         layer_norm_values,
@@ -213,7 +218,7 @@ mod tests {
     use crate::machine::Generation;
 
     const MEMBER: MemberId = MemberId(7);
-    const GENERATION: Generation = Generation { incarnation: 3, number: 2 };
+    const GENERATION: Generation = Generation { incarnation: 3, number: 2, rollback: 0 };
 
     fn config() -> Config {
         let flags = [("run_id", "mine"), ("num_epochs", "1"), ("num_batches", "2")];
@@ -246,6 +251,7 @@ mod tests {
             config_digest: config_digest.to_owned(),
             state: state.to_vec(),
             mac: Vec::new(),
+            rollback: 0,
         };
         proto::Hello { rejoin_state: Some(rejoin_state), ..hello() }
     }
@@ -304,6 +310,25 @@ mod tests {
     }
 
     #[test]
+    fn a_state_from_before_a_rollback_is_passed_over_and_a_forged_one_is_not() {
+        let (key, state) = (key(), State::initial(2, 0));
+        let asked = |mac: &[u8], rollback: u64| {
+            let mut hello = with_state("mine", "digest", &state.to_bytes());
+            let claimed = hello.rejoin_state.as_mut().unwrap();
+            (claimed.mac, claimed.rollback) = (mac.to_vec(), rollback);
+            let request = join_request(hello, &config(), "digest", &key).unwrap();
+            assert!(request.returns);
+            (request.rejoin_state.is_some(), request.mac_holds)
+        };
+        let void = key.mac(&state);
+        key.rolled_back(1);
+        assert_eq!(asked(&void, 0), (false, true));
+        assert_eq!(asked(&[0; 32], 0), (true, false), "it is refused");
+        assert_eq!(asked(&void, 1), (true, false));
+        assert_eq!(asked(&key.mac(&state), 1), (true, true));
+    }
+
+    #[test]
     fn a_heartbeat_brings_the_generation_that_is_known() {
         let heartbeat = proto::Heartbeat { generation: 4, rows_until: 3, damaged: 2 };
         let call = worker_message(MEMBER, proto::WorkerMessage { message: Some(Message::Heartbeat(heartbeat)) });
@@ -340,9 +365,11 @@ mod tests {
             peak_rss_mib: u64::MAX,
             rows: vec![proto::RowDigest::new(3, [9; 32])],
             features: proto::codec::floats_to_bytes(&[1.0, 2.0, 3.0]),
+            received_digest: vec![8; 32],
         };
         let Ok(Event::Reported(MEMBER, report)) = decoded(Message::UnitDone(done)) else { panic!("a report") };
         assert_eq!((report.generation, report.unit, report.loss), (GENERATION, 5, 0.25));
+        assert_eq!(report.received, Some([8; 32]));
         assert_eq!((report.digest, report.rows.as_slice()), (state.digest(), &[(3, [9; 32])][..]));
         assert_eq!(report.features.unwrap().hidden(), 2);
         assert_eq!(report.state, Some(state));
@@ -416,8 +443,8 @@ mod tests {
             assert_eq!(text.chars().count(), MAX_NAME);
             assert!(text.starts_with("\u{fffd}[2J\u{fffd}]0;owned\u{fffd}\u{fffd}31m\u{fffd}x"), "{text:?}");
         }
-        let long = proto::Ready { probe_digest: vec![0; 65], ..proto::Ready::default() };
-        assert_eq!(refusal(Message::Ready(long)), "it sent a probe digest of 65 bytes");
+        let long = proto::Ready { trial_digest: vec![0; 65], ..proto::Ready::default() };
+        assert_eq!(refusal(Message::Ready(long)), "it sent a trial digest of 65 bytes");
         let Ok(Event::Ready(_, silent)) = decoded(Message::Ready(proto::Ready::default())) else { panic!("ready") };
         assert_eq!(silent.nccl, Err("it did not say whether it has NCCL".to_owned()));
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numalign_config::Config;
-use numalign_data::{MicroBatchId, Schedule, Streams, audit_due, audit_of};
+use numalign_data::{AuditedRanks, Audits, MicroBatchId, Schedule, Streams};
 use numalign_protocol as proto;
 use tokio::sync::Notify;
 
@@ -15,7 +15,7 @@ struct Plan {
     generation: Generation,
     /// Micro-batches of each rank.
     ranks: Vec<(MemberId, Range<usize>)>,
-    first_unit: u64,
+    audited_ranks: AuditedRanks,
     /// Work of units below this may be sent.
     limit: u64,
     /// One past the furthest unit that was sent to anybody.
@@ -34,7 +34,7 @@ pub struct Dispatcher {
 pub enum Claim {
     /// Yes.
     Send,
-    /// Not now: the generation is coming to rest.
+    /// Not now: the generation is coming to rest, or new units are held back.
     Wait,
     /// The generation is over.
     Over,
@@ -52,8 +52,12 @@ impl Dispatcher {
         let first_unit = units.index(position);
         *self.lock() = Some(Plan {
             generation: start.generation,
+            audited_ranks: AuditedRanks {
+                first_unit,
+                parts: start.ranks.iter().map(|(_, part)| part.clone()).collect(),
+                order: start.audit_order.clone(),
+            },
             ranks: start.ranks.clone(),
-            first_unit,
             limit: units.barrier_after(position),
             furthest: first_unit,
         });
@@ -79,28 +83,33 @@ impl Dispatcher {
         let plan = self.lock();
         let plan = plan.as_ref().filter(|plan| plan.generation == generation)?;
         let (_, part) = plan.ranks.iter().find(|(id, _)| *id == member)?;
-        Some((plan.first_unit, part.clone()))
+        Some((plan.audited_ranks.first_unit, part.clone()))
     }
 
-    /// The micro-batch of another rank that `member` computes in `unit` for comparison, if it is an auditor.
-    pub fn audited_by(&self, generation: Generation, member: MemberId, unit: u64, audit_every: u64) -> Option<usize> {
-        if !audit_due(unit, audit_every) {
-            return None;
+    /// The micro-batches of other ranks that `member` computes in `unit` for comparison.
+    pub fn audited_by(&self, generation: Generation, member: MemberId, unit: u64, audits: &Audits) -> Vec<usize> {
+        if !audits.due(unit) {
+            return Vec::new();
         }
         let plan = self.lock();
-        let plan = plan.as_ref().filter(|plan| plan.generation == generation)?;
-        let rank = plan.ranks.iter().position(|(id, _)| *id == member)?;
-        let parts: Vec<Range<usize>> = plan.ranks.iter().map(|(_, part)| part.clone()).collect();
-        let audit = audit_of(unit, audit_every, &parts)?;
-        audit.auditors.contains(&rank).then_some(audit.micro_batch)
+        let Some(plan) = plan.as_ref().filter(|plan| plan.generation == generation) else {
+            return Vec::new();
+        };
+        let Some(rank) = plan.ranks.iter().position(|(id, _)| *id == member) else {
+            return Vec::new();
+        };
+        let of_it = audits.of(unit, &plan.audited_ranks).into_iter().filter(|audit| audit.auditors.contains(&rank));
+        of_it.map(|audit| audit.micro_batch).collect()
     }
 
-    /// Asks to send the work of `unit`.
-    pub fn claim(&self, generation: Generation, unit: u64) -> Claim {
+    /// Asks to send the work of `unit`. With `hold` only that of units which some rank already has: its rows wait for the
+    /// others'.
+    pub fn claim(&self, generation: Generation, unit: u64, hold: bool) -> Claim {
         let mut plan = self.lock();
         match plan.as_mut() {
             Some(plan) if plan.generation == generation => {
-                if unit >= plan.limit {
+                let limit = if hold { plan.limit.min(plan.furthest) } else { plan.limit };
+                if unit >= limit {
                     return Claim::Wait;
                 }
                 plan.furthest = plan.furthest.max(unit + 1);
@@ -147,8 +156,8 @@ mod tests {
 
     use super::*;
 
-    const OLD: Generation = Generation { incarnation: 4, number: 1 };
-    const NEW: Generation = Generation { incarnation: 4, number: 2 };
+    const OLD: Generation = Generation { incarnation: 4, number: 1, rollback: 0 };
+    const NEW: Generation = Generation { incarnation: 4, number: 2, rollback: 0 };
 
     fn grpc() -> CollectiveDecision {
         CollectiveDecision { backend: CollectiveBackend::Grpc, reason: "a test".to_owned() }
@@ -157,7 +166,8 @@ mod tests {
     /// Two ranks, from the first step on.
     fn start(generation: Generation) -> GenerationStart {
         let ranks = vec![(MemberId(1), 0..2), (MemberId(2), 2..3)];
-        GenerationStart { generation, ranks, state: Arc::new(State::initial(2, 0)), collective: grpc(), first: false }
+        let (state, audit_order) = (Arc::new(State::initial(2, 0)), vec![0, 1]);
+        GenerationStart { generation, ranks, state, collective: grpc(), audit_order, first: false }
     }
 
     /// A run of `steps` training steps.
@@ -172,8 +182,8 @@ mod tests {
         let recipe = &config.recipe;
         let dispatcher = Dispatcher::default();
         dispatcher.begin(&start(OLD), Schedule::of(recipe));
-        assert_eq!(dispatcher.claim(OLD, 4), Claim::Send);
-        assert_eq!(dispatcher.claim(OLD, 5), Claim::Wait, "three steps and two chunks, then the solution");
+        assert_eq!(dispatcher.claim(OLD, 4, false), Claim::Send);
+        assert_eq!(dispatcher.claim(OLD, 5, false), Claim::Wait, "three steps and two chunks, then the solution");
         let streams = Streams::new(SampleStream::generated(recipe, Domain::Train).unwrap(), recipe).unwrap();
         let solve = SampleStream::generated(recipe, Domain::Solve).unwrap();
         let of = |unit| micro_batch(&streams, &config, OLD, unit, 0).samples;
@@ -186,12 +196,12 @@ mod tests {
     #[test]
     fn claims_stop_at_the_last_step() {
         let dispatcher = Dispatcher::default();
-        assert_eq!(dispatcher.claim(OLD, 0), Claim::Over);
+        assert_eq!(dispatcher.claim(OLD, 0, false), Claim::Over);
         dispatcher.begin(&start(OLD), units(3));
         for step in 0..3 {
-            assert_eq!(dispatcher.claim(OLD, step), Claim::Send);
+            assert_eq!(dispatcher.claim(OLD, step, false), Claim::Send);
         }
-        assert_eq!(dispatcher.claim(OLD, 3), Claim::Wait);
+        assert_eq!(dispatcher.claim(OLD, 3, false), Claim::Wait);
     }
 
     #[test]
@@ -199,18 +209,28 @@ mod tests {
         let dispatcher = Dispatcher::default();
         dispatcher.begin(&start(OLD), units(100));
         for step in [0, 1, 2, 3, 0] {
-            assert_eq!(dispatcher.claim(OLD, step), Claim::Send);
+            assert_eq!(dispatcher.claim(OLD, step, false), Claim::Send);
         }
         assert_eq!(dispatcher.quiesce(OLD), Some(4));
-        assert_eq!(dispatcher.claim(OLD, 4), Claim::Wait);
+        assert_eq!(dispatcher.claim(OLD, 4, false), Claim::Wait);
         // The other rank still gets what the first one has.
         for step in 1..4 {
-            assert_eq!(dispatcher.claim(OLD, step), Claim::Send);
+            assert_eq!(dispatcher.claim(OLD, step, false), Claim::Send);
         }
-        assert_eq!(dispatcher.claim(OLD, 4), Claim::Wait);
+        assert_eq!(dispatcher.claim(OLD, 4, false), Claim::Wait);
         assert_eq!(dispatcher.quiesce(OLD), Some(4));
         dispatcher.begin(&start(NEW), units(100));
-        assert_eq!(dispatcher.claim(NEW, 4), Claim::Send);
+        assert_eq!(dispatcher.claim(NEW, 4, false), Claim::Send);
+    }
+
+    #[test]
+    fn held_back_are_units_that_nobody_has() {
+        let dispatcher = Dispatcher::default();
+        dispatcher.begin(&start(OLD), units(100));
+        assert_eq!(dispatcher.claim(OLD, 0, true), Claim::Wait);
+        assert_eq!(dispatcher.claim(OLD, 0, false), Claim::Send);
+        assert_eq!(dispatcher.claim(OLD, 0, true), Claim::Send, "the other rank's part of it");
+        assert_eq!(dispatcher.claim(OLD, 1, true), Claim::Wait);
     }
 
     #[test]
@@ -218,7 +238,7 @@ mod tests {
         let dispatcher = Dispatcher::default();
         dispatcher.begin(&start(OLD), units(100));
         assert_eq!(dispatcher.quiesce(OLD), Some(0));
-        assert_eq!(dispatcher.claim(OLD, 0), Claim::Wait);
+        assert_eq!(dispatcher.claim(OLD, 0, false), Claim::Wait);
     }
 
     #[test]
@@ -228,15 +248,15 @@ mod tests {
         dispatcher.begin(&start(NEW), units(100));
         let elsewhere = Generation { incarnation: 5, ..NEW };
         for stale in [OLD, elsewhere] {
-            assert_eq!(dispatcher.claim(stale, 0), Claim::Over);
+            assert_eq!(dispatcher.claim(stale, 0, false), Claim::Over);
             assert_eq!(dispatcher.quiesce(stale), None);
             assert_eq!(dispatcher.part_of(stale, MemberId(1)), None);
         }
-        assert_eq!(dispatcher.claim(NEW, 0), Claim::Send, "a stale quiesce changes nothing");
+        assert_eq!(dispatcher.claim(NEW, 0, false), Claim::Send, "a stale quiesce changes nothing");
         assert_eq!(dispatcher.part_of(NEW, MemberId(2)), Some((0, 2..3)));
         assert_eq!(dispatcher.part_of(NEW, MemberId(3)), None);
         dispatcher.end();
-        assert_eq!(dispatcher.claim(NEW, 1), Claim::Over);
+        assert_eq!(dispatcher.claim(NEW, 1, false), Claim::Over);
         assert_eq!(dispatcher.part_of(NEW, MemberId(2)), None);
     }
 

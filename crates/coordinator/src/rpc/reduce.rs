@@ -287,6 +287,12 @@ impl Reducer {
         Some(entry.digests.range(part.clone()).map(|(micro_batch, digest)| (*micro_batch, *digest)).collect())
     }
 
+    /// What the rows of `unit` came to, unless it is long done.
+    pub fn reduced(&self, generation: Generation, unit: u64) -> Option<Reduced> {
+        let current = self.lock();
+        current.as_ref().filter(|current| current.generation == generation)?.open.get(&unit)?.reduced.clone()
+    }
+
     /// The gathered rows of a chunk, once.
     pub fn take_gathered(&self, generation: Generation, unit: u64) -> Option<Vec<f32>> {
         let mut current = self.lock();
@@ -331,8 +337,8 @@ mod tests {
 
     use super::*;
 
-    const OLD: Generation = Generation { incarnation: 4, number: 1 };
-    const NEW: Generation = Generation { incarnation: 4, number: 2 };
+    const OLD: Generation = Generation { incarnation: 4, number: 1, rollback: 0 };
+    const NEW: Generation = Generation { incarnation: 4, number: 2, rollback: 0 };
     const A: MemberId = MemberId(1);
     const B: MemberId = MemberId(2);
 
@@ -351,7 +357,8 @@ mod tests {
         let ranks = vec![(A, 0..2), (B, 2..3)];
         let state = Arc::new(State::initial(1, 0).prepared(&config.recipe));
         let collective = CollectiveDecision { backend: CollectiveBackend::Grpc, reason: "a test".to_owned() };
-        reducer.begin(&GenerationStart { generation, ranks, state, collective, first: false }, config);
+        let audit_order = vec![0, 1];
+        reducer.begin(&GenerationStart { generation, ranks, state, collective, audit_order, first: false }, config);
     }
 
     /// With its digest.

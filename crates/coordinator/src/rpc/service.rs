@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use numalign_config::Config;
-use numalign_data::{Streams, audit_due};
+use numalign_data::{Audits, Streams};
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_server::Coordinator;
 use tokio::sync::{mpsc, oneshot};
@@ -22,6 +22,7 @@ use super::decode;
 use super::dispatch::{Claim, Dispatcher, micro_batch};
 use super::outbox::outbox;
 use super::reduce::{Contribution, Reduced, Reducer, RowsRefused};
+use crate::background::solver::Backlog;
 use crate::machine::{Event, Generation, MemberId};
 use crate::run::config_digest;
 use crate::state_key::StateKey;
@@ -33,10 +34,13 @@ const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 struct Service {
     config: Arc<Config>,
     config_digest: String,
+    audits: Audits,
     key: StateKey,
     streams: Streams,
     dispatcher: Arc<Dispatcher>,
     reducer: Arc<Reducer>,
+    /// Chunks are not handed out faster than they are added.
+    backlog: Backlog,
     driver: mpsc::Sender<Call>,
     next_member: AtomicU64,
     connections: ConnectionRegistry,
@@ -165,15 +169,18 @@ impl CoordinatorService {
         streams: Streams,
         dispatcher: Arc<Dispatcher>,
         reducer: Arc<Reducer>,
+        backlog: Backlog,
         driver: mpsc::Sender<Call>,
     ) -> Self {
         Self(Arc::new(Service {
             config_digest: config_digest(&config),
+            audits: Audits::of_run(&config),
             config,
             key,
             streams,
             dispatcher,
             reducer,
+            backlog,
             driver,
             next_member: AtomicU64::new(1),
             connections: ConnectionRegistry::default(),
@@ -218,7 +225,7 @@ impl Service {
                 continue;
             }
             let changed = self.dispatcher.changed();
-            match self.dispatcher.claim(generation, unit) {
+            match self.dispatcher.claim(generation, unit, self.backlog.is_full()) {
                 Claim::Over => return,
                 Claim::Wait => {
                     tokio::select! {
@@ -231,10 +238,7 @@ impl Service {
                 }
                 Claim::Send => {}
             }
-            let audited = match self.config.run.deterministic {
-                true => self.dispatcher.audited_by(generation, member, unit, self.config.run.audit_every),
-                false => None,
-            };
+            let audited = self.dispatcher.audited_by(generation, member, unit, &self.audits);
             for index in audited.into_iter().chain(part.clone()) {
                 let mut message = micro_batch(&self.streams, &self.config, generation, unit, index);
                 message.audit = !part.contains(&index);
@@ -258,7 +262,7 @@ impl Service {
         {
             report.features = Some(decode::features(state, rows)?);
         }
-        if audit_due(report.unit, self.config.run.audit_every)
+        if self.audits.due(report.unit)
             && let Some(received) = self.reducer.received(report.generation, member, report.unit)
             && !received.is_empty()
         {

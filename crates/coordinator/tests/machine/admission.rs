@@ -42,7 +42,7 @@ fn another_model_is_refused() {
             "fingerprint fedcba9876543210",
         ),
         (WorkerReady { hidden_size: 4, ..worker_ready() }, "its hidden size is 4, this run's is 3"),
-        (WorkerReady { probe_digest: vec![1, 2, 4], ..worker_ready() }, "other bits than this run's machines"),
+        (WorkerReady { trial_digest: vec![1, 2, 4], ..worker_ready() }, "other bits than this run's machines"),
     ];
     for (worker_ready, words) in wrong {
         let mut run = Run::begun(PAIR, 2);
@@ -65,7 +65,7 @@ fn other_bits_are_admitted_when_the_run_need_not_be_deterministic() {
     run.join(1);
     run.ready(1);
     run.join(2);
-    let effects = run.ready_with(2, WorkerReady { probe_digest: vec![9], ..worker_ready() });
+    let effects = run.ready_with(2, WorkerReady { trial_digest: vec![9], ..worker_ready() });
     assert_eq!(starts(&effects).len(), 1);
 }
 
@@ -289,8 +289,8 @@ fn the_first_ready_worker_checks_the_samples_before_anybody_trains() {
     let run = || {
         let mut run = Run::new(PAIR);
         run.machine = Machine::new(run.config.clone(), 9, None, None).with_sample_check();
-        run.join(1);
-        run.join(2);
+        run.join_as(1, None);
+        run.join_as(2, None);
         let effects = run.ready_with(2, WorkerReady { longest_text: 64, ..worker_ready() });
         assert_eq!(checks(&effects), [(2, 64)]);
         let effects = run.ready(1);
@@ -305,11 +305,33 @@ fn the_first_ready_worker_checks_the_samples_before_anybody_trains() {
     let mut good = run();
     assert_eq!(answer(&mut good, 1, Err("not asked".to_owned())), Vec::new());
     assert_eq!(starts(&answer(&mut good, 2, Ok(()))).len(), 1);
-    let mut bad = run();
-    assert_eq!(failure(&answer(&mut bad, 2, Err("sample 3: too long".to_owned()))), Some("sample 3: too long"));
+    // One worker's word is not enough.
+    let doubted = || {
+        let mut bad = run();
+        let effects = answer(&mut bad, 2, Err("sample 3: too long".to_owned()));
+        assert_eq!((checks(&effects), failure(&effects)), (vec![(1, 0)], None));
+        bad
+    };
+    let mut bad = doubted();
+    assert_eq!(failure(&answer(&mut bad, 1, Err("sample 3: too long".to_owned()))), Some("sample 3: too long"));
+    let mut bad = doubted();
+    let effects = answer(&mut bad, 1, Ok(()));
+    assert!(evicted(&effects).is_some_and(|(who, permanent, why)| who == 2 && permanent && why.contains("sample 3")));
+    assert!(failure(&effects).is_none(), "the other goes on: {effects:?}");
+    // The second one leaves, and nobody comes in its place.
+    let mut bad = doubted();
+    assert_eq!(failure(&bad.leave(1)), None);
+    assert!(bad.machine.reason().contains("waiting for a second worker"), "{}", bad.machine.reason());
+    assert_eq!(failure(&bad.beat_for(7, &[2])), Some("sample 3: too long"));
+    // Where one worker is all that is asked for, its word counts.
+    let mut alone = Run::new(Shape { workers: 1, ..PAIR });
+    alone.machine = Machine::new(alone.config.clone(), 9, None, None).with_sample_check();
+    alone.join(1);
+    alone.ready(1);
+    assert_eq!(failure(&answer(&mut alone, 1, Err("sample 3: too long".to_owned()))), Some("sample 3: too long"));
     // Its worker left: another one begins anew.
     let mut lost = run();
-    lost.join(3);
+    lost.join_as(3, None);
     lost.ready(3);
     assert_eq!(checks(&lost.leave(2)), [(1, 0)]);
     assert_eq!(starts(&answer(&mut lost, 1, Ok(()))).len(), 1);

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use numalign_config::Solver;
+use numalign_config::{CollectiveChoice, Solver};
 use numalign_coordinator::machine::{Effect, Event, MemberId, Report};
 use numalign_projector::State;
 
 use crate::fixtures::{PAIR, Shape, config_of, features, fit, report};
-use crate::harness::{Run, all_evicted, evicted, failure, members_of, starts};
+use crate::harness::{Run, all_evicted, evicted, failure, members_of, over_nccl, starts};
 
 #[test]
 fn the_last_commit_finishes_the_run() {
@@ -94,17 +94,35 @@ fn a_majority_of_state_digests_decides_and_the_odd_ranks_are_excluded() {
 }
 
 #[test]
-fn without_a_majority_of_digests_the_run_ends_and_both_are_named() {
+fn without_a_majority_of_digests_the_coordinator_makes_the_state_itself() {
     for (world, wrong, second) in [(2, vec![1], 1), (2, vec![0], 1), (4, vec![1, 2], 1), (4, vec![2, 3], 2)] {
-        let shape = Shape { workers: world, ..PAIR };
-        let mut run = Run::begun_on_hosts(shape, world);
-        run.commit();
-        let effects = disagreeing(&mut run, &wrong);
-        let why = failure(&effects).expect("nobody can say who is right");
-        for words in ["the ranks disagree after step 1", "rank 0, host-1", &format!("rank {second}, host-")] {
-            assert!(why.contains(words), "{why}");
+        let disputed = || {
+            let shape = Shape { workers: world, micro_batches: 5, ..PAIR };
+            let mut run = Run::begun_on_hosts(shape, world);
+            run.commit();
+            let effects = disagreeing(&mut run, &wrong);
+            let [Effect::MakeState(generation, 1, why)] = &effects[..] else { panic!("{effects:?}") };
+            for words in ["the ranks disagree after step 1", "rank 0, host-1", &format!("rank {second}, host-")] {
+                assert!(why.contains(words), "{why}");
+            }
+            assert_eq!(run.machine.committed().unwrap().step(), 1);
+            (run, (*generation, 1), why.clone())
+        };
+        let (mut run, unit, why) = disputed();
+        let right = run.correct[2].digest();
+        let effects = run.machine.handle(run.now, Event::StateMade(unit, Some(right), why));
+        let odd: Vec<u64> = wrong.iter().map(|rank| *rank as u64 + 1).collect();
+        assert_eq!((all_evicted(&effects), failure(&effects)), (odd, None));
+        while run.machine.phase() != "done" {
+            assert!(!run.commit().is_empty());
         }
-        assert_eq!(run.machine.committed().unwrap().step(), 1);
+        assert_eq!(**run.machine.committed().unwrap(), run.correct[6]);
+        // Over NCCL it has no rows, and nobody else is there.
+        let (mut run, unit, why) = disputed();
+        let effects = run.machine.handle(run.now, Event::StateMade(unit, None, why));
+        assert!(matches!(&effects[..], [Effect::Pause(..)]), "{effects:?}");
+        let everybody: Vec<u64> = (1..=world as u64).collect();
+        assert!(failure(&run.beat_for(601, &everybody)).is_some_and(|why| why.contains("the ranks disagree")));
     }
 }
 
@@ -158,8 +176,11 @@ fn an_audit_excludes_the_odd_rank_and_the_others_redo_the_step() {
         assert_eq!((who, permanent), (odd, true));
         assert!(why.contains("step 1") && why.contains("micro-batch"), "{why}");
         assert!(!effects.iter().any(|effect| matches!(effect, Effect::Committed(_))), "the step is not committed");
+        // It was never audited before, so the run begins again.
+        let Some(Effect::RollBack(back)) = effects.first() else { panic!("{effects:?}") };
+        assert_eq!((back.number, back.to.step()), (1, 0));
         let [start] = starts(&effects)[..] else { panic!("{effects:?}") };
-        assert_eq!(start.state.step(), 1);
+        assert_eq!((start.state.step(), start.generation.rollback), (0, 1));
         assert!(!members_of(start).contains(&odd) && start.ranks.len() == 2);
         // Its machine does not come back, and the launcher is told.
         run.join(9);
@@ -170,13 +191,40 @@ fn an_audit_excludes_the_odd_rank_and_the_others_redo_the_step() {
 }
 
 #[test]
-fn an_audit_between_two_stops_the_run_and_names_both() {
-    let mut run = Run::begun(PAIR, 2);
-    run.commit();
-    let effects = audited(&mut run, 1);
+fn an_audit_between_two_waits_for_a_third_who_can_tell() {
+    let asked = || {
+        let mut run = Run::begun_on_hosts(PAIR, 2);
+        run.commit();
+        let effects = audited(&mut run, 1);
+        let [Effect::Pause(_, why)] = &effects[..] else { panic!("{effects:?}") };
+        for word in ["rank 0", "rank 1", "step 1", "600 s (arbiter_wait)", "one worker more"] {
+            assert!(why.contains(word), "{why}");
+        }
+        assert_eq!(run.machine.committed().unwrap().step(), 1, "nothing of the step is committed");
+        run
+    };
+    // Nobody comes: the run ends, and names both.
+    let mut run = asked();
+    run.beat_for(599, &[1, 2]);
+    assert!(run.machine.reason().contains("2 of 3 workers are ready"), "{}", run.machine.reason());
+    let effects = run.beat_for(2, &[1, 2]);
     let why = failure(&effects).expect("the run stops");
     assert!(why.contains("rank 0") && why.contains("rank 1") && why.contains("step 1"), "{why}");
-    assert_eq!(run.machine.committed().unwrap().step(), 1, "nothing of the step is committed");
+    // A third comes, and the audit is repeated.
+    let mut run = asked();
+    run.join_as(3, None);
+    assert_eq!(starts(&run.ready(3)).len(), 1);
+    let wrong = run.ranks().iter().position(|member| *member == 2).unwrap();
+    let effects = audited(&mut run, wrong);
+    assert!(evicted(&effects).is_some_and(|(who, permanent, _)| who == 2 && permanent), "{effects:?}");
+    while run.machine.phase() != "done" {
+        assert!(!run.commit().is_empty());
+    }
+    assert_eq!(**run.machine.committed().unwrap(), run.correct[6]);
+    // Where no generation can have a third rank, nobody is waited for.
+    let mut run = Run::begun(Shape { micro_batches: 2, ..PAIR }, 2);
+    run.commit();
+    assert!(failure(&audited(&mut run, 1)).is_some());
 }
 
 #[test]
@@ -192,6 +240,20 @@ fn rows_are_not_compared_where_machines_may_differ_or_audits_are_off() {
         run.commit();
         assert_eq!(audited(&mut run, 1).len(), 1, "a commit and nothing else");
     }
+}
+
+#[test]
+fn a_rank_that_received_other_rows_over_nccl_ends_the_generation_before_the_commit() {
+    let mut run = over_nccl(CollectiveChoice::Auto);
+    let after = run.correct[1].clone();
+    run.report(0, &after);
+    let mut damaged = report(&run.config, run.generation(), 1, &after);
+    damaged.received = Some([7; 32]);
+    let effects = run.machine.handle(run.now, Event::Reported(MemberId(2), damaged));
+    let [Effect::Pause(_, why), Effect::Begin(start)] = &effects[..] else { panic!("{effects:?}") };
+    assert!(why.contains("worker 2") && why.contains("received other rows of unit 0 over NCCL"), "{why}");
+    assert_eq!((start.state.step(), all_evicted(&effects)), (0, Vec::new()));
+    assert!(matches!(&run.commit()[..], [Effect::Committed(_)]), "the unit is computed again");
 }
 
 /// A run whose only unit is a chunk, at the end of it.

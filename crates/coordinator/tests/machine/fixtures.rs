@@ -7,6 +7,7 @@ use numalign_config::{Arithmetic, Config, Solver};
 use numalign_coordinator::machine::{Generation, JoinRequest, KnownBase, Process, Report, Timing, WorkerReady};
 use numalign_data::{Schedule, Unit};
 use numalign_projector::{Features, Fit, State};
+use numalign_protocol::codec::digest_of_rows;
 
 pub const HIDDEN: usize = 3;
 pub const FINGERPRINT: &str = "0123456789abcdef0123";
@@ -113,7 +114,7 @@ pub fn correct_states(config: &Config) -> Vec<State> {
 
 pub fn join_request(rejoin_state: Option<State>) -> JoinRequest {
     let process = Process { host: "host".to_owned(), pid: 7, namespace: 5 };
-    JoinRequest { process, restarts: 0, rejoin_state, mac_holds: true }
+    JoinRequest { process, restarts: 0, returns: rejoin_state.is_some(), rejoin_state, mac_holds: true }
 }
 
 /// The frozen model of a checkpoint.
@@ -136,7 +137,7 @@ pub fn worker_ready() -> WorkerReady {
         model_parameters: 1000,
         weights: "random".to_owned(),
         device: "cpu".to_owned(),
-        probe_digest: vec![1, 2, 3],
+        trial_digest: vec![1, 2, 3],
         layer_norms: Vec::new(),
         layer_norm_values: Vec::new(),
         nccl: Err("no GPU".to_owned()),
@@ -154,6 +155,8 @@ pub fn rows_of(step: u64) -> Vec<(usize, [u8; 32])> {
 pub fn report(config: &Config, generation: Generation, rank: usize, after: &State) -> Report {
     let unit = unit_of(after, config) - 1;
     let is_chunk = matches!(Schedule::of_run(config).unit(unit), Unit::Chunk { .. });
+    let rows = rows_of(after.step() - 1);
+    let received: Vec<[u8; 32]> = rows.iter().take(config.recipe.micro_batches()).map(|(_, digest)| *digest).collect();
     Report {
         generation,
         unit,
@@ -161,7 +164,8 @@ pub fn report(config: &Config, generation: Generation, rank: usize, after: &Stat
         loss: 0.5,
         digest: after.digest(),
         state: (rank == 0).then(|| after.clone()),
-        rows: rows_of(after.step() - 1),
+        rows,
+        received: Some(digest_of_rows(received.iter())),
         timing: Timing::default(),
     }
 }

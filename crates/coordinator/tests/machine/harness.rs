@@ -101,6 +101,18 @@ impl Run {
         self.machine.handle(self.now, Event::Tick)
     }
 
+    /// Time passes, second by second, in which these members are alive.
+    pub fn beat_for(&mut self, seconds: u64, members: &[u64]) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for _ in 0..seconds {
+            for member in members {
+                effects.extend(self.beat(*member));
+            }
+            effects.extend(self.tick(1000));
+        }
+        effects
+    }
+
     pub fn generation(&self) -> Generation {
         self.machine.generation().expect("a generation is running")
     }

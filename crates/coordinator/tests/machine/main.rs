@@ -6,6 +6,7 @@ mod fixtures;
 mod generations;
 mod harness;
 mod properties;
+mod rollbacks;
 mod simulation;
 mod stalls;
 mod suspects;

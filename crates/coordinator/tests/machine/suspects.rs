@@ -47,7 +47,7 @@ fn a_row_that_only_one_machine_cannot_compute_excludes_that_machine() {
             let (who, permanent, why) = evicted(&effects).expect("the first machine was at fault");
             assert_eq!((who, permanent), (first, true));
             assert!(why.contains("was not finite, another rank's is"), "{why}");
-            assert_eq!(run.machine.committed().unwrap().step(), 2, "what is committed stays");
+            assert!(run.machine.committed().unwrap().step() < 2, "what it computed before is made again");
             while run.machine.phase() != "done" {
                 assert!(!run.commit().is_empty());
             }

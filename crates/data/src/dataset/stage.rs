@@ -25,7 +25,8 @@ impl StageWatch {
         let stage = match self.stage {
             Stage::Mixed => return None,
             _ if matches!(cell, Cell::Missing) => return None,
-            Stage::Nn if cell.number(self.mark).is_ok() => return None,
+            // A number that is not finite is a missing one (pandas), not a text.
+            Stage::Nn if matches!(cell, Cell::Number(_)) || cell.number(self.mark).is_ok() => return None,
             _ if cell.text().is_ok_and(|text| grammar::with_marks(&text).contains(grammar::OPEN)) => Stage::Mixed,
             _ => Stage::Text,
         };

@@ -12,7 +12,7 @@ use crate::jsonl::write_line;
 use crate::random::Domain;
 use crate::sample::Input;
 use crate::stream::{SampleStream, Streams, test_recipe};
-use crate::table::MOST_LINE_BYTES;
+use crate::table::{AddedColumns, MOST_LINE_BYTES, ParquetWriter};
 use crate::{MicroBatchId, Unit};
 
 fn file(content: impl AsRef<[u8]>, ending: &str) -> tempfile::NamedTempFile {
@@ -266,6 +266,16 @@ fn a_survey_finds_stage_and_ranges() {
     assert_eq!(stage("input,output\n1,2\na chair,4\n", None), Stage::Text);
     assert_eq!(stage("input,output\na $$3&& chair,4\n", None), Stage::Mixed);
     assert_eq!(stage("input,output\n1,2\na chair,4\n<num>3</num> chairs,4\n", None), Stage::Mixed);
+    // What pandas writes for a missing number is no text.
+    let nan = tempfile::Builder::new().suffix(".parquet").tempfile().unwrap();
+    let columns = AddedColumns { number: "input", text: "output" };
+    let mut writer = ParquetWriter::of_texts(nan.path(), &[], columns).unwrap();
+    for value in [1.5, f64::NAN, 2.5] {
+        writer.push(Vec::new(), Some(value), Some("7".to_string())).unwrap();
+    }
+    writer.finish().unwrap();
+    let skip = Recipe { dataset_missing: MissingCells::Skip, ..test_recipe(Stage::Text) };
+    assert_eq!(open_finding_stage(nan.path(), &skip, &options).unwrap().1, Stage::Nn);
     assert_eq!(stage("a,output\n1,2\n", Some("$${a}&& of")), Stage::Mixed);
     assert_eq!(stage("a,output\n1,2\n", Some("{a} of")), Stage::Text);
 

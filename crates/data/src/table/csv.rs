@@ -1,7 +1,7 @@
 //! CSV: a header with the columns' names, then a row per record.
 //!
 //! Fields may be quoted (`"a, b"`, `""` for a quote, line breaks inside); lines end with LF or CRLF; a byte order mark at the
-//! start and blank lines are skipped. An empty field is a missing cell.
+//! start and blank lines are skipped. An empty field is a missing cell. A line `sep=;` before the header names the separator.
 
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
@@ -27,14 +27,20 @@ pub(super) fn rows<R: BufRead>(
     separator: Option<u8>,
 ) -> Result<(Arc<[String]>, Rows<R>), TableError> {
     let io_error = |source| TableError::Io { path: path.to_path_buf(), source };
-    let start = reader.fill_buf().map_err(io_error)?;
-    let separator = separator.unwrap_or_else(|| detected(start));
+    let mut start = reader.fill_buf().map_err(io_error)?;
+    let declared = declared_separator(start);
+    let lines_before = u64::from(declared.is_some());
+    if let Some((_, length)) = declared {
+        reader.consume(length);
+        start = reader.fill_buf().map_err(io_error)?;
+    }
+    let separator = separator.or(declared.map(|(separator, _)| separator)).unwrap_or_else(|| detected(start));
     let is_crlf = start.iter().position(|byte| *byte == b'\n').is_some_and(|at| at > 0 && start[at - 1] == b'\r');
     let progress = Arc::new(Progress::default());
     let bounded = Bounded { reader, progress: progress.clone() };
     let reader = ReaderBuilder::new().delimiter(separator).has_headers(false).flexible(true).from_reader(bounded);
     let path = path.to_path_buf();
-    let mut rows = Rows { reader, path, columns: Arc::new([]), progress, is_crlf, line: 0, last_line: 0 };
+    let mut rows = Rows { reader, path, columns: Arc::new([]), progress, is_crlf, lines_before, line: 0, last_line: 0 };
     let mut header = ByteRecord::new();
     if !rows.read(&mut header)? {
         return Err(TableError::Header { path: rows.path, reason: "it holds no samples".to_string() });
@@ -60,6 +66,20 @@ fn columns(header: &ByteRecord, separator: u8) -> Result<Arc<[String]>, String> 
         names.push(name);
     }
     Ok(names.into())
+}
+
+/// The separator that a first line such as `sep=;` names, which Excel writes and reads, and the bytes of that line.
+fn declared_separator(start: &[u8]) -> Option<(u8, usize)> {
+    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
+    let (key, rest) = text.split_at_checked(4)?;
+    let (separator, rest) = rest.split_first()?;
+    let ending = match rest {
+        [b'\n', ..] => 1,
+        [b'\r', b'\n', ..] => 2,
+        _ => return None,
+    };
+    let before = start.len() - text.len();
+    key.eq_ignore_ascii_case(b"sep=").then_some((*separator, before + 4 + 1 + ending))
 }
 
 /// The separator that the first line holds most often outside quotes.
@@ -95,6 +115,8 @@ pub(super) struct Rows<R> {
     progress: Arc<Progress>,
     /// The header ends with CRLF, and so do the records.
     is_crlf: bool,
+    /// Before the header.
+    lines_before: u64,
     /// On which the record that was read last begins, counted from 1.
     line: u64,
     /// On which it ends.
@@ -118,7 +140,7 @@ impl<R: BufRead> Rows<R> {
         })?;
         // The parser's own position of a record counts neither the blank lines before it nor the LF of the CRLF before it.
         let is_line_counted = self.is_crlf || self.progress.is_at_end.load(Ordering::Relaxed);
-        self.last_line = self.reader.position().line() - u64::from(!is_line_counted);
+        self.last_line = self.lines_before + self.reader.position().line() - u64::from(!is_line_counted);
         let inside: usize = record.iter().map(|field| field.iter().filter(|byte| **byte == b'\n').count()).sum();
         self.line = self.last_line.saturating_sub(inside as u64);
         Ok(read)

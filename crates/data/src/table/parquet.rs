@@ -48,7 +48,7 @@ impl ReadRows for Rows {
         let next = guarded(|| self.rows.next()).and_then(|row| row.transpose().map_err(|error| error.to_string()));
         let next = next.map_err(|reason| TableError::Parquet {
             path: self.path.clone(),
-            reason: format!("{reason} (behind row {})", self.row),
+            reason: unread_compression(&reason).unwrap_or_else(|| format!("{reason} (behind row {})", self.row)),
         })?;
         let Some(row) = next else {
             return Ok(None);
@@ -57,6 +57,12 @@ impl ReadRows for Rows {
         let cells = row.into_columns().into_iter().map(|(_, field)| cell(field)).collect();
         Ok(Some(Row { line: self.row, names: self.columns.clone(), cells }))
     }
+}
+
+/// The library calls a compression that it was built without a disabled feature.
+fn unread_compression(reason: &str) -> Option<String> {
+    let (_, name) = reason.split_once("Disabled feature at compile time: ")?;
+    Some(format!("it is compressed with {name}; save it with snappy, gzip or zstd, or uncompressed"))
 }
 
 /// The library panics on some damaged files where it should refuse them.
@@ -98,4 +104,16 @@ fn cell(field: Field) -> Cell {
 
 fn nested(kind: &'static str, field: &Field) -> Cell {
     Cell::Nested { kind, shown: excerpt(&field.to_string(), SHOWN_OF_NESTED) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unread_compression_is_told_in_words() {
+        let said = unread_compression("Parquet error: Disabled feature at compile time: brotli").unwrap();
+        assert!(said.contains("compressed with brotli; save it with snappy"), "{said}");
+        assert_eq!(unread_compression("Corrupt footer"), None);
+    }
 }

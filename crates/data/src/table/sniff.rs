@@ -45,9 +45,15 @@ pub(super) fn foreign(start: &[u8]) -> Option<&'static str> {
         (b"\xd0\xcf\x11\xe0", "an old Excel sheet; export it as CSV"),
         (b"PAR1", "Parquet; name it .parquet, or set dataset.format to parquet"),
         (b"ARROW1", "Arrow; save it as Parquet"),
+        (b"version https://git-lfs", "a pointer of Git LFS, not the file; fetch it with: git lfs pull"),
         (b"SQLite format 3", "an SQLite database; export the table as CSV"),
     ];
     let known = KNOWN.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, what)| *what);
+    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+    let begins = |word: &[u8]| text.get(..word.len()).is_some_and(|found| found.eq_ignore_ascii_case(word));
+    if begins(b"<!doctype") || begins(b"<html") {
+        return Some("a web page, such as a login or an error; download the file itself");
+    }
     // Two bytes for each character, without a mark at the start.
     let is_wide = |zero: usize| start.len() >= 8 && (0..4).all(|pair| start[2 * pair + zero] == 0);
     known.or_else(|| (is_wide(0) || is_wide(1)).then_some("in UTF-16; save it as UTF-8"))

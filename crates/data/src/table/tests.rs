@@ -93,6 +93,9 @@ fn csv_takes_quotes_separators_marks_and_line_ends() {
 
 #[test]
 fn csv_says_what_is_wrong() {
+    assert_eq!(csv("\u{feff}sep=;\r\na;b\r\n1;2\r\n")[0].line, 3);
+    assert!(refusal("SEP=;\na;b\n1;2\n3\n", TableFormat::Csv).contains("line 4"));
+    assert_eq!(csv("sep=,b\n1,2\n")[0].get("sep=").unwrap(), &Cell::Text("1".to_string()), "a name, not a separator");
     let cases: &[(&[u8], &str)] = &[
         (b"", "data: it holds no samples"),
         (b"a,b,a\n1,2,3\n", "data: two columns are called \"a\" (separator ','); rename one"),

@@ -73,6 +73,14 @@ impl Architecture {
         }
     }
 
+    /// `d`
+    pub fn hidden_size(&self) -> usize {
+        match self {
+            Self::Gpt2(config) => config.n_embd,
+            Self::Llama(config) => config.hidden_size,
+        }
+    }
+
     /// What the model asks of memory.
     pub fn footprint(&self) -> Footprint {
         let tensors = self.tensors();
@@ -133,6 +141,11 @@ pub struct Footprint {
 }
 
 impl Footprint {
+    /// Bytes of the activations of a forward pass over `positions` positions on the CPU.
+    pub fn activation_bytes(&self, positions: usize) -> u64 {
+        4 * self.passing * positions as u64
+    }
+
     /// Of the largest share, if the blocks are spread over `devices`.
     pub fn share(self, devices: usize) -> Self {
         let devices = devices.max(1) as u64;

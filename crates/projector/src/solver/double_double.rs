@@ -2,6 +2,7 @@
 //! Additions, products and nothing else, so every machine agrees.
 
 /// `a + b` exactly, as the rounded sum and its error (Knuth's two-sum).
+#[inline(always)]
 pub fn two_sum(a: f64, b: f64) -> (f64, f64) {
     let sum = a + b;
     let virtual_b = sum - a;
@@ -11,6 +12,7 @@ pub fn two_sum(a: f64, b: f64) -> (f64, f64) {
 /// Half of a float's bits: the factor `2²⁷ + 1` of Veltkamp's splitting.
 const SPLITTER: f64 = 134_217_729.0;
 
+#[inline(always)]
 fn split(a: f64) -> (f64, f64) {
     let scaled = SPLITTER * a;
     let high = scaled - (scaled - a);
@@ -18,6 +20,7 @@ fn split(a: f64) -> (f64, f64) {
 }
 
 /// `a · b` exactly, as the rounded product and its error (Dekker), for magnitudes below about 1e299.
+#[inline(always)]
 pub fn two_product(a: f64, b: f64) -> (f64, f64) {
     let product = a * b;
     let ((a_high, a_low), (b_high, b_low)) = (split(a), split(b));
@@ -36,12 +39,14 @@ pub struct DoubleDouble {
 
 impl DoubleDouble {
     /// The value `high + low` of any two floats.
+    #[inline(always)]
     pub fn of(high: f64, low: f64) -> Self {
         let (high, low) = two_sum(high, low);
         Self { high, low }
     }
 
     /// The difference with another value.
+    #[inline(always)]
     pub fn minus(self, other: Self) -> Self {
         let (high, error) = two_sum(self.high, -other.high);
         Self::of(high, (self.low - other.low) + error)

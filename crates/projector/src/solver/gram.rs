@@ -9,6 +9,9 @@ use super::double_double::DoubleDouble;
 use super::features::Features;
 use super::lanes::add_products;
 
+/// Entries of a row that are added to for all samples before the next ones: they stay in the cache.
+const SEGMENT: usize = 1024;
+
 /// The upper triangle of `Σ [h 1 y]ᵀ[h 1 y]`, row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gram {
@@ -80,8 +83,11 @@ impl Gram {
             (high, low) = (rest_high, rest_low);
         }
         rows.into_par_iter().for_each(|(row, high, low)| {
-            for sample in matrix.chunks_exact(columns) {
-                add_products(sample[row], &sample[row..], high, low);
+            for (segment, (high, low)) in high.chunks_mut(SEGMENT).zip(low.chunks_mut(SEGMENT)).enumerate() {
+                let first = row + segment * SEGMENT;
+                for sample in matrix.chunks_exact(columns) {
+                    add_products(sample[row], &sample[first..first + high.len()], high, low);
+                }
             }
         });
     }

@@ -7,14 +7,13 @@
 //! states that move on. The solution then takes all samples. Sums and residuals carry about 106 bits, factors 53 (Cholesky), and
 //! iterative refinement makes up the difference.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
+use super::cholesky::Cholesky;
 use super::double_double::{DoubleDouble, two_product};
 use super::features::Features;
 use super::gram::Gram;
-use super::lanes::dot;
+use super::lanes::subtract_products;
 use crate::linear::read_out;
 
 /// One sample of these is held out: every 8th.
@@ -38,8 +37,8 @@ const WIDE: usize = 2048;
 /// With many columns the search ends where the squared error is this multiple of the least one so far.
 const CLEARLY_WORSE: f64 = 1.5;
 
-/// Columns of the factor that are computed together: their rows stay in the cache.
-const PANEL: usize = 32;
+/// Rows of a residual that are added up at once.
+const ROWS: usize = 64;
 
 /// Largest last correction, relative to the weights, of a solution that counts as found.
 const CONVERGED: f64 = 1e-9;
@@ -305,82 +304,31 @@ impl Centred {
     /// `c − (C + λI) w`, added in about 106 bits, rounded at the end.
     fn residual(&self, weight: &[f64], ridge: f64) -> Vec<f64> {
         let d = self.hidden;
-        let of_row = |a: usize| {
-            let mut sum = self.right[a];
-            let (product, error) = two_product(ridge, weight[a]);
-            sum = sum.minus(DoubleDouble { high: product, low: error });
-            let row = a * d..(a + 1) * d;
-            for ((high, low), w) in self.high[row.clone()].iter().zip(&self.low[row]).zip(weight) {
-                let (product, error) = two_product(*high, *w);
-                sum = sum.minus(DoubleDouble { high: product, low: error + low * w });
+        let mut residual = vec![0.0; d];
+        residual.par_chunks_mut(ROWS).enumerate().for_each(|(block, residual)| {
+            let (mut high, mut low) = ([0.0; ROWS], [0.0; ROWS]);
+            let (high, low) = (&mut high[..residual.len()], &mut low[..residual.len()]);
+            let first = block * ROWS;
+            for (place, (high, low)) in high.iter_mut().zip(low.iter_mut()).enumerate() {
+                let (product, error) = two_product(ridge, weight[first + place]);
+                let sum = self.right[first + place].minus(DoubleDouble { high: product, low: error });
+                (*high, *low) = (sum.high, sum.low);
             }
-            sum.high + sum.low
-        };
-        (0..d).into_par_iter().map(of_row).collect()
+            // The matrix is symmetric: what the rows have in column b lies side by side in row b.
+            for (b, w) in weight.iter().enumerate() {
+                let entries = b * d + first..b * d + first + residual.len();
+                subtract_products(*w, &self.high[entries.clone()], &self.low[entries], high, low);
+            }
+            for ((residual, high), low) in residual.iter_mut().zip(high).zip(low) {
+                *residual = *high + *low;
+            }
+        });
+        residual
     }
 }
 
 fn largest(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |most, value| value.abs().max(most))
-}
-
-/// The lower factor `L` of `C + λI = LLᵀ`, row by row.
-pub(super) struct Cholesky {
-    size: usize,
-    lower: Vec<f64>,
-}
-
-impl Cholesky {
-    /// None where the matrix is not positive definite in this precision.
-    pub(super) fn of(matrix: &[f64], size: usize, ridge: f64) -> Option<Self> {
-        let mut lower = vec![0.0; size * size];
-        for start in (0..size).step_by(PANEL) {
-            let end = size.min(start + PANEL);
-            let (panel, below) = lower[start * size..].split_at_mut((end - start) * size);
-            for i in start..end {
-                let (above, rest) = panel.split_at_mut((i - start) * size);
-                let row = &mut rest[..size];
-                fill_row(row, above, &matrix[i * size..], start..i);
-                let square = matrix[i * size + i] + ridge - dot(&row[..i], &row[..i]);
-                if !(square > 0.0 && square.is_finite()) {
-                    return None;
-                }
-                row[i] = square.sqrt();
-            }
-            let panel = &*panel;
-            below.par_chunks_mut(size).enumerate().for_each(|(offset, row)| {
-                fill_row(row, panel, &matrix[(end + offset) * size..], start..end);
-            });
-        }
-        Some(Self { size, lower })
-    }
-
-    /// `x` of `LLᵀ x = right`.
-    pub(super) fn solve(&self, right: &[f64]) -> Vec<f64> {
-        let n = self.size;
-        let mut x = right.to_vec();
-        for i in 0..n {
-            let row = &self.lower[i * n..i * n + i + 1];
-            x[i] = (x[i] - dot(&row[..i], &x[..i])) / row[i];
-        }
-        for i in (0..n).rev() {
-            let row = &self.lower[i * n..i * n + i + 1];
-            x[i] /= row[i];
-            let value = x[i];
-            for (x, l) in x[..i].iter_mut().zip(row) {
-                *x -= l * value;
-            }
-        }
-        x
-    }
-}
-
-/// Columns `columns` of a row of the factor, given the factor's rows from `columns.start` on and the matrix's row.
-fn fill_row(row: &mut [f64], factor: &[f64], matrix: &[f64], columns: Range<usize>) {
-    let size = row.len();
-    for (other, j) in factor.chunks_exact(size).zip(columns) {
-        row[j] = (matrix[j] - dot(&row[..j], &other[..j])) / other[j];
-    }
 }
 
 #[cfg(test)]

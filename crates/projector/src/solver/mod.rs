@@ -2,6 +2,7 @@
 //! in about 106 bits by [`double_double`]) and solves ([`least_squares`]), how far a run is with it ([`progress`]),
 //! and which of several places it should read ([`probe`]).
 
+mod cholesky;
 pub mod double_double;
 pub mod features;
 pub mod gram;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use numalign_config::Config;
+use numalign_coordinator::machine::clean_audits::HostDevice;
 use numalign_coordinator::machine::{Activity, Cause, Effect, Event, Generation, GenerationStart, Machine, MemberId};
 use numalign_coordinator::rpc::dispatch::Dispatcher;
 use numalign_data::{Schedule, Unit};
@@ -49,6 +50,8 @@ struct Worker {
     task: Option<Task>,
     /// As in the worker crate: the first one is the newest state that is certainly committed.
     recent: BTreeMap<u64, State>,
+    /// Rollbacks of the run before them.
+    rollback: u64,
 }
 
 /// Workers around a machine whose effects are applied as the driver does, with every property checked on the way.
@@ -64,6 +67,9 @@ pub struct Simulation {
     workers: Vec<Worker>,
     next_member: u64,
     checkpoint: Option<State>,
+    /// What the checkpoint's folder says besides.
+    unaudited: BTreeMap<HostDevice, Arc<State>>,
+    rollbacks: u64,
     /// The present generation as it began.
     present: Option<GenerationStart>,
     /// Generations begun in this life of the coordinator.
@@ -100,6 +106,7 @@ pub struct Met {
     pub dismissed: u64,
     pub solutions: u64,
     pub rewound: u64,
+    pub rollbacks: u64,
 }
 
 impl Simulation {
@@ -117,6 +124,8 @@ impl Simulation {
             workers: Vec::new(),
             next_member: 1,
             checkpoint: None,
+            unaudited: BTreeMap::new(),
+            rollbacks: 0,
             present: None,
             generations: 0,
             start: 0,
@@ -229,9 +238,24 @@ impl Simulation {
                     self.furthest = self.furthest.max(step);
                     if step.is_multiple_of(4) {
                         self.checkpoint = Some(commit.state.as_ref().clone());
+                        self.unaudited = self.machine.unaudited();
                     }
                     self.announce_commit(step);
                 }
+                Effect::RollBack(back) => {
+                    let unit = unit_of(&back.to, &self.config);
+                    assert!(unit < self.committed, "a rollback to where the run is");
+                    assert_eq!(*back.to, self.correct[unit as usize]);
+                    self.rollbacks += 1;
+                    assert_eq!(back.number, self.rollbacks);
+                    self.met.rollbacks += 1;
+                    self.committed = unit;
+                    self.start = self.start.min(unit);
+                    self.checkpoint = Some(back.to.as_ref().clone());
+                    self.unaudited = self.machine.unaudited();
+                }
+                Effect::MakeState(..) => panic!("all states are the same"),
+                Effect::Warn(why) => panic!("{why}"),
                 Effect::Solve(unit) => {
                     assert_eq!(unit, self.committed.max(self.start));
                     assert_ne!(self.solving, Some(unit), "solved twice at once");
@@ -286,7 +310,8 @@ impl Simulation {
 
     fn begin(&mut self, start: GenerationStart) {
         self.generations += 1;
-        let generation = Generation { incarnation: self.incarnation, number: self.generations };
+        let generation =
+            Generation { incarnation: self.incarnation, number: self.generations, rollback: self.rollbacks };
         assert_eq!(start.generation, generation);
         assert_eq!(start.first, self.generations == 1);
         self.met.generations += 1;
@@ -370,7 +395,11 @@ impl Simulation {
         self.start = checkpoint.as_ref().map_or(0, |state| unit_of(state, &self.config));
         self.committed = self.start;
         self.solving = None;
-        self.machine = Machine::new(self.config.clone(), self.incarnation, checkpoint, base);
+        // Without a checkpoint the folder is lost, and with it what it says.
+        let unaudited = std::mem::take(&mut self.unaudited);
+        self.rollbacks = if checkpoint.is_some() { self.rollbacks } else { 0 };
+        self.machine = Machine::new(self.config.clone(), self.incarnation, checkpoint, base)
+            .with_rollbacks(self.rollbacks, unaudited);
         self.dispatcher = Dispatcher::default();
         self.boundary = None;
         self.present = None;
@@ -390,8 +419,8 @@ impl Simulation {
             return;
         };
         let generation = match pick % 2 {
-            0 => Generation { incarnation: self.incarnation + 1, number: self.generations },
-            _ => Generation { incarnation: self.incarnation, number: self.generations + 1 },
+            0 => Generation { incarnation: self.incarnation + 1, number: self.generations, rollback: self.rollbacks },
+            _ => Generation { incarnation: self.incarnation, number: self.generations + 1, rollback: self.rollbacks },
         };
         let mut wrong = self.correct[self.committed as usize].clone();
         let noise = vec![1.0; wrong.layout().row_len()];

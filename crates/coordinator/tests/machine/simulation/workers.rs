@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use numalign_coordinator::machine::{Event, MemberId};
+use numalign_coordinator::machine::{Event, JoinRequest, MemberId};
 use numalign_coordinator::rpc::dispatch::Claim;
 
 use super::{Link, News, Simulation, Task, Worker};
@@ -14,9 +14,15 @@ const PREFETCH: u64 = 3;
 
 impl Simulation {
     pub(super) fn spawn(&mut self) {
-        let worker =
-            Worker { alive: true, silent: false, loaded: false, link: None, task: None, recent: BTreeMap::new() };
-        self.workers.push(worker);
+        self.workers.push(Worker {
+            alive: true,
+            silent: false,
+            loaded: false,
+            link: None,
+            task: None,
+            recent: BTreeMap::new(),
+            rollback: 0,
+        });
     }
 
     pub(super) fn send(&mut self, member: MemberId, event: Event) {
@@ -41,7 +47,10 @@ impl Simulation {
             assert!(unit <= self.furthest, "a worker takes an uncommitted state for committed");
         }
         self.links.insert(member, Link { to_coordinator: VecDeque::new(), to_worker: VecDeque::new() });
-        let mut request = join_request(rejoin_state);
+        let returns = rejoin_state.is_some();
+        // The service passes over states from before a rollback.
+        let is_void = self.workers[index].rollback < self.rollbacks;
+        let mut request = JoinRequest { returns, ..join_request(rejoin_state.filter(|_| !is_void)) };
         // A machine each: one that is excluded keeps no other out.
         request.process.host = format!("host-{index}");
         self.send(member, Event::Joined(member, request));
@@ -71,6 +80,7 @@ impl Simulation {
                 let state = state.as_ref().clone();
                 let unit = unit_of(&state, &self.config);
                 worker.recent = BTreeMap::from([(unit, state.clone())]);
+                worker.rollback = generation.rollback;
                 worker.task = Some(Task { generation, rank, claimed: unit, state });
             }
             Some(News::Pause) => worker.task = None,
@@ -94,7 +104,7 @@ impl Simulation {
         let step = unit_of(&task.state, &self.config);
         if (eager || task.claimed == step)
             && task.claimed < step + PREFETCH
-            && self.dispatcher.claim(task.generation, task.claimed) == Claim::Send
+            && self.dispatcher.claim(task.generation, task.claimed, false) == Claim::Send
         {
             task.claimed += 1;
             return;
