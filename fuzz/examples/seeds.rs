@@ -110,7 +110,7 @@ fn messages() -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
         mac: vec![0; 32],
     };
     let hello = proto::Hello {
-        protocol: 1,
+        protocol: proto::PROTOCOL,
         host: "host".to_owned(),
         rejoin_state: Some(rejoin_state),
         ..proto::Hello::default()
@@ -118,16 +118,28 @@ fn messages() -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
     let done = proto::UnitDone {
         generation,
         unit: 7,
-        digest: vec![1; 32],
+        digest: blake3::hash(&state).as_bytes().to_vec(),
         state: state.clone(),
         ..proto::UnitDone::default()
     };
-    let rows = vec![proto::Row { micro_batch: 1, values: vec![0; 32], digest: vec![0; 32] }];
+    let rows = vec![proto::Row::new(1, &[0.0; 8], *blake3::hash(&[0; 32]).as_bytes())];
     let reduce = proto::ReduceRequest { generation, member: 2, unit: 7, rows, more: false };
+    let ready = proto::Ready {
+        base_fingerprint: "ab".repeat(32),
+        hidden_size: 2,
+        model_parameters: 10,
+        weights: "random".to_owned(),
+        device: "cpu".to_owned(),
+        trial_digest: vec![1; 32],
+        no_nccl: "no GPU".to_owned(),
+        layer_norms: vec![proto::LayerNorm::new("ln".to_owned(), &[0.0; 2])],
+        ..proto::Ready::default()
+    };
     let message = |message| proto::WorkerMessage { message: Some(message) }.encode_to_vec();
     Ok(vec![
         ("state", state),
         ("hello", message(Message::Hello(hello))),
+        ("ready", message(Message::Ready(ready))),
         ("step-done", message(Message::UnitDone(done))),
         ("reduce", reduce.encode_to_vec()),
     ])

@@ -5,13 +5,16 @@ use std::path::Path;
 
 use numalign_checkpoint::Checkpoint;
 use numalign_config::{Choice, Config, Source, Stage, resolve, to_yaml};
+use numalign_coordinator::machine::MemberId;
+use numalign_coordinator::rpc::decode;
 use numalign_data::table::{Table, TableOptions};
 use numalign_data::{Dataset, DecimalMark, Domain, SampleDigest, SampleStream, Segment, Side, grammar, jsonl};
 use numalign_model::arch::{Architecture, numbers};
 use numalign_model::load::gguf;
 use numalign_model::load::weights::{Safetensors, TensorSource};
 use numalign_projector::State;
-use prost::Message;
+use numalign_protocol::worker_message::Message;
+use prost::Message as _;
 
 /// One reader.
 #[derive(Clone, Copy)]
@@ -26,6 +29,7 @@ pub struct Target {
 pub const ALL: &[Target] = &[
     Target { name: "grammar", run: grammar },
     Target { name: "jsonl", run: jsonl },
+    Target { name: "csv", run: csv },
     Target { name: "config", run: config },
     Target { name: "checkpoint", run: checkpoint },
     Target { name: "model_config", run: model_config },
@@ -68,10 +72,10 @@ pub fn grammar(input: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-fn dataset_of(jsonl: &[u8], stage: Stage) -> Result<Dataset, String> {
+fn dataset_of(table: &[u8], path: &Path, stage: Stage) -> Result<Dataset, String> {
     let recipe = Config::with(&[("stage", stage.name())]).map_err(|errors| errors.to_string())?.recipe;
-    let (path, options) = (Path::new("fuzz.jsonl"), TableOptions::default());
-    let table = Table::read(std::io::Cursor::new(jsonl.to_vec()), path, &options).map_err(|error| error.to_string())?;
+    let rows = std::io::Cursor::new(table.to_vec());
+    let table = Table::read(rows, path, &TableOptions::default()).map_err(|error| error.to_string())?;
     Dataset::of_table(table, path, &recipe).map_err(|error| error.to_string())
 }
 
@@ -80,9 +84,21 @@ fn dataset_of(jsonl: &[u8], stage: Stage) -> Result<Dataset, String> {
 /// # Errors
 /// Why the input is refused.
 pub fn jsonl(input: &[u8]) -> Result<(), String> {
+    table(input, Path::new("fuzz.jsonl"))
+}
+
+/// A CSV file, as [`jsonl`].
+///
+/// # Errors
+/// Why the input is refused.
+pub fn csv(input: &[u8]) -> Result<(), String> {
+    table(input, Path::new("fuzz.csv"))
+}
+
+fn table(input: &[u8], path: &Path) -> Result<(), String> {
     let (mut words, mut accepted) = (String::new(), false);
     for stage in [Stage::Nn, Stage::Text, Stage::Mixed] {
-        let dataset = match dataset_of(input, stage) {
+        let dataset = match dataset_of(input, path, stage) {
             Ok(dataset) => dataset,
             Err(error) => {
                 words.push_str(&error);
@@ -95,7 +111,8 @@ pub fn jsonl(input: &[u8]) -> Result<(), String> {
             written.push_str(&jsonl::write_line(&dataset.sample(Side::Train, row, row)));
             written.push('\n');
         }
-        let again = dataset_of(written.as_bytes(), stage).unwrap_or_else(|error| panic!("{error}: {written}"));
+        let again = dataset_of(written.as_bytes(), Path::new("again.jsonl"), stage);
+        let again = again.unwrap_or_else(|error| panic!("{error}: {written}"));
         assert_eq!(again.digest(), dataset.digest(), "{written}");
     }
     if accepted { Ok(()) } else { Err(words) }
@@ -230,22 +247,24 @@ pub fn gguf(input: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// What a stranger may send: the worker's messages, and states inside them.
+/// What a stranger may send: the worker's messages as the coordinator reads them, rows, and states inside them.
 ///
 /// # Errors
 /// Why the input is refused.
 pub fn messages(input: &[u8]) -> Result<(), String> {
-    let request = numalign_protocol::ReduceRequest::decode(input).map(|_| ()).map_err(|error| error.to_string());
-    let message = numalign_protocol::WorkerMessage::decode(input).map_err(|error| error.to_string());
-    let state = match State::from_bytes(input) {
-        Ok(state) => {
-            assert_eq!(state.to_bytes(), input);
-            Ok(())
-        }
-        Err(error) => Err(error.to_string()),
-    };
-    if state.is_ok() {
+    if let Ok(state) = State::from_bytes(input) {
+        assert_eq!(state.to_bytes(), input);
         return Ok(());
     }
-    request.and(message.map(|_| ())).and(state)
+    let request = numalign_protocol::ReduceRequest::decode(input).map_err(|error| error.to_string());
+    let rows = request.and_then(|request| decode::rows(&request.rows).map_err(|error| error.to_string()));
+    let message = numalign_protocol::WorkerMessage::decode(input).map_err(|error| error.to_string())?;
+    if let Some(Message::Hello(hello)) = &message.message {
+        let state = hello.rejoin_state.as_ref().ok_or("no rejoin state")?;
+        return State::from_bytes(&state.state).map(|_| ()).map_err(|error| error.to_string());
+    }
+    match decode::worker_message(MemberId(1), message)? {
+        Some(_) => Ok(()),
+        None => rows.map(|_| ()),
+    }
 }

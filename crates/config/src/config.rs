@@ -23,4 +23,9 @@ impl Config {
             every => format!("{recipe} eval_every {every} eval_samples {}", self.run.eval_samples),
         }
     }
+
+    /// BLAKE3 of [`Config::digest_text`], hex.
+    pub fn digest(&self) -> String {
+        blake3::hash(self.digest_text().as_bytes()).to_hex().to_string()
+    }
 }

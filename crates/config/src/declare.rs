@@ -37,7 +37,7 @@ macro_rules! keys {
             ];)+
         }
 
-        const KEYS: &[Key] = &[$(Key {
+        pub(crate) const KEYS: &[Key] = &[$(Key {
             name: first!($($name,)? stringify!($field),),
             part: Part::$part,
             default: key_default!($default),
@@ -46,10 +46,7 @@ macro_rules! keys {
             deprecated: &[$($($old),+)?],
             stored: first!($($stored,)? stringify!($field),),
             sparse: first!($(Some($place),)? None,),
-            about: || {
-                let kind: Kind<$type> = $kind;
-                About { default: default_value(&kind, key_default!($default)), name: kind.value_name, schema: kind.schema }
-            },
+            about: || About::new::<$type>($kind, key_default!($default)),
             plain: |settings| json!(settings.$field),
             shown: first!($($shown,)? |settings| {
                 let kind: Kind<$type> = $kind;

@@ -12,6 +12,18 @@ pub(crate) struct ParseError {
     pub(crate) hint: Option<String>,
 }
 
+impl ParseError {
+    /// A refusal without a hint.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        ParseError { message: message.into(), hint: None }
+    }
+
+    /// A refusal that says what to do.
+    pub(crate) fn with_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        ParseError { message: message.into(), hint: Some(hint.into()) }
+    }
+}
+
 /// One thing that is wrong, and where it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use crate::choice::{Choice, DeviceChoice, Pooling, Resume, Task};
 use crate::error::ParseError;
-use crate::parse::{self, MOST_LAYERS, names};
+use crate::parse::{self, MOST_LAYERS, names, refuse, refuse_with_hint};
 use crate::raw::Raw;
 use crate::span::{self, Span};
 use crate::tap::{self, MOST_TAPS, Tap};
@@ -85,7 +85,7 @@ where
     }
     let read = move |raw: &Raw| {
         let value = parse::whole(raw, least, most)?;
-        T::try_from(value).map_err(|_| ParseError { message: format!("{value} is too large"), hint: None })
+        T::try_from(value).map_err(|_| ParseError::new(format!("{value} is too large")))
     };
     let within = move |value: &T| {
         let value: u64 = (*value).try_into().unwrap_or(u64::MAX);
@@ -112,10 +112,9 @@ pub(crate) fn number_or_auto() -> Kind<f64> {
         "type": ["number", "string"], "minimum": -f32::MAX, "maximum": f32::MAX, "pattern": "^auto$",
     });
     let read = |raw: &Raw| match raw {
-        Raw::Text(text) if text == "auto" => Err(ParseError {
-            message: "is worked out from a dataset, and there is none".to_string(),
-            hint: Some("set dataset.file, or give a number".to_string()),
-        }),
+        Raw::Text(text) if text == "auto" => {
+            refuse_with_hint("is worked out from a dataset, and there is none", "set dataset.file, or give a number")
+        }
         raw => parse::float(raw),
     };
     Kind::new("X|auto", schema, read, as_it_is).checked(|value| parse::finite(*value))
@@ -126,7 +125,7 @@ pub(crate) fn share() -> Kind<f64> {
     let schema = json!({ "type": ["number"], "minimum": 0, "exclusiveMaximum": 1 });
     Kind::new("X", schema, parse::float, as_it_is).checked(|value| match (0.0..1.0).contains(value) {
         true => Ok(()),
-        false => Err(ParseError { message: "must be at least 0 and below 1".to_string(), hint: None }),
+        false => refuse("must be at least 0 and below 1"),
     })
 }
 
@@ -138,17 +137,14 @@ pub(crate) fn ranges() -> Kind<Vec<Span>> {
 
 /// The character between two fields of CSV, or `tab`.
 pub(crate) fn separator() -> Kind<String> {
-    let refused = "must be one character, such as ; or tab";
-    let read = move |raw: &Raw| match parse::text(raw)?.as_str() {
+    const REFUSED: &str = "must be one character, such as ; or tab";
+    let read = |raw: &Raw| match parse::text(raw)?.as_str() {
         "tab" | "\\t" => Ok("\t".to_string()),
         text if text.len() == 1 && text.is_ascii() && !matches!(text, "\"" | "\n" | "\r") => Ok(text.to_string()),
-        _ => Err(ParseError { message: refused.to_string(), hint: None }),
+        _ => refuse(REFUSED),
     };
     Kind::new("CHAR", text_schema(), read, |text: &String| json!(if text == "\t" { "tab" } else { text.as_str() }))
-        .checked(move |text| match text.len() {
-            1 => Ok(()),
-            _ => Err(ParseError { message: refused.to_string(), hint: None }),
-        })
+        .checked(|text| if text.len() == 1 { Ok(()) } else { refuse(REFUSED) })
 }
 
 /// Text, or digits without quotes.
@@ -202,7 +198,7 @@ pub(crate) fn tasks() -> Kind<Vec<Task>> {
     let schema = json!({
         "type": ["array", "string"], "items": items, "minItems": 1, "uniqueItems": true, "minLength": 1,
     });
-    Kind::new(&names::<Task>().join(","), schema, parse::tasks, as_it_is).checked(|tasks| parse::each_once(tasks))
+    Kind::new(&names::<Task>().join(","), schema, parse::tasks, as_it_is).checked(|tasks| parse::tasks_once(tasks))
 }
 
 fn span(least: &str, check: fn(Duration) -> Result<(), ParseError>) -> Kind<Duration> {

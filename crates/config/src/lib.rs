@@ -1,9 +1,9 @@
 //! YAML, environment and flags become one validated [`Config`].
 //!
-//! Reading order: `keys` (the one table of all keys, and how a row becomes a field: `declare`), `kind` and `parse` (values), `tap` (places that are read),
-//! `source` (one source of settings), `resolve` (sources become a [`Config`]), `rules` (between keys), `origins` (where
-//! a value was written), `show` and `schema` (back to YAML, and for editors), `recipe` (the half that travels in the
-//! checkpoint).
+//! Reading order: `keys` (the one table of all keys, and how a row becomes a field: `declare`), `key` (what a key is),
+//! `kind` and `parse` (values), `tap` (places that are read), `source` (one source of settings), `resolve` (sources become
+//! a [`Config`]), `settings` (what follows from others), `rules` (between keys), `origins` (where a value was written),
+//! `show` and `schema` (back to YAML, and for editors), `recipe` (the half that travels in the checkpoint).
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 #![warn(missing_docs, clippy::missing_errors_doc)]
@@ -14,6 +14,7 @@ mod declare;
 mod choice;
 mod config;
 mod error;
+mod key;
 mod keys;
 mod kind;
 mod origins;
@@ -23,6 +24,7 @@ mod recipe;
 mod resolve;
 mod rules;
 mod schema;
+mod settings;
 mod show;
 mod signlog;
 mod source;
@@ -36,7 +38,8 @@ pub use choice::{
 };
 pub use config::Config;
 pub use error::{ConfigError, ConfigErrors};
-pub use keys::{ENV_PREFIX, Key, KeyDefault, RUNS_FOLDER, Recipe, RunSettings, key, keys};
+pub use key::{ENV_PREFIX, Key, KeyDefault, key, keys};
+pub use keys::{RUNS_FOLDER, Recipe, RunSettings};
 pub use resolve::{draft, resolve, resolve_over};
 pub use schema::schema;
 pub use show::{recipe_to_yaml, to_yaml};

@@ -1,7 +1,8 @@
 //! Where each value was written, so that an error can name it: the strongest source that sets a key wins.
 
 use crate::error::{ConfigError, ParseError};
-use crate::keys::{KeyDefault, Settings, key, phrase};
+use crate::key::{KeyDefault, key, phrase};
+use crate::keys::Settings;
 use crate::raw::Raw;
 use crate::source::Source;
 

@@ -1,6 +1,7 @@
 //! Turns a written value into a typed one, strictly: nothing is rounded, guessed or cut. And the checks of values that are
 //! typed already.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,12 +15,12 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// More blocks than any model has.
 pub(crate) const MOST_LAYERS: u64 = 10_000;
 
-fn refuse<T>(message: impl Into<String>) -> Result<T, ParseError> {
-    Err(ParseError { message: message.into(), hint: None })
+pub(crate) fn refuse<T>(message: impl Into<String>) -> Result<T, ParseError> {
+    Err(ParseError::new(message))
 }
 
-fn refuse_with_hint<T>(message: impl Into<String>, hint: impl Into<String>) -> Result<T, ParseError> {
-    Err(ParseError { message: message.into(), hint: Some(hint.into()) })
+pub(crate) fn refuse_with_hint<T>(message: impl Into<String>, hint: impl Into<String>) -> Result<T, ParseError> {
+    Err(ParseError::with_hint(message, hint))
 }
 
 /// Refuses a value of a wrong kind.
@@ -54,19 +55,17 @@ fn whole_numbers(least: u64, most: u64) -> String {
 /// A whole number from `least` to `most`.
 pub(crate) fn whole(raw: &Raw, least: u64, most: u64) -> Result<u64, ParseError> {
     let allowed = whole_numbers(least, most);
-    match raw {
-        Raw::Int(value) => within(*value, least, most),
+    let value = match raw {
+        Raw::Int(value) => Some(*value),
         Raw::Float(value) if value.is_finite() && value.fract() == 0.0 => {
             let hint = "write it with digits only, without a fraction or an exponent";
-            refuse_with_hint(format!("must be {allowed}"), hint)
+            return refuse_with_hint(format!("must be {allowed}"), hint);
         }
-        Raw::Float(_) => refuse(format!("must be {allowed}")),
-        Raw::Text(text) => match text.parse() {
-            Ok(value) => within(value, least, most),
-            Err(_) => refuse(format!("must be {allowed}")),
-        },
-        other => refuse_kind(&allowed, other),
-    }
+        Raw::Float(_) => None,
+        Raw::Text(text) => text.parse().ok(),
+        other => return refuse_kind(&allowed, other),
+    };
+    value.map_or_else(|| refuse(format!("must be {allowed}")), |value| within(value, least, most))
 }
 
 /// `value`, where it is from `least` to `most`.
@@ -200,34 +199,40 @@ pub(crate) fn names<T: Choice>() -> Vec<&'static str> {
 /// A list of tasks: a YAML list, or text such as `min,max` or `[min, max]`.
 pub(crate) fn tasks(raw: &Raw) -> Result<Vec<Task>, ParseError> {
     let allowed = format!("a list of {}", names::<Task>().join(", "));
-    let items = match raw {
-        Raw::List(items) => items.clone(),
-        Raw::Text(text) => split_list(text),
-        other => return refuse_kind(&allowed, other),
-    };
+    let Some(items) = list(raw) else { return refuse_kind(&allowed, raw) };
     let task = |item| choice(item).or_else(|_| refuse(format!("must be {allowed}, not of {item}")));
     items.iter().map(task).collect()
 }
 
 /// Refuses a list of tasks that is empty or repeats one.
-pub(crate) fn each_once(tasks: &[Task]) -> Result<(), ParseError> {
-    if let Some((_, task)) = tasks.iter().enumerate().find(|(index, task)| tasks[..*index].contains(task)) {
-        let message = format!("must not repeat a task, and {task} is there twice");
-        return refuse_with_hint(message, "name each task once; they are drawn with equal chance");
+pub(crate) fn tasks_once(tasks: &[Task]) -> Result<(), ParseError> {
+    each_once(tasks, "a task", "name each task once; they are drawn with equal chance")?;
+    match tasks.is_empty() {
+        true => refuse(format!("must name at least one of {}", names::<Task>().join(", "))),
+        false => Ok(()),
     }
-    if tasks.is_empty() {
-        return refuse(format!("must name at least one of {}", names::<Task>().join(", ")));
-    }
-    Ok(())
 }
 
-pub(crate) fn split_list(text: &str) -> Vec<Raw> {
-    let trimmed = text.trim();
-    let inner = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(trimmed);
-    if inner.trim().is_empty() {
-        return Vec::new();
+/// Refuses a list that repeats an item; `item` is what one is called.
+pub(crate) fn each_once<T: PartialEq + Display>(items: &[T], item: &str, hint: &str) -> Result<(), ParseError> {
+    match items.iter().enumerate().find(|(index, value)| items[..*index].contains(value)) {
+        Some((_, value)) => refuse_with_hint(format!("must not repeat {item}, and {value} is there twice"), hint),
+        None => Ok(()),
     }
-    inner.split(',').map(|item| Raw::Text(item.trim().to_string())).collect()
+}
+
+/// The items of a YAML list, or of text such as `a,b` or `[a, b]`.
+pub(crate) fn list(raw: &Raw) -> Option<Vec<Raw>> {
+    let text = match raw {
+        Raw::List(items) => return Some(items.clone()),
+        Raw::Text(text) => text.trim(),
+        _ => return None,
+    };
+    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    match inner.trim().is_empty() {
+        true => Some(Vec::new()),
+        false => Some(inner.split(',').map(|item| Raw::Text(item.trim().to_string())).collect()),
+    }
 }
 
 /// A span of time: a number of seconds, or a number with `ms`, `s`, `min` or `h`.

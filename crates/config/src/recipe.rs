@@ -4,7 +4,8 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::choice::{Distribution, Stage, TargetEncoding, Task};
-use crate::keys::{Recipe, Settings, keys, phrase};
+use crate::key::{keys, phrase};
+use crate::keys::{Recipe, Settings};
 use crate::span::Span;
 
 impl Recipe {
@@ -99,7 +100,7 @@ impl Serialize for Recipe {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::keys::Key;
+    use crate::key::Key;
 
     fn recipe() -> Recipe {
         Config::with(&[]).unwrap().recipe

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use crate::config::Config;
 use crate::error::{ConfigError, ConfigErrors, ParseError};
-use crate::keys::{Part, Recipe, Settings};
+use crate::key::Part;
+use crate::keys::{Recipe, Settings};
 use crate::origins::{Check, Origins};
 use crate::parse;
 use crate::raw::Raw;
@@ -57,9 +58,9 @@ pub fn resolve_over(
         Some(Raw::List(Vec::new()))
     });
     if product.is_some() && taps.is_some() && ignored.is_empty() {
-        let message = "say all that is read, and layer or pooling is a list too".to_owned();
-        let hint = Some("give either taps or layer and pooling".to_owned());
-        errors.push(origins.error("taps", ParseError { message, hint }, &settings));
+        let message = "say all that is read, and layer or pooling is a list too";
+        let error = ParseError::with_hint(message, "give either taps or layer and pooling");
+        errors.push(origins.error("taps", error, &settings));
     }
     let written = |name: &'static str| match (&product, name) {
         (Some(_), "layer" | "pooling") => None,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::choice::{DeviceChoice, Distribution, Resume, Stage, TargetEncoding, Task, ValueEncoding};
-use crate::keys::{KeyDefault, keys};
+use crate::key::{KeyDefault, keys};
 
 fn file(text: &str) -> Option<Source> {
     Some(Source::from_yaml_text(Path::new("dir/run.yaml"), text))

@@ -3,7 +3,8 @@
 
 use crate::choice::{Loss, Pooling, Solver, Stage, TargetEncoding, ValueEncoding};
 use crate::error::ConfigError;
-use crate::keys::{EXACT, LEAST_SOLVED, Part};
+use crate::key::Part;
+use crate::keys::{EXACT, LEAST_SOLVED};
 use crate::origins::Check;
 
 type Rule = fn(&Check<'_>) -> Option<ConfigError>;

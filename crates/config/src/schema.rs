@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::keys::{About, Key, KeyDefault, keys};
+use crate::key::{About, Key, KeyDefault, keys};
 use crate::source::{HELPER_PREFIX, MERGE_KEY};
 
 /// The JSON Schema (draft 2020-12) of a configuration file. It knows each key by itself; the rules between keys are left to

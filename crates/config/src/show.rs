@@ -3,7 +3,8 @@
 use serde_yaml::{Mapping, Value};
 
 use crate::config::Config;
-use crate::keys::{Key, Recipe, Settings, keys, phrase};
+use crate::key::{Key, keys, phrase};
+use crate::keys::{Recipe, Settings};
 
 /// The configuration as YAML: every key of the table that has a choice, in its order, unset ones as `null`.
 pub fn to_yaml(config: &Config) -> String {

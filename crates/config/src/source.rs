@@ -7,7 +7,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::ConfigError;
-use crate::keys::{ENV_PREFIX, Key, Recipe, Settings, flag, key, key_of_variable, keys, variable};
+use crate::key::{ENV_PREFIX, Key, flag, key, key_of_variable, keys, variable};
+use crate::keys::{Recipe, Settings};
 use crate::raw::Raw;
 use crate::suggest::{nearest, unknown_hint};
 

@@ -36,10 +36,7 @@ impl std::fmt::Display for Span {
 
 /// A list of pairs, or text such as `0..80, 1..5`.
 pub(crate) fn spans(raw: &Raw) -> Result<Vec<Span>, ParseError> {
-    let refused = || ParseError {
-        message: "must be a list of ranges".to_string(),
-        hint: Some("write [[0, 80], [1, 5]], or 0..80,1..5".to_string()),
-    };
+    let refused = || ParseError::with_hint("must be a list of ranges", "write [[0, 80], [1, 5]], or 0..80,1..5");
     match raw {
         Raw::List(items) => items
             .iter()
@@ -73,7 +70,7 @@ pub(crate) fn have_widths(spans: &[Span]) -> Result<(), ParseError> {
                 true => format!("must hold ranges of a width that single precision holds, not {span}"),
                 false => format!("must hold ranges whose ends rise, not {span}"),
             };
-            return Err(ParseError { message, hint: None });
+            return parse::refuse(message);
         }
     }
     Ok(())

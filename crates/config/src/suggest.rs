@@ -2,7 +2,7 @@
 
 use strsim::osa_distance;
 
-use crate::keys::{Key, keys};
+use crate::key::{Key, keys};
 
 /// The known key that `written` most likely means, if any is near.
 pub(crate) fn nearest(written: &str) -> Option<&'static Key> {

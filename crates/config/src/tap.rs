@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::choice::{Choice, Pooling};
 use crate::error::ParseError;
 use crate::keys::Recipe;
-use crate::parse::{self, MOST_LAYERS, names, split_list};
+use crate::parse::{self, MOST_LAYERS, list, names, refuse_with_hint};
 use crate::raw::Raw;
 
 /// Most places that are read at once.
@@ -67,9 +67,9 @@ impl Recipe {
 
 /// A place such as `2:mean`.
 fn tap(raw: &Raw) -> Result<Tap, ParseError> {
-    let refusal = || ParseError {
-        message: format!("must be places such as 2:mean, not {raw}"),
-        hint: Some(format!("a layer from -1 to {MOST_LAYERS}, then {}", names::<Pooling>().join(", "))),
+    let refusal = || {
+        let hint = format!("a layer from -1 to {MOST_LAYERS}, then {}", names::<Pooling>().join(", "));
+        ParseError::with_hint(format!("must be places such as 2:mean, not {raw}"), hint)
     };
     let Raw::Text(text) = raw else { return Err(refusal()) };
     let Some((layer, pooling)) = text.split_once(':') else { return Err(refusal()) };
@@ -81,10 +81,8 @@ fn tap(raw: &Raw) -> Result<Tap, ParseError> {
 /// A list of places: a YAML list, or text such as `1:mean,2:last`.
 pub(crate) fn taps(raw: &Raw) -> Result<Vec<Tap>, ParseError> {
     let blank = matches!(raw, Raw::Text(text) if text.trim().is_empty());
-    let items = list(raw).filter(|_| !blank).ok_or_else(|| ParseError {
-        message: format!("must be a list of places such as [1:mean, 2:last], not {}", raw.kind()),
-        hint: None,
-    })?;
+    let refusal = || ParseError::new(format!("must be a list of places such as [1:mean, 2:last], not {}", raw.kind()));
+    let items = list(raw).filter(|_| !blank).ok_or_else(refusal)?;
     items.iter().map(tap).collect()
 }
 
@@ -95,13 +93,10 @@ pub(crate) fn names_none(raw: &Raw) -> bool {
 
 /// Refuses a place that is there twice, and more places than are read at once.
 pub(crate) fn distinct(taps: &[Tap]) -> Result<(), ParseError> {
-    let refuse = |message: String, hint: &str| Err(ParseError { message, hint: Some(hint.to_owned()) });
-    if let Some((_, tap)) = taps.iter().enumerate().find(|(index, tap)| taps[..*index].contains(tap)) {
-        return refuse(format!("must not repeat a place, and {tap} is there twice"), "name each place once");
-    }
+    parse::each_once(taps, "a place", "name each place once")?;
     if taps.len() > MOST_TAPS {
         let message = format!("must be at most {MOST_TAPS} places, and {} are there", taps.len());
-        return refuse(message, "name fewer layers, or one pooling");
+        return refuse_with_hint(message, "name fewer layers, or one pooling");
     }
     Ok(())
 }
@@ -128,7 +123,7 @@ pub(crate) fn product(layer: Option<&Raw>, pooling: Option<&Raw>) -> Result<Opti
     let (layers, poolings) = (items(layer, "-1"), items(pooling, Pooling::Last.name()));
     for (key, items) in [("layer", &layers), ("pooling", &poolings)] {
         if items.is_empty() {
-            return Err((key, ParseError { message: "must not be an empty list".to_owned(), hint: None }));
+            return Err((key, ParseError::new("must not be an empty list")));
         }
     }
     let mut taps = Vec::new();
@@ -140,14 +135,6 @@ pub(crate) fn product(layer: Option<&Raw>, pooling: Option<&Raw>) -> Result<Opti
         }
     }
     Ok(Some(Raw::List(taps)))
-}
-
-fn list(raw: &Raw) -> Option<Vec<Raw>> {
-    match raw {
-        Raw::List(items) => Some(items.clone()),
-        Raw::Text(text) => Some(split_list(text)),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -12,15 +12,18 @@ use numalign_checkpoint::open_regular;
 /// Name of the file in the run's folder.
 pub const FILE_NAME: &str = "address";
 
-/// Removed when the run ends; a coordinator that was killed leaves it.
-pub struct AddressFile {
+/// Name of the file with the token.
+pub const TOKEN_FILE_NAME: &str = "token";
+
+/// A file that is removed when the run ends; a coordinator that was killed leaves it.
+pub struct PublishedFile {
     path: PathBuf,
 }
 
-impl AddressFile {
+impl PublishedFile {
     /// Writes where a client on this machine reaches the coordinator that listens on `address`. A failure is a warning:
     /// the run does not need the file.
-    pub fn publish(folder: &Path, address: SocketAddr, tls: bool) -> Self {
+    pub fn address(folder: &Path, address: SocketAddr, tls: bool) -> Self {
         let path = folder.join(FILE_NAME);
         let written = open_regular(&path, false).and_then(|mut file| {
             file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
@@ -32,26 +35,9 @@ impl AddressFile {
         }
         Self { path }
     }
-}
 
-impl Drop for AddressFile {
-    fn drop(&mut self) {
-        // It may be gone with its folder.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// Name of the file with the token.
-pub const TOKEN_FILE_NAME: &str = "token";
-
-/// As [`AddressFile`], for a token that `launch` made.
-pub struct TokenFile {
-    path: PathBuf,
-}
-
-impl TokenFile {
-    /// Writes the token where its user alone can read it. A failure is a warning: the run does not need the file.
-    pub fn publish(folder: &Path, token: &Token) -> Self {
+    /// Writes a token that `launch` made where its user alone can read it. A failure is a warning too.
+    pub fn token(folder: &Path, token: &Token) -> Self {
         let path = folder.join(TOKEN_FILE_NAME);
         // Another coordinator of the run may have left one; a link in its place is not followed.
         let _ = std::fs::remove_file(&path);
@@ -68,7 +54,7 @@ impl TokenFile {
     }
 }
 
-impl Drop for TokenFile {
+impl Drop for PublishedFile {
     fn drop(&mut self) {
         // It may be gone with its folder.
         let _ = std::fs::remove_file(&self.path);
@@ -92,7 +78,7 @@ mod tests {
     fn the_file_lasts_as_long_as_the_run() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join(FILE_NAME);
-        let file = AddressFile::publish(folder.path(), "0.0.0.0:7400".parse().expect("an address"), true);
+        let file = PublishedFile::address(folder.path(), "0.0.0.0:7400".parse().expect("an address"), true);
         assert_eq!(std::fs::read_to_string(&path).expect("the file"), "https://127.0.0.1:7400\n");
         assert_eq!(std::fs::metadata(&path).expect("the file").permissions().mode() & 0o777, 0o600);
         drop(file);
@@ -105,7 +91,7 @@ mod tests {
         let (path, elsewhere) = (folder.path().join(TOKEN_FILE_NAME), folder.path().join("elsewhere"));
         std::fs::write(&elsewhere, "mine").expect("a file");
         std::os::unix::fs::symlink(&elsewhere, &path).expect("a link");
-        let file = TokenFile::publish(folder.path(), &Token::new("secret", "a test").expect("a token"));
+        let file = PublishedFile::token(folder.path(), &Token::new("secret", "a test").expect("a token"));
         assert_eq!(std::fs::read_to_string(&path).expect("the file"), "secret\n");
         assert_eq!(std::fs::symlink_metadata(&path).expect("the file").permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_to_string(&elsewhere).expect("the other file"), "mine");

@@ -14,6 +14,8 @@ mod dataset;
 pub mod driver;
 pub mod error;
 mod final_file;
+#[cfg(test)]
+mod fixtures;
 pub mod machine;
 pub mod report;
 pub mod rpc;

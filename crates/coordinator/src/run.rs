@@ -21,7 +21,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
-use crate::address::{AddressFile, TokenFile};
+use crate::address::PublishedFile;
 use crate::dataset::OpenedFiles;
 use crate::driver::{Driver, Outcome};
 use crate::error::CoordinatorError;
@@ -80,9 +80,9 @@ pub async fn run(
     }
     check_destination(&config)?;
     let address = socket.local_addr().map_err(|error| CoordinatorError::Server(error.to_string()))?;
-    let _address = AddressFile::publish(start.folder.path(), address, access.tls.is_some());
+    let _address = PublishedFile::address(start.folder.path(), address, access.tls.is_some());
     let published = access.token.as_ref().filter(|_| access.publish_token);
-    let _token = published.map(|token| TokenFile::publish(start.folder.path(), token));
+    let _token = published.map(|token| PublishedFile::token(start.folder.path(), token));
     let (dispatcher, reducer) = (Arc::new(Dispatcher::default()), Arc::new(Reducer::default()));
     let streams = start.streams.clone();
     let machine = Machine::new(config.clone(), incarnation(), start.state.clone(), start.base.clone())
@@ -196,11 +196,6 @@ fn listener_limits(config: &Config) -> ListenerLimits {
         }
         _ => wanted,
     }
-}
-
-/// BLAKE3 of the settings that determine the run's states; a worker of another run does not have it.
-pub fn config_digest(config: &Config) -> String {
-    blake3::hash(config.digest_text().as_bytes()).to_hex().to_string()
 }
 
 /// A run whose last step is committed needs no workers: its result is written again, and that is all.

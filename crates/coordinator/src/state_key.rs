@@ -16,7 +16,6 @@ use rustix::fs::OFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::error::CoordinatorError;
-use crate::run::config_digest;
 
 /// Name of the file in the run's folder.
 pub const FILE_NAME: &str = "state-key";
@@ -42,7 +41,7 @@ impl StateKey {
     pub fn open(folder: &Path, config: &Config) -> Result<Self, CoordinatorError> {
         let path = folder.join(FILE_NAME);
         let mut run = b"numalign committed state 1".to_vec();
-        for text in [config.run.run_id.as_str(), &config_digest(config)] {
+        for text in [config.run.run_id.as_str(), &config.digest()] {
             run.extend_from_slice(&(text.len() as u64).to_le_bytes());
             run.extend_from_slice(text.as_bytes());
         }

@@ -5,7 +5,6 @@ use std::os::unix::fs::MetadataExt;
 use numalign_access::ClientAccess;
 use numalign_access::client::{Unconnected, status_words};
 use numalign_access::rate_limited_log::sanitize;
-use numalign_config::Config;
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_message::Message as FromCoordinator;
 use numalign_protocol::worker_message::Message as FromWorker;
@@ -40,7 +39,7 @@ impl Worker {
             let (state, mac, rollback) = kept.uncommitted.committed_state()?;
             Some(proto::RejoinState {
                 run_id: kept.config.run.run_id.clone(),
-                config_digest: config_digest(&kept.config),
+                config_digest: kept.config.digest(),
                 state: state.to_bytes(),
                 mac,
                 rollback,
@@ -89,11 +88,6 @@ impl Worker {
     }
 }
 
-/// BLAKE3 of the settings that determine the run's states, as the coordinator computes it.
-fn config_digest(config: &Config) -> String {
-    blake3::hash(config.digest_text().as_bytes()).to_hex().to_string()
-}
-
 /// The PID namespace of this process; 0 where the kernel does not tell.
 pub fn pid_namespace() -> u64 {
     std::fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino())
@@ -133,6 +127,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use numalign_config::Config;
     use numalign_data::Schedule;
     use numalign_projector::{Layout, State};
     use tonic::transport::Endpoint;
@@ -172,7 +167,7 @@ mod tests {
         uncommitted.restart(Arc::new(state.clone()), vec![6; 32], 3);
         let offered = worker.hello().rejoin_state.unwrap();
         assert_eq!((offered.run_id, offered.mac, offered.rollback), (config.run.run_id.clone(), vec![6; 32], 3));
-        assert_eq!(offered.config_digest, config_digest(&config));
+        assert_eq!(offered.config_digest, config.digest());
         assert_eq!(offered.state, state.to_bytes());
     }
 

@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use numalign_checkpoint::Checkpoint;
-use numalign_config::{Arithmetic, Config};
+use numalign_config::Config;
 use numalign_data::{Domain, SampleStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 
 use super::*;
-use crate::machine::{Cause, Process, Report, Timing, WorkerReady};
+use crate::fixtures::worker_ready;
+use crate::machine::{Cause, Process, Report, Timing};
 use crate::rpc::outbox::{OutboxStream, outbox};
 use crate::state_key::StateKey;
 
@@ -83,23 +84,6 @@ impl Fixture {
 fn join_request() -> JoinRequest {
     let process = Process { host: "host".to_owned(), pid: 1, namespace: 5 };
     JoinRequest { process, restarts: 0, rejoin_state: None, mac_holds: true, returns: false }
-}
-
-fn worker_ready() -> WorkerReady {
-    WorkerReady {
-        base_fingerprint: "0123456789abcdef".to_owned(),
-        tokenizer_fingerprint: None,
-        arithmetic: Arithmetic::F32,
-        longest_text: 0,
-        hidden_size: 2,
-        model_parameters: 10,
-        weights: "random".to_owned(),
-        device: "cpu".to_owned(),
-        trial_digest: vec![1],
-        layer_norms: Vec::new(),
-        layer_norm_values: Vec::new(),
-        nccl: Err("no GPU".to_owned()),
-    }
 }
 
 fn ready(member: u64) -> Call {

@@ -361,6 +361,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::fixtures::worker_ready;
     use crate::machine::Timing;
 
     fn config(more: &[(&str, &str)]) -> Config {
@@ -373,23 +374,6 @@ mod tests {
         ];
         let kept = some.iter().filter(|(key, _)| more.iter().all(|(other, _)| other != key));
         Config::with(&kept.chain(more).copied().collect::<Vec<_>>()).unwrap()
-    }
-
-    fn base() -> WorkerReady {
-        WorkerReady {
-            base_fingerprint: "0123456789abcdef0123".to_owned(),
-            tokenizer_fingerprint: None,
-            arithmetic: Arithmetic::F32,
-            longest_text: 0,
-            hidden_size: 2,
-            model_parameters: 1_500_000,
-            weights: "random".to_owned(),
-            device: "cpu".to_owned(),
-            trial_digest: Vec::new(),
-            layer_norms: Vec::new(),
-            layer_norm_values: Vec::new(),
-            nccl: Err("no GPU".to_owned()),
-        }
     }
 
     /// The commit that follows `state`, with a loss.
@@ -406,7 +390,7 @@ mod tests {
     #[test]
     fn the_banner_names_model_stage_and_amount_of_work() {
         let config = config(&[("eval_every", "2"), ("eval_samples", "16")]);
-        let text = banner(&config, &base());
+        let text = banner(&config, &worker_ready());
         for part in [
             " · run mine\n",
             "(1.5 M frozen parameters, random weights), fingerprint 0123456789abcdef\n",

@@ -126,31 +126,13 @@ fn milliseconds(duration: Duration) -> f64 {
 mod tests {
     use std::sync::Arc;
 
-    use numalign_config::Arithmetic;
-
     use super::*;
-    use crate::machine::{Event, JoinRequest, Report, Timing, WorkerReady};
+    use crate::fixtures::worker_ready;
+    use crate::machine::{Event, JoinRequest, Report, Timing};
 
     fn config() -> Config {
         let flags = [("run_id", "mine"), ("batch_size", "4"), ("micro_batch_size", "1"), ("workers", "1")];
         Config::with(&flags).unwrap()
-    }
-
-    fn ready() -> WorkerReady {
-        WorkerReady {
-            base_fingerprint: "0123".to_owned(),
-            tokenizer_fingerprint: None,
-            arithmetic: Arithmetic::F32,
-            longest_text: 0,
-            hidden_size: 2,
-            model_parameters: 10,
-            weights: "random".to_owned(),
-            device: "cpu".to_owned(),
-            trial_digest: vec![1],
-            layer_norms: Vec::new(),
-            layer_norm_values: Vec::new(),
-            nccl: Err("no GPU".to_owned()),
-        }
     }
 
     fn join(machine: &mut Machine, now: Instant, member: u64) {
@@ -196,7 +178,7 @@ mod tests {
         let (config, failures) = (Arc::new(config()), FailureLog::default());
         let (mut machine, start) = (Machine::new(config.clone(), 1, None, None), Instant::now());
         join(&mut machine, start, 1);
-        machine.handle(start, Event::Ready(MemberId(1), ready()));
+        machine.handle(start, Event::Ready(MemberId(1), worker_ready()));
         let later = start + Duration::from_millis(500);
         join(&mut machine, later, 2);
         let timing = Timing {

@@ -24,7 +24,6 @@ use super::outbox::outbox;
 use super::reduce::{Contribution, Reduced, Reducer, RowsRefused};
 use crate::background::solver::Backlog;
 use crate::machine::{Event, Generation, MemberId};
-use crate::run::config_digest;
 use crate::state_key::StateKey;
 
 /// A stream must bring its first message within this time.
@@ -173,7 +172,7 @@ impl CoordinatorService {
         driver: mpsc::Sender<Call>,
     ) -> Self {
         Self(Arc::new(Service {
-            config_digest: config_digest(&config),
+            config_digest: config.digest(),
             audits: Audits::of_run(&config),
             config,
             key,
