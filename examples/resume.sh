@@ -24,6 +24,11 @@ until [ -e chk/rough/step-00000200.safetensors ]; do
 done
 kill -KILL -- "-$run"
 wait "$run" 2>/dev/null || true
+# The killed coordinator holds its run's folder until the system has cleared it away.
+for _ in $(seq 100); do
+    kill -0 -- "-$run" 2>/dev/null || break
+    sleep 0.05
+done
 echo "killed: $(find chk/rough -name 'step-*' | sort | tail -n 1) is the newest checkpoint"
 
 "$numalign" --quiet launch "${settings[@]}" --run-id rough --resume auto

@@ -1,4 +1,4 @@
-//! docs/CONFIGURATION.md is the table of keys, as a page. `NUMALIGN_WRITE_PAGES=1 cargo test --test configuration_page`
+//! docs/CONFIGURATION.md is the table of keys, as a page. `WRITE_PAGES=1 cargo test --test configuration_page`
 //! writes it anew.
 
 use std::fmt::Write;
@@ -8,7 +8,7 @@ use numalign_config::{Key, KeyDefault, keys, schema};
 use serde_json::Value;
 
 /// Set, the page is written in place of being compared.
-const WRITE: &str = "NUMALIGN_WRITE_PAGES";
+const WRITE: &str = "WRITE_PAGES";
 
 const HEAD: &str = "\
 # Configuration

@@ -34,7 +34,8 @@ pub fn commands(text: &str, spoken: Spoken) -> Vec<Vec<String>> {
         };
         let words = split(line);
         for (place, word) in words.iter().enumerate() {
-            if word != "numalign" && !word.ends_with("/numalign") {
+            let is_path = word.ends_with("/numalign") && !word.contains('=');
+            if word != "numalign" && !is_path {
                 continue;
             }
             let rest = &words[place + 1..];
