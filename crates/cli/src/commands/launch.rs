@@ -36,12 +36,16 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let stage = text(matches, "stage-name");
     let chaos = text(matches, "chaos").map(Chaos::parse).transpose()?;
     let runtime = process::runtime()?;
+    // Before signals are listened to: until then, Ctrl-C ends a process that reads a large file.
+    let single = match stage {
+        Some("all") => None,
+        _ => Some(settings::load_for_launch(matches, file, stage, &[])?),
+    };
     let result = runtime.block_on(async {
         let signals = Signals::listen(Interrupt::Stop)?;
-        if stage == Some("all") {
+        let Some(run) = single else {
             return all(matches, file, &signals, chaos.as_ref()).await;
-        }
-        let run = settings::load_for_launch(matches, file, stage, &[])?;
+        };
         let page = open_page(matches, &run.config)?;
         let result = one(matches, &run, &signals, chaos.as_ref(), page.as_ref()).await;
         end_page(page, &result).await;
