@@ -2,6 +2,7 @@
 
 use clap::ArgMatches;
 use numalign_engine::EngineError;
+use numalign_model::ModelError;
 use numalign_worker::{Options, WorkerError};
 
 use crate::args::text;
@@ -37,8 +38,10 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     result
 }
 
-/// Under `launch` the coordinator reports on the same terminal: what it knows is not said twice.
+/// Under `launch` the coordinator reports on the same terminal: what it knows is not said twice. A failure of the device, after
+/// which another process may go on, is not reported to it.
 fn failure_of(error: WorkerError) -> CliError {
+    let is_of_device = matches!(error, WorkerError::Engine(EngineError::Model(ModelError::DeviceTask { .. })));
     let known = matches!(
         error,
         WorkerError::Engine(EngineError::Model(_) | EngineError::Sample { .. } | EngineError::BadSample { .. })
@@ -46,7 +49,7 @@ fn failure_of(error: WorkerError) -> CliError {
             | WorkerError::Dismissed { .. }
             | WorkerError::Stalled { .. }
     );
-    if known && child::is_launched() {
+    if known && !is_of_device && child::is_launched() {
         tracing::debug!("{error}");
         return CliError::already_reported(1);
     }

@@ -62,7 +62,7 @@ fn rounded_products_bind_training_and_nothing_else() {
             );
             gpu.succeed(&["eval", "--checkpoint", &file, "--count", "8", "--device", device]);
         }
-        gpu.launched("nn", SHORT, &format!("{more} --device cuda"));
+        gpu.launched("nn", SHORT, &more);
         gpu.launched("nn", SHORT, &format!("--workers 1 --dtype {dtype} --run-id {dtype}-whole"));
         assert!(gpu.bytes(dtype) == gpu.bytes(&format!("{dtype}-whole")), "{dtype}");
     }
