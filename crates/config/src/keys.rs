@@ -59,8 +59,7 @@ keys! {
     Recipe model_name: String = "demo", MODEL, text(),
         "The frozen model: a folder, a .gguf file, a hub id, demo, or synthetic:<size>[:seed]";
     Recipe dtype: Dtype = "f32", MODEL, choice(),
-        "How the frozen model's weights lie in memory; GPUs multiply in it too, with sums in f32. q8_0 and q4_0 are made while loading, the other \
-         q's kept from a .gguf file", sparse 1;
+        "How frozen weights lie in memory; q8_0 and q4_0 are made while loading, other q's are in .gguf files", sparse 1;
     Recipe add_special_tokens: bool = "false", MODEL, boolean(),
         "Put the tokenizer's special tokens (BOS, EOS) around each text, as transformers does by default", sparse 10;
     Recipe num_epochs: u64 = "60", RECIPE, whole(1, EXACT), "Epochs of the run; may grow on resume";
@@ -232,8 +231,8 @@ keys! {
         "How long a live rank may owe rows or a report; auto is 60s, or 20 of its units if that is more";
     Run join_debounce: Duration = "0.2s", TIMEOUTS, time(),
         "How long a join waits for others, so that they come in together";
-    Run arbiter_wait: Duration = "10min", TIMEOUTS, time(),
-        "How long a run waits for one worker more, when two ranks contradict each other and nobody can tell who is right";
+    Run arbiter_wait: Duration = "600s", TIMEOUTS, time(),
+        "How long a run waits for one worker more, when two ranks contradict each other";
     Run coordinator_wait: Duration = "30s", TIMEOUTS, positive_time(), "How long a worker waits for the coordinator";
     /// `None` is any free port of loopback for `launch`, and nowhere for `coordinator`.
     Run http: Option<String> = unset, WATCHING, optional(text()),

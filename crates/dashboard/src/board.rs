@@ -445,14 +445,15 @@ pub(crate) mod tests {
     fn the_record_of_an_evaluation_tells_the_constants_error_where_the_command_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let record = folder.path().join("metrics.jsonl");
-        std::fs::write(&record, "{\"kind\":\"epoch\",\"step\":40,\"loss\":0.5}\n").unwrap();
+        let epoch = "{\"kind\":\"epoch\",\"step\":40,\"loss\":0.5}\n";
+        std::fs::write(&record, epoch).unwrap();
         let facts = Facts { run_id: "rows".to_owned(), ..Facts::default() };
         let source = Told { facts, folder: folder.path().to_owned(), constant: None };
         let board = Board::new();
         board.show_files(vec![Box::new(source)]);
         assert_eq!(board.rows()[0]["constant_percent_of_range"], Value::Null);
-        let line = "{\"kind\":\"evaluation\",\"step\":50,\"baseline_mae_percent_of_range\":19.5}\n";
-        std::fs::write(&record, line).unwrap();
+        let evaluation = "{\"kind\":\"evaluation\",\"step\":50,\"baseline_mae_percent_of_range\":19.5}\n";
+        std::fs::write(&record, [epoch, evaluation].concat()).unwrap();
         std::thread::sleep(READ_EVERY);
         assert_eq!(board.rows()[0]["constant_percent_of_range"], 19.5);
     }
