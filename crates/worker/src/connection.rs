@@ -5,11 +5,9 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use numalign_access::Client;
-use numalign_collective::CollectiveError;
 use numalign_collective::nccl::NcclError;
 use numalign_data::Sample;
-use numalign_engine::EngineError;
-use numalign_model::{ModelError, NormParameter};
+use numalign_model::NormParameter;
 use numalign_protocol as proto;
 use numalign_protocol::worker_message::Message as FromWorker;
 use tokio::sync::mpsc;
@@ -110,7 +108,7 @@ impl Connection {
     pub(crate) async fn give_up(&self, error: WorkerError) -> Result<Ending, WorkerError> {
         let hint = error.hint().map_or_else(String::new, |hint| format!(" (hint: {hint})"));
         let failure = proto::Failure {
-            permanent: is_permanent(&error),
+            permanent: error.is_permanent(),
             message: format!("{error}{hint}"),
             data: error.is_about_data(),
         };
@@ -125,16 +123,6 @@ impl Connection {
             steps.abort();
         }
     }
-}
-
-/// Another process may fare better after a panic or with a GPU that is free again; a wrong model or bad data stay.
-fn is_permanent(error: &WorkerError) -> bool {
-    !matches!(
-        error,
-        WorkerError::Device(_)
-            | WorkerError::Engine(EngineError::Model(ModelError::DeviceTask { .. }))
-            | WorkerError::Collective(CollectiveError::Nccl(NcclError::Stuck { .. }))
-    )
 }
 
 fn layer_norm(norm: &NormParameter) -> proto::LayerNorm {
@@ -157,6 +145,9 @@ pub(crate) async fn steps_end(steps: &mut Option<JoinHandle<Result<(), WorkerErr
 
 #[cfg(test)]
 mod tests {
+    use numalign_collective::CollectiveError;
+    use numalign_engine::EngineError;
+    use numalign_model::ModelError;
     use numalign_projector::StateError;
 
     use super::*;
@@ -165,18 +156,18 @@ mod tests {
     fn only_failures_of_the_process_are_worth_another_one() {
         let bad = EngineError::BadSample { index: 3, reason: "its text has no tokens".to_owned() };
         let bad = WorkerError::from(bad);
-        assert!(is_permanent(&bad) && bad.is_about_data());
+        assert!(bad.is_permanent() && bad.is_about_data());
         let diverged = StateError::NotFinite { step: 3, index: 0, value: f32::NAN };
         assert!(WorkerError::from(diverged).is_about_data());
         let refused = CollectiveError::Refused { unit: 3, reason: "too long".to_owned() };
         for own in [WorkerError::from(refused), WorkerError::Device("it panicked".to_owned())] {
             assert!(!own.is_about_data(), "{own}");
         }
-        assert!(is_permanent(&CollectiveError::GenerationOver.into()));
-        assert!(!is_permanent(&WorkerError::Device("it panicked".to_owned())));
+        assert!(WorkerError::from(CollectiveError::GenerationOver).is_permanent());
+        assert!(!WorkerError::Device("it panicked".to_owned()).is_permanent());
         let failed = WorkerError::from(ModelError::DeviceTask { reason: "out of memory".to_owned() });
-        assert!(!is_permanent(&failed) && !failed.is_about_data());
-        assert!(!is_permanent(&CollectiveError::from(NcclError::Stuck { seconds: 5.0 }).into()));
+        assert!(!failed.is_permanent() && !failed.is_about_data());
+        assert!(!WorkerError::from(CollectiveError::from(NcclError::Stuck { seconds: 5.0 })).is_permanent());
     }
 
     #[tokio::test]

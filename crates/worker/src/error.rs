@@ -2,6 +2,7 @@
 
 use numalign_access::AccessError;
 use numalign_collective::CollectiveError;
+use numalign_collective::nccl::NcclError;
 use numalign_data::DataError;
 use numalign_engine::EngineError;
 use numalign_model::ModelError;
@@ -86,6 +87,17 @@ impl From<StateError> for WorkerError {
 }
 
 impl WorkerError {
+    /// Another process may fare better after a panic or with a GPU that is free again; a wrong model or bad data stay. The
+    /// coordinator tells the user of permanent failures only.
+    pub fn is_permanent(&self) -> bool {
+        !matches!(
+            self,
+            WorkerError::Device(_)
+                | WorkerError::Engine(EngineError::Model(ModelError::DeviceTask { .. }))
+                | WorkerError::Collective(CollectiveError::Nccl(NcclError::Stuck { .. }))
+        )
+    }
+
     /// Whether the samples or the recipe are at fault: another worker would meet the same.
     pub(crate) fn is_about_data(&self) -> bool {
         let WorkerError::Engine(error) = self else {

@@ -2,7 +2,6 @@
 
 use clap::ArgMatches;
 use numalign_engine::EngineError;
-use numalign_model::ModelError;
 use numalign_worker::{Options, WorkerError};
 
 use crate::args::text;
@@ -38,10 +37,8 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     result
 }
 
-/// Under `launch` the coordinator reports on the same terminal: what it knows is not said twice. A failure of the device, after
-/// which another process may go on, is not reported to it.
+/// Under `launch` the coordinator reports on the same terminal: what it knows is not said twice.
 fn failure_of(error: WorkerError) -> CliError {
-    let is_of_device = matches!(error, WorkerError::Engine(EngineError::Model(ModelError::DeviceTask { .. })));
     let known = matches!(
         error,
         WorkerError::Engine(EngineError::Model(_) | EngineError::Sample { .. } | EngineError::BadSample { .. })
@@ -49,7 +46,7 @@ fn failure_of(error: WorkerError) -> CliError {
             | WorkerError::Dismissed { .. }
             | WorkerError::Stalled { .. }
     );
-    if known && !is_of_device && child::is_launched() {
+    if known && error.is_permanent() && child::is_launched() {
         tracing::debug!("{error}");
         return CliError::already_reported(1);
     }

@@ -13,10 +13,7 @@ fn a_port_of_root_is_told_with_a_higher_one() {
         return;
     }
     let folder = Folder::new();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(folder.path(), open).expect("our folder");
-    let program = folder.path().join("numalign");
-    std::fs::copy(env!("CARGO_BIN_EXE_numalign"), &program).expect("a copy that every user can run");
+    let program = folder.open_to_every_user();
     let output = Command::new(&program)
         .args(["coordinator", "nn", "--listen", "127.0.0.1:81"])
         .uid(54_321)

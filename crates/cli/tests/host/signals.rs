@@ -54,10 +54,7 @@ fn threads_that_are_refused_are_an_error_in_words() {
         return;
     }
     let folder = Folder::new();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(folder.path(), open).expect("our folder");
-    let program = folder.path().join("numalign");
-    std::fs::copy(env!("CARGO_BIN_EXE_numalign"), &program).expect("a copy that every user can run");
+    let program = folder.open_to_every_user();
     for processes in [1, 2, 3] {
         let output = Command::new("sh")
             .args([
