@@ -11,7 +11,6 @@ The language model is frozen (no weight gradients), and no LM head is computed.
 --dtype bf16: the language model's weights and activations. --tf32: f32 products of the GPU in TF32. --compile: torch.compile.
 `gpu_table.py` takes class Twin from here.
 Prints one JSON object: ms_per_step (median), samples_per_s, peak_rss_mib (of the whole process), peak_device_mib (cuda).
-The options for cuda have not been run on hardware by those who wrote them.
 """
 import argparse
 import json

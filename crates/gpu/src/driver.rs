@@ -22,6 +22,8 @@ pub(crate) const NOT_READY: CuResult = 600;
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`
 const CAPABILITY_MAJOR: c_int = 75;
 const CAPABILITY_MINOR: c_int = 76;
+/// `CU_DEVICE_ATTRIBUTE_TENSOR_MAP_ACCESS_SUPPORTED`
+const TENSOR_MAPS: c_int = 127;
 
 const NAMES: &[&str] = &["libcuda.so.1", "libcuda.so"];
 const LIBRARY: &str = "the NVIDIA driver's library (libcuda.so.1)";
@@ -93,6 +95,8 @@ pub struct Gpu {
     pub memory: u64,
     /// Compute capability, such as (9, 0).
     pub capability: (u32, u32),
+    /// Whether the GPU's copy engine reads tiles by tensor maps (Hopper's TMA); false where the driver does not know.
+    pub tensor_maps: bool,
 }
 
 impl Driver {
@@ -206,6 +210,8 @@ impl Driver {
             uuid: uuid_text(&uuid),
             memory: memory as u64,
             capability: (attribute(CAPABILITY_MAJOR)?, attribute(CAPABILITY_MINOR)?),
+            // An older driver does not know the question.
+            tensor_maps: attribute(TENSOR_MAPS).is_ok_and(|yes| yes == 1),
         })
     }
 

@@ -24,7 +24,14 @@ fn the_script_for_gpu_hosts_runs_whole() {
     for part in ["| small 2×1 | f32 |", "| small 2×5 | bf16 |", " 0 failed"] {
         assert!(summary.contains(part), "{part} is missing in\n{summary}\n{said}");
     }
-    for step in ["same-f32-f32-again", "same-bf16-bf16-again", "same-f32-two-nccl", "same-f32-killed-nccl"] {
+    for step in [
+        "same-f32-f32-again",
+        "same-bf16-bf16-again",
+        "same-f32-nccl",
+        "same-f32-two",
+        "same-f32-killed",
+        "same-mixed-mixed-two",
+    ] {
         assert!(said.contains(&format!("== {step}: ok")), "{said}");
     }
 }

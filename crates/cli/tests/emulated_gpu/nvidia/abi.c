@@ -62,4 +62,5 @@ TYPE(cuStreamDestroy_v2, CUresult(CUstream));
 TYPE(cuStreamQuery, CUresult(CUstream));
 _Static_assert(sizeof(CUdevice) == 4 && sizeof(CUdeviceptr) == 8 && sizeof(CUuuid) == 16 && sizeof(CUresult) == 4, "sizes");
 _Static_assert(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR == 75 && CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR == 76, "attributes");
+_Static_assert(CU_DEVICE_ATTRIBUTE_TENSOR_MAP_ACCESS_SUPPORTED == 127, "attributes");
 _Static_assert(CUDA_ERROR_NOT_READY == 600 && CU_STREAM_NON_BLOCKING == 1, "codes");
