@@ -119,7 +119,7 @@ pub fn draw(recipe: &Recipe, evaluation: &Evaluation, course: &Course, subject: 
     let constant = metrics.baseline_mae;
     let levels = [Some(constant), subject.without_model];
     let known_levels = || levels.into_iter().flatten().filter(|level| *level > 0.0);
-    let error_axis = Axis::new(Scale::Log, positive(&errors).chain(known_levels()), None).padded();
+    let error_axis = Axis::new(Scale::Log, positive(&errors).chain(known_levels()), None).with_room_above().padded();
     let extra = [&course.losses, &course.evaluations].iter().filter(|curve| !curve.is_empty()).count();
     let mut picture = Picture::of_panels(2 + extra, &subject.headline(recipe, &metrics));
 
@@ -143,7 +143,7 @@ pub fn draw(recipe: &Recipe, evaluation: &Evaluation, course: &Course, subject: 
         }
         let steps = Axis::new(Scale::Linear, curve.iter().map(|(step, _)| *step).chain([0.0]), None);
         let compared = known_levels().filter(|_| is_error);
-        let heights = Axis::new(Scale::Log, positive(curve).chain(compared), None).padded();
+        let heights = Axis::new(Scale::Log, positive(curve).chain(compared), None).with_room_above().padded();
         let mut panel = Panel::begin(&mut picture, place, &titles, &steps, &heights);
         panel.line(curve, CURVE);
         if curve.len() <= 30 {
@@ -242,6 +242,26 @@ mod tests {
         let dashed =
             picture.marks.iter().filter(|mark| matches!(mark, Mark::Line { dash, .. } if *dash != Dash::Solid)).count();
         assert_eq!(dashed, 5);
+    }
+
+    #[test]
+    fn names_of_lines_close_to_each_other_are_not_written_over_each_other() {
+        let evaluation = Evaluation { predictions: vec![1.0, 51.0, 99.0], targets: vec![0.0, 50.0, 100.0] };
+        // Where the constant's line is and where it nearly is.
+        for without_model in [33.0, 30.0, 20.0] {
+            let subject = Subject { without_model: Some(without_model), ..subject() };
+            let picture = draw(&recipe(&[]), &evaluation, &Course::default(), subject);
+            let mut heights = Vec::new();
+            for mark in &picture.marks {
+                if let Mark::Text { at, text, .. } = mark
+                    && text.starts_with("mean error ")
+                {
+                    heights.push(at.1);
+                }
+            }
+            assert_eq!(heights.len(), 2);
+            assert!((heights[0] - heights[1]).abs() >= 11.0, "{without_model}: {heights:?}");
+        }
     }
 
     #[test]

@@ -69,27 +69,31 @@ impl Axis {
         Self { low: self.low - room, high: self.high + room, ..self }
     }
 
-    /// Round values to mark.
+    /// The same with room for a line of text above the highest value.
+    pub fn with_room_above(self) -> Self {
+        Self { high: self.high + 0.05 * (self.high - self.low), ..self }
+    }
+
+    /// Round values to mark, at even distances where there are enough of them.
     pub fn ticks(&self) -> Vec<f64> {
         let (low, high) = self.ends();
-        let mut ticks = match self.scale {
+        let shown = |mut values: Vec<f64>| {
+            values.retain(|tick| self.place(*tick).is_some());
+            values
+        };
+        let ticks = match self.scale {
             Scale::Linear => round_steps(low, high),
-            Scale::Log => powers(low, high, &[1.0]),
+            Scale::Log => {
+                let tens = shown(powers(low, high, &[1.0]));
+                if tens.len() < 3 { shown(powers(low, high, &[1.0, 2.0, 5.0])) } else { thinned(tens) }
+            }
             Scale::SignLog(threshold) => {
-                let positive = powers(threshold, low.abs().max(high.abs()), &[1.0]);
+                let positive = thinned(powers(threshold, low.abs().max(high.abs()), &[1.0]));
                 let negative = positive.iter().map(|power| -power);
-                positive.iter().copied().chain(negative).chain([0.0]).collect()
+                shown(positive.iter().copied().chain(negative).chain([0.0]).collect())
             }
         };
-        ticks.retain(|tick| self.place(*tick).is_some());
-        if self.scale == Scale::Log && ticks.len() < 3 {
-            ticks = powers(low, high, &[1.0, 2.0, 5.0]);
-            ticks.retain(|tick| self.place(*tick).is_some());
-        }
-        if ticks.len() < 2 {
-            ticks = round_steps(low, high);
-        }
-        ticks
+        if ticks.len() < 2 { round_steps(low, high) } else { shown(ticks) }
     }
 }
 
@@ -109,15 +113,19 @@ fn round_steps(low: f64, high: f64) -> Vec<f64> {
     steps
 }
 
-/// Powers of ten around `low` to `high`, both positive, times each of `mantissas`; thinned out where they are many.
+/// Powers of ten around `low` to `high`, both positive, times each of `mantissas`.
 fn powers(low: f64, high: f64, mantissas: &[f64]) -> Vec<f64> {
-    let exponents: Vec<i32> = (low.log10().floor() as i32..=high.log10().ceil() as i32).collect();
-    let every = exponents.len().div_ceil(6).max(1);
     let mut values = Vec::new();
-    for exponent in exponents.iter().step_by(every) {
-        values.extend(mantissas.iter().map(|mantissa| mantissa * 10f64.powi(*exponent)));
+    for exponent in low.log10().floor() as i32..=high.log10().ceil() as i32 {
+        values.extend(mantissas.iter().map(|mantissa| mantissa * 10f64.powi(exponent)));
     }
     values
+}
+
+/// Every second, third … of many, so that at most six are left.
+fn thinned(values: Vec<f64>) -> Vec<f64> {
+    let every = values.len().div_ceil(6).max(1);
+    values.into_iter().step_by(every).collect()
 }
 
 /// A tick's number, short.
@@ -153,7 +161,9 @@ mod tests {
         assert_eq!(labels(Scale::Log, 0.004, 3.0), ["0.01", "0.1", "1"]);
         assert_eq!(labels(Scale::Log, 0.03, 0.3), ["0.05", "0.1", "0.2"]);
         assert_eq!(labels(Scale::Log, 2.4, 2.9), ["2.4", "2.5", "2.6", "2.7", "2.8", "2.9"]);
-        assert_eq!(labels(Scale::Log, 1e-12, 1.0).len(), 5);
+        assert_eq!(labels(Scale::Log, 1e-12, 1.0), ["1e-12", "1e-9", "1e-6", "0.001", "1"]);
+        // Even distances: no 2 and 5 where there are powers of ten enough.
+        assert_eq!(labels(Scale::Log, 4e-4, 30.0), ["0.001", "0.01", "0.1", "1", "10"]);
         let wide = labels(Scale::SignLog(1.0), -1e6, 1e6);
         assert!(wide.contains(&"-1e6".to_owned()) || wide.contains(&"-10000".to_owned()), "{wide:?}");
         assert!(wide.contains(&"0".to_owned()));

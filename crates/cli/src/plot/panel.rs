@@ -37,6 +37,8 @@ pub struct Panel<'a> {
     left: f64,
     x: &'a Axis,
     y: &'a Axis,
+    /// Heights of the names at the right end, so that none is written over another.
+    names: Vec<f64>,
 }
 
 impl<'a> Panel<'a> {
@@ -45,7 +47,7 @@ impl<'a> Panel<'a> {
         let offset = place as f64 * WIDTH;
         let left = offset + LEFT;
         let (middle, bottom) = (left + SIDE / 2.0, TOP + SIDE);
-        let mut panel = Self { picture, left, x, y };
+        let mut panel = Self { picture, left, x, y, names: Vec::new() };
         panel.text((middle, TOP - 12.0), TITLE_SIZE, Anchor::Middle, false, titles.panel);
         panel.text((middle, bottom + 38.0), LABEL_SIZE, Anchor::Middle, false, titles.x);
         panel.text((offset + 14.0, TOP + SIDE / 2.0), LABEL_SIZE, Anchor::Middle, true, titles.y);
@@ -102,13 +104,25 @@ impl<'a> Panel<'a> {
         }
     }
 
-    /// A line between two points to compare with, its name above its right end.
+    /// A line between two points to compare with, its name at its right end: above it, or below it where there is no room.
     pub fn guide(&mut self, from: (f64, f64), to: (f64, f64), look: (Ink, Dash), name: &str) {
         let points = self.places(&[from, to]);
-        if let Some((x, y)) = points.last().copied() {
-            self.text((x - 4.0, y - 4.0), LABEL_SIZE, Anchor::End, false, name);
-            self.picture.marks.push(Mark::Line { points, ink: look.0, dash: look.1 });
+        let [(_, start), (x, y)] = points[..] else {
+            return;
+        };
+        // Left of the end of a line that rises there is room.
+        let level = (start - y).abs() < LABEL_SIZE;
+        let mut at = if level { (x - 4.0, y - 4.0) } else { (x - LABEL_SIZE * 2.0, y + LABEL_SIZE) };
+        let taken = |height: f64| self.names.iter().any(|name| (name - height).abs() < LABEL_SIZE + 1.0);
+        if level && (at.1 - LABEL_SIZE < TOP || taken(at.1)) {
+            at.1 = y + LABEL_SIZE + 2.0;
+            while taken(at.1) {
+                at.1 += LABEL_SIZE + 1.0;
+            }
         }
+        self.names.push(at.1);
+        self.text(at, LABEL_SIZE, Anchor::End, false, name);
+        self.picture.marks.push(Mark::Line { points, ink: look.0, dash: look.1 });
     }
 
     /// A line across the panel at a height to compare with, with its name.
