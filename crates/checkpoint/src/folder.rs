@@ -76,17 +76,34 @@ impl RunFolder {
         Ok((None, skipped))
     }
 
-    /// Writes `step-….safetensors` and then drops all but the newest `keep`.
+    /// Writes `step-….safetensors` and then drops all but the newest `keep`. On a full disk those go first that would go
+    /// afterwards, so room for `keep` files is enough; one older file stays in any case.
     ///
     /// # Errors
     /// The file cannot be written, or an old one not removed.
     pub fn write(&self, step: u64, bytes: &[u8], keep: usize) -> Result<PathBuf, CheckpointError> {
-        let path = self.file_of(step);
-        write_atomically(&path, bytes)?;
-        for (_, old) in self.list()?.into_iter().filter(|(known, _)| *known <= step).skip(keep.max(1)) {
-            std::fs::remove_file(&old).map_err(|source| CheckpointError::Write { path: old, source })?;
+        let (path, older) = (self.file_of(step), keep.max(1) - 1);
+        match write_atomically(&path, bytes) {
+            Err(error) if error.is_disk_full() => {
+                if self.drop_older(step, older.max(1))? == 0 {
+                    return Err(error);
+                }
+                write_atomically(&path, bytes)?;
+            }
+            written => written?,
         }
+        self.drop_older(step, older)?;
         Ok(path)
+    }
+
+    /// Removes all checkpoints of earlier steps than `step` but the newest `keep`; says how many went.
+    fn drop_older(&self, step: u64, keep: usize) -> Result<usize, CheckpointError> {
+        let mut dropped = 0;
+        for (_, old) in self.list()?.into_iter().filter(|(known, _)| *known < step).skip(keep) {
+            std::fs::remove_file(&old).map_err(|source| CheckpointError::Write { path: old, source })?;
+            dropped += 1;
+        }
+        Ok(dropped)
     }
 
     /// Marks the checkpoints as those of an earlier run that is being replaced, so that a resumed run does not continue from

@@ -378,6 +378,45 @@ fn the_last_k_are_kept() {
     assert_eq!(names(folder.path()), kept(&[]));
 }
 
+/// A disk of its own, where mounting one is allowed.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(bytes: usize) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "none"]).arg(folder.path());
+        mount.output().is_ok_and(|output| output.status.success()).then_some(Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).output();
+    }
+}
+
+#[test]
+fn room_for_as_many_files_as_are_kept_is_enough() {
+    let Some(disk) = SmallDisk::mount(256 << 10) else {
+        eprintln!("skipped: no right to mount a small disk");
+        return;
+    };
+    let folder = RunFolder::open(disk.0.path()).unwrap();
+    let bytes = vec![7; 80 << 10];
+    for step in 1..=5 {
+        folder.write(step, &bytes, 3).unwrap();
+    }
+    let steps = || folder.list().unwrap().into_iter().map(|(step, _)| step).collect::<Vec<_>>();
+    assert_eq!(steps(), [5, 4, 3]);
+    // One that finds no room in any case costs no more than it would have, and never the newest.
+    assert!(folder.write(6, &vec![7; 200 << 10], 3).unwrap_err().is_disk_full());
+    assert_eq!(steps(), [5, 4]);
+    assert!(folder.write(6, &vec![7; 200 << 10], 1).unwrap_err().is_disk_full());
+    assert_eq!(steps(), [5]);
+    assert_eq!(names(folder.path()), ["step-00000005.safetensors"], "nothing is left of the others");
+}
+
 #[test]
 fn writing_leaves_nothing_but_the_file() {
     let temporary = tempfile::tempdir().unwrap();
