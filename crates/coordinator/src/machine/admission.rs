@@ -10,7 +10,6 @@ use super::collective::{self, Candidate, NcclFailures};
 use super::events::{Activity, Effect, JoinRequest, Member, MemberId, Timing, WorkerReady};
 use super::load_balancing::StepTimeEma;
 use super::rejoin::check_rejoin_state;
-use super::stall::UnitTimes;
 use super::{Base, Machine};
 
 /// Larger hidden sizes are nonsense, and their state would fill the memory.
@@ -47,7 +46,9 @@ impl Machine {
         }
         self.deserted = None;
         // What a process did for this coordinator before its connection broke is known.
-        let is_from_before = join_request.returns && !self.welcome_back.contains(&join_request.process);
+        let known = self.welcome_back.get(&join_request.process);
+        let is_from_before = join_request.returns && known.is_none();
+        let pace = known.cloned().unwrap_or_default();
         let member = Member {
             join_request,
             worker_ready: None,
@@ -57,7 +58,7 @@ impl Machine {
             last_seen: now,
             last_timing: Timing::default(),
             step_time: StepTimeEma::default(),
-            unit_times: UnitTimes::default(),
+            pace,
         };
         self.members.insert(id, member);
     }

@@ -59,7 +59,7 @@ impl Machine {
             let took = running.progress[rank].reported(now, report.unit, running.ranks[rank].1.len());
             if let Some(member) = self.members.get_mut(&id) {
                 let claimed = report.timing.compute + report.timing.data_wait;
-                member.unit_times.observe(units.unit(report.unit), claimed, took);
+                member.pace.unit_times.observe(units.unit(report.unit), claimed, took);
             }
         }
         running.pending[offset][rank] = Some(report);

@@ -13,7 +13,7 @@ pub use numalign_protocol::{Generation, Timing};
 use super::audit::{RowDigest, RowDigests};
 use super::collective::{CollectiveDecision, Nccl};
 use super::load_balancing::StepTimeEma;
-use super::stall::UnitTimes;
+use super::stall::Pace;
 
 /// A worker's connection; a worker that comes back is another member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -261,6 +261,6 @@ pub struct Member {
     pub last_timing: Timing,
     /// Its time per micro-batch.
     pub step_time: StepTimeEma,
-    /// Its time for each of its latest units.
-    pub unit_times: UnitTimes,
+    /// How fast its process works.
+    pub pace: Pace,
 }

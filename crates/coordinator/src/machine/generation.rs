@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use numalign_data::AuditedRanks;
 
@@ -84,6 +84,7 @@ impl Machine {
 
     /// Ends the generation and drops what is pending; the remaining ranks, which it returns, wait for the next one.
     pub(super) fn release_ranks(&mut self) -> Vec<MemberId> {
+        self.note_owed();
         let Some(running) = self.running.take() else {
             return Vec::new();
         };
@@ -186,7 +187,8 @@ impl Machine {
         let members: Vec<MemberId> = ranks.iter().map(|(id, _)| *id).collect();
         let audit_order = self.clean_audits.order(&members);
         let unit = self.unit_after(&state);
-        let progress = ranks.iter().map(|(_, part)| RankProgress::begin(now, unit, part.len())).collect();
+        let owed = |id: &MemberId| self.members.get(id).map_or(Duration::ZERO, |member| member.pace.owed);
+        let progress = ranks.iter().map(|(id, part)| RankProgress::begin(now, unit, part.len(), owed(id))).collect();
         self.running = Some(Running {
             generation,
             progress,

@@ -21,7 +21,7 @@ mod sample_check;
 pub mod stall;
 mod suspects;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ use collective::{CollectiveDecision, NcclFailures};
 use dismissal::Complaint;
 use generation::Running;
 use sample_check::SampleCheck;
-use stall::StallWatch;
+use stall::{Pace, StallWatch};
 use suspects::Suspects;
 
 pub use decide::Decision;
@@ -100,8 +100,8 @@ pub struct Machine {
     excluded: Vec<HostDevice>,
     /// Processes that were told not to come back, the latest last.
     refused: VecDeque<Process>,
-    /// Processes that were members and may come back: their connection may have broken.
-    welcome_back: BTreeSet<Process>,
+    /// Processes that were members and may come back: their connection may have broken. Of each, how fast it works.
+    welcome_back: BTreeMap<Process, Pace>,
     /// Rows that were not finite and are computed again.
     suspects: Option<Suspects>,
     /// The first worker that could not load the model, before the first generation.
@@ -167,7 +167,7 @@ impl Machine {
             rebalance: RebalancePolicy::default(),
             excluded: Vec::new(),
             refused: VecDeque::new(),
-            welcome_back: BTreeSet::new(),
+            welcome_back: BTreeMap::new(),
             suspects: None,
             cannot_load: None,
             about_data: None,
@@ -297,6 +297,7 @@ impl Machine {
                 self.state_made(now, disputed, digest, reason, &mut effects);
             }
             Event::Tick => {
+                self.notice_pause(now);
                 self.evict_silent(now, &mut effects);
                 self.evict_stalled(now, &mut effects);
                 self.check_deserted(now, &mut effects);
@@ -349,15 +350,20 @@ impl Machine {
 
     fn left(&mut self, id: MemberId, why: &str, effects: &mut Vec<Effect>) {
         let name = self.name(id);
+        let ranked = self.running.as_ref().is_some_and(|running| running.ranks.iter().any(|(member, _)| *member == id));
+        if ranked {
+            self.note_owed();
+        }
         let Some(member) = self.members.remove(&id) else {
             return;
         };
         self.clean_audits.left(id);
         let process = member.join_request.process;
-        if !self.refused.contains(&process) && self.welcome_back.len() < MAX_REFUSED {
-            self.welcome_back.insert(process);
+        if !self.refused.contains(&process)
+            && (self.welcome_back.len() < MAX_REFUSED || self.welcome_back.contains_key(&process))
+        {
+            self.welcome_back.insert(process, member.pace);
         }
-        let ranked = self.running.as_ref().is_some_and(|running| running.ranks.iter().any(|(member, _)| *member == id));
         if ranked {
             self.pause(&format!("{name} left ({why})"), effects);
         }

@@ -1,5 +1,8 @@
 //! Which ranks hold the run up: those that owe a unit's rows, or their report of it, for longer than they may. A heartbeat
 //! comes from another thread than the one that computes, so it says nothing about that. [`stalled`] is pure.
+//!
+//! What a rank owes adds up over generations until it brings rows, and over a process's connections: where other machines
+//! fail more often than `stall_after`, a device that hangs would be given that time again and again.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -74,6 +77,15 @@ impl UnitTimes {
         let first = if self.has_done(unit) { 1 } else { FIRST_UNIT };
         usual.saturating_mul(scale.max(1)).saturating_mul(first)
     }
+}
+
+/// What is known of how fast a process works. It outlives a broken connection.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Pace {
+    /// Its time for each of its latest units.
+    pub unit_times: UnitTimes,
+    /// How long it owed rows in generations that ended before it brought any.
+    pub owed: Duration,
 }
 
 /// What a rank owes.
@@ -152,9 +164,19 @@ pub(super) struct RankProgress {
 }
 
 impl RankProgress {
-    /// A generation begins at `unit`, with a part of `micro_batches`.
-    pub(super) fn begin(now: Instant, unit: u64, micro_batches: usize) -> Self {
-        Self { rows_until: unit, missing: micro_batches, moved: now, brought: now, reported: now }
+    /// A generation begins at `unit`, with a part of `micro_batches`, of a rank that already owed rows for `owed` when its
+    /// last one ended.
+    pub(super) fn begin(now: Instant, unit: u64, micro_batches: usize, owed: Duration) -> Self {
+        let since = now.checked_sub(owed).unwrap_or(now);
+        Self { rows_until: unit, missing: micro_batches, moved: since, brought: since, reported: now }
+    }
+
+    /// For how long the rank has owed its rows of `unit`; not at all if they are there.
+    pub(super) fn owed(&self, now: Instant, unit: u64) -> Duration {
+        match self.rows_until > unit {
+            true => Duration::ZERO,
+            false => now.saturating_duration_since(self.moved.max(self.brought)),
+        }
     }
 
     /// A report of `unit` came that was not there; answers with the time since the one before.
@@ -200,14 +222,15 @@ impl Machine {
         self.running.as_ref().filter(|running| running.backend == CollectiveBackend::Grpc).map(|_| self.unit())
     }
 
-    /// Micro-batches of the awaited unit whose rows the coordinator lacks.
+    /// Micro-batches of the awaited unit whose rows the coordinator lacks, in ascending order.
     pub fn rows_missing(&mut self, now: Instant, generation: Generation, unit: u64, missing: &[usize]) {
         if self.awaited_unit() != Some(unit) || self.generation() != Some(generation) {
             return;
         }
         if let Some(running) = &mut self.running {
+            let below = |end: usize| missing.partition_point(|index| *index < end);
             for ((_, part), progress) in running.ranks.iter().zip(&mut running.progress) {
-                progress.rows(now, unit, missing.iter().filter(|index| part.contains(index)).count());
+                progress.rows(now, unit, below(part.end) - below(part.start));
             }
         }
     }
@@ -245,7 +268,7 @@ impl Machine {
         let doublings = if self.stall.at == number { self.stall.evictions.min(MAX_DOUBLINGS) } else { 0 };
         let mut standings = Vec::with_capacity(running.ranks.len());
         for (rank, ((id, _), progress)) in running.ranks.iter().zip(&running.progress).enumerate() {
-            let times = self.members.get(id).map(|member| &member.unit_times);
+            let times = self.members.get(id).map(|member| &member.pace.unit_times);
             let bound = times.map_or(Duration::MAX, |times| {
                 times.bound(self.config.run.stall_after, unit, self.steps_in(unit)).saturating_mul(1 << doublings)
             });
@@ -261,15 +284,23 @@ impl Machine {
         Some((number, standings))
     }
 
-    /// Replaces ranks that are alive and do nothing.
-    pub(super) fn evict_stalled(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    /// A tick. After a long pause this process was stopped, and heard nobody: that is nobody's fault.
+    pub(super) fn notice_pause(&mut self, now: Instant) {
         let pause =
             self.stall.last_tick.replace(now).map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
-        if pause > PAUSE
-            && let Some(running) = &mut self.running
-        {
+        if pause <= PAUSE {
+            return;
+        }
+        for member in self.members.values_mut() {
+            member.last_seen = (member.last_seen + pause).min(now);
+        }
+        if let Some(running) = &mut self.running {
             running.progress.iter_mut().for_each(|progress| progress.shift(now, pause));
         }
+    }
+
+    /// Replaces ranks that are alive and do nothing.
+    pub(super) fn evict_stalled(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Some((unit, standings)) = self.standings() else {
             return;
         };
@@ -303,6 +334,20 @@ impl Machine {
             self.members.remove(&id);
         }
         self.pause(&reasons.join("; "), effects);
+    }
+
+    /// Remembers with each rank for how long it has owed its rows of the awaited unit, as of the last tick: its generation
+    /// ends.
+    pub(super) fn note_owed(&mut self) {
+        let unit = self.unit();
+        let (Some(running), Some(now)) = (&self.running, self.stall.last_tick) else {
+            return;
+        };
+        for ((id, _), progress) in running.ranks.iter().zip(&running.progress) {
+            if let Some(member) = self.members.get_mut(id) {
+                member.pace.owed = progress.owed(now, unit);
+            }
+        }
     }
 
     fn count_stall(&mut self, unit: u64) {

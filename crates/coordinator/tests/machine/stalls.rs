@@ -6,7 +6,7 @@ use numalign_config::CollectiveChoice;
 use numalign_coordinator::machine::{Effect, MemberId};
 
 use crate::fixtures::{PAIR, Shape};
-use crate::harness::{Run, members_of, over_nccl, starts};
+use crate::harness::{Run, all_evicted, members_of, over_nccl, starts};
 
 /// As the driver does every tick: what the coordinator lacks, heartbeats, a tick.
 fn pass(run: &mut Run, seconds: u64, missing: &[usize]) -> Vec<Effect> {
@@ -93,6 +93,53 @@ fn a_coordinator_that_was_stopped_blames_nobody() {
     assert_eq!(run.tick(0), Vec::new());
     assert_eq!(pass(&mut run, 58, &[2, 3]), Vec::new());
     assert_eq!(replaced(&pass(&mut run, 3, &[2, 3])).len(), 1);
+}
+
+#[test]
+fn a_coordinator_that_was_stopped_takes_nobody_for_dead() {
+    let mut run = Run::begun(PAIR, 2);
+    assert_eq!(run.tick(500), Vec::new());
+    // The heartbeats of that time are still on their way.
+    assert_eq!(run.tick(10_000), Vec::new());
+    run.beat(1);
+    let effects: Vec<Effect> = (0..8).flat_map(|_| run.tick(500)).collect();
+    assert_eq!(all_evicted(&effects)[..1], [2], "from then on the usual time is allowed");
+}
+
+#[test]
+fn what_a_rank_owes_adds_up_over_generations() {
+    let mut run = Run::begun_on_hosts(Shape { workers: 3, ..PAIR }, 3);
+    run.commit();
+    // Member 3 hangs, and the others come and go.
+    let missing = |run: &Run| run.machine.part_of(MemberId(3)).expect("it has a rank").collect::<Vec<_>>();
+    for newcomer in 4..7 {
+        let owed = missing(&run);
+        assert_eq!(replaced(&pass(&mut run, 19, &owed)), []);
+        let gone = run.ranks().into_iter().find(|member| *member != 3).expect("another");
+        run.leave(gone);
+        run.join_as(newcomer, None);
+        run.ready(newcomer);
+    }
+    let owed = missing(&run);
+    let effects = pass(&mut run, 6, &owed);
+    let [(3, why)] = replaced(&effects)[..] else { panic!("{effects:?}") };
+    assert!(why.contains("has sent no rows of unit 1 for 60 s"), "{why}");
+}
+
+#[test]
+fn a_process_that_comes_back_still_owes_what_it_owed() {
+    let mut run = Run::begun_on_hosts(PAIR, 2);
+    run.commit();
+    assert_eq!(pass(&mut run, 40, &[2, 3]), Vec::new());
+    run.leave(2);
+    run.join_as(2, None);
+    run.ready(2);
+    run.leave(1);
+    assert_eq!(run.ranks(), [2]);
+    // It is no new process, which would get ten times as long.
+    let all = [0, 1, 2, 3];
+    assert_eq!(replaced(&pass(&mut run, 19, &all)), []);
+    assert_eq!(replaced(&pass(&mut run, 2, &all)).len(), 1);
 }
 
 #[test]
