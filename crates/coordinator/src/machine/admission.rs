@@ -7,7 +7,7 @@ use numalign_config::{CollectiveChoice, RUNS_FOLDER};
 use numalign_projector::{Layout, NormTensor, State};
 
 use super::collective::{self, Candidate, NcclFailures};
-use super::events::{Activity, Effect, JoinRequest, Member, MemberId, Timing, WorkerReady};
+use super::events::{Activity, Effect, JoinRequest, Member, MemberId, Process, Timing, WorkerReady};
 use super::load_balancing::StepTimeEma;
 use super::rejoin::check_rejoin_state;
 use super::{Base, Machine};
@@ -130,12 +130,13 @@ impl Machine {
         let Some(member) = self.members.get(&id).filter(|member| member.worker_ready.is_none()) else {
             return;
         };
-        let host = member.join_request.process.host.clone();
+        let process = member.join_request.process.clone();
+        let host = process.host.clone();
         let brought = member.join_request.rejoin_state.as_ref().map(|state| state.layout().hidden());
         if brought.is_none_or(|hidden| hidden == worker_ready.hidden_size) {
             self.drop_foreign_rejoin_states(worker_ready.hidden_size, effects);
         }
-        let admissible = match self.check_admission(&host, &worker_ready) {
+        let admissible = match self.check_admission(&process, &worker_ready) {
             Err(reason) => Err((reason, self.hint_of_refusal(&worker_ready))),
             Ok(()) => self.check_nccl(id, &host, &worker_ready).map_err(|reason| {
                 (reason, "`numalign doctor` says what its machine lacks; or set collective: auto or grpc")
@@ -188,10 +189,8 @@ impl Machine {
     }
 
     /// Whether the worker has this run's model and computes the same bits.
-    fn check_admission(&self, host: &str, worker_ready: &WorkerReady) -> Result<(), String> {
-        if self.excluded.iter().any(|bad| bad.host == host && bad.device == worker_ready.device) {
-            return Err(format!("{} of host {host} computed wrong numbers earlier in this run", worker_ready.device));
-        }
+    fn check_admission(&self, process: &Process, worker_ready: &WorkerReady) -> Result<(), String> {
+        self.check_not_excluded(process, &worker_ready.device)?;
         if !(1..=MAX_HIDDEN).contains(&worker_ready.hidden_size) {
             return Err(format!("a hidden size of {} is not from 1 to {MAX_HIDDEN}", worker_ready.hidden_size));
         }

@@ -35,6 +35,7 @@ use arbiter::Dispute;
 use clean_audits::{CleanAudits, HostDevice};
 use collective::{CollectiveDecision, NcclFailures};
 use dismissal::Complaint;
+use exclusion::Excluded;
 use generation::Running;
 use sample_check::SampleCheck;
 use stall::{Pace, StallWatch};
@@ -96,8 +97,8 @@ pub struct Machine {
     rollbacks: u64,
     /// Ranks contradicted each other without a majority.
     dispute: Option<Dispute>,
-    /// Where workers computed wrong numbers.
-    excluded: Vec<HostDevice>,
+    /// Workers that computed wrong numbers.
+    excluded: Vec<Excluded>,
     /// Processes that were told not to come back, the latest last.
     refused: VecDeque<Process>,
     /// Processes that were members and may come back: their connection may have broken. Of each, how fast it works.

@@ -6,7 +6,7 @@ use numalign_config::{CollectiveChoice, Solver};
 use numalign_coordinator::machine::{Effect, Event, MemberId, Report};
 use numalign_projector::State;
 
-use crate::fixtures::{PAIR, Shape, config_of, features, fit, report};
+use crate::fixtures::{PAIR, Shape, config_of, features, fit, join_request, report};
 use crate::harness::{Run, all_evicted, evicted, failure, members_of, over_nccl, starts};
 
 #[test]
@@ -91,6 +91,35 @@ fn a_majority_of_state_digests_decides_and_the_odd_ranks_are_excluded() {
         }
         assert_eq!(**run.machine.committed().unwrap(), run.correct[6]);
     }
+}
+
+#[test]
+fn a_device_with_other_workers_stays_open_for_new_ones() {
+    let join = |run: &mut Run, member: u64, pid: u32| {
+        let mut request = join_request(None);
+        request.process.pid = pid;
+        run.machine.handle(run.now, Event::Joined(MemberId(member), request));
+        run.ready(member)
+    };
+    let mut run = Run::new(Shape { workers: 3, ..PAIR });
+    for member in 1..=3 {
+        join(&mut run, member, member as u32);
+    }
+    run.commit();
+    let effects = disagreeing(&mut run, &[1]);
+    assert_eq!(all_evicted(&effects), [2]);
+    let told =
+        |effect: &Effect| matches!(effect, Effect::Warn(why) if why.contains("new ones are still admitted there"));
+    assert!(effects.iter().any(told), "{effects:?}");
+    // Not the process itself, but one in the place of another that dies.
+    assert!(evicted(&join(&mut run, 4, 2)).is_some_and(|(.., why)| why.contains("it computed wrong numbers on cpu")));
+    run.leave(3);
+    assert!(all_evicted(&join(&mut run, 5, 5)).is_empty());
+    while run.machine.phase() != "done" {
+        run.tick(500);
+        assert!(!run.commit().is_empty());
+    }
+    assert_eq!(**run.machine.committed().unwrap(), run.correct[6]);
 }
 
 #[test]
