@@ -38,8 +38,14 @@ pub trait Checked: Message {
     const NAME: &'static str;
     /// Without data nothing can come of a changed bit.
     const HAS_DIGEST: bool = true;
-    /// Every rank gets the same one: it is encoded and hashed once.
-    const IS_FOR_ALL: bool = false;
+
+    /// The message's bytes as they travel.
+    fn sealed(&self) -> Bytes
+    where
+        Self: Sized,
+    {
+        sealed(self).into()
+    }
 }
 
 macro_rules! checked {
@@ -54,7 +60,11 @@ checked!(WorkerMessage, CoordinatorMessage, WorkCredit, MicroBatch, ReduceReques
 
 impl Checked for crate::ReduceReply {
     const NAME: &'static str = "ReduceReply";
-    const IS_FOR_ALL: bool = true;
+
+    /// Every rank gets the same one: it is encoded and hashed once.
+    fn sealed(&self) -> Bytes {
+        SHARED.sealed(self)
+    }
 }
 
 impl Checked for crate::StatusRequest {
@@ -99,32 +109,28 @@ impl<T: Checked> Encoder for Sealer<T> {
     type Error = Status;
 
     fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        let bytes = match T::IS_FOR_ALL {
-            true => SHARED.sealed(&message),
-            false => sealed(&message).into(),
-        };
-        buffer.put_slice(&bytes);
+        buffer.put_slice(&message.sealed());
         Ok(())
     }
 }
 
-/// The latest message for all ranks: without its digest, and as it travels.
+/// The latest sum for all ranks.
 static SHARED: Shared = Shared(Mutex::new(None));
 
-struct Shared(Mutex<Option<(Bytes, Bytes)>>);
+/// A message, and how it travels.
+struct Shared(Mutex<Option<(crate::ReduceReply, Bytes)>>);
 
 impl Shared {
-    /// As [`sealed`], and hashed only if the last one was another.
-    fn sealed<T: Checked>(&self, message: &T) -> Bytes {
-        let plain = Bytes::from(message.encode_to_vec());
+    /// As [`sealed`], and made only if the last one was another.
+    fn sealed(&self, message: &crate::ReduceReply) -> Bytes {
         let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((before, bytes)) = latest.as_ref()
-            && *before == plain
+            && before == message
         {
             return bytes.clone();
         }
         let bytes = Bytes::from(sealed(message));
-        *latest = Some((plain, bytes.clone()));
+        *latest = Some((message.clone(), bytes.clone()));
         bytes
     }
 }

@@ -8,7 +8,7 @@ use crate::{LayerNorm, NcclAbility, Row, RowDigest, UnitDone};
 impl Row {
     /// The row of one micro-batch, and the digest of its bytes that was made where it was computed.
     pub fn new(micro_batch: usize, values: &[f32], digest: Digest) -> Self {
-        Self { micro_batch: micro_batch as u32, values: floats_to_bytes(values), digest: digest.to_vec() }
+        Self { micro_batch: micro_batch as u32, values: floats_to_bytes(values).into(), digest: digest.to_vec() }
     }
 
     /// Micro-batch, floats and digest.
@@ -173,9 +173,9 @@ mod tests {
 
     #[test]
     fn malformed_rows_and_digests_are_refused() {
-        let row = Row { micro_batch: 1, values: vec![0; 5], digest: vec![0; 32] };
+        let row = Row { micro_batch: 1, values: vec![0; 5].into(), digest: vec![0; 32] };
         assert_eq!(row.decode(), Err(CodecError::NotWholeFloats(5)));
-        let row = Row { micro_batch: 1, values: vec![0; 4], digest: Vec::new() };
+        let row = Row { micro_batch: 1, values: vec![0; 4].into(), digest: Vec::new() };
         assert_eq!(row.decode(), Err(CodecError::NotADigest(0)));
         let digest = RowDigest { micro_batch: 1, digest: vec![0; 5] };
         assert_eq!(digest.decode(), Err(CodecError::NotADigest(5)));

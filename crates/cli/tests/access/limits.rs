@@ -33,7 +33,7 @@ fn messages_larger_than_any_honest_one_are_refused_unread() {
             let greeting = tokio_stream::iter([hello(&"x".repeat(20 << 20))]);
             let refused = client.control(greeting).await.unwrap_err();
             assert!(refused.message().contains("too large"), "{refused}");
-            let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 20 << 20], digest: Vec::new() }];
+            let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 20 << 20].into(), digest: Vec::new() }];
             let request = proto::ReduceRequest { rows, ..Default::default() };
             let refused = client.reduce(request).await.unwrap_err();
             assert!(refused.message().contains("too large"), "{refused}");

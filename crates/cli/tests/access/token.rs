@@ -91,7 +91,7 @@ fn every_call_but_the_health_services_needs_the_token() {
         let generation = Some(proto::Generation { incarnation: 1, number: 1, rollback: 0 });
         let refused = client.status(proto::StatusRequest {}).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
-        let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 8], digest: Vec::new() }];
+        let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 8].into(), digest: Vec::new() }];
         let request = proto::ReduceRequest { generation, member: 1, unit: 0, rows, more: false };
         assert_eq!(client.reduce(request).await.unwrap_err().code(), Code::Unauthenticated);
         let credit = tokio_stream::iter([proto::WorkCredit { generation, member: 1, units: 1, from_unit: 0 }]);

@@ -253,7 +253,7 @@ fn nonsense_on_the_coordinators_port_harms_no_run() {
             let credit =
                 tokio_stream::iter([proto::WorkCredit { generation, member: 1, units: u32::MAX, from_unit: u64::MAX }]);
             assert!(client.clone().work(credit).await.is_err());
-            let rows = vec![proto::Row { micro_batch: u32::MAX, values: vec![1, 2, 3], digest: vec![0; 32] }];
+            let rows = vec![proto::Row { micro_batch: u32::MAX, values: vec![1, 2, 3].into(), digest: vec![0; 32] }];
             let request = proto::ReduceRequest { generation, member: 1, unit: u64::MAX, rows, more: false };
             assert!(client.clone().reduce(request).await.is_err());
         }

@@ -454,7 +454,7 @@ mod tests {
         let (values, digest) = (vec![1.0, -0.0], digest_of(&[1.0, -0.0]));
         assert_eq!(rows(&[proto::Row::new(4, &values, digest)]).unwrap(), [(4, values.clone(), digest)]);
         let refusal = |row: proto::Row| rows(&[row]).unwrap_err().to_string();
-        let short = proto::Row { micro_batch: 2, values: vec![0; 3], digest: vec![0; 32] };
+        let short = proto::Row { micro_batch: 2, values: vec![0; 3].into(), digest: vec![0; 32] };
         assert_eq!(refusal(short), "its row of micro-batch 2 cannot be used: 3 bytes are not whole floats");
         let changed = proto::Row::new(4, &[1.0, 0.0], digest);
         assert_eq!(

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numalign_config::Config;
-use numalign_data::{AuditedRanks, Audits, MicroBatchId, Schedule, Streams};
+use numalign_data::{Audit, AuditedRanks, Audits, MicroBatchId, Schedule, Streams};
 use numalign_protocol as proto;
 use tokio::sync::Notify;
 
@@ -16,6 +16,8 @@ struct Plan {
     /// Micro-batches of each rank.
     ranks: Vec<(MemberId, Range<usize>)>,
     audited_ranks: AuditedRanks,
+    /// The audits of the unit that was asked for last: every rank asks.
+    latest_audits: Option<(u64, Vec<Audit>)>,
     /// Work of units below this may be sent.
     limit: u64,
     /// One past the furthest unit that was sent to anybody.
@@ -57,6 +59,7 @@ impl Dispatcher {
                 parts: start.ranks.iter().map(|(_, part)| part.clone()).collect(),
                 order: start.audit_order.clone(),
             },
+            latest_audits: None,
             ranks: start.ranks.clone(),
             limit: units.barrier_after(position),
             furthest: first_unit,
@@ -91,15 +94,19 @@ impl Dispatcher {
         if !audits.due(unit) {
             return Vec::new();
         }
-        let plan = self.lock();
-        let Some(plan) = plan.as_ref().filter(|plan| plan.generation == generation) else {
+        let mut plan = self.lock();
+        let Some(plan) = plan.as_mut().filter(|plan| plan.generation == generation) else {
             return Vec::new();
         };
         let Some(rank) = plan.ranks.iter().position(|(id, _)| *id == member) else {
             return Vec::new();
         };
-        let of_it = audits.of(unit, &plan.audited_ranks).into_iter().filter(|audit| audit.auditors.contains(&rank));
-        of_it.map(|audit| audit.micro_batch).collect()
+        let (_, audits) = match plan.latest_audits.take() {
+            Some(latest) if latest.0 == unit => plan.latest_audits.insert(latest),
+            _ => plan.latest_audits.insert((unit, audits.of(unit, &plan.audited_ranks))),
+        };
+        let its = audits.iter().filter(|audit| audit.auditors.contains(&rank));
+        its.map(|audit| audit.micro_batch).collect()
     }
 
     /// Asks to send the work of `unit`. With `hold` only that of units which some rank already has: its rows wait for the
