@@ -28,8 +28,8 @@ pub(crate) struct Faults {
     foreign_from: Option<u64>,
     /// Extra time for every micro-batch.
     slow: Duration,
-    /// At this unit the device thread stops for ever.
-    freeze_at: Option<u64>,
+    /// From this unit on the device thread stops for ever.
+    freeze_from: Option<u64>,
 }
 
 impl Faults {
@@ -48,7 +48,7 @@ impl Faults {
                 Some(("altered", unit)) => faults.altered_from = unit.parse().ok(),
                 Some(("lie", unit)) => faults.lies_from = unit.parse().ok(),
                 Some(("foreign", unit)) => faults.foreign_from = unit.parse().ok(),
-                Some(("freeze", unit)) => faults.freeze_at = unit.parse().ok(),
+                Some(("freeze", unit)) => faults.freeze_from = unit.parse().ok(),
                 Some(("slow", milliseconds)) => {
                     faults.slow = Duration::from_millis(milliseconds.parse().unwrap_or(0));
                 }
@@ -65,7 +65,7 @@ impl Faults {
 
     /// Whether the device hangs at `unit`.
     pub fn freezes(&self, unit: u64) -> bool {
-        self.freeze_at == Some(unit)
+        self.freeze_from.is_some_and(|from| unit >= from)
     }
 
     /// Changes every row of `unit`, once the faults say so: by a bit, or to NaN.
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(rows[0].1[0].to_bits(), 1.5f32.to_bits() ^ 1);
         assert_eq!(rows[0].1[1], 2.0);
         let frozen = Faults::parse("freeze=7");
-        assert!(frozen.freezes(7) && !frozen.freezes(6) && !frozen.freezes(8) && !faults.freezes(0));
+        assert!(frozen.freezes(7) && frozen.freezes(8) && !frozen.freezes(6) && !faults.freezes(0));
         assert_eq!(Faults::parse("anything"), Faults::default());
     }
 

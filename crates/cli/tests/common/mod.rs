@@ -55,8 +55,11 @@ impl fmt::Display for Output {
 }
 
 impl Folder {
+    /// The binary of this build runs here, or the one that `NUMALIGN_TEST_PROGRAM` names: an older one, to see which tests
+    /// it fails.
     pub fn new() -> Self {
-        Self::of_program(env!("CARGO_BIN_EXE_numalign"))
+        let other = std::env::var_os("NUMALIGN_TEST_PROGRAM").map(PathBuf::from);
+        Self::of_program(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_numalign").into()))
     }
 
     /// A folder in which another build of the binary runs.
