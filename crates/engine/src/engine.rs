@@ -129,14 +129,10 @@ impl Engine {
     ) -> Result<MicroBatchGradients, EngineError> {
         let width = state.layout().read_width();
         let mut all: Vec<&Sample> = Vec::new();
-        let mut hidden = Vec::new();
         for (_, samples) in micro_batches {
             all.extend(samples);
-            if !self.lm.batches_freely() {
-                hidden.extend(self.hidden_of(state, &std::mem::take(&mut all))?);
-            }
         }
-        hidden.extend(self.hidden_of(state, &all)?);
+        let hidden = self.hidden_of(state, &all)?;
         let mut hidden = hidden.chunks_exact(width);
         let mut rows = Vec::with_capacity(micro_batches.len());
         for (micro_batch, samples) in micro_batches {
@@ -164,16 +160,8 @@ impl Engine {
         state: &State,
         micro_batches: &[(usize, Vec<Sample>)],
     ) -> Result<MicroBatchGradients, EngineError> {
-        let mut predictions = Vec::new();
-        if self.lm.batches_freely() {
-            let all: Vec<&Sample> = micro_batches.iter().flat_map(|(_, samples)| samples).collect();
-            predictions.extend(self.predict_all(state, &all)?);
-        } else {
-            for (_, samples) in micro_batches {
-                predictions.extend(self.predict(state, samples)?);
-            }
-        }
-        let mut predictions = predictions.into_iter();
+        let all: Vec<&Sample> = micro_batches.iter().flat_map(|(_, samples)| samples).collect();
+        let mut predictions = self.predict_all(state, &all)?.into_iter();
         let mut rows = Vec::with_capacity(micro_batches.len());
         for (micro_batch, samples) in micro_batches {
             let mut sums = ErrorSums::default();

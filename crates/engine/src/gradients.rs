@@ -38,11 +38,8 @@ impl Engine {
             for sample in samples {
                 waiting.push((place, self.prepare(sample)?));
             }
-            if !self.lm.batches_freely() {
-                self.run_all(state, &mut waiting, &mut gradients)?;
-            }
         }
-        self.run_all(state, &mut waiting, &mut gradients)?;
+        self.run_all(state, waiting, &mut gradients)?;
         for ((_, row), norms) in gradients.rows.iter_mut().zip(gradients.layer_norms) {
             row[layout.layer_norms()].copy_from_slice(&norms);
         }
@@ -53,10 +50,10 @@ impl Engine {
     fn run_all(
         &mut self,
         state: &State,
-        waiting: &mut Vec<(usize, Prepared)>,
+        waiting: Vec<(usize, Prepared)>,
         gradients: &mut Gradients,
     ) -> Result<(), EngineError> {
-        let mut rest = std::mem::take(waiting);
+        let mut rest = waiting;
         while !rest.is_empty() {
             let count = self.fits(rest.iter().map(|(_, prepared)| prepared));
             let tail = rest.split_off(count);

@@ -153,7 +153,8 @@ pub trait FrozenLm: Send {
     /// The model's own head is not its token table.
     fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>, ModelError>;
 
-    /// Whether sequences of different samples may share a batch without changing a bit of any result.
+    /// Whether sequences of different lengths may share a batch; equally long ones always may. Sharing one changes no bit of any
+    /// result.
     fn batches_freely(&self) -> bool;
 
     /// Every weight's fingerprint with the configuration's: a projector is valid for one base only.

@@ -8,6 +8,7 @@ use numalign_config::{Arithmetic, DeviceChoice, Dtype};
 
 use crate::error::ModelError;
 use crate::load::{Devices, ModelDevice};
+use crate::ops::sequences::RowKind;
 use crate::ops::{FrozenOps, HostLinear, WeightOrder, to_host};
 
 /// Input and output features of the measured weight.
@@ -73,7 +74,7 @@ fn rate<B: FrozenOps>(
     let mut best = 0.0f64;
     for _ in 0..ROUNDS {
         let started = Instant::now();
-        let y = B::frozen_linear(x.clone(), &linear, None);
+        let y = B::frozen_linear(x.clone(), &linear, None, RowKind::Long);
         // Reading one number waits for all of them.
         to_host(y.narrow(0, rows - 1, 1).narrow(1, 0, 1))?;
         best = best.max(operations / started.elapsed().as_secs_f64());

@@ -13,6 +13,7 @@ mod devices;
 mod faults;
 mod identity;
 mod kernel_cache;
+mod launches;
 mod numbers;
 mod nvidia;
 mod selftest;

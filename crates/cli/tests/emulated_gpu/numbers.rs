@@ -42,18 +42,23 @@ fn apart(what: &str, got: &[f64], want: &[f64]) -> f64 {
     most / largest
 }
 
-fn hidden(gpu: &Gpu, model: &str, device: &str) -> Vec<f64> {
-    let output = gpu.succeed(&["hidden", "--model", model, "--ids", "3,1,4,1,5,9,2", "--device", device, "--json"]);
+/// Token ids of a short and of a long sequence: their products have kernels of their own.
+const TEXTS: [&str; 2] = ["3,1,4,1,5,9,2", "3,1,4,1,5,9,2,6,5,3,5,8,9,7,9,3,2,3"];
+
+fn hidden(gpu: &Gpu, model: &str, device: &str, ids: &str) -> Vec<f64> {
+    let output = gpu.succeed(&["hidden", "--model", model, "--ids", ids, "--device", device, "--json"]);
     let said: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output}"));
     said["hidden"].as_array().expect("a list").iter().map(|value| value.as_f64().expect("a number")).collect()
 }
 
 /// The gradients of both projectors after one step, from Adam's first moments.
-fn gradients(gpu: &Gpu, model: &str, device: &str, number: usize) -> Vec<(String, Vec<f64>)> {
+fn gradients(gpu: &Gpu, model: &str, device: &str, positions: usize, number: usize) -> Vec<(String, Vec<f64>)> {
     let run = format!("{device}-{number}");
-    let settings = "--num-epochs 1 --num-batches 1 --batch-size 4 --micro-batch-size 4 --numeric-positions 5 --seed 3";
+    let settings = format!(
+        "--num-epochs 1 --num-batches 1 --batch-size 4 --micro-batch-size 4 --numeric-positions {positions} --seed 3"
+    );
     let more = format!("--workers 1 --collective grpc --device {device} --model-name {model} --run-id {run}");
-    let output = gpu.start(&arguments("nn", settings, &more)).wait_at_most(TIMEOUT);
+    let output = gpu.start(&arguments("nn", &settings, &more)).wait_at_most(TIMEOUT);
     assert!(output.status.success(), "{model}: {output}");
     let bytes = gpu.bytes(&run);
     let checkpoint = Checkpoint::from_bytes(Path::new(&run), &bytes).expect("a checkpoint");
@@ -77,8 +82,11 @@ fn hidden_states_are_those_of_the_cpu() {
     for (capability, tolerance) in CAPABILITIES {
         gpu.set("FAKE_CUDA_CAPABILITY", capability);
         for model in models() {
-            let difference = apart(&model, &hidden(&gpu, &model, "cuda"), &hidden(&gpu, &model, "cpu"));
-            assert!(difference < tolerance, "{model} at {capability}: {difference:.1e}");
+            for ids in TEXTS {
+                let (ours, cpu) = (hidden(&gpu, &model, "cuda", ids), hidden(&gpu, &model, "cpu", ids));
+                let difference = apart(&model, &ours, &cpu);
+                assert!(difference < tolerance, "{model} at {capability}: {difference:.1e}");
+            }
         }
     }
 }
@@ -89,9 +97,10 @@ fn gradients_are_those_of_the_cpu() {
     let mut number = 0;
     for (capability, tolerance) in CAPABILITIES {
         gpu.set("FAKE_CUDA_CAPABILITY", capability);
-        for model in models() {
+        for (model, positions) in models().iter().flat_map(|model| [(model, 5), (model, 18)]) {
             number += 1;
-            let (ours, cpu) = (gradients(&gpu, &model, "cuda", number), gradients(&gpu, &model, "cpu", number));
+            let ours = gradients(&gpu, model, "cuda", positions, number);
+            let cpu = gradients(&gpu, model, "cpu", positions, number);
             for ((name, ours), (_, cpu)) in ours.iter().zip(&cpu) {
                 let difference = apart(name, ours, cpu);
                 assert!(difference < tolerance, "{model}, {name} at {capability}: {difference:.1e}");
@@ -106,9 +115,9 @@ fn the_order_of_blocks_and_lanes_changes_no_bit() {
     let Some(mut gpu) = Gpu::get() else { return };
     for model in models() {
         gpu.set("FAKE_CUDA_ORDER", "forward");
-        let forward = hidden(&gpu, &model, "cuda");
+        let forward = TEXTS.map(|ids| hidden(&gpu, &model, "cuda", ids));
         gpu.set("FAKE_CUDA_ORDER", "reverse");
-        assert_eq!(hidden(&gpu, &model, "cuda"), forward, "{model}");
+        assert_eq!(TEXTS.map(|ids| hidden(&gpu, &model, "cuda", ids)), forward, "{model}");
     }
 }
 

@@ -6,66 +6,71 @@
 //!
 //! Shape suffixes: `r` rows (all positions of all sequences, one after another), `d` hidden size, `f` feed-forward size.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use numalign_config::Arithmetic;
 
 use crate::error::ModelError;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Heads;
 use crate::ops::norms::{NormSums, NormWeights, Normed};
-use crate::ops::sequences::Sequences;
-use crate::ops::{FrozenOps, RotaryTable};
+use crate::ops::sequences::{RowKind, Sequences};
+use crate::ops::{Attended, AttentionGradient, AttentionShape, FrozenOps, Parts, RotaryTable};
+
+/// Places of queries, keys and values in [`Block::query_key_value`].
+const QUERY: usize = 0;
+const KEY: usize = 1;
+const VALUE: usize = 2;
 
 /// Weights and arithmetic of one block.
 pub struct Block<B: FrozenOps> {
     /// Before attention.
     pub norm_1: NormWeights<B>,
-    /// `[d, heads·head_size]`
-    pub query: B::Linear,
-    /// `[d, kv_heads·head_size]`
-    pub key: B::Linear,
-    /// `[d, kv_heads·head_size]`
-    pub value: B::Linear,
+    /// `[d, heads·head_size]`, and twice `[d, kv_heads·head_size]`
+    pub query_key_value: B::Joined,
     /// Norms of each query head and each key head, before rotation.
     pub head_norms: Option<(NormWeights<B>, NormWeights<B>)>,
     /// `[heads·head_size, d]`
     pub output: B::Linear,
     /// Before the feed-forward part.
     pub norm_2: NormWeights<B>,
-    /// `[d, f]`, if there is one: `contract(activation(gate(h)) · expand(h))`; else `contract(activation(expand(h)))`.
-    pub gate: Option<B::Linear>,
-    /// `[d, f]`
-    pub expand: B::Linear,
+    /// From the block's width to that of the feed-forward part.
+    pub expand: Expand<B>,
     /// `[f, d]`
     pub contract: B::Linear,
     /// Numbers and size of the attention heads.
     pub heads: Heads,
     /// Of the feed-forward part.
     pub activation: Activation,
+    /// To what the factors of attention's products are rounded.
+    pub arithmetic: Arithmetic,
+}
+
+/// The first half of the feed-forward part.
+pub enum Expand<B: FrozenOps> {
+    /// `activation(expand(h))`, `[d, f]`
+    Plain(B::Linear),
+    /// `activation(gate(h)) · expand(h)`, gate and expand `[d, f]` each
+    Gated(B::Joined),
 }
 
 /// What one block keeps for the backward pass.
 pub struct SavedBlock<B: Backend> {
     norm_1: Normed<B>,
     /// None where every sequence has one position and attention passes values through.
-    query_key: Option<(Projected<B>, Projected<B>)>,
-    value_rd: Tensor<B, 2>,
+    attended: Option<Attended<B>>,
     norm_2: Normed<B>,
     feed_forward: SavedFeedForward<B>,
 }
 
-/// Queries or keys as attention takes them, and what the norm of their heads keeps.
-struct Projected<B: Backend> {
-    x_rd: Tensor<B, 2>,
-    norm: Option<Normed<B>>,
-}
-
 /// What the feed-forward part keeps.
-struct SavedFeedForward<B: Backend> {
+enum SavedFeedForward<B: Backend> {
     /// Input of the activation.
-    hidden_rf: Tensor<B, 2>,
-    /// What the activation is multiplied with, where there is a gate.
-    other_rf: Option<Tensor<B, 2>>,
+    Plain(Tensor<B, 2>),
+    /// The same, and what its result is multiplied with.
+    Gated(Parts<B>),
 }
 
 /// The rows that a block works on.
@@ -93,96 +98,56 @@ impl<B: FrozenOps> Block<B> {
 
     /// The block's output, `[r, d]` or `[sequences, d]`, and what the backward pass needs.
     pub fn forward(&self, x_rd: Tensor<B, 2>, rows: &Rows<'_, B>, keep: bool) -> (Tensor<B, 2>, Option<SavedBlock<B>>) {
-        let sequences = rows.sequences;
+        let (sequences, kind) = (rows.sequences, rows.sequences.kind());
         let (h_rd, norm_1) = B::normalize(x_rd.clone(), &self.norm_1);
-        let value_rd = B::frozen_linear(h_rd.clone(), &self.value, None);
-        let (attended, residual, query_key) = if sequences.single_positions() {
-            (B::repeat_kv(value_rd.clone(), self.heads), x_rd, None)
+        let (attended_rd, residual, attended) = if sequences.single_positions() {
+            let [value_rd] = B::joined_linear(h_rd, &self.query_key_value, VALUE..VALUE + 1, kind).split();
+            (B::repeat_kv(value_rd, self.heads), x_rd, None)
         } else {
             let queries = rows.queries();
-            let key = B::frozen_linear(h_rd.clone(), &self.key, None);
-            let key =
-                self.normalize_and_rotate(key, self.head_norms.as_ref().map(|(_, key)| key), sequences, rows.rotary);
-            let (h_query, residual) = if rows.last_only {
+            let (q_rd, k_rd, v_rd, residual) = if rows.last_only {
                 let last = sequences.last_rows();
-                (B::gather_rows(h_rd, &last), B::gather_rows(x_rd, &last))
+                let [k, v] = B::joined_linear(h_rd.clone(), &self.query_key_value, KEY..VALUE + 1, kind).split();
+                let h_last = B::gather_rows(h_rd, &last);
+                let [q] = B::joined_linear(h_last, &self.query_key_value, QUERY..QUERY + 1, kind).split();
+                (q, k, v, B::gather_rows(x_rd, &last))
             } else {
-                (h_rd, x_rd)
+                let [q, k, v] = B::joined_linear(h_rd, &self.query_key_value, QUERY..VALUE + 1, kind).split();
+                (q, k, v, x_rd)
             };
-            let query = B::frozen_linear(h_query, &self.query, None);
-            let query = self.normalize_and_rotate(
-                query,
-                self.head_norms.as_ref().map(|(query, _)| query),
-                &queries,
-                rows.rotary,
-            );
-            let (q_rd, k_rd) = (query.x_rd.clone(), key.x_rd.clone());
-            (B::causal_attention(q_rd, k_rd, value_rd.clone(), &queries, self.heads), residual, Some((query, key)))
+            let (out, attended) = B::attend(q_rd, k_rd, v_rd, &self.attention(rows, &queries));
+            (out, residual, Some(attended))
         };
-        let x_rd = B::frozen_linear(attended, &self.output, Some(residual));
-        let (h_rd, norm_2) = B::normalize(x_rd.clone(), &self.norm_2);
-        let (active_rf, feed_forward) = self.feed_forward(h_rd);
-        let x_rd = B::frozen_linear(active_rf, &self.contract, Some(x_rd));
-        let saved = keep.then_some(SavedBlock { norm_1, query_key, value_rd, norm_2, feed_forward });
+        let (x_rd, h_rd, norm_2) = B::linear_normalized(attended_rd, &self.output, residual, &self.norm_2, kind);
+        let (active_rf, feed_forward) = self.feed_forward(h_rd, kind);
+        let x_rd = B::frozen_linear(active_rf, &self.contract, Some(x_rd), kind);
+        let saved = keep.then_some(SavedBlock { norm_1, attended, norm_2, feed_forward });
         (x_rd, saved)
     }
 
-    /// Queries or keys with the norm of their heads and their rotation.
-    fn normalize_and_rotate(
-        &self,
-        x_rd: Tensor<B, 2>,
-        norm: Option<&NormWeights<B>>,
-        positions: &Sequences,
-        rotary: Option<&RotaryTable<B>>,
-    ) -> Projected<B> {
-        let size = self.heads.head_size;
-        let [rows, width] = x_rd.dims();
-        let (x_rd, norm) = match norm {
-            None => (x_rd, None),
-            Some(weights) => {
-                let (x, normed) = B::normalize(x_rd.reshape([rows * width / size, size]), weights);
-                (x.reshape([rows, width]), Some(normed))
-            }
-        };
-        let x_rd = match rotary {
-            None => x_rd,
-            Some(table) => B::rotate(x_rd, table, &positions.query_positions(), size, false),
-        };
-        Projected { x_rd, norm }
-    }
-
-    /// The gradient of what [`Block::normalize_and_rotate`] was given.
-    fn normalize_and_rotate_backward(
-        &self,
-        grad_rd: Tensor<B, 2>,
-        norm: Option<(&NormWeights<B>, &Normed<B>)>,
-        positions: &Sequences,
-        rotary: Option<&RotaryTable<B>>,
-    ) -> Tensor<B, 2> {
-        let size = self.heads.head_size;
-        let [rows, width] = grad_rd.dims();
-        let grad_rd = match rotary {
-            None => grad_rd,
-            Some(table) => B::rotate(grad_rd, table, &positions.query_positions(), size, true),
-        };
-        let Some((weights, normed)) = norm else {
-            return grad_rd;
-        };
-        let grad = grad_rd.reshape([rows * width / size, size]);
-        B::normalize_backward(grad, normed, weights, None).reshape([rows, width])
+    fn attention<'a>(&'a self, rows: &Rows<'a, B>, queries: &'a Sequences) -> AttentionShape<'a, B> {
+        AttentionShape {
+            norms: self.head_norms.as_ref().map(|(query, key)| (query, key)),
+            rotary: rows.rotary,
+            sequences: rows.sequences,
+            queries,
+            heads: self.heads,
+            arithmetic: self.arithmetic,
+        }
     }
 
     /// What [`Block::contract`] is given.
-    fn feed_forward(&self, h_rd: Tensor<B, 2>) -> (Tensor<B, 2>, SavedFeedForward<B>) {
-        let Some(gate) = &self.gate else {
-            let hidden_rf = B::frozen_linear(h_rd, &self.expand, None);
-            let active_rf = B::activate(self.activation, hidden_rf.clone());
-            return (active_rf, SavedFeedForward { hidden_rf, other_rf: None });
-        };
-        let hidden_rf = B::frozen_linear(h_rd.clone(), gate, None);
-        let other_rf = B::frozen_linear(h_rd, &self.expand, None);
-        let active_rf = B::activate(self.activation, hidden_rf.clone()) * other_rf.clone();
-        (active_rf, SavedFeedForward { hidden_rf, other_rf: Some(other_rf) })
+    fn feed_forward(&self, h_rd: Tensor<B, 2>, kind: RowKind) -> (Tensor<B, 2>, SavedFeedForward<B>) {
+        match &self.expand {
+            Expand::Plain(expand) => {
+                let (active_rf, hidden_rf) = B::activated_linear(h_rd, expand, self.activation, kind);
+                (active_rf, SavedFeedForward::Plain(hidden_rf))
+            }
+            Expand::Gated(gate_expand) => {
+                let gate_other = B::joined_linear(h_rd, gate_expand, 0..2, kind);
+                (B::gated(self.activation, &gate_other), SavedFeedForward::Gated(gate_other))
+            }
+        }
     }
 
     /// Gradient of the block's input. The gradients of its norms, whose numbers begin at `norms_at`, go to `sums`.
@@ -194,63 +159,96 @@ impl<B: FrozenOps> Block<B> {
         norms_at: usize,
         sums: &mut Option<NormSums<'_>>,
     ) -> Result<Tensor<B, 2>, ModelError> {
-        let grad_h = self.feed_forward_backward(grad_rd.clone(), saved.feed_forward);
-        if let Some(sums) = sums {
-            sums.add(norms_at + self.norm_1.numbers(), &self.norm_2, &grad_h, &saved.norm_2)?;
-        }
-        let grad_rd = B::normalize_backward(grad_h, &saved.norm_2, &self.norm_2, Some(grad_rd));
-        let grad_attended = B::frozen_linear_backward(grad_rd.clone(), &self.output, None);
-        let (grad_h, grad_rd) = self.attention_backward(grad_attended, saved.query_key, saved.value_rd, grad_rd, rows);
-        if let Some(sums) = sums {
-            sums.add(norms_at, &self.norm_1, &grad_h, &saved.norm_1)?;
-        }
-        Ok(B::normalize_backward(grad_h, &saved.norm_1, &self.norm_1, Some(grad_rd)))
+        let kind = rows.sequences.kind();
+        let product = self.feed_forward_backward(grad_rd.clone(), saved.feed_forward, kind);
+        let norm_2 = (&self.norm_2, &saved.norm_2);
+        let grad_rd = product.through_norm(norm_2, grad_rd, norms_at + self.norm_1.numbers(), sums, kind)?;
+        let grad_attended = B::frozen_linear_backward(grad_rd.clone(), &self.output, None, kind);
+        let (product, grad_rd) = self.attention_backward(grad_attended, saved.attended, grad_rd, rows);
+        product.through_norm((&self.norm_1, &saved.norm_1), grad_rd, norms_at, sums, kind)
     }
 
-    /// From the gradient of the feed-forward part's output to that of its input.
-    fn feed_forward_backward(&self, grad_rd: Tensor<B, 2>, saved: SavedFeedForward<B>) -> Tensor<B, 2> {
-        let SavedFeedForward { hidden_rf, other_rf } = saved;
-        let grad_rf = B::frozen_linear_backward(grad_rd, &self.contract, None);
-        let (Some(gate), Some(other_rf)) = (&self.gate, other_rf) else {
-            let grad_rf = B::activate_backward(self.activation, hidden_rf, grad_rf);
-            return B::frozen_linear_backward(grad_rf, &self.expand, None);
-        };
-        let grad_other = grad_rf.clone() * B::activate(self.activation, hidden_rf.clone());
-        let grad_gate = B::activate_backward(self.activation, hidden_rf, grad_rf * other_rf);
-        let grad_h = B::frozen_linear_backward(grad_gate, gate, None);
-        B::frozen_linear_backward(grad_other, &self.expand, Some(grad_h))
+    /// From the gradient of the feed-forward part's output to the last product before that of its input.
+    fn feed_forward_backward(
+        &self,
+        grad_rd: Tensor<B, 2>,
+        saved: SavedFeedForward<B>,
+        kind: RowKind,
+    ) -> LastProduct<'_, B> {
+        match (&self.expand, saved) {
+            (Expand::Plain(expand), SavedFeedForward::Plain(hidden_rf)) => {
+                let grad_rf = B::activated_linear_backward(grad_rd, &self.contract, self.activation, hidden_rf, kind);
+                LastProduct::Single(grad_rf, expand)
+            }
+            (Expand::Gated(gate_expand), SavedFeedForward::Gated(gate_other)) => {
+                let grad_rf = B::frozen_linear_backward(grad_rd, &self.contract, None, kind);
+                let grad = B::gated_backward(self.activation, gate_other, grad_rf);
+                LastProduct::Joined { grad, joined: (gate_expand, 0..2), own: None }
+            }
+            _ => unreachable!("a block keeps what it is made of"),
+        }
     }
 
-    /// Gradient of the first norm's output, and that of the residual stream beside it, for all rows.
+    /// The last product before the gradient of the first norm's output, and that of the residual stream beside it, for all rows.
     fn attention_backward(
         &self,
         grad_attended: Tensor<B, 2>,
-        query_key: Option<(Projected<B>, Projected<B>)>,
-        value_rd: Tensor<B, 2>,
+        attended: Option<Attended<B>>,
         grad_rd: Tensor<B, 2>,
         rows: &Rows<'_, B>,
-    ) -> (Tensor<B, 2>, Tensor<B, 2>) {
-        let sequences = rows.sequences;
-        let Some((query, key)) = query_key else {
-            let grad_value = B::repeat_kv_backward(grad_attended, self.heads);
-            return (B::frozen_linear_backward(grad_value, &self.value, None), grad_rd);
+    ) -> (LastProduct<'_, B>, Tensor<B, 2>) {
+        let (sequences, kind, joined) = (rows.sequences, rows.sequences.kind(), &self.query_key_value);
+        let Some(attended) = attended else {
+            let grad = Parts::apart(vec![B::repeat_kv_backward(grad_attended, self.heads)]);
+            return (LastProduct::Joined { grad, joined: (joined, VALUE..VALUE + 1), own: None }, grad_rd);
         };
         let queries = rows.queries();
-        let grad = B::causal_attention_backward(grad_attended, query.x_rd, key.x_rd, value_rd, &queries, self.heads);
-        let norms = self.head_norms.as_ref();
-        let query_norm = norms.map(|(weights, _)| weights).zip(query.norm.as_ref());
-        let key_norm = norms.map(|(_, weights)| weights).zip(key.norm.as_ref());
-        let grad_query = self.normalize_and_rotate_backward(grad.query_rd, query_norm, &queries, rows.rotary);
-        let grad_key = self.normalize_and_rotate_backward(grad.key_rd, key_norm, sequences, rows.rotary);
-        let mut grad_h = B::frozen_linear_backward(grad_query, &self.query, None);
-        let mut grad_rd = grad_rd;
-        if rows.last_only {
-            let last = sequences.last_rows();
-            grad_h = B::scatter_rows(grad_h, &last, sequences.rows());
-            grad_rd = B::scatter_rows(grad_rd, &last, sequences.rows());
+        let AttentionGradient { query_rd, key_rd, value_rd, whole } =
+            B::attend_backward(grad_attended, attended, &self.attention(rows, &queries));
+        if !rows.last_only {
+            let grad = Parts { each: vec![query_rd, key_rd, value_rd], whole };
+            return (LastProduct::Joined { grad, joined: (joined, QUERY..VALUE + 1), own: None }, grad_rd);
         }
-        let grad_h = B::frozen_linear_backward(grad_key, &self.key, Some(grad_h));
-        let grad_h = B::frozen_linear_backward(grad.value_rd, &self.value, Some(grad_h));
-        (grad_h, grad_rd)
+        let last = sequences.last_rows();
+        let grad_h = B::joined_linear_backward(Parts::apart(vec![query_rd]), joined, QUERY..QUERY + 1, None, kind);
+        let grad_h = B::scatter_rows(grad_h, &last, sequences.rows());
+        let grad_rd = B::scatter_rows(grad_rd, &last, sequences.rows());
+        let grad = Parts { each: vec![key_rd, value_rd], whole };
+        (LastProduct::Joined { grad, joined: (joined, KEY..VALUE + 1), own: Some(grad_h) }, grad_rd)
+    }
+}
+
+/// The product whose result is the gradient of a norm's output.
+enum LastProduct<'a, B: FrozenOps> {
+    /// With one weight.
+    Single(Tensor<B, 2>, &'a B::Linear),
+    /// With several, plus `own`.
+    Joined { grad: Parts<B>, joined: (&'a B::Joined, Range<usize>), own: Option<Tensor<B, 2>> },
+}
+
+impl<B: FrozenOps> LastProduct<'_, B> {
+    /// `to` plus the gradient of the norm's input. The gradients of the norm, whose numbers begin at `at`, go to `sums`.
+    fn through_norm(
+        self,
+        norm: (&NormWeights<B>, &Normed<B>),
+        to: Tensor<B, 2>,
+        at: usize,
+        sums: &mut Option<NormSums<'_>>,
+        kind: RowKind,
+    ) -> Result<Tensor<B, 2>, ModelError> {
+        let Some(sums) = sums else {
+            return Ok(match self {
+                Self::Single(grad, linear) => B::linear_backward_normalized(grad, linear, norm, to, kind),
+                Self::Joined { grad, joined, own } => {
+                    B::joined_linear_backward_normalized(grad, joined, own, norm, to, kind)
+                }
+            });
+        };
+        let grad = match self {
+            Self::Single(grad, linear) => B::frozen_linear_backward(grad, linear, None, kind),
+            Self::Joined { grad, joined, own } => B::joined_linear_backward(grad, joined.0, joined.1, own, kind),
+        };
+        sums.add(at, norm.0, &grad, norm.1)?;
+        Ok(B::normalize_backward(grad, norm.1, norm.0, Some(to)))
     }
 }

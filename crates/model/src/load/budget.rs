@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use numalign_config::{Arithmetic, Dtype};
+use numalign_config::Dtype;
 
 use crate::arch::Footprint;
 use crate::error::ModelError;
@@ -17,13 +17,10 @@ use crate::ops::WeightStorage;
 pub enum MemoryKind {
     /// Weights and tables; attention's scores never exist as a whole.
     Host,
-    /// Weights lie once, tables stay on the host; attention's scores and, for narrow weights, one widened tensor exist as a
-    /// whole. Plain operations leave temporaries behind, which the backend's pool keeps.
+    /// Weights lie once, tables stay on the host. While a model is loaded, a tensor lies there in `f32` too, and the parts of
+    /// a joined weight beside the whole. Operations leave temporaries behind, which the backend's pool keeps.
     Gpu,
 }
-
-/// Copies of attention's scores that plain operations have at once.
-const SCORES: u64 = 4;
 
 /// Bytes that a model needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,15 +43,8 @@ impl Estimate {
     fn on_gpu(footprint: &Footprint, storage: WeightStorage, positions: usize) -> Self {
         let positions = positions as u64;
         let per_position = 2 * footprint.passing + if storage.backward { footprint.kept } else { 0 };
-        // One position attends to itself alone: its scores are never computed.
-        let scores = match positions {
-            0 | 1 => 0,
-            _ => SCORES * footprint.heads * positions * positions.min(footprint.max_positions),
-        };
-        // Narrow weights that are multiplied in f32 are widened one at a time.
-        let widens = storage.dtype != Dtype::F32 && storage.arithmetic == Arithmetic::F32;
-        let widened = if widens { footprint.largest_tensor } else { 0 };
-        let working = 4 * (per_position * positions + scores + widened);
+        let loading = footprint.largest_tensor * (4 + 2 * storage.dtype.bytes(1));
+        let working = (4 * per_position * positions).max(loading);
         Self { weights: storage.dtype.bytes(footprint.in_blocks), working }
     }
 
@@ -249,13 +239,13 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_holds_weights_once_and_scores_as_a_whole() {
-        let estimate = Estimate::new(MemoryKind::Gpu, &SHAPE, BOTH, 1000);
+    fn a_gpu_holds_weights_once() {
+        let estimate = Estimate::new(MemoryKind::Gpu, &SHAPE, BOTH, 10_000);
         assert_eq!(estimate.weights, 4 << 30);
-        assert_eq!(estimate.working, 4 * (1000 * (1024 + 1024) + 4 * 8 * 1000 * 100));
+        assert_eq!(estimate.working, 4 * 10_000 * (1024 + 1024));
         let narrow =
             Estimate::new(MemoryKind::Gpu, &SHAPE, WeightStorage { backward: false, dtype: Dtype::Bf16, ..BOTH }, 1);
-        assert_eq!((narrow.weights, narrow.working), (2 << 30, 4 * (1024 + (1 << 20))));
+        assert_eq!((narrow.weights, narrow.working), (2 << 30, 8 << 20));
         let halves = SHAPE.share(2);
         assert_eq!(Estimate::new(MemoryKind::Gpu, &halves, BOTH, 1).weights, 2 << 30);
         let free = FreeMemory { bytes: 1 << 30, source: "cuda:0".to_owned(), kind: MemoryKind::Gpu };

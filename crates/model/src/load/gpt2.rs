@@ -6,7 +6,7 @@
 use super::tensor_loader::{Dense, TensorLoader};
 use super::weights::TensorSource;
 use crate::arch::{Gpt2Config, numbers};
-use crate::decoder::block::Block;
+use crate::decoder::block::{Block, Expand};
 use crate::decoder::placement::Placement;
 use crate::decoder::{Decoder, Parts};
 use crate::error::ModelError;
@@ -62,7 +62,7 @@ fn block<B: FrozenOps>(
     let weight = loader.weight(&format!("h.{layer}.attn.c_attn.weight"))?;
     let bias = loader.read(&format!("h.{layer}.attn.c_attn.bias"))?;
     let part = |from: usize| loader.prepare::<B>(&weight, Some(&bias), dense(d, 3 * d), (from, from + d), device);
-    let (query, key, value) = (part(0), part(d), part(2 * d));
+    let query_key_value = B::join(vec![part(0), part(d), part(2 * d)]);
     drop((weight, bias));
     let output = loader.dense::<B>(&format!("h.{layer}.attn.c_proj"), dense(d, d), device)?;
     let norm_2 = loader.layer_norm(&format!("h.{layer}.ln_2"), config.layer_norm_epsilon, device)?;
@@ -71,16 +71,14 @@ fn block<B: FrozenOps>(
     let scale = config.attention_scale(layer);
     Ok(Block {
         norm_1,
-        query,
-        key,
-        value,
+        query_key_value,
         head_norms: None,
         output,
         norm_2,
-        gate: None,
-        expand,
+        expand: Expand::Plain(expand),
         contract,
         heads: Heads { heads: config.n_head, kv_heads: config.n_head, head_size: config.head_size(), scale },
         activation: config.activation,
+        arithmetic: loader.storage.arithmetic,
     })
 }

@@ -6,7 +6,7 @@
 use super::tensor_loader::{Dense, TensorLoader};
 use super::weights::TensorSource;
 use crate::arch::LlamaConfig;
-use crate::decoder::block::Block;
+use crate::decoder::block::{Block, Expand};
 use crate::decoder::placement::Placement;
 use crate::decoder::{Decoder, Parts};
 use crate::error::ModelError;
@@ -65,9 +65,11 @@ fn block<B: FrozenOps>(
     // Fields are evaluated in this order, which is that of `LlamaConfig::tensors` and of the fingerprint.
     Ok(Block {
         norm_1: norm(loader, "input_layernorm")?,
-        query: dense(loader, "self_attn.q_proj", (d, q), config.qkv_bias)?,
-        key: dense(loader, "self_attn.k_proj", (d, kv), config.qkv_bias)?,
-        value: dense(loader, "self_attn.v_proj", (d, kv), config.qkv_bias)?,
+        query_key_value: B::join(vec![
+            dense(loader, "self_attn.q_proj", (d, q), config.qkv_bias)?,
+            dense(loader, "self_attn.k_proj", (d, kv), config.qkv_bias)?,
+            dense(loader, "self_attn.v_proj", (d, kv), config.qkv_bias)?,
+        ]),
         head_norms: if config.head_norms {
             Some((norm(loader, "self_attn.q_norm")?, norm(loader, "self_attn.k_norm")?))
         } else {
@@ -75,8 +77,10 @@ fn block<B: FrozenOps>(
         },
         output: dense(loader, "self_attn.o_proj", (q, d), config.output_bias)?,
         norm_2: norm(loader, "post_attention_layernorm")?,
-        gate: Some(dense(loader, "mlp.gate_proj", (d, f), config.mlp_bias)?),
-        expand: dense(loader, "mlp.up_proj", (d, f), config.mlp_bias)?,
+        expand: Expand::Gated(B::join(vec![
+            dense(loader, "mlp.gate_proj", (d, f), config.mlp_bias)?,
+            dense(loader, "mlp.up_proj", (d, f), config.mlp_bias)?,
+        ])),
         contract: dense(loader, "mlp.down_proj", (f, d), config.mlp_bias)?,
         heads: Heads {
             heads: config.heads,
@@ -85,5 +89,6 @@ fn block<B: FrozenOps>(
             scale: 1.0 / (config.head_size as f32).sqrt(),
         },
         activation: config.activation,
+        arithmetic: loader.storage.arithmetic,
     })
 }

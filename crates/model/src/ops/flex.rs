@@ -1,6 +1,7 @@
 //! [`FrozenOps`] for Burn's CPU backend `flex`, by this crate's kernels on the tensors' own memory.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
 use burn_flex::{Flex, FlexDevice, FlexTensor};
@@ -8,8 +9,8 @@ use numalign_config::Dtype;
 use rayon::prelude::*;
 
 use super::norms::{NormWeights, Normed};
-use super::sequences::Sequences;
-use super::{AttentionGradient, FrozenOps, HostBlocks, HostLinear, RotaryTable, WeightOrder};
+use super::sequences::{RowKind, Sequences};
+use super::{AttentionGradient, FrozenOps, HostBlocks, HostLinear, Parts, RotaryTable, WeightOrder, joined};
 use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{self, Heads};
 use crate::kernels::dispatch::isa;
@@ -28,6 +29,7 @@ pub struct PackedLinear {
 
 impl FrozenOps for Flex {
     type Linear = PackedLinear;
+    type Joined = Vec<PackedLinear>;
 
     const RAGGED: bool = true;
 
@@ -60,7 +62,12 @@ impl FrozenOps for Flex {
         PackedLinear { weight, bias: host.bias.map(|bias| bias[from..to].to_vec()) }
     }
 
-    fn frozen_linear(x: Tensor<Self, 2>, linear: &PackedLinear, residual: Option<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+    fn frozen_linear(
+        x: Tensor<Self, 2>,
+        linear: &PackedLinear,
+        residual: Option<Tensor<Self, 2>>,
+        _: RowKind,
+    ) -> Tensor<Self, 2> {
         product(x, &linear.weight, Direction::Forward, linear.bias.as_deref(), residual)
     }
 
@@ -68,8 +75,32 @@ impl FrozenOps for Flex {
         g: Tensor<Self, 2>,
         linear: &PackedLinear,
         to: Option<Tensor<Self, 2>>,
+        _: RowKind,
     ) -> Tensor<Self, 2> {
         product(g, &linear.weight, Direction::Backward, None, to)
+    }
+
+    fn join(weights: Vec<PackedLinear>) -> Vec<PackedLinear> {
+        weights
+    }
+
+    fn joined_linear(
+        x: Tensor<Self, 2>,
+        joined: &Vec<PackedLinear>,
+        parts: Range<usize>,
+        kind: RowKind,
+    ) -> Parts<Self> {
+        joined::linear(x, joined, parts, kind)
+    }
+
+    fn joined_linear_backward(
+        grad: Parts<Self>,
+        joined: &Vec<PackedLinear>,
+        parts: Range<usize>,
+        to: Option<Tensor<Self, 2>>,
+        kind: RowKind,
+    ) -> Tensor<Self, 2> {
+        joined::linear_backward(grad, joined, parts, to, kind)
     }
 
     fn normalize(x_rd: Tensor<Self, 2>, weights: &NormWeights<Self>) -> (Tensor<Self, 2>, Normed<Self>) {
@@ -192,6 +223,7 @@ impl FrozenOps for Flex {
             query_rd: tensor(grad_q, query_shape),
             key_rd: tensor(grad_k, key_shape),
             value_rd: tensor(grad_v, key_shape),
+            whole: None,
         }
     }
 

@@ -288,6 +288,7 @@ pub fn attention_backward<B: Backend>(
             query_rd: q.zeros_like(),
             key_rd: k.zeros_like(),
             value_rd: repeat_kv_backward(grad, heads),
+            whole: None,
         };
     }
     let batch = batch_of(sequences);
@@ -302,6 +303,7 @@ pub fn attention_backward<B: Backend>(
         query_rd: merge_heads(grad_s.clone().matmul(k)),
         key_rd: merge_kv(grad_s.swap_dims(2, 3).matmul(q), heads),
         value_rd: merge_kv(grad_v, heads),
+        whole: None,
     }
 }
 

@@ -6,6 +6,7 @@ macro_rules! frozen_ops {
     ($backend:ty, $product:path) => {
         impl $crate::ops::FrozenOps for $backend {
             type Linear = $crate::ops::generic::DenseLinear<Self>;
+            type Joined = Vec<Self::Linear>;
 
             const RAGGED: bool = false;
 
@@ -17,6 +18,7 @@ macro_rules! frozen_ops {
                 x: burn::tensor::Tensor<Self, 2>,
                 linear: &Self::Linear,
                 residual: Option<burn::tensor::Tensor<Self, 2>>,
+                _: $crate::ops::sequences::RowKind,
             ) -> burn::tensor::Tensor<Self, 2> {
                 $crate::ops::generic::linear(x, linear, residual, $product)
             }
@@ -25,8 +27,32 @@ macro_rules! frozen_ops {
                 g: burn::tensor::Tensor<Self, 2>,
                 linear: &Self::Linear,
                 to: Option<burn::tensor::Tensor<Self, 2>>,
+                _: $crate::ops::sequences::RowKind,
             ) -> burn::tensor::Tensor<Self, 2> {
                 $crate::ops::generic::linear_backward(g, linear, to, $product)
+            }
+
+            fn join(weights: Vec<Self::Linear>) -> Self::Joined {
+                weights
+            }
+
+            fn joined_linear(
+                x: burn::tensor::Tensor<Self, 2>,
+                joined: &Self::Joined,
+                parts: std::ops::Range<usize>,
+                kind: $crate::ops::sequences::RowKind,
+            ) -> $crate::ops::Parts<Self> {
+                $crate::ops::joined::linear(x, joined, parts, kind)
+            }
+
+            fn joined_linear_backward(
+                grad: $crate::ops::Parts<Self>,
+                joined: &Self::Joined,
+                parts: std::ops::Range<usize>,
+                to: Option<burn::tensor::Tensor<Self, 2>>,
+                kind: $crate::ops::sequences::RowKind,
+            ) -> burn::tensor::Tensor<Self, 2> {
+                $crate::ops::joined::linear_backward(grad, joined, parts, to, kind)
             }
 
             fn normalize(

@@ -2,6 +2,19 @@
 
 use crate::kernels::attention::Span;
 
+/// Sequences up to this length count as short.
+const SHORT: usize = 16;
+
+/// What kind of rows a product is for. How many rows a pass has depends on how the work is spread over workers, and must
+/// change no bit; the length of their sequences does not depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowKind {
+    /// Of short sequences: there are few in most passes, so that a product's time is that of reading the weight.
+    Short,
+    /// Of long ones: there are many.
+    Long,
+}
+
 /// Sequences laid one after another, and which of their rows the present step works on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sequences {
@@ -42,6 +55,14 @@ impl Sequences {
             positions.extend(if self.last_only { length - 1..*length } else { 0..*length });
         }
         positions
+    }
+
+    /// What kind of rows these are.
+    pub fn kind(&self) -> RowKind {
+        match self.lengths.iter().max() {
+            Some(longest) if *longest > SHORT => RowKind::Long,
+            _ => RowKind::Short,
+        }
     }
 
     /// How many sequences there are.

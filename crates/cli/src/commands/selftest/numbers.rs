@@ -34,6 +34,7 @@ pub fn check(table: &mut Table, device: DeviceChoice) {
         (_, Err(error)) => return table.run("stored values", || Err(error.to_string())),
     };
     table.run("the same pass twice, bit by bit", || twice(&mut *lm));
+    table.run("alone and among others, bit by bit", || alone_and_among_others(&mut *lm));
     if device != DeviceChoice::Cpu {
         for (model, sequences, positions) in [("demo", 4, 16), ("synthetic:small", 8, 1), ("synthetic:small", 2, 64)] {
             let name = format!("{model} {sequences}×{positions}, the CPU");
@@ -113,9 +114,37 @@ fn both_ways(lm: &mut dyn FrozenLm, sequences: usize, positions: usize) -> Resul
     Ok((hidden, grad))
 }
 
+fn bits((hidden, grad): (Vec<f32>, Vec<f32>)) -> Vec<u32> {
+    hidden.iter().chain(&grad).map(|value| value.to_bits()).collect()
+}
+
+/// The results of two sequences by themselves, and with more beside them: micro-batches pass through the model together, and
+/// how many depends on the number of workers.
+fn alone_and_among_others(lm: &mut dyn FrozenLm) -> Seen {
+    const ALONE: usize = 2;
+    let failed = |error: numalign_model::ModelError| error.to_string();
+    let (d, mut compared) = (lm.hidden_size(), 0);
+    for positions in [1, 20] {
+        for together in [8, 100] {
+            let cotangent = reference::cotangent(together * d);
+            let mut results = Vec::with_capacity(2);
+            for sequences in [ALONE, together] {
+                let hidden = lm.forward(&made_up(lm, sequences, positions), true).map_err(failed)?;
+                let grad = lm.backward_to_embeddings(&cotangent[..sequences * d]).map_err(failed)?;
+                results.push(bits((hidden[..ALONE * d].to_vec(), grad[..ALONE * d].to_vec())));
+            }
+            let differing = results[0].iter().zip(&results[1]).filter(|(a, b)| a != b).count();
+            if differing > 0 {
+                let all = results[0].len();
+                return Err(format!("{differing} of {all} numbers differ among {together} sequences of {positions}"));
+            }
+            compared += results[0].len();
+        }
+    }
+    Ok(format!("{compared} numbers"))
+}
+
 fn twice(lm: &mut dyn FrozenLm) -> Seen {
-    let bits =
-        |(hidden, grad): (Vec<f32>, Vec<f32>)| hidden.iter().chain(&grad).map(|v| v.to_bits()).collect::<Vec<_>>();
     let (first, second) = (bits(both_ways(lm, 8, 16)?), bits(both_ways(lm, 8, 16)?));
     let differing = first.iter().zip(&second).filter(|(a, b)| a != b).count();
     match differing {

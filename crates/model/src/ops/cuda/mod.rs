@@ -6,13 +6,32 @@ use numalign_gpu::search::SearchPaths;
 use numalign_gpu::{Driver, GpuError, toolkit};
 
 use super::device_failure;
-use super::generic_impl::frozen_ops;
 use crate::kernel_cache;
+
+mod attend;
+mod attention;
+mod attention_backward;
+mod finish;
+mod finish_norm;
+mod frozen;
+mod functions;
+mod gate;
+mod linear;
+mod mapped_products;
+mod matrix;
+mod norm;
+mod products;
+mod rotary;
+mod rows;
+mod skinny;
+mod sums;
+mod tiles;
+mod unit_attention;
+mod unit_tiles;
+mod weight;
 
 /// `f32` on an NVIDIA GPU.
 pub type Cuda = burn::backend::Cuda<f32, i32>;
-
-frozen_ops!(Cuda, super::products::product);
 
 /// Burn's name for GPU `index`.
 pub fn device(index: usize) -> burn::backend::cuda::CudaDevice {
@@ -36,6 +55,11 @@ pub fn find(wanted: Option<usize>) -> Result<usize, GpuError> {
     let alike = driver.gpus()?.iter().all(|other| other.capability == gpu.capability);
     kernel_cache::start(alike.then_some(kernel_cache::Target { capability: gpu.capability, compiler }));
     Ok(gpu.index)
+}
+
+/// Whether GPU `index` reads tiles by tensor maps.
+fn has_tensor_maps(index: usize) -> bool {
+    Driver::get().and_then(|driver| driver.gpu(index)).is_ok_and(|gpu| gpu.tensor_maps)
 }
 
 /// The last word is cudarc's own: where it would not find a library by the names that it tries, it would panic.

@@ -1,0 +1,41 @@
+//! How many kernels a training step launches. On a GPU that is fast enough, starting them is what a small step costs.
+
+use super::*;
+use crate::common::fixtures;
+
+/// Launches of the worker in a run of `steps` steps of one micro-batch.
+fn launches(gpu: &Gpu, model: &str, [batch, positions]: [usize; 2], steps: usize) -> usize {
+    let before = gpu.log("counts").lines().count();
+    let settings = format!(
+        "--num-epochs 1 --num-batches {steps} --batch-size {batch} --micro-batch-size {batch} \
+         --numeric-positions {positions} --seed 3"
+    );
+    gpu.launched("nn", &settings, &format!("--workers 1 --model-name {model} --run-id run-{before}"));
+    let log = gpu.log("counts");
+    let counts = log.lines().skip(before).filter_map(|line| {
+        let mut words = line.split_whitespace().skip_while(|word| *word != "launches");
+        words.nth(1)?.parse::<usize>().ok()
+    });
+    counts.max().unwrap_or_else(|| panic!("no count of launches in {log:?}"))
+}
+
+/// Per block and training step, all of the step counted: GPT-2 (the demo has four blocks), Llama and Qwen3 (two each).
+#[test]
+fn a_block_takes_few_launches() {
+    let Some(gpu) = Gpu::get() else { return };
+    let log = gpu.path("counts");
+    let gpu = gpu.with("FAKE_CUDA_COUNTS", &log);
+    let fixture = |name: &str| fixtures().join(name).display().to_string();
+    let (llama, qwen) = (fixture("llama-grouped"), fixture("qwen3-head-norms"));
+    let cases = [
+        ("demo", [8, 1], 4, 25),
+        ("demo", [8, 16], 4, 25),
+        ("demo", [2, 70], 4, 25),
+        (llama.as_str(), [8, 5], 2, 32),
+        (qwen.as_str(), [8, 5], 2, 36),
+    ];
+    for (model, size, blocks, most) in cases {
+        let one_step = launches(&gpu, model, size, 3) - launches(&gpu, model, size, 2);
+        assert!(one_step <= most * blocks, "{model} {size:?}: {one_step} launches for {blocks} blocks");
+    }
+}
