@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 /// Instruction sets that the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
-    /// 16 lanes, 32 registers.
+    /// 16 lanes, 32 registers: AVX-512 with bytes and short vectors (F, BW, VL), as all but the first such CPUs have it.
     #[cfg(target_arch = "x86_64")]
     Avx512,
     /// 8 lanes with fused multiply-add and half-precision loads.
@@ -27,7 +27,12 @@ pub fn available() -> Vec<Isa> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f") {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+        {
             found.push(Isa::Avx512);
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {

@@ -3,11 +3,14 @@
 use std::ops::Range;
 
 use super::aligned::Aligned;
+#[cfg(target_arch = "x86_64")]
+use super::few_rows;
 use super::matmul::Job;
-use super::panels::{PANEL, Packed, Panels};
+use super::panels::{CELL, PANEL, Packed, Panels};
+#[cfg(target_arch = "x86_64")]
+use super::quantised::{Quantised, few};
 use super::rows::Rows;
 use super::tile::Element;
-use super::transpose::CELL;
 
 /// Up to this many rows each cell is unpacked and used at once, while the sums wait in a cache.
 const FEW_ROWS: usize = 64;
@@ -23,6 +26,10 @@ pub unsafe fn product(job: &Job<'_>, b: &Packed) {
                 Panels::F32(panels) => in_place(&rows, strips, panels.as_slice(), scratch),
                 Panels::Bf16(panels) => in_place(&rows, strips, panels.as_slice(), scratch),
                 Panels::F16(panels) => in_place(&rows, strips, panels.as_slice(), scratch),
+                #[cfg(target_arch = "x86_64")]
+                Panels::Quantised(weight) if few_rows::applies(job.found, job.m) && few::applies(weight.form()) => {
+                    in_registers(&rows, strips, weight);
+                }
                 Panels::Quantised(_) if job.m <= FEW_ROWS => cell_by_cell(&rows, strips, b, scratch),
                 Panels::Quantised(_) => panel_by_panel(&rows, strips, b, scratch),
             }
@@ -50,6 +57,23 @@ unsafe fn in_place<E: Element>(rows: &Rows<'_>, strips: Range<usize>, panels: &[
             let panel = &panels[strip * inner * PANEL..][..inner * PANEL];
             // SAFETY: the panel is whole; the rest is the caller's.
             unsafe { rows.times(&group, panel.as_ptr(), strip, &mut scratch.edge) };
+        }
+    }
+}
+
+/// # Safety
+/// As [`in_place`], for what [`few_rows::applies`] and [`few::applies`].
+#[cfg(target_arch = "x86_64")]
+unsafe fn in_registers(rows: &Rows<'_>, strips: Range<usize>, weight: &Quantised) {
+    let Job { m, inner, .. } = *rows.job;
+    let a = rows.columns(&(0..m), &(0..inner));
+    let mut sums = [[0.0; PANEL]; few_rows::MOST_ROWS];
+    for strip in strips {
+        let sums = &mut sums[..m];
+        // SAFETY: an `Isa` of this kind is only made after the CPU reported the features; the rest is the caller's.
+        unsafe {
+            few::forward(weight.form(), weight.panel(strip), a, sums);
+            rows.job.target(0, strip).store(sums);
         }
     }
 }

@@ -6,8 +6,9 @@ use super::super::reference::{one_by_one, turned, values};
 use super::*;
 use crate::kernels::dispatch::available;
 
-/// Rows, inner size and columns: within a tile, across tiles, panels, cells and stretches, and with ends inside each.
-const SHAPES: [(usize, usize, usize); 10] = [
+/// Rows, inner size and columns: within a tile, across tiles, panels, cells, stretches and blocks of lanes, and with ends inside
+/// each.
+const SHAPES: [(usize, usize, usize); 14] = [
     (1, 1, 1),
     (2, 7, 33),
     (5, 60, 130),
@@ -18,6 +19,10 @@ const SHAPES: [(usize, usize, usize); 10] = [
     (64, 65, 97),
     (65, 33, 40),
     (200, 70, 70),
+    (17, 40, 50),
+    (40, 64, 33),
+    (56, 35, 70),
+    (300, 40, 36),
 ];
 
 /// `b` packed as `dtype`, and the numbers that it then stands for.

@@ -20,6 +20,8 @@ pub mod backward;
 pub mod blocks;
 pub mod causal;
 pub mod dispatch;
+#[cfg(target_arch = "x86_64")]
+pub mod few_rows;
 pub mod forward;
 pub mod lanes;
 pub mod math;
@@ -30,6 +32,7 @@ pub mod quantised;
 #[cfg(test)]
 mod reference;
 pub mod rotary;
+pub mod row_lanes;
 pub mod rows;
 pub mod serial;
 pub mod tile;

@@ -14,10 +14,12 @@ use super::dispatch::{Isa, multiversion};
 use super::matmul::Direction;
 use super::quantised::Quantised;
 use super::tile::{Ahead, Element};
-use super::transpose::CELL;
 
 /// Columns of a panel.
 pub const PANEL: usize = 32;
+
+/// Numbers of a cell: [`PANEL`] rows of a panel.
+pub const CELL: usize = PANEL * PANEL;
 
 /// A right-hand side in panels. Columns past `n` in the last panel are zero.
 #[derive(Debug)]
@@ -92,6 +94,31 @@ impl Packed {
             Panels::Quantised(weight) => weight.unpack(found, p, strip, buffer),
         }
         &buffer[..numbers.len()]
+    }
+
+    /// [`Packed::cell`] with as many rows as a panel has columns; those past the weight's are zero.
+    pub fn whole_cell<'a>(
+        &'a self,
+        found: Isa,
+        p: usize,
+        strip: usize,
+        buffer: &'a mut [f32; CELL],
+    ) -> &'a [f32; CELL] {
+        let rows = PANEL.min(self.k - strip * PANEL);
+        match &self.panels {
+            Panels::F32(panels) => {
+                let numbers = &panels.as_slice()[(p * self.k + strip * PANEL) * PANEL..][..rows * PANEL];
+                if let Ok(cell) = numbers.try_into() {
+                    return cell;
+                }
+                buffer[..numbers.len()].copy_from_slice(numbers);
+            }
+            _ => {
+                self.cell(found, p, strip, buffer);
+            }
+        }
+        buffer[rows * PANEL..].fill(0.0);
+        buffer
     }
 
     /// The memory that [`Packed::cell`] reads, to fetch it ahead of use; any place will do.

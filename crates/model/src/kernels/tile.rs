@@ -157,6 +157,17 @@ impl Ahead {
         Self { from: cached.cast(), step: 0 }
     }
 
+    /// Fetches half the memory of the next inner index.
+    #[inline(always)]
+    pub fn fetch_line(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as below.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(self.from.cast());
+        }
+        self.from = self.from.wrapping_add(self.step / 2);
+    }
+
     /// Fetches the memory of the next inner index.
     #[inline(always)]
     pub fn fetch(&mut self) {
@@ -316,15 +327,16 @@ mod x86 {
             }
             for _ in 0..tile.k {
                 let b0 = E::load_16(b);
-                let b1 = E::load_16(b.add(16));
+                let b1 = E::load_16(b.wrapping_add(16));
                 ahead.fetch();
                 for (i, acc) in acc.iter_mut().enumerate() {
-                    let value = _mm512_set1_ps(*a.add(i));
+                    // By intrinsics, as the development profile would check each access.
+                    let value = _mm512_broadcastss_ps(_mm_load_ss(a.wrapping_add(i)));
                     acc[0] = _mm512_fmadd_ps(value, b0, acc[0]);
                     acc[1] = _mm512_fmadd_ps(value, b1, acc[1]);
                 }
-                a = a.add(R);
-                b = b.add(PANEL);
+                a = a.wrapping_add(R);
+                b = b.wrapping_add(PANEL);
             }
             for (i, acc) in acc.iter().enumerate() {
                 let sum = sums.add(i).cast::<f32>();

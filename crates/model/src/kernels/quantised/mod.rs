@@ -5,6 +5,8 @@
 //! with a register of scales. The numbers are those that [`crate::load::gguf::dequantise`] gives, to the bit; products take them
 //! in the order in which they take plain weights.
 
+#[cfg(target_arch = "x86_64")]
+pub mod few;
 pub mod layout;
 pub mod make;
 pub mod pack;
@@ -18,9 +20,8 @@ use layout::Form;
 
 use super::aligned::Aligned;
 use super::dispatch::Isa;
-use super::panels::PANEL;
+use super::panels::{CELL, PANEL};
 use super::tile::Ahead;
-use super::transpose::CELL;
 
 /// A weight in records, panel by panel, from the first input to the last.
 #[derive(Debug)]
@@ -45,6 +46,17 @@ impl Quantised {
     pub fn unpack(&self, found: Isa, p: usize, strip: usize, to: &mut [f32; CELL]) {
         let (record, part) = self.record(p, strip);
         unpack::unpack(found, self.form, &self.records.as_slice()[record], part, to);
+    }
+
+    /// The record of rows `PANEL·strip..` of panel `p`, for kinds whose blocks are of [`PANEL`] numbers.
+    pub fn record_of(&self, p: usize, strip: usize) -> &[u32] {
+        &self.records.as_slice()[self.record(p, strip).0]
+    }
+
+    /// The records of panel `p`.
+    pub fn panel(&self, p: usize) -> &[u32] {
+        let words = self.k / self.form.block() * self.form.words();
+        &self.records.as_slice()[p * words..][..words]
     }
 
     /// The memory that [`Quantised::unpack`] reads; any place will do.

@@ -4,9 +4,8 @@ use half::f16;
 
 use super::super::dispatch::available;
 use super::super::matmul::{Direction, Epilogue, matmul_with};
-use super::super::panels::{PANEL, Packed};
+use super::super::panels::{CELL, PANEL, Packed};
 use super::super::reference::{one_by_one, turned, values};
-use super::super::transpose::CELL;
 use super::layout::Form;
 use super::{make, pack};
 use crate::load::gguf::dequantise::dequantise;
@@ -82,7 +81,9 @@ fn records_hold_the_numbers_of_the_blocks() {
 #[test]
 fn products_are_those_of_the_numbers() {
     for form in Form::ALL {
-        for (m, blocks, n) in [(1, 1, 32), (3, 2, 70), (8, 1, 64), (20, 1, 45), (70, 2, 33)] {
+        for (m, blocks, n) in
+            [(1, 1, 32), (2, 3, 40), (3, 2, 70), (5, 2, 100), (7, 1, 31), (8, 1, 64), (20, 1, 45), (70, 2, 33)]
+        {
             let k = blocks * form.block();
             let (packed, b) = weight(form, k, 0..n);
             for (direction, inner, outer, b) in

@@ -4,8 +4,7 @@
 //! there is a minimum, one addition, each rounded: no fused multiply-add, since GGML has none.
 
 use super::super::dispatch::{Isa, multiversion};
-use super::super::panels::PANEL;
-use super::super::transpose::CELL;
+use super::super::panels::{CELL, PANEL};
 use super::layout::Form;
 
 /// One number per column.

@@ -3,8 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::panels::PANEL;
-use super::super::transpose::CELL;
+use super::super::panels::{CELL, PANEL};
 use super::layout::Form;
 
 /// Columns of a register.
