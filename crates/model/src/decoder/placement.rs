@@ -12,16 +12,28 @@ pub struct DeviceBlocks<B: Backend> {
     pub device: B::Device,
     /// The blocks on it.
     pub blocks: Range<usize>,
-    /// The threads that compute there; none: the caller's.
-    pool: Option<rayon::ThreadPool>,
+    threads: Threads,
+}
+
+/// The threads that compute at a place.
+enum Threads {
+    /// The caller's.
+    Callers,
+    /// Those that the program shares.
+    Shared,
+    /// Its own.
+    Own(rayon::ThreadPool),
 }
 
 impl<B: Backend> DeviceBlocks<B> {
     /// Runs `work` on the device's threads.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match &self.pool {
-            Some(pool) => pool.install(work),
-            None => work(),
+        match &self.threads {
+            Threads::Callers => work(),
+            // Within the pool the operations' parts are one thread's next work. From outside, every operation would wake a
+            // thread and wait for it: with a small model longer than it computes.
+            Threads::Shared => rayon::scope(|_| work()),
+            Threads::Own(pool) => pool.install(work),
         }
     }
 }
@@ -34,15 +46,15 @@ pub struct Placement<B: Backend> {
 impl<B: Backend> Placement<B> {
     /// All blocks on one device.
     pub fn single(device: B::Device, blocks: usize) -> Self {
-        Self { places: vec![DeviceBlocks { device, blocks: 0..blocks, pool: None }] }
+        Self { places: vec![DeviceBlocks { device, blocks: 0..blocks, threads: Threads::Callers }] }
     }
 
-    /// Blocks spread over `devices` as evenly as they go. With `own_threads` each place has as many threads as the
-    /// machine has, since the devices of one worker take turns.
+    /// Blocks spread over `devices` as evenly as they go. With `on_threads`, for devices that are this machine's processors, each of
+    /// several places has as many threads as the machine has, since the devices of one worker take turns.
     ///
     /// # Errors
     /// More devices than blocks, or threads that cannot be started.
-    pub fn spread(devices: Vec<B::Device>, blocks: usize, own_threads: bool) -> Result<Self, ModelError> {
+    pub fn spread(devices: Vec<B::Device>, blocks: usize, on_threads: bool) -> Result<Self, ModelError> {
         let count = devices.len();
         if count == 0 || count > blocks {
             let reason = format!("{blocks} blocks cannot be spread over {count} devices");
@@ -50,15 +62,18 @@ impl<B: Backend> Placement<B> {
         }
         let mut places = Vec::with_capacity(count);
         for (device, blocks) in devices.into_iter().zip(block_ranges(blocks, count)) {
-            let mut pool = None;
-            if own_threads && count > 1 {
-                let threads = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build();
-                pool = Some(threads.map_err(|error| ModelError::Device {
-                    device: format!("{device:?}"),
-                    reason: format!("its threads cannot be started: {error}"),
-                })?);
-            }
-            places.push(DeviceBlocks { device, blocks, pool });
+            let threads = match (on_threads, count) {
+                (false, _) => Threads::Callers,
+                (true, 1) => Threads::Shared,
+                (true, _) => {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build();
+                    Threads::Own(pool.map_err(|error| ModelError::Device {
+                        device: format!("{device:?}"),
+                        reason: format!("its threads cannot be started: {error}"),
+                    })?)
+                }
+            };
+            places.push(DeviceBlocks { device, blocks, threads });
         }
         Ok(Self { places })
     }
