@@ -18,6 +18,10 @@ use super::turned;
 /// Rows whose sums leave enough registers.
 pub const MOST_ROWS: usize = 8;
 
+/// Up to this many rows, plain cells are copied line by line before they are turned over: it reads them across the lines, and so few
+/// rows leave memory no time to come.
+const COPIED: usize = 2;
+
 /// Whether a product of `rows` rows is one of these.
 pub fn applies(found: Isa, rows: usize) -> bool {
     found == Isa::Avx512 && rows <= MOST_ROWS
@@ -88,8 +92,12 @@ impl Cells {
         sums: &mut [[f32; PANEL]],
     ) {
         let (rows, fresh) = (sums.len(), p == 0);
-        let cell = b.whole_cell(job.found, p, strip, &mut self.unpacked);
+        let mut cell = b.whole_cell(job.found, p, strip, &mut self.unpacked);
         if g.len() == PANEL * rows {
+            if rows <= COPIED && matches!(b.panels(), Panels::F32(_)) {
+                self.over = *cell;
+                cell = &self.over;
+            }
             // SAFETY: the caller's.
             unsafe { turned::add(g, cell, ahead, sums, fresh) };
             return;
