@@ -3,7 +3,7 @@
 
 use numalign_config::{Recipe, Solver};
 use numalign_data::Schedule;
-use numalign_projector::{Features, Layout, Round, SolveState, Solved, State, Sums};
+use numalign_projector::{Features, Gram, Layout, Round, SolveState, Solved, State, Sums};
 use serde::{Deserialize, Serialize};
 
 use crate::tensor::{Tensor, TensorMap};
@@ -12,13 +12,14 @@ const GRAM_HIGH: &str = "solve.gram_high";
 const GRAM_LOW: &str = "solve.gram_low";
 const HELD_OUT: &str = "solve.held_out";
 
-/// Larger sums over several places are not stored, and a probe has none: a run that goes on gathers their round again.
-/// Those over one place always are.
+/// Larger sums over several places or folds are not stored, and a probe has none: a run that goes on gathers their round
+/// again. Those over one place without folds always are.
 const MOST_STORED: u64 = 64 << 20;
 
 /// Whether a checkpoint in the middle of a round holds the round's sums.
 pub(crate) fn stores_sums(recipe: &Recipe, layout: Layout) -> bool {
-    recipe.probe.is_none() && (layout.places() == 1 || Sums::stored_bytes(layout.read_width()) <= MOST_STORED)
+    let is_one = layout.places() == 1 && recipe.ridge_folds == 0;
+    recipe.probe.is_none() && (is_one || Sums::stored_bytes(layout.read_width(), recipe.ridge_folds) <= MOST_STORED)
 }
 
 /// The metadata entry. Numbers of samples follow from the recipe; they are there for the reader.
@@ -81,14 +82,16 @@ pub(crate) fn from_json(text: &str) -> Result<SolveState, String> {
     Ok(SolveState { round, solved })
 }
 
-/// Gram parts as packed upper triangles over the columns `[h 1 y]`, and the held-out samples `[n, d+1]`.
+/// Gram parts as packed upper triangles over the columns `[h 1 y]`, fold after fold, and the samples that judge `[n, d+1]`.
 pub(crate) fn tensors(sums: &Sums) -> Vec<Tensor> {
-    let (gram, held_out) = (sums.fitted(), sums.held_out());
-    let entries = vec![gram.high().len()];
+    let held_out = sums.held_out();
+    let high: Vec<f64> = sums.grams().iter().flat_map(Gram::high).copied().collect();
+    let low: Vec<f64> = sums.grams().iter().flat_map(Gram::low).copied().collect();
+    let entries = vec![high.len()];
     let shape = vec![held_out.len(), Features::width(held_out.hidden())];
     vec![
-        Tensor::of_f64(GRAM_HIGH.to_owned(), entries.clone(), gram.high()),
-        Tensor::of_f64(GRAM_LOW.to_owned(), entries, gram.low()),
+        Tensor::of_f64(GRAM_HIGH.to_owned(), entries.clone(), &high),
+        Tensor::of_f64(GRAM_LOW.to_owned(), entries, &low),
         Tensor::of_f32(HELD_OUT.to_owned(), shape, held_out.values()),
     ]
 }
@@ -110,5 +113,5 @@ pub(crate) fn sums(recipe: &Recipe, state: &State, tensors: &TensorMap) -> Resul
     let values = tensor(HELD_OUT)?.f32s().ok_or_else(missing)?;
     let held_out = Features::new(state.layout().read_width(), values).map_err(|error| error.to_string())?;
     let samples = chunks.checked_mul(recipe.batch_size as u64).ok_or_else(missing)?;
-    Sums::restored(samples, high, low, held_out).map(Some).ok_or_else(missing)
+    Sums::restored(samples, recipe.ridge_folds, high, low, held_out).map(Some).ok_or_else(missing)
 }

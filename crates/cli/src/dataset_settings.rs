@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use numalign_checkpoint::{Checkpoint, RunFolder};
-use numalign_config::{Config, ConfigErrors, RUNS_FOLDER, Recipe, Resume, Source, Stage, draft, resolve_over};
+use numalign_config::{Config, ConfigErrors, RUNS_FOLDER, Recipe, Resume, Solver, Source, Stage, draft, resolve_over};
 use numalign_coordinator::{OpenedFiles, eval_file_options, table_options};
 use numalign_data::dataset::survey::{Survey, survey};
 use numalign_data::dataset::{open_finding_stage, reads_alike};
@@ -22,6 +22,10 @@ const EVAL_SHARE: f64 = 0.1;
 /// Rows that an evaluation is on at most, where nobody says otherwise.
 const MOST_EVALUATED: u64 = 10_000;
 
+/// Folds in which the ridge is chosen, and the training rows up to which it is: of more, an eighth is as good a choice.
+const RIDGE_FOLDS: usize = 10;
+const MOST_ROWS_IN_FOLDS: u64 = 8192;
+
 /// What the sources of these settings are called in messages.
 const DATASET: &str = "worked out from dataset.file";
 const CHECKPOINT: &str = "the checkpoint";
@@ -33,6 +37,7 @@ const OF_A_CHECKPOINT: &[&str] = &[
     "min_val",
     "max_val",
     "input_ranges",
+    "ridge_folds",
     "dataset.input",
     "dataset.output",
     "dataset.missing",
@@ -188,6 +193,9 @@ impl Found {
             let steps = survey.train_rows.div_ceil(config.recipe.batch_size as u64);
             settings.push(("num_batches", steps.to_string()));
         }
+        if !is_set("ridge_folds") && is_solved(&config.recipe) && survey.train_rows <= MOST_ROWS_IN_FOLDS {
+            settings.push(("ridge_folds", RIDGE_FOLDS.to_string()));
+        }
         settings.extend(ranges(&survey, &is_set));
         for key in ["eval_samples", "eval_count"] {
             if !is_set(key) && held_out_rows > 0 {
@@ -196,6 +204,11 @@ impl Found {
         }
         Ok(Self { settings: Source::worked_out(DATASET, settings), held_out_rows, eval_file })
     }
+}
+
+/// Whether a solution takes all its places at once.
+fn is_solved(recipe: &Recipe) -> bool {
+    recipe.solver != Solver::Adam && recipe.probe.is_none()
 }
 
 /// The ranges that nobody gave. Where both ends are given, they hold for the inputs too.

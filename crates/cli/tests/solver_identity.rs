@@ -129,7 +129,7 @@ fn exported_features_belong_to_the_solution() {
     };
     let (hidden, target) = (floats("hidden"), floats("target"));
     // The same solution, from the exported floats alone.
-    let mut sums = numalign_projector::Sums::new(192);
+    let mut sums = numalign_projector::Sums::new(192, 0);
     let mut values = Vec::new();
     for (hidden, target) in hidden.chunks_exact(192).zip(&target) {
         values.extend_from_slice(hidden);

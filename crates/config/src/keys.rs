@@ -27,6 +27,9 @@ pub(crate) const EXACT: u64 = (1 << 53) - 1;
 /// Fewest samples of a solution: some are held out to choose the ridge.
 pub(crate) const LEAST_SOLVED: u64 = 16;
 
+/// More folds judge a ridge no better, and each costs memory and a solution.
+const MOST_FOLDS: u64 = 20;
+
 /// Bounds that no sensible run meets; they keep a slip from asking for all the memory.
 const MOST_SAMPLES_PER_STEP: u64 = 1 << 24;
 const MOST_WORKERS: u64 = 65_536;
@@ -131,6 +134,9 @@ keys! {
             |settings| Some((settings.solver? == Solver::Alternate).then_some(4096))),
         RECIPE, optional(whole(LEAST_SOLVED, EXACT)),
         "Samples of a solution with solver alternate, in whole batches", sparse 0;
+    /// 0 is none; never 1.
+    Recipe ridge_folds: usize = "0", RECIPE, whole(0, MOST_FOLDS),
+        "Folds of the cross-validation that chooses a solution's ridge; 0 holds out an eighth of the samples", sparse 15;
     Recipe pooling: Pooling = "last", MODEL, choice_or_list(),
         "Positions whose hidden states are read: the last, the mean of all, or of the projected numbers",
         formerly "readout", stored "readout";

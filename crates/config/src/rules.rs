@@ -26,6 +26,7 @@ pub(crate) fn apply(part: Part, check: &Check<'_>) -> Vec<ConfigError> {
             solved_batch,
             solved_micro_batch,
             solved_pass,
+            ridge_folds,
             pooling,
             taps,
             probe,
@@ -235,6 +236,21 @@ fn solved_pass(check: &Check<'_>) -> Option<ConfigError> {
     let product = format!("num_epochs × num_batches × batch_size = {epochs} × {batches} × {batch} samples");
     let message = format!("with {product}, and at least {LEAST_SOLVED} are needed");
     check.refuse("solver", message, "raise num_batches; some thousand samples are usual")
+}
+
+/// Folds are left out in turn, of the samples of a solution.
+fn ridge_folds(check: &Check<'_>) -> Option<ConfigError> {
+    let settings = check.settings;
+    let folds = settings.ridge_folds.filter(|folds| *folds > 0)?;
+    if folds == 1 {
+        return check.refuse("ridge_folds", "leaves nothing to fit".to_owned(), "10 is usual, 0 holds out an eighth");
+    }
+    if settings.probe?.is_some() {
+        let message = format!("means nothing with {}, which holds out an eighth", check.mention("probe"));
+        return check.refuse("ridge_folds", message, "leave it out");
+    }
+    let is_unused = settings.solver? == Solver::Adam;
+    only_where_used(check, "ridge_folds", "solver exact or alternate", is_unused)
 }
 
 /// The transformer itself never trains.

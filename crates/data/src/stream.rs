@@ -236,6 +236,7 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         layer: None,
         taps: Vec::new(),
         probe: None,
+        ridge_folds: 0,
         train_layer_norms: false,
         dataset_decimal_comma: false,
         add_special_tokens: false,

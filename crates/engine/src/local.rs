@@ -87,8 +87,9 @@ impl LocalRun {
         }
         let features = Features::new(self.state.layout().read_width(), values)?;
         let next = self.state.gathered(self.engine.recipe(), features.digest())?;
+        let folds = self.engine.recipe().ridge_folds;
         let sums = match unit {
-            Unit::Chunk { chunk: 0, .. } => self.sums.insert(Sums::new(features.hidden())),
+            Unit::Chunk { chunk: 0, .. } => self.sums.insert(Sums::new(features.hidden(), folds)),
             _ => self.sums.as_mut().ok_or_else(round_elsewhere)?,
         };
         sums.add(&features)?;

@@ -32,6 +32,7 @@ pub use layout::{Layout, NormTensor, TensorSpec};
 pub use loss::LossFunction;
 pub use reduction::{RowError, Rows};
 pub use solver::features::{Features, FeaturesError};
+pub use solver::gram::Gram;
 pub use solver::least_squares::{Fit, FitError, Sums};
 pub use solver::probe;
 pub use solver::progress::{Round, SolveState, Solved};

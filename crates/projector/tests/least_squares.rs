@@ -27,7 +27,7 @@ fn the_solution_is_numpys_for_the_same_ridge() {
     for case in cases {
         let hidden = case["hidden"].as_u64().unwrap() as usize;
         let samples = floats(&case["samples"]).into_iter().map(|value| value as f32).collect();
-        let mut sums = Sums::new(hidden);
+        let mut sums = Sums::new(hidden, 0);
         sums.add(&Features::new(hidden, samples).unwrap()).unwrap();
         let fit = sums.solve().unwrap();
         let solutions = case["solutions"].as_array().unwrap();
@@ -44,7 +44,7 @@ fn noise_asks_for_no_tiny_ridge_and_a_smooth_curve_for_no_large_one() {
     let ridge_of = |name: &str| {
         let case = cases().into_iter().find(|case| case["name"] == name).unwrap();
         let samples = floats(&case["samples"]).into_iter().map(|value| value as f32).collect();
-        let mut sums = Sums::new(12);
+        let mut sums = Sums::new(12, 0);
         sums.add(&Features::new(12, samples).unwrap()).unwrap();
         sums.solve().unwrap().ridge
     };

@@ -57,6 +57,29 @@ fn a_kill_and_a_resume_change_no_byte() {
 }
 
 #[test]
+fn a_ridge_chosen_in_folds_gives_the_same_bytes() {
+    const EXACT: &str = "--solver exact --train-input-projection false --eval-every 0";
+    let folder = with_tables();
+    succeed(&folder, "invoices.jsonl", "whole", EXACT);
+    let whole = bytes(&folder, "whole");
+    let inspect = json(&folder.run(&["inspect", "chk/whole.safetensors", "--json"])).to_string();
+    assert!(inspect.contains("\"ridge_folds\":10"), "{inspect}");
+    for workers in [1, 3] {
+        let run = format!("with-{workers}");
+        succeed(&folder, "invoices.csv", &run, &format!("{EXACT} --workers {workers}"));
+        assert!(bytes(&folder, &run) == whole, "{workers} workers");
+    }
+    let from = "--resume chk/whole/step-00000010.safetensors";
+    succeed(&folder, "invoices.parquet", "resumed", &format!("{EXACT} {from}"));
+    assert!(bytes(&folder, "resumed") == whole, "resumed in the middle of the round");
+    // A checkpoint from before there were folds has none, and goes on without.
+    succeed(&folder, "invoices.csv", "eighth", &format!("{EXACT} --ridge-folds 0"));
+    assert!(bytes(&folder, "eighth") != whole);
+    succeed(&folder, "invoices.csv", "older", &format!("{EXACT} {}", from.replace("whole", "eighth")));
+    assert!(bytes(&folder, "older") == bytes(&folder, "eighth"));
+}
+
+#[test]
 fn a_checkpoint_says_and_proves_its_split() {
     let folder = with_tables();
     folder.write("chk/run.safetensors", &reference().0);

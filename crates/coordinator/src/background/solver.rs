@@ -62,13 +62,14 @@ pub struct SolverThread {
 }
 
 impl SolverThread {
-    /// Starts the thread with the sums of a round in progress, if there is one, or for a probe. Checkpoints go to `writer`,
-    /// solutions to `solutions`.
+    /// Starts the thread with the sums of a round in progress, if there is one, or for a probe. Later rounds choose the ridge
+    /// with `folds`, or with none (0). Checkpoints go to `writer`, solutions to `solutions`.
     ///
     /// # Errors
     /// The thread does not start.
     pub fn start(
         sums: Option<Sums>,
+        folds: usize,
         probe: Option<Probe>,
         writer: CheckpointWriter,
         solutions: UnboundedSender<SolveResult>,
@@ -79,7 +80,7 @@ impl SolverThread {
         let added = backlog.clone();
         let body = move || {
             let _alive = alive;
-            let mut round = RoundSums { sums, probe, failed: None };
+            let mut round = RoundSums { sums, folds, probe, failed: None };
             while let Ok(job) = inbox.recv() {
                 match job {
                     Job::Add(chunk, features) => {
@@ -144,6 +145,7 @@ impl SolverThread {
 struct RoundSums {
     /// `None` before the first round, and in a probe.
     sums: Option<Sums>,
+    folds: usize,
     probe: Option<Probe>,
     /// Why a chunk could not be added.
     failed: Option<String>,
@@ -168,8 +170,8 @@ impl RoundSums {
             return probe.add(chunk, features);
         }
         if chunk == 0 {
-            enough_memory(features.hidden())?;
-            self.sums = Some(Sums::new(features.hidden()));
+            enough_memory(features.hidden(), self.folds)?;
+            self.sums = Some(Sums::new(features.hidden(), self.folds));
         }
         let sums = self.sums.as_mut().ok_or("no round is in progress")?;
         sums.add(features).map_err(|error| error.to_string())
@@ -188,9 +190,9 @@ impl RoundSums {
 }
 
 /// Refuses sums that would not fit into free memory. Those of a few thousand columns are not worth a look.
-fn enough_memory(columns: usize) -> Result<(), String> {
+fn enough_memory(columns: usize, folds: usize) -> Result<(), String> {
     const WORTH_A_LOOK: u64 = 1 << 30;
-    let needed = Sums::memory_bytes(columns);
+    let needed = Sums::memory_bytes(columns, folds);
     let Some(free) = free_memory().filter(|free| needed > WORTH_A_LOOK && needed > *free) else {
         return Ok(());
     };

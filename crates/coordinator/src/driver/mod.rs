@@ -126,7 +126,7 @@ impl Driver {
         let constant = streams.held_out.as_ref().map(|held_out| held_out.constant_error(config.run.eval_samples));
         let (sender, solutions) = mpsc::unbounded_channel();
         let probe = Probe::of(&config.recipe, start.folder.path());
-        let solver = SolverThread::start(start.sums.clone(), probe, writer.clone(), sender)
+        let solver = SolverThread::start(start.sums.clone(), config.recipe.ridge_folds, probe, writer.clone(), sender)
             .map_err(|error| CoordinatorError::Server(format!("the solver's thread does not start: {error}")))?;
         let units = Schedule::of_run(&config);
         let mut driver = Self {

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::double_double::DoubleDouble;
+use super::double_double::{DoubleDouble, two_sum};
 use super::features::Features;
 use super::lanes::add_products;
 
@@ -97,10 +97,32 @@ impl Gram {
         self.add(features.samples());
     }
 
+    /// Adds the sums over other samples of this hidden size.
+    pub(super) fn add_sums(&mut self, other: &Gram) {
+        self.samples += other.samples;
+        let own = self.high.iter_mut().zip(&mut self.low);
+        for ((high, low), (other_high, other_low)) in own.zip(other.high.iter().zip(&other.low)) {
+            let (sum, error) = two_sum(*high, *other_high);
+            *high = sum;
+            *low += error + other_low;
+        }
+    }
+
+    /// The samples that high parts were added up from: the constant's product with itself. None where it is no whole number.
+    pub(super) fn counted(hidden: usize, high: &[f64]) -> Option<u64> {
+        let count = *high.get(Self::place(hidden, hidden, hidden))?;
+        let is_whole = (0.0..=(1u64 << f64::MANTISSA_DIGITS) as f64).contains(&count) && count.fract() == 0.0;
+        is_whole.then_some(count as u64)
+    }
+
+    /// Where the entry of columns `a ≤ b` lies.
+    fn place(hidden: usize, a: usize, b: usize) -> usize {
+        a * Self::columns(hidden) - a * (a + 1) / 2 + b
+    }
+
     /// The entry of columns `a ≤ b`.
     fn entry(&self, a: usize, b: usize) -> DoubleDouble {
-        let columns = Self::columns(self.hidden);
-        let place = a * columns - a * (a + 1) / 2 + b;
+        let place = Self::place(self.hidden, a, b);
         DoubleDouble::of(self.high[place], self.low[place])
     }
 

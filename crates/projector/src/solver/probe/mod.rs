@@ -80,7 +80,7 @@ pub fn memory_bytes(hidden: usize, samples: u64, most: usize) -> u64 {
     let columns = hidden * most_chosen(hidden, most);
     let compared = samples.min(MOST_COMPARED);
     let choice = 8 * (compared * (columns + 3 * hidden) as u64 + 5 * (columns as u64).pow(2) / 2);
-    choice.max(Sums::memory_bytes(columns)).max(Sums::memory_bytes(hidden))
+    choice.max(Sums::memory_bytes(columns, 0)).max(Sums::memory_bytes(hidden, 0))
 }
 
 /// Solves each place, chooses at most `most` of them and solves these together; `progress` hears what is done.
@@ -103,7 +103,7 @@ pub fn find(gathered: &impl Gathered, most: usize, progress: impl Fn(&str)) -> R
 
 /// The exact solution of `places` side by side, on all samples; the inner error says why there is none.
 fn solve(gathered: &impl Gathered, places: &[usize]) -> Result<Result<Fit, String>, String> {
-    let mut sums = Sums::new(places.len() * gathered.hidden());
+    let mut sums = Sums::new(places.len() * gathered.hidden(), 0);
     for chunks in blocks(gathered.chunks()) {
         sums.add(&gathered.read(places, chunks)?).map_err(|error| error.to_string())?;
     }
@@ -195,7 +195,7 @@ mod tests {
         let gathered = gathered(800);
         let found = find(&gathered, 3, |_| {}).unwrap();
         for place in 0..4 {
-            let mut sums = Sums::new(2);
+            let mut sums = Sums::new(2, 0);
             sums.add(&gathered.read(&[place], 0..400).unwrap()).unwrap();
             assert_eq!(found.alone[place].as_ref().unwrap(), &sums.solve().unwrap(), "place {place}");
         }
