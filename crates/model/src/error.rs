@@ -84,6 +84,9 @@ impl ModelError {
                 "download the model on a machine with a network and set HF_HOME or HF_HUB_CACHE to its cache, or give \
                  model_name the path of a local folder; --model-name demo needs no network",
             ),
+            ModelError::Weights { problems, .. } if problems.contains("lora_") => Some(
+                "weights of an adapter are among them: merge them into the model with peft (merge_and_unload), and save that",
+            ),
             ModelError::Weights { .. } | ModelError::Damaged { .. } => {
                 Some("copy the model folder again from its source; numalign never writes to it")
             }

@@ -88,9 +88,12 @@ impl Connection {
             let message = match device.check(samples).await {
                 Ok(()) => FromWorker::SamplesChecked(proto::SamplesChecked::default()),
                 // Another worker may do better.
-                Err(error @ WorkerError::Device(_)) => {
-                    FromWorker::Failure(proto::Failure { permanent: false, message: error.to_string(), data: false })
-                }
+                Err(error @ WorkerError::Device(_)) => FromWorker::Failure(proto::Failure {
+                    permanent: false,
+                    message: error.to_string(),
+                    data: false,
+                    sample: None,
+                }),
                 Err(error) => {
                     let (sample, problem) = match &error {
                         WorkerError::Engine(error) => (error.sample().unwrap_or(u64::MAX), error.reason()),
@@ -107,10 +110,16 @@ impl Connection {
     /// Tells the coordinator why this worker cannot go on, and ends it.
     pub(crate) async fn give_up(&self, error: WorkerError) -> Result<Ending, WorkerError> {
         let hint = error.hint().map_or_else(String::new, |hint| format!(" (hint: {hint})"));
+        // The coordinator knows what row of the file a sample is.
+        let (sample, what) = match &error {
+            WorkerError::Engine(error) => (error.sample(), error.reason()),
+            other => (None, other.to_string()),
+        };
         let failure = proto::Failure {
             permanent: error.is_permanent(),
-            message: format!("{error}{hint}"),
+            message: format!("{what}{hint}"),
             data: error.is_about_data(),
+            sample,
         };
         self.send(FromWorker::Failure(failure)).await;
         // The message must leave before the process does.

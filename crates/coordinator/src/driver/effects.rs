@@ -86,7 +86,11 @@ impl Driver {
                 }
                 Effect::Solved(state) => self.solved(&state),
                 Effect::Evict(member, permanent, reason) => {
-                    self.console.print(&format!("worker {} is dismissed: {reason}", member.0));
+                    let line = format!("worker {} is dismissed: {reason}", member.0);
+                    match self.begun {
+                        true => self.console.print(&line),
+                        false => self.untold.add(Instant::now(), line, reason.clone()),
+                    }
                     let hint = if permanent { "give the worker what the message asks for" } else { "it may come back" };
                     self.send(
                         member,
@@ -114,6 +118,9 @@ impl Driver {
                     return None;
                 }
                 Effect::Failed(reason, hint) => {
+                    for line in self.untold.besides(&reason) {
+                        self.console.print(&line);
+                    }
                     self.abort_all(&reason, hint);
                     self.flush(STOP_TIMEOUT);
                     return Some(Err(CoordinatorError::Failed { reason, hint: hint.to_owned() }));
@@ -144,6 +151,10 @@ impl Driver {
 
     /// A generation begins: every rank gets the state and its micro-batches.
     fn begin(&mut self, start: &GenerationStart) {
+        self.begun = true;
+        for line in self.untold.all() {
+            self.console.print(&line);
+        }
         self.boundary = None;
         self.update_sample_digest();
         self.keep_state(&Arc::new(start.state.rewound(&self.config.recipe)));

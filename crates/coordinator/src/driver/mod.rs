@@ -33,6 +33,7 @@ use crate::machine::{Effect, Event, Generation, JoinRequest, Machine, MemberId};
 use crate::report::console::Console;
 use crate::report::failures::FailureLog;
 use crate::report::status::{StatusInput, status};
+use crate::report::untold::Untold;
 use crate::rpc::call::Call;
 use crate::rpc::dispatch::{Dispatcher, micro_batch};
 use crate::rpc::outbox::Outbox;
@@ -99,6 +100,9 @@ pub struct Driver {
     damaged: u64,
     /// The last step is committed.
     finished: bool,
+    /// A generation has begun.
+    begun: bool,
+    untold: Untold,
 }
 
 /// How often heartbeats and acknowledgements are checked.
@@ -164,6 +168,8 @@ impl Driver {
             key: start.key.clone(),
             damaged: 0,
             finished: false,
+            begun: false,
+            untold: Untold::default(),
         };
         if let Some(state) = &start.state {
             driver.keep_state(&Arc::new(state.rewound(&driver.config.recipe)));
@@ -226,6 +232,9 @@ impl Driver {
     /// Evicts members that ignore a generation, and lets the machine look for silent ones.
     fn tick(&mut self, now: Instant) -> Vec<Effect> {
         self.damaged = self.damaged.saturating_add(proto::take_damaged());
+        for line in self.untold.due(now) {
+            self.console.print(&line);
+        }
         let limit = self.config.run.dead_after;
         for member in self.pending_acks.overdue(now, limit) {
             self.pending_acks.forget(member);
@@ -289,6 +298,7 @@ impl Driver {
                 effects
             }
             Call::SamplesChecked(member, checked) => self.samples_checked(member, checked),
+            Call::SampleFailed(member, index, problem) => self.sample_failed(member, index, &problem),
             Call::Status(reply) => {
                 // The client may have gone.
                 let _ = reply.send(self.status(now));

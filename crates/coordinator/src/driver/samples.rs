@@ -8,7 +8,7 @@ use numalign_protocol::coordinator_message::Message;
 
 use super::Driver;
 use crate::background::sample_check::{FileRows, SampleCheck};
-use crate::machine::{Effect, Event, MemberId};
+use crate::machine::{Cause, Effect, Event, MemberId};
 
 impl Driver {
     /// Starts the check with `member`; it ends with [`Event::SamplesChecked`].
@@ -55,5 +55,17 @@ impl Driver {
                 None => problem,
             });
         self.machine.handle(Instant::now(), Event::SamplesChecked(member, checked))
+    }
+
+    /// A worker cannot go on because of a sample. One that is not ready yet means a sample of the first micro-batch, which
+    /// it computes on trial, and which comes from the training rows.
+    pub(super) fn sample_failed(&mut self, member: MemberId, index: u64, problem: &str) -> Vec<Effect> {
+        let is_trial = self.machine.members().get(&member).is_some_and(|member| member.worker_ready.is_none());
+        let row = self.streams.train.row_number(index).filter(|_| is_trial);
+        let why = match (row, &self.config.run.dataset_file) {
+            (Some(row), Some(file)) => format!("row {row} of {}: {problem}", file.display()),
+            _ => format!("sample {index}: {problem}"),
+        };
+        self.machine.handle(Instant::now(), Event::PermanentFailure(member, Cause::Data, why))
     }
 }

@@ -104,6 +104,9 @@ impl Driver {
 
     /// Ends a run that was told to stop.
     pub(super) fn stop(&mut self) -> CoordinatorError {
+        for line in self.untold.all() {
+            self.console.print(&line);
+        }
         self.abort_all("the run was stopped", "start it again with --resume auto");
         self.flush(STOP_TIMEOUT);
         self.stopped()

@@ -11,9 +11,17 @@ use super::events::{Cause, Effect, MemberId, Process};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Complaint {
     process: Process,
-    text: String,
+    words: Words,
     /// Units committed when it came.
     unit: u64,
+}
+
+/// What was said of a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Words {
+    /// Its name.
+    who: String,
+    why: String,
 }
 
 /// A rank is at most one unit ahead of another, so once this many more are committed its complaint is refuted.
@@ -39,8 +47,11 @@ impl Machine {
             return;
         };
         let before = match (self.generations, cause) {
-            (0, _) if member.worker_ready.is_none() => {
+            (0, Cause::Machine) if member.worker_ready.is_none() => {
                 Some((&mut self.cannot_load, "two workers cannot load the model"))
+            }
+            (0, Cause::Data) if member.worker_ready.is_none() => {
+                Some((&mut self.about_data, "two workers cannot use the samples or the recipe"))
             }
             (_, Cause::Data) if member.has_trained => {
                 Some((&mut self.about_data, "two ranks cannot use the samples or the recipe"))
@@ -50,7 +61,7 @@ impl Machine {
         if let Some((earlier, what)) = before {
             match earlier {
                 Some(first) if first.is_anothers(&complaint.process) => {
-                    let reason = format!("{what}: {}; {}", first.text, complaint.text);
+                    let reason = format!("{what}: {}", told(&[&first.words, &complaint.words]));
                     return self.fail(reason, MEND, effects);
                 }
                 _ => *earlier = Some(complaint.clone()),
@@ -62,7 +73,8 @@ impl Machine {
     /// What a member says, with its name.
     pub(super) fn complaint_of(&self, id: MemberId, why: &str) -> Option<Complaint> {
         let process = self.members.get(&id)?.join_request.process.clone();
-        Some(Complaint { process, text: format!("{}: {why}", self.name(id)), unit: self.unit() })
+        let words = Words { who: self.name(id), why: why.to_owned() };
+        Some(Complaint { process, words, unit: self.unit() })
     }
 
     /// Evicts a member for good. The run fails if that leaves nobody who could go on.
@@ -77,11 +89,13 @@ impl Machine {
         let Some(member) = self.members.get(&id) else {
             return;
         };
-        let (process, text) = (member.join_request.process.clone(), format!("{}: {why}", self.name(id)));
+        let process = member.join_request.process.clone();
+        let words = Words { who: self.name(id), why: why.to_owned() };
+        let text = told(&[&words]);
         if self.dismissed.len() == MAX_REASONS {
             self.dismissed.pop_front();
         }
-        self.dismissed.push_back(text.clone());
+        self.dismissed.push_back(words);
         self.refuse(id, process, why.to_owned(), effects);
         self.left(id, &format!("dismissed: {why}"), effects);
         if !self.members.is_empty() {
@@ -107,10 +121,10 @@ impl Machine {
     }
 
     fn nobody_left(&mut self, hint: &'static str, effects: &mut Vec<Effect>) {
-        let reasons: Vec<&str> = self.dismissed.iter().map(String::as_str).collect();
-        let reason = match reasons.as_slice() {
-            [only] => (*only).to_owned(),
-            several => format!("no worker can go on: {}", several.join("; ")),
+        let words: Vec<&Words> = self.dismissed.iter().collect();
+        let reason = match words.as_slice() {
+            [only] => told(&[only]),
+            several => format!("no worker can go on: {}", told(several)),
         };
         self.fail(reason, hint, effects);
     }
@@ -127,5 +141,33 @@ impl Complaint {
     pub(super) fn is_anothers(&self, others: &Process) -> bool {
         let its = &self.process;
         its.host != others.host || (its.namespace == others.namespace && its.pid != others.pid)
+    }
+}
+
+/// Who says what, in order; members that say the same say it together.
+fn told(all: &[&Words]) -> String {
+    let mut reasons: Vec<(Vec<&str>, &str)> = Vec::new();
+    for Words { who, why } in all {
+        match reasons.iter_mut().find(|(_, known)| known == why) {
+            Some((names, _)) => names.push(who),
+            None => reasons.push((vec![who], why)),
+        }
+    }
+    let sentences: Vec<String> =
+        reasons.into_iter().map(|(names, why)| format!("{}: {why}", names.join(" and "))).collect();
+    sentences.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_several_say_is_told_once() {
+        let words = |who: &str, why: &str| Words { who: who.to_owned(), why: why.to_owned() };
+        let (one, two, three) =
+            (words("worker 1", "no GPU"), words("worker 2", "no model"), words("worker 3", "no GPU"));
+        assert_eq!(told(&[&one, &two, &three]), "worker 1 and worker 3: no GPU; worker 2: no model");
+        assert_eq!(told(&[&two]), "worker 2: no model");
     }
 }

@@ -34,7 +34,7 @@ use numalign_projector::State;
 use arbiter::Dispute;
 use clean_audits::{CleanAudits, HostDevice};
 use collective::{CollectiveDecision, NcclFailures};
-use dismissal::Complaint;
+use dismissal::{Complaint, Words};
 use exclusion::Excluded;
 use generation::Running;
 use sample_check::SampleCheck;
@@ -110,7 +110,7 @@ pub struct Machine {
     /// The rank that complained of the samples or the recipe last.
     about_data: Option<Complaint>,
     /// Why members were dismissed, the latest last.
-    dismissed: VecDeque<String>,
+    dismissed: VecDeque<Words>,
     /// Since when nobody is left after a dismissal, and what to do about it.
     deserted: Option<(Instant, &'static str)>,
     /// Of the present generation, or of the one before.

@@ -6,3 +6,4 @@ pub mod losses;
 pub mod metrics;
 pub mod record;
 pub mod status;
+pub mod untold;

@@ -16,6 +16,8 @@ pub enum Call {
     Heartbeat(MemberId, proto::Heartbeat),
     /// The worker's model can take the samples that it was sent, or what is wrong with the first that it cannot.
     SamplesChecked(MemberId, Result<(), (u64, String)>),
+    /// A worker cannot go on because of this sample: its index, and what is wrong with it.
+    SampleFailed(MemberId, u64, String),
     /// Somebody asks for the status.
     Status(oneshot::Sender<proto::StatusReply>),
 }

@@ -115,8 +115,12 @@ pub fn worker_message(member: MemberId, message: proto::WorkerMessage) -> Result
             return Ok(Some(Call::SamplesChecked(member, checked)));
         }
         Message::Failure(failure) if failure.permanent => {
-            let cause = if failure.data { Cause::Data } else { Cause::Machine };
-            Event::PermanentFailure(member, cause, sanitize(&failure.message, MAX_MESSAGE))
+            let why = sanitize(&failure.message, MAX_MESSAGE);
+            match (failure.data, failure.sample) {
+                (true, Some(sample)) => return Ok(Some(Call::SampleFailed(member, sample, why))),
+                (true, None) => Event::PermanentFailure(member, Cause::Data, why),
+                (false, _) => Event::PermanentFailure(member, Cause::Machine, why),
+            }
         }
         Message::Failure(failure) => Event::Left(member, sanitize(&failure.message, MAX_MESSAGE)),
         Message::NcclId(id) => {
@@ -340,8 +344,13 @@ mod tests {
     fn failures_are_permanent_or_not_and_their_text_is_bounded() {
         let message = "x".repeat(2 * MAX_MESSAGE);
         for permanent in [true, false] {
-            let event =
-                decoded(Message::Failure(proto::Failure { permanent, message: message.clone(), data: true })).unwrap();
+            let event = decoded(Message::Failure(proto::Failure {
+                permanent,
+                message: message.clone(),
+                data: true,
+                sample: None,
+            }))
+            .unwrap();
             let text = match (permanent, event) {
                 (true, Event::PermanentFailure(MEMBER, Cause::Data, text)) | (false, Event::Left(MEMBER, text)) => text,
                 (_, event) => panic!("{event:?}"),

@@ -271,6 +271,23 @@ fn a_run_that_everybody_left_waits_for_another_worker_and_then_says_why_it_ends(
 }
 
 #[test]
+fn what_no_worker_can_begin_with_is_told_once() {
+    for (cause, what) in
+        [(Cause::Data, "two workers cannot use the samples"), (Cause::Machine, "cannot load the model")]
+    {
+        let mut run = Run::new(PAIR);
+        run.join_as(1, None);
+        run.join_as(2, None);
+        let why = "row 18 of a.csv: 9001 positions";
+        assert_eq!(failure(&run.fail(2, cause, why)), None);
+        let effects = run.fail(1, cause, why);
+        let end = failure(&effects).expect("two workers say so");
+        assert!(end.contains(what) && end.contains("host-1") && end.contains("host-2"), "{end}");
+        assert_eq!(end.matches(why).count(), 1, "{end}");
+    }
+}
+
+#[test]
 fn bad_data_ends_the_run_once_a_second_rank_says_so() {
     let mut run = Run::begun_on_hosts(Shape { workers: 3, steps: 20, ..PAIR }, 3);
     run.commit();
