@@ -2,7 +2,7 @@
 //! worker tokenises these; all others are known to fit from their length and their numbers.
 
 use numalign_config::{Config, Pooling, Recipe, Stage};
-use numalign_data::{Input, Sample, SampleStream, Segment, Streams, grammar};
+use numalign_data::{Input, Sample, SampleStream, Segment, Side, Streams, grammar};
 use numalign_projector::{Encoding, InputEncoder};
 use tokio::sync::mpsc;
 
@@ -28,9 +28,15 @@ pub struct FileRows {
 }
 
 impl FileRows {
-    /// The rows of the files behind `streams`.
+    /// The rows of the files behind `streams`, in file order: the check goes through all of them, and a large file is not
+    /// in memory.
     pub fn of(streams: &Streams) -> Self {
-        Self { train: streams.train.clone(), held_out: streams.held_out.clone() }
+        let in_file_order = |stream: &SampleStream, side| match stream.dataset() {
+            Some(dataset) => SampleStream::in_file_order(dataset.clone(), side),
+            None => stream.clone(),
+        };
+        let held_out = streams.held_out.as_ref().map(|stream| in_file_order(stream, Side::HeldOut));
+        Self { train: in_file_order(&streams.train, Side::Train), held_out }
     }
 
     fn train_rows(&self) -> u64 {
