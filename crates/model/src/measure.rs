@@ -67,7 +67,7 @@ fn rate<B: FrozenOps>(
         arithmetic,
         blocks: None,
     };
-    let linear = B::prepare(host, false, device);
+    let linear = B::prepare(host, device);
     let values: Vec<f32> = (0..rows * WIDTH).map(|i| (i % 7) as f32 - 3.0).collect();
     let x = Tensor::<B, 2>::from_data(TensorData::new(values, [rows, WIDTH]), device);
     let operations = 2.0 * rows as f64 * (WIDTH * WIDTH) as f64;

@@ -170,7 +170,7 @@ impl<'a> TensorLoader<'a> {
         let WeightStorage { dtype, arithmetic, .. } = self.storage;
         let (weight, blocks) = (&weight.values, weight.blocks.as_ref());
         let host = HostLinear { weight, order, input, output, outputs, bias, dtype, arithmetic, blocks };
-        B::prepare(host, self.storage.backward, device)
+        B::prepare(host, device)
     }
 
     /// The base fingerprint of all that was read. It is the files', whatever type the weights are held in.

@@ -33,7 +33,7 @@ impl FrozenOps for Flex {
 
     const RAGGED: bool = true;
 
-    fn prepare(host: HostLinear<'_>, _backward: bool, _device: &FlexDevice) -> PackedLinear {
+    fn prepare(host: HostLinear<'_>, _device: &FlexDevice) -> PackedLinear {
         let (from, to) = host.outputs;
         let (k, n) = (host.input, to - from);
         let (part, rows, columns) = match host.order {

@@ -10,7 +10,7 @@ macro_rules! frozen_ops {
 
             const RAGGED: bool = false;
 
-            fn prepare(host: $crate::ops::HostLinear<'_>, _backward: bool, device: &Self::Device) -> Self::Linear {
+            fn prepare(host: $crate::ops::HostLinear<'_>, device: &Self::Device) -> Self::Linear {
                 $crate::ops::generic::prepare(host, device)
             }
 

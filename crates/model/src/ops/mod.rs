@@ -64,8 +64,8 @@ pub trait FrozenOps: Backend {
     /// bits depend on the others or on how many there are, only on its own sequence.
     const RAGGED: bool;
 
-    /// Moves a weight to the device and prepares it; `backward` is false where its transpose is never needed.
-    fn prepare(host: HostLinear<'_>, backward: bool, device: &Self::Device) -> Self::Linear;
+    /// Moves a weight to the device and prepares it.
+    fn prepare(host: HostLinear<'_>, device: &Self::Device) -> Self::Linear;
 
     /// Puts weights with the same inputs side by side.
     fn join(weights: Vec<Self::Linear>) -> Self::Joined;

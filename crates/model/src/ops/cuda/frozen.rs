@@ -27,7 +27,7 @@ impl FrozenOps for Cuda {
 
     const RAGGED: bool = false;
 
-    fn prepare(host: HostLinear<'_>, _backward: bool, device: &CudaDevice) -> Linear {
+    fn prepare(host: HostLinear<'_>, device: &CudaDevice) -> Linear {
         Linear::new(&host, device)
     }
 
