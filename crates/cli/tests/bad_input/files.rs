@@ -121,14 +121,14 @@ fn a_checkpoint_of_another_model_is_refused() {
 }
 
 #[test]
-fn a_text_that_is_too_long_is_refused_with_its_sample() {
+fn a_text_that_is_too_long_is_refused_with_its_row() {
     let folder = Folder::new();
     let text = "x y ".repeat(400);
     let line = format!("{{\"input\": \"{text}\", \"output\": 1}}\n");
     let good = "{\"input\": \"$$1&&\", \"output\": 1}\n";
     folder.write("long.jsonl", [good, good, &line].concat());
     let launch = ["launch", "text", "--dataset.file", "long.jsonl", "--dataset.shuffle", "false"];
-    refuse(&folder, &words(&[&launch, TINY]), FAILED, &["error:", "sample 2", "256", "hint:"]);
+    refuse(&folder, &words(&[&launch, TINY]), FAILED, &["error:", "row 3 of long.jsonl", "256", "hint:"]);
     refuse(&folder, &["hidden", "--model", "demo", "--text", &text], FAILED, &["error:", "256", "hint:"]);
     folder.write("nn.safetensors", checkpoint());
     let mixed = format!("{text} $$1&&");
