@@ -19,6 +19,17 @@ fn launches(gpu: &Gpu, model: &str, [batch, positions]: [usize; 2], steps: usize
     counts.max().unwrap_or_else(|| panic!("no count of launches in {log:?}"))
 }
 
+/// A copy of the folder of a model with rotary positions, for longer sequences than it was made for.
+fn with_positions(gpu: &Gpu, model: &str, positions: usize) -> String {
+    let copy = gpu.folder.copy_fixture(model, "long");
+    let path = copy.join("config.json");
+    let text = std::fs::read_to_string(&path).expect("a configuration");
+    let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    config["max_position_embeddings"] = positions.into();
+    std::fs::write(&path, config.to_string()).expect("it is written");
+    copy.display().to_string()
+}
+
 /// Per block and training step, all of the step counted: GPT-2 (the demo has four blocks), Llama and Qwen3 (two each).
 #[test]
 fn a_block_takes_few_launches() {
@@ -27,11 +38,13 @@ fn a_block_takes_few_launches() {
     let gpu = gpu.with("FAKE_CUDA_COUNTS", &log);
     let fixture = |name: &str| fixtures().join(name).display().to_string();
     let (llama, qwen) = (fixture("llama-grouped"), fixture("qwen3-head-norms"));
+    let long = with_positions(&gpu, "llama-grouped", 1024);
     let cases = [
         ("demo", [8, 1], 4, 25),
         ("demo", [8, 16], 4, 25),
-        ("demo", [2, 70], 4, 25),
+        ("demo", [2, 256], 4, 25),
         (llama.as_str(), [8, 5], 2, 32),
+        (long.as_str(), [2, 1024], 2, 32),
         (qwen.as_str(), [8, 5], 2, 36),
     ];
     for (model, size, blocks, most) in cases {

@@ -99,7 +99,11 @@ fn gradients_are_those_of_the_cpu() {
     let mut number = 0;
     for (capability, tolerance) in CAPABILITIES {
         gpu.set("FAKE_CUDA_CAPABILITY", capability);
-        for (model, positions) in models().iter().flat_map(|model| [(model, 5), (model, 18)]) {
+        let models = models();
+        let mut cases: Vec<_> = models.iter().flat_map(|model| [(model.as_str(), 5), (model.as_str(), 18)]).collect();
+        // Attention over several tiles, the last of them not full.
+        cases.push(("demo", 150));
+        for (model, positions) in cases {
             number += 1;
             let ours = gradients(&gpu, model, "cuda", positions, number);
             let cpu = gradients(&gpu, model, "cpu", positions, number);

@@ -5,9 +5,9 @@ use numalign_config::Arithmetic;
 
 use super::attention_backward::{self, Kept};
 use super::matrix::Matrix;
+use super::mma_tiles::Tf32;
 use super::tiles::{Extent, Tiles, tiles};
-use super::unit_tiles::Tf32;
-use super::{Cuda, attention, unit_attention};
+use super::{Cuda, attention, mma_attention, mma_attention_backward};
 use crate::kernels::attention::Heads;
 use crate::ops::AttentionShape;
 
@@ -23,7 +23,7 @@ enum Kernels {
     /// In `f32`: tiles of the forward and of the backward pass.
     Exact(Tiles, Tiles),
     /// On matrix units: tiles of the forward pass, of the queries' gradient, and of that of keys and values.
-    Units(Tiles, [Tiles; 2]),
+    Mma(Tiles, [Tiles; 2]),
 }
 
 impl Plan {
@@ -37,9 +37,9 @@ impl Plan {
             && on.client().properties().supports_type(Tf32::as_type_native_unchecked().storage_type());
         let kernels = if units {
             let choose = |limits: &[(usize, usize)], bytes| tiles(on, extent, heads, limits, bytes);
-            let of_queries = choose(&unit_attention::QUERIES, unit_attention::queries_bytes)?;
-            let of_keys = choose(&unit_attention::KEYS, unit_attention::keys_bytes)?;
-            Kernels::Units(choose(&unit_attention::FORWARD, unit_attention::forward_bytes)?, [of_queries, of_keys])
+            let of_queries = choose(&mma_attention::LIMITS, mma_attention_backward::queries_bytes)?;
+            let of_keys = choose(&mma_attention_backward::KEYS, mma_attention_backward::keys_bytes)?;
+            Kernels::Mma(choose(&mma_attention::LIMITS, mma_attention::bytes)?, [of_queries, of_keys])
         } else {
             let choose = |bytes| tiles(on, extent, heads, &attention::LIMITS, bytes);
             Kernels::Exact(choose(attention::bytes)?, choose(attention_backward::bytes)?)
@@ -51,7 +51,7 @@ impl Plan {
     pub fn forward(&self, q: &Matrix, k: &Matrix, v: &Matrix) -> (Matrix, Matrix) {
         match self.kernels {
             Kernels::Exact(tiles, _) => attention::forward(q, k, v, self.extent, self.heads, tiles),
-            Kernels::Units(tiles, _) => unit_attention::forward(q, k, v, self.extent, self.heads, tiles),
+            Kernels::Mma(tiles, _) => mma_attention::forward(q, k, v, self.extent, self.heads, tiles),
         }
     }
 
@@ -61,7 +61,7 @@ impl Plan {
             Kernels::Exact(_, tiles) => {
                 attention_backward::backward(grad, kept, to, self.extent, self.heads, tiles);
             }
-            Kernels::Units(_, tiles) => unit_attention::backward(grad, kept, to, self.extent, self.heads, tiles),
+            Kernels::Mma(_, tiles) => mma_attention_backward::backward(grad, kept, to, self.extent, self.heads, tiles),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Burn's CUDA backend as a home for frozen models, and the questions to ask before it is touched: cudarc and cubecl
 //! panic if a library or a header is missing, so nothing of theirs runs before [`find`] said yes.
-//! Only with the feature `cuda`; run on an emulated GPU, not on hardware: docs/GPUS.md.
+//! Only with the feature `cuda`; what was run on hardware, and what on an emulated GPU: docs/GPUS.md.
 
 use numalign_gpu::search::SearchPaths;
 use numalign_gpu::{Driver, GpuError, toolkit};
@@ -19,6 +19,9 @@ mod gate;
 mod linear;
 mod mapped_products;
 mod matrix;
+mod mma_attention;
+mod mma_attention_backward;
+mod mma_tiles;
 mod norm;
 mod products;
 mod rotary;
@@ -26,8 +29,6 @@ mod rows;
 mod skinny;
 mod sums;
 mod tiles;
-mod unit_attention;
-mod unit_tiles;
 mod weight;
 
 /// `f32` on an NVIDIA GPU.

@@ -57,3 +57,21 @@ pub fn half_warp_max(value: f32) -> f32 {
     most = most.max(plane_shuffle_xor(most, 1));
     most
 }
+
+/// The sum of `value` over the four lanes of each row of a matrix unit's sums, see [`super::mma_tiles`].
+#[cube]
+pub fn quad_sum(value: f32) -> f32 {
+    let mut sum = value;
+    sum += plane_shuffle_xor(sum, 2);
+    sum += plane_shuffle_xor(sum, 1);
+    sum
+}
+
+/// The largest `value` of the same four lanes.
+#[cube]
+pub fn quad_max(value: f32) -> f32 {
+    let mut most = value;
+    most = most.max(plane_shuffle_xor(most, 2));
+    most = most.max(plane_shuffle_xor(most, 1));
+    most
+}

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <type_traits>
 #include <utility>
@@ -199,6 +200,41 @@ inline void mma_sync(fragment<accumulator, M, N, K, TD> &d, const fragment<matri
     for (int i = 0; i < M * N; i++) d.x[i] = sum[i];
 }
 } // namespace nvcuda::wmma
+
+// The instruction mma.m16n8k8 with factors in TF32, lane by lane as in the PTX ISA ("Warp-level matrix instructions"). It stands in
+// inline assembly, whose operands cubecl always names alike.
+inline void emu_mma(const char *text, const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], float *(&&d)[4]) {
+    float sums[4], left[8], right[8];
+    memcpy(sums, c, sizeof sums);
+    if (!strstr(text, "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32")) {
+        fprintf(stderr, "the emulated GPU does not know %s\n", text);
+        abort();
+    }
+    uint32_t all_a[32][4], all_b[32][2];
+    auto *slots = emu->exchange();
+    memcpy(slots + 16 * emu_lane(), a, sizeof a);
+    emu->wait_for_warp();
+    for (int i = 0; i < 32; i++) memcpy(all_a[i], slots + 16 * i, sizeof a);
+    slots = emu->exchange();
+    memcpy(slots + 16 * emu_lane(), b, sizeof b);
+    emu->wait_for_warp();
+    for (int i = 0; i < 32; i++) memcpy(all_b[i], slots + 16 * i, sizeof b);
+    unsigned group = emu_lane() / 4, in_group = emu_lane() % 4;
+    for (unsigned place = 0; place < 4; place++) {
+        unsigned lower = place / 2, column = in_group * 2 + place % 2;
+        for (unsigned k = 0; k < 8; k++) {
+            uint32_t of_a = all_a[group * 4 + k % 4][k / 4 * 2 + lower] & ~0x1fffu, of_b = all_b[column * 4 + k % 4][k / 4] & ~0x1fffu;
+            memcpy(&left[k], &of_a, 4);
+            memcpy(&right[k], &of_b, 4);
+        }
+        for (unsigned k = 0; k < 8; k++) sums[place] += left[k] * right[k];
+    }
+    for (unsigned place = 0; place < 4; place++) *d[place] = sums[place];
+}
+#define asm
+#define volatile(...)                                                                                                   \
+    emu_mma(#__VA_ARGS__, {reg_a_0, reg_a_1, reg_a_2, reg_a_3}, {reg_b_0, reg_b_1}, {reg_c_0, reg_c_1, reg_c_2, reg_c_3},  \
+            {&reg_d_0, &reg_d_1, &reg_d_2, &reg_d_3})
 
 #ifdef EMULATED_BYTES
 // With -fsanitize=thread the compiler calls these before each access to memory: here they count it.
