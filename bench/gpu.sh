@@ -102,7 +102,7 @@ if command -v ncu >/dev/null 2>&1 && [ -z "$rehearsal" ]; then profiler=1; fi
 reserve=$((profiler ? 65 : 15))
 step table 3600 "$python" bench/gpu_table.py --binary "$binary" --json "$results/table.json" --seconds $((most - SECONDS - reserve)) "${table[@]}"
 if [ "$profiler" -eq 1 ]; then
-    for shape in 8x1 8x128; do
+    for shape in 8x128 8x1024; do
         step "kernels-$shape" 45 "$python" bench/gpu_kernels.py --binary "$binary" --shape "$shape"
     done
 fi

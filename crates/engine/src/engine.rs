@@ -5,16 +5,14 @@
 
 use numalign_config::{Pooling, Recipe, Stage, Tap};
 use numalign_data::Sample;
-use numalign_model::{FrozenLm, LmInput, Piece, PooledRead, ReadPositions, lm::positions};
+use numalign_model::lm::{PASS_POSITIONS, positions};
+use numalign_model::{FrozenLm, LmInput, Piece, PooledRead, ReadPositions};
 use numalign_projector::{Encoding, ErrorSums, InputEncoder, Layout, LossFunction, MicroBatchGradients, State};
 
 use crate::error::EngineError;
 use crate::error_analysis::is_right_choice;
 use crate::memory::keep_freed_memory;
 use crate::prepare::Prepared;
-
-/// Positions that pass through the model at once: enough for full speed, and a bound on the memory of activations.
-const MOST_POSITIONS: usize = 2048;
 
 /// A frozen model with a recipe.
 pub struct Engine {
@@ -30,15 +28,15 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Positions of the largest pass that `recipe` leads to, for the estimate of memory. Texts longer than that are rare
+    /// Positions of the largest pass that `recipe` needs, for the estimate of memory. Texts longer than that are rare
     /// and pass alone.
     pub fn most_positions(recipe: &Recipe) -> usize {
         match recipe.stage {
             Stage::Nn => {
                 let whole_step = recipe.batch_size.saturating_mul(recipe.numeric_positions);
-                whole_step.min(MOST_POSITIONS.max(recipe.numeric_positions))
+                whole_step.min(PASS_POSITIONS.max(recipe.numeric_positions))
             }
-            Stage::Text | Stage::Mixed => MOST_POSITIONS,
+            Stage::Text | Stage::Mixed => PASS_POSITIONS,
         }
     }
 
@@ -188,7 +186,7 @@ impl Engine {
             total += length;
             if count == 0 {
                 first = length;
-            } else if total > MOST_POSITIONS || (length != first && !self.lm.batches_freely()) {
+            } else if total > self.lm.pass_positions() || (length != first && !self.lm.batches_freely()) {
                 break;
             }
             count += 1;

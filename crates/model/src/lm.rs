@@ -74,6 +74,10 @@ pub fn positions(sequence: &[Piece]) -> usize {
     total
 }
 
+/// Positions that pass through a model at once where memory is not known to have room for more: enough for full speed on a CPU,
+/// and a bound on the memory of activations.
+pub const PASS_POSITIONS: usize = 2048;
+
 /// A frozen causal language model: nothing in it trains, except norms that a caller sets.
 pub trait FrozenLm: Send {
     /// Width of embeddings and hidden states.
@@ -152,6 +156,11 @@ pub trait FrozenLm: Send {
     /// # Errors
     /// The model's own head is not its token table.
     fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>, ModelError>;
+
+    /// Positions of a pass that uses the device well and fits into its memory. No bit of any result depends on it.
+    fn pass_positions(&self) -> usize {
+        PASS_POSITIONS
+    }
 
     /// Whether sequences of different lengths may share a batch; equally long ones always may. Sharing one changes no bit of any
     /// result.

@@ -11,7 +11,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
 use crate::error::ModelError;
-use crate::lm::{FrozenLm, LmInput, Piece, positions};
+use crate::lm::{FrozenLm, LmInput, PASS_POSITIONS, Piece, positions};
 use crate::ops::norms::{NormGradients, NormParameter, NormSums, NormWeights, Normed};
 use crate::ops::sequences::Sequences;
 use crate::ops::{FrozenOps, RotaryTable, WeightStorage, move_to_device, to_host};
@@ -30,6 +30,9 @@ use block::{Block, Rows, SavedBlock};
 use embedding_table::EmbeddingTable;
 use placement::Placement;
 use pooling::PoolingPlan;
+
+/// Fewer rows of one embedding than this cost the host less than two kernels cost a device.
+const LEAST_REPEATS: usize = 16;
 
 /// What a family's loader returns.
 pub struct Parts<B: FrozenOps> {
@@ -67,12 +70,21 @@ struct Saved<B: Backend> {
     norm_f: Option<Normed<B>>,
     /// For each external embedding, the rows it fills, ascending.
     rows_of_embedding: Vec<Vec<usize>>,
+    /// As [`Inputs::Repeated`].
+    repeated: Option<usize>,
+}
+
+/// What the rows of the first block are made of.
+enum Inputs {
+    /// `[r, d]`, made on the host.
+    Rows(Vec<f32>),
+    /// Every sequence is one external embedding, in order, this many times: the device makes the rows.
+    Repeated(usize),
 }
 
 /// The input of the first block.
 struct Embedded {
-    /// `[r, d]`
-    x: Vec<f32>,
+    inputs: Inputs,
     sequences: Sequences,
     /// For each external embedding, the rows it fills, ascending.
     rows_of_embedding: Vec<Vec<usize>>,
@@ -86,13 +98,22 @@ pub struct Decoder<B: FrozenOps> {
     placement: Placement<B>,
     /// One for each place, with as many positions as the longest sequence so far needed; empty where nothing is rotary.
     rotary: Vec<RotaryTable<B>>,
+    /// Rows of the position table on the first device, as many as the longest sequence of [`Inputs::Repeated`] needed.
+    positions: Option<Tensor<B, 2>>,
+    pass_positions: usize,
     saved: Option<Saved<B>>,
 }
 
 impl<B: FrozenOps> Decoder<B> {
     /// A decoder of `parts`, whose blocks lie on `placement`.
     pub fn new(parts: Parts<B>, placement: Placement<B>) -> Self {
-        Self { parts, placement, rotary: Vec::new(), saved: None }
+        let pass_positions = PASS_POSITIONS;
+        Self { parts, placement, rotary: Vec::new(), positions: None, pass_positions, saved: None }
+    }
+
+    /// The same with passes of so many positions.
+    pub fn passing(self, pass_positions: usize) -> Self {
+        Self { pass_positions, ..self }
     }
 
     fn copy_token_row(&self, id: u32, out: &mut [f32]) -> Result<(), ModelError> {
@@ -103,6 +124,22 @@ impl<B: FrozenOps> Decoder<B> {
         Err(ModelError::UnknownToken { id, vocabulary: table.rows() })
     }
 
+    /// How often each embedding is repeated, if every sequence is one of them, in order, and the device makes so many rows faster
+    /// than the host.
+    fn repeated(input: &LmInput, rows_given: usize) -> Option<usize> {
+        if !B::REPEATS_ROWS || input.sequences.len() != rows_given {
+            return None;
+        }
+        let mut each = None;
+        for (index, sequence) in input.sequences.iter().enumerate() {
+            match sequence[..] {
+                [Piece::Embedding { row, repeat }] if row == index && *each.get_or_insert(repeat) == repeat => (),
+                _ => return None,
+            }
+        }
+        each.filter(|each| *each >= LEAST_REPEATS)
+    }
+
     /// Token and external embeddings, plus positions where they are learnt.
     fn embed(&self, input: &LmInput) -> Result<Embedded, ModelError> {
         let d = self.parts.hidden_size;
@@ -111,6 +148,7 @@ impl<B: FrozenOps> Decoder<B> {
         let mut rows_of_embedding = vec![Vec::new(); rows_given];
         let (mut x, mut external) = (Vec::new(), Vec::new());
         let mut token = vec![0.0f32; d];
+        let repeated = Self::repeated(input, rows_given);
         for sequence in &input.sequences {
             let length = positions(sequence);
             if length == 0 {
@@ -138,7 +176,9 @@ impl<B: FrozenOps> Decoder<B> {
                         };
                         for _ in 0..*repeat {
                             rows_of_embedding[*row].push(external.len());
-                            self.push_row(&mut x, embedding, position);
+                            if repeated.is_none() {
+                                self.push_row(&mut x, embedding, position);
+                            }
                             external.push(true);
                             position += 1;
                         }
@@ -149,7 +189,33 @@ impl<B: FrozenOps> Decoder<B> {
         if lengths.is_empty() {
             return Err(ModelError::Empty);
         }
-        Ok(Embedded { x, sequences: Sequences::all(lengths), rows_of_embedding, external })
+        let inputs = repeated.map_or(Inputs::Rows(x), Inputs::Repeated);
+        Ok(Embedded { inputs, sequences: Sequences::all(lengths), rows_of_embedding, external })
+    }
+
+    /// The rows of the first block, on its device.
+    fn first_rows(&mut self, inputs: Inputs, embeddings: &[f32]) -> Tensor<B, 2> {
+        let d = self.parts.hidden_size;
+        let device = self.placement.device(0).clone();
+        let rows_of = |x: Vec<f32>| {
+            let rows = x.len() / d;
+            Tensor::from_data(TensorData::new(x, [rows, d]), &device)
+        };
+        match inputs {
+            Inputs::Rows(x) => rows_of(x),
+            Inputs::Repeated(each) => {
+                if let Some(table) = &self.parts.position_table
+                    && self.positions.as_ref().is_none_or(|rows| rows.dims()[0] < each)
+                {
+                    let mut rows = vec![0.0f32; each * d];
+                    for (position, row) in rows.chunks_exact_mut(d).enumerate() {
+                        table.copy_row(position, row);
+                    }
+                    self.positions = Some(rows_of(rows));
+                }
+                B::repeat_rows(rows_of(embeddings.to_vec()), self.positions.as_ref(), each)
+            }
+        }
     }
 
     fn push_row(&self, x: &mut Vec<f32>, embedding: &[f32], position: usize) {
@@ -317,18 +383,18 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
     fn forward(&mut self, input: &LmInput, keep: bool) -> Result<Vec<f32>, ModelError> {
         self.saved = None;
         let d = self.parts.hidden_size;
-        let Embedded { x, sequences, rows_of_embedding, external } = self.embed(input)?;
+        let Embedded { inputs, sequences, rows_of_embedding, external } = self.embed(input)?;
         self.extend_rotary(sequences.lengths().iter().copied().max().unwrap_or(0));
         let plan = PoolingPlan::new(&input.reads, self.layers(), sequences.lengths(), &external)?;
-        let rows = sequences.rows();
-        let x_rd = Tensor::from_data(TensorData::new(x, [rows, d]), self.placement.device(0));
+        let repeated = if let Inputs::Repeated(each) = inputs { Some(each) } else { None };
+        let x_rd = self.first_rows(inputs, &input.embeddings);
         let mut pooled = plan.unread(d);
         let (blocks, norm_f) = self.run(x_rd, &sequences, &plan, keep, &mut |layer, states| {
             plan.pool(layer, &to_host(states)?, d, &mut pooled);
             Ok(())
         })?;
         if keep {
-            self.saved = Some(Saved { sequences, plan, blocks, norm_f, rows_of_embedding });
+            self.saved = Some(Saved { sequences, plan, blocks, norm_f, rows_of_embedding, repeated });
         }
         Ok(pooled)
     }
@@ -338,7 +404,7 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         let Some(saved) = self.saved.take().filter(|_| self.parts.storage.backward) else {
             return Err(ModelError::Empty);
         };
-        let Saved { sequences, plan, blocks, norm_f, rows_of_embedding } = saved;
+        let Saved { sequences, plan, blocks, norm_f, rows_of_embedding, repeated } = saved;
         let mut sums = None;
         if let Some(target) = norms {
             target.check(sequences.count(), self.norms().map(NormWeights::numbers).sum())?;
@@ -364,7 +430,11 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
         }
         // The deepest place that was read is the last block's output or the final norm.
         let grad_rd = grad_rd.ok_or(ModelError::Empty)?;
-        let grad = to_host(self.run_back(grad_rd, grad_hidden, blocks, &sequences, &plan, &mut sums)?)?;
+        let grad_rd = self.run_back(grad_rd, grad_hidden, blocks, &sequences, &plan, &mut sums)?;
+        if let Some(each) = repeated {
+            return to_host(B::sum_rows(grad_rd, each));
+        }
+        let grad = to_host(grad_rd)?;
         let mut totals = vec![0.0f32; rows_of_embedding.len() * d];
         for (total, rows) in totals.chunks_exact_mut(d).zip(&rows_of_embedding) {
             for row in rows {
@@ -406,6 +476,10 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
             return Err(ModelError::NoHead);
         }
         Ok(self.parts.token_table.scores(hidden))
+    }
+
+    fn pass_positions(&self) -> usize {
+        self.pass_positions
     }
 
     fn batches_freely(&self) -> bool {

@@ -84,11 +84,10 @@ pub(super) type Generic = Autodiff<Flex>;
 /// The stack's result and the gradient of each row of its input, by autodiff.
 pub(super) fn by_autodiff(oracle: &mut Decoder<Generic>, batch: &LmInput, cotangent: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let d = oracle.hidden_size();
-    let Embedded { x, sequences, external, .. } = oracle.embed(batch).unwrap();
+    let Embedded { inputs, sequences, external, .. } = oracle.embed(batch).unwrap();
     oracle.extend_rotary(sequences.lengths().iter().copied().max().unwrap());
     let plan = PoolingPlan::new(&batch.reads, oracle.layers(), sequences.lengths(), &external).unwrap();
-    let rows = sequences.rows();
-    let x: Tensor<Generic, 2> = Tensor::from_data(TensorData::new(x, [rows, d]), &FlexDevice).require_grad();
+    let x = oracle.first_rows(inputs, &batch.embeddings).require_grad();
     let mut pooled = plan.unread(d);
     let grads = weighed_reads(oracle, x.clone(), &sequences, &plan, cotangent, &mut pooled).backward();
     let grad = x.grad(&grads).unwrap().into_data().into_vec::<f32>().unwrap();
@@ -237,9 +236,9 @@ fn gradients_of_the_norms_agree_with_autodiff() {
         let target = NormGradients { group_of_sequence: &[0, 0, 0], sums: &mut sums };
         ours.backward(&cotangent, Some(target)).unwrap();
 
-        let Embedded { x, sequences, external, .. } = oracle.embed(&batch).unwrap();
+        let Embedded { inputs, sequences, external, .. } = oracle.embed(&batch).unwrap();
         let plan = PoolingPlan::new(&batch.reads, oracle.layers(), sequences.lengths(), &external).unwrap();
-        let x = Tensor::from_data(TensorData::new(x, [sequences.rows(), d]), &FlexDevice);
+        let x = oracle.first_rows(inputs, &batch.embeddings);
         let mut pooled = plan.unread(d);
         let grads = weighed_reads(&oracle, x, &sequences, &plan, &cotangent, &mut pooled).backward();
         let mut want = Vec::new();

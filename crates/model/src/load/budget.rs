@@ -10,6 +10,7 @@ use numalign_config::Dtype;
 
 use crate::arch::Footprint;
 use crate::error::ModelError;
+use crate::lm::PASS_POSITIONS;
 use crate::ops::WeightStorage;
 
 /// Which memory a model is to fit into. Each holds it in another way.
@@ -71,6 +72,16 @@ pub struct FreeMemory {
     pub source: String,
     /// Whose memory it is.
     pub kind: MemoryKind,
+}
+
+/// Positions that should pass through a model at once: on a GPU as many, up to a limit, as half of the free memory has room for.
+/// A large GPU needs that many to be busy, and each kernel is started once for all of them.
+pub fn pass_positions(footprint: &Footprint, storage: WeightStorage, free: &FreeMemory) -> usize {
+    if free.kind == MemoryKind::Host {
+        return PASS_POSITIONS;
+    }
+    let fits = |positions: &usize| Estimate::new(free.kind, footprint, storage, *positions).total() <= free.bytes / 2;
+    [4 * PASS_POSITIONS, 2 * PASS_POSITIONS].into_iter().find(fits).unwrap_or(PASS_POSITIONS)
 }
 
 /// Refuses a model that does not fit into `free`, with the settings that would.

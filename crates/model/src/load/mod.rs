@@ -9,7 +9,7 @@ use crate::arch::Architecture;
 use crate::decoder::Decoder;
 use crate::decoder::placement::Placement;
 use crate::error::ModelError;
-use crate::lm::FrozenLm;
+use crate::lm::{FrozenLm, PASS_POSITIONS};
 use crate::ops::{FrozenOps, WeightStorage};
 use crate::tokenizer::Tokenizer;
 
@@ -117,9 +117,14 @@ pub fn load_with(name: &str, options: LoadOptions) -> Result<FrozenModel, ModelE
     let arithmetic = devices.arithmetic(options.dtype, options.exact_f32)?;
     let storage = WeightStorage { backward: options.backward, dtype: options.dtype, arithmetic };
     let layers = parts.architecture.layers();
+    let share = parts.architecture.footprint().share(devices.sharing());
+    let mut pass_positions = usize::MAX;
     for free in devices.free_memory()? {
-        let share = parts.architecture.footprint().share(devices.sharing());
         budget::check(name, &share, storage, options.positions, &free)?;
+        pass_positions = pass_positions.min(budget::pass_positions(&share, storage, &free));
+    }
+    if pass_positions == usize::MAX {
+        pass_positions = PASS_POSITIONS;
     }
     let mut device = devices.describe(layers);
     if options.dtype != Dtype::F32 {
@@ -128,7 +133,7 @@ pub fn load_with(name: &str, options: LoadOptions) -> Result<FrozenModel, ModelE
     if arithmetic != Arithmetic::F32 {
         device.push_str(&format!(", products in {arithmetic}"));
     }
-    let lm = place(parts, &devices, storage)?;
+    let lm = place(parts, &devices, storage, pass_positions)?;
     devices.announce(&device);
     let place = devices.place();
     Ok(FrozenModel { lm, place, description: Description { name: name.to_owned(), weights, device, arithmetic } })
@@ -200,18 +205,23 @@ fn gguf_parts(file: &Path) -> Result<Parts, ModelError> {
     Ok(Parts { architecture, source: Box::new(tensors), tokenizer })
 }
 
-fn place(parts: Parts, devices: &Devices, storage: WeightStorage) -> Result<Box<dyn FrozenLm>, ModelError> {
+fn place(
+    parts: Parts,
+    devices: &Devices,
+    storage: WeightStorage,
+    pass_positions: usize,
+) -> Result<Box<dyn FrozenLm>, ModelError> {
     let layers = parts.architecture.layers();
     Ok(match devices {
         Devices::Cpu { count } => {
             let placement = Placement::spread(vec![FlexDevice; *count], layers, true)?;
-            Box::new(decoder::<Flex>(parts, placement, storage)?)
+            Box::new(decoder::<Flex>(parts, placement, storage)?.passing(pass_positions))
         }
         #[cfg(feature = "cuda")]
         Devices::Cuda { first, count } => {
             let all = (*first..first + count).map(crate::ops::cuda::device).collect();
             let placement = Placement::spread(all, layers, false)?;
-            Box::new(decoder::<crate::ops::cuda::Cuda>(parts, placement, storage)?)
+            Box::new(decoder::<crate::ops::cuda::Cuda>(parts, placement, storage)?.passing(pass_positions))
         }
     })
 }

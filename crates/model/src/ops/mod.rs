@@ -64,6 +64,10 @@ pub trait FrozenOps: Backend {
     /// bits depend on the others or on how many there are, only on its own sequence.
     const RAGGED: bool;
 
+    /// Whether the rows of a repeated embedding are made and summed by [`FrozenOps::repeat_rows`] and [`FrozenOps::sum_rows`], in the
+    /// place of the host: where the way to the device is long.
+    const REPEATS_ROWS: bool = false;
+
     /// Moves a weight to the device and prepares it.
     fn prepare(host: HostLinear<'_>, device: &Self::Device) -> Self::Linear;
 
@@ -243,6 +247,23 @@ pub trait FrozenOps: Backend {
         shape: &AttentionShape<'_, Self>,
     ) -> AttentionGradient<Self> {
         attend::backward(grad_rd, attended, shape)
+    }
+
+    /// Each row of `x_ed` `each` times, `[e·each, d]`, plus the rows of `positions` (at least `each`) from the first on.
+    fn repeat_rows(x_ed: Tensor<Self, 2>, positions: Option<&Tensor<Self, 2>>, each: usize) -> Tensor<Self, 2> {
+        let [count, d] = x_ed.dims();
+        let rows = x_ed.reshape([count, 1, d]).repeat_dim(1, each);
+        let rows = match positions {
+            Some(table) => rows + table.clone().slice(0..each).reshape([1, each, d]),
+            None => rows,
+        };
+        rows.reshape([count * each, d])
+    }
+
+    /// The sums of `each` rows that follow each other, in their order: `[r/each, d]`.
+    fn sum_rows(x_rd: Tensor<Self, 2>, each: usize) -> Tensor<Self, 2> {
+        let [rows, d] = x_rd.dims();
+        x_rd.reshape([rows / each, each, d]).sum_dim(1).reshape([rows / each, d])
     }
 
     /// The rows `indices` of `x`.

@@ -26,6 +26,7 @@ impl FrozenOps for Cuda {
     type Joined = Linear;
 
     const RAGGED: bool = false;
+    const REPEATS_ROWS: bool = true;
 
     fn prepare(host: HostLinear<'_>, device: &CudaDevice) -> Linear {
         Linear::new(&host, device)
@@ -250,6 +251,14 @@ impl FrozenOps for Cuda {
             value_rd: grad_v.tensor(),
             whole: Some(whole.tensor()),
         }
+    }
+
+    fn repeat_rows(x_ed: Tensor<Self, 2>, positions: Option<&Tensor<Self, 2>>, each: usize) -> Tensor<Self, 2> {
+        rows::repeat_rows(&Matrix::of(x_ed), positions.cloned().map(Matrix::of).as_ref(), each).tensor()
+    }
+
+    fn sum_rows(x_rd: Tensor<Self, 2>, each: usize) -> Tensor<Self, 2> {
+        rows::sum_rows(&Matrix::of(x_rd), each).tensor()
     }
 
     fn gather_rows(x_rd: Tensor<Self, 2>, indices: &[usize]) -> Tensor<Self, 2> {

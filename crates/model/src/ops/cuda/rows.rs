@@ -1,4 +1,5 @@
-//! Rows and heads that are copied: the last positions of equally long sequences, and values for each of a group's queries.
+//! Rows and heads that are copied: the last positions of equally long sequences, embeddings that fill many positions, and values
+//! for each of a group's queries.
 
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
@@ -58,6 +59,45 @@ fn scatter_kernel(
         }
     }
     out[row * columns + column] = value;
+}
+
+#[cube(launch_unchecked)]
+fn repeat_rows_kernel(
+    x: &Array<f32>,
+    positions: &Array<f32>,
+    out: &mut Array<f32>,
+    stride: usize,
+    position_stride: usize,
+    columns: usize,
+    each: usize,
+    #[comptime] learnt: bool,
+) {
+    let row = CUBE_POS_X as usize;
+    let column = (CUBE_POS_Y * ROW_THREADS + UNIT_POS_X) as usize;
+    if column >= columns {
+        terminate!();
+    }
+    let mut value = x[row / each * stride + column];
+    if comptime!(learnt) {
+        value += positions[row % each * position_stride + column];
+    }
+    out[row * columns + column] = value;
+}
+
+#[cube(launch_unchecked)]
+fn sum_rows_kernel(x: &Array<f32>, out: &mut Array<f32>, stride: usize, columns: usize, each: usize) {
+    let row = CUBE_POS_X as usize;
+    let column = (CUBE_POS_Y * ROW_THREADS + UNIT_POS_X) as usize;
+    if column >= columns {
+        terminate!();
+    }
+    let mut from = row * each * stride + column;
+    let mut sum = f32::new(0.0);
+    for _ in 0..each {
+        sum += x[from];
+        from += stride;
+    }
+    out[row * columns + column] = sum;
 }
 
 #[cube(launch_unchecked)]
@@ -132,6 +172,50 @@ pub fn scatter(x: &Matrix, to: Progression, rows: usize) -> Matrix {
             to.first,
             to.step,
             x.rows,
+        );
+    }
+    out
+}
+
+/// Each row `each` times, plus the rows of `positions` from the first on.
+pub fn repeat_rows(x: &Matrix, positions: Option<&Matrix>, each: usize) -> Matrix {
+    let out = x.empty(x.rows * each, x.columns);
+    let (blocks, threads) = stretches(out.rows, x.columns);
+    let table = positions.unwrap_or(x);
+    // SAFETY: `positions` has at least `each` rows, of the same columns.
+    unsafe {
+        repeat_rows_kernel::launch_unchecked::<Gpu>(
+            x.client(),
+            blocks,
+            threads,
+            x.argument(),
+            table.argument(),
+            out.argument(),
+            x.stride,
+            table.stride,
+            x.columns,
+            each,
+            positions.is_some(),
+        );
+    }
+    out
+}
+
+/// The sums of `each` rows that follow each other, in their order.
+pub fn sum_rows(x: &Matrix, each: usize) -> Matrix {
+    let out = x.empty(x.rows / each, x.columns);
+    let (blocks, threads) = stretches(out.rows, x.columns);
+    // SAFETY: `x` has `each` rows for every row of the result.
+    unsafe {
+        sum_rows_kernel::launch_unchecked::<Gpu>(
+            x.client(),
+            blocks,
+            threads,
+            x.argument(),
+            out.argument(),
+            x.stride,
+            x.columns,
+            each,
         );
     }
     out
