@@ -10,6 +10,7 @@ use numalign_coordinator::stderr::write_line;
 
 mod args;
 mod checkpointed;
+mod clock;
 mod commands;
 mod connect;
 mod console;
@@ -73,8 +74,8 @@ fn point_at_cuda_headers() {
     }
 }
 
-/// A panic is told like any other error: in one write, which cannot panic itself. A thread that the system refuses, which
-/// libraries answer with a panic, ends the process in plain words.
+/// A panic is told like any other error: in one write, which cannot panic itself. A thread that the system refuses and a
+/// clock before 1970, which libraries answer with a panic, end the process in plain words.
 fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
@@ -84,6 +85,10 @@ fn report_panics() {
             let error =
                 CliError::new(format!("the system refuses another thread: {why}")).with_hint(limits::THREADS_HINT);
             write_line(&error.to_string());
+            std::process::exit(1);
+        }
+        if clock::is_to_blame(said) {
+            write_line(&clock::before_1970().to_string());
             std::process::exit(1);
         }
         // Once something failed on a GPU, the backend's calls may panic: the failure is what there is to tell.

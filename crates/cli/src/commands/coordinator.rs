@@ -20,11 +20,12 @@ use crate::launcher::signals::Signals;
 use crate::launcher::spawn::{CONFIG_VARIABLE, HELD_OUT_ROWS_VARIABLE, PUBLISH_TOKEN_VARIABLE, ROWS_VARIABLE};
 use crate::settings::RunSettings;
 use crate::watching::{EventWriter, Page};
-use crate::{credentials, limits, logging, settings};
+use crate::{clock, credentials, limits, logging, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     child::die_with_parent()?;
     logging::start("info", false);
+    clock::check()?;
     let run = match std::env::var(CONFIG_VARIABLE) {
         Ok(text) => {
             let config =

@@ -27,10 +27,11 @@ use crate::launcher::{JoinToken, Launcher};
 use crate::output::outln;
 use crate::settings::RunSettings;
 use crate::watching::{EventWriter, FinishedEvents, Page};
-use crate::{credentials, logging, process, settings};
+use crate::{clock, credentials, logging, process, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     logging::start("info", false);
+    clock::check()?;
     die_with_parent()?;
     let file = text(matches, "config");
     let stage = text(matches, "stage-name");

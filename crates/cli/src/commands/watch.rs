@@ -9,10 +9,11 @@ use crate::error::CliError;
 use crate::launcher::signals::{Interrupt, Signals};
 use crate::output::outln;
 use crate::watching::{self, Page, WatchedRun, runs_of_this_folder};
-use crate::{credentials, logging, process};
+use crate::{clock, credentials, logging, process};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     logging::start("warn", false);
+    clock::check()?;
     let runs = runs(matches)?;
     let own_token = text(matches, "http-token-file").map(|path| watching::read_token(path.as_ref())).transpose()?;
     let server = credentials::server(matches)?;

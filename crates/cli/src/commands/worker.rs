@@ -9,11 +9,12 @@ use crate::error::CliError;
 use crate::launcher::child;
 use crate::launcher::signals::Signals;
 use crate::launcher::spawn::LOCAL_RANK_VARIABLE;
-use crate::{connect, credentials, logging, settings};
+use crate::{clock, connect, credentials, logging, settings};
 
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     child::die_with_parent()?;
     logging::start("info", true);
+    clock::check()?;
     let access = credentials::client(matches)?;
     let coordinator = match text(matches, "coordinator") {
         Some(url) => url.to_owned(),

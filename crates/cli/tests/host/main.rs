@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod clock;
 mod files;
 mod network;
 mod output;
