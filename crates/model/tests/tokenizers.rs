@@ -87,8 +87,11 @@ fn vocabularies_of_unknown_kinds_are_refused() {
     assert_eq!(tokenizer(llama.path(), None).unwrap().encode("ab").unwrap(), [2]);
     files(llama.path(), "a b\nab\n", "{\"tokenizer_class\": \"GPT2Tokenizer\"}");
     assert!(refusal(llama.path(), None).contains("merges.txt: line 2 is not a pair of tokens: \"ab\""));
-    files(llama.path(), "a c\n", "{\"tokenizer_class\": \"GPT2Tokenizer\"}");
-    assert!(refusal(llama.path(), None).contains("not a tokenizer"));
+    for (line, token) in [("a c", "c"), ("b a", "ba"), ("{\"a\": 1}", "{\"a\":")] {
+        files(llama.path(), &format!("a b\n{line}\n"), "{\"tokenizer_class\": \"GPT2Tokenizer\"}");
+        let said = format!("merges.txt: line 2 has a token that vocab.json lacks: {token:?}");
+        assert!(refusal(llama.path(), None).contains(&said), "{said}");
+    }
 }
 
 #[test]

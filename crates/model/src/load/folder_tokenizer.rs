@@ -113,10 +113,15 @@ fn from_vocabulary(folder: &Path) -> Result<Tokenizer, ModelError> {
         if line.starts_with("#version") || line.is_empty() {
             continue;
         }
-        merges.push(merge(line).ok_or_else(|| ModelError::Damaged {
-            path: merges_path.clone(),
-            reason: format!("line {} is not a pair of tokens: {line:?}", number + 1),
-        })?);
+        let damaged = |reason| ModelError::Damaged { path: merges_path.clone(), reason };
+        let line_number = number + 1;
+        let (left, right) =
+            merge(line).ok_or_else(|| damaged(format!("line {line_number} is not a pair of tokens: {line:?}")))?;
+        let made = [left, right].concat();
+        if let Some(token) = [left, right, &made].into_iter().find(|token| !vocab.contains_key(*token)) {
+            return Err(damaged(format!("line {line_number} has a token that vocab.json lacks: {token:?}")));
+        }
+        merges.push((left, right));
     }
     let (normalizer, pre_tokenizer) = match kind {
         Kind::Gpt2 => (Json::Null, bytes(true, settings.add_prefix_space)),
