@@ -77,6 +77,9 @@ impl ClientAccess {
     /// The address is malformed, or its scheme does not match the TLS settings.
     pub fn endpoint(&self, url: &str) -> Result<Endpoint, AccessError> {
         let wrong = |reason: String| AccessError::Address { url: url.to_owned(), reason };
+        if url.contains('%') {
+            return Err(wrong("an IPv6 address goes without its zone (%…): take one that needs none".to_owned()));
+        }
         let mut endpoint = Endpoint::from_shared(with_brackets(url)).map_err(|error| wrong(error.to_string()))?;
         match (endpoint.uri().scheme_str(), &self.tls) {
             (Some("http"), None) => {}
@@ -227,6 +230,7 @@ mod tests {
             ("127.0.0.1:7400", "http://"),
             ("ftp://127.0.0.1:7400", "http://"),
             ("http://127.0.0.1", "no port"),
+            ("http://fe80::1%eth0:7400", "without its zone"),
             ("https://127.0.0.1:7400", "--tls-ca"),
             ("", "address"),
         ] {
