@@ -135,36 +135,40 @@ def field(size):
 
 
 GENERATION = field(11 + 2)
-# gRPC's five bytes and HTTP/2's frame header.
-FRAME = 5 + 9
+# gRPC's five bytes, HTTP/2's frame header, and the digest behind each message.
+WRAPPING = 5 + 9 + 2 + 16
+# Micro-batch, digest, and the tags and lengths around a row.
+ROW_WRAPPING = 3 + 34
+# Units and MAC.
+COMMITTED = field(3 + 34)
 
 
 def protocol_bytes(workers, micro_batches, samples, hidden, collective="grpc"):
     """Bytes of one step at the coordinator's port, by kind of message, after proto/numalign.proto; `samples` of a micro-batch.
 
-    HTTP/2's header frames, window updates, TCP and IP come on top, some 700 bytes per worker: scaling.py counts them.
+    TCP and IP, HTTP/2's window updates and heartbeats come on top: scaling.py counts them.
     """
     row, ranks = row_bytes(hidden), min(workers, micro_batches)
     sample = field(4 + 9 + 9)
-    work = micro_batches * (FRAME + GENERATION + 3 + 3 + samples * sample)
-    report = field(GENERATION + 3 + 5 + 34 + 14) + FRAME
-    state = field(32 + 12 * (3 * hidden + 1))
-    parts = {
-        "work down": work,
-        "credits up": ranks * (FRAME + GENERATION + 4),
-        "reports up": ranks * report + state,
-        "committed down": workers * (FRAME + 6),
-        "rows up": 0,
-        "sums down": 0,
-        "wrapping": 0,
-    }
+    work = ranks * WRAPPING + micro_batches * field(3 + 3 + samples * sample)
+    report = field(GENERATION + 3 + 5 + 34 + 14)
     if collective == "grpc":
-        parts["rows up"] = micro_batches * row
-        parts["sums down"] = ranks * row
-        parts["wrapping"] = ranks * (2 * FRAME + GENERATION + 5 + 2 + field(row) - row) + micro_batches * (
-            field(field(row) + 3) - row
-        )
-    return parts
+        return {
+            "work down": work,
+            "rows up": micro_batches * row,
+            "reports and credits up": ranks * (report + 2 + 3),
+            "sums down": ranks * row,
+            "committed down": ranks * COMMITTED,
+            "wrapping": ranks * (2 * WRAPPING + field(3 + field(row)) - row)
+            + micro_batches * (field(field(row) + ROW_WRAPPING) - row),
+        }
+    return {
+        "work down": work,
+        "credits up": ranks * (WRAPPING + 2),
+        "reports up": ranks * (report + 34 + WRAPPING) + micro_batches * field(ROW_WRAPPING),
+        "state up": field(32 + 12 * (3 * hidden + 1)),
+        "committed down": workers * (WRAPPING + COMMITTED),
+    }
 
 
 def nccl_wire_bytes(workers, buffer):

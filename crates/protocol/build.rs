@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut builder = tonic_prost_build::configure()
         .codec_path("crate::checked::CheckedCodec")
         // One sum goes to every rank: a shared buffer is not copied for each. A row is read where it arrived.
-        .bytes(".numalign.v1.ReduceReply.sum")
+        .bytes(".numalign.v1.Sum.sum")
         .bytes(".numalign.v1.Row.values");
     // `numalign status --json` prints these as they are.
     for message in ["StatusReply", "WorkerStatus", "FailureStatus", "EvaluationStatus"] {

@@ -123,7 +123,7 @@ fn messages() -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
         ..proto::UnitDone::default()
     };
     let rows = vec![proto::Row::new(1, &[0.0; 8], *blake3::hash(&[0; 32]).as_bytes())];
-    let reduce = proto::ReduceRequest { generation, member: 2, unit: 7, rows, more: false };
+    let of_rank = proto::RankMessage { generation, member: 2, unit: Some(7), rows, ..proto::RankMessage::default() };
     let ready = proto::Ready {
         base_fingerprint: "ab".repeat(32),
         hidden_size: 2,
@@ -141,6 +141,6 @@ fn messages() -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
         ("hello", message(Message::Hello(hello))),
         ("ready", message(Message::Ready(ready))),
         ("step-done", message(Message::UnitDone(done))),
-        ("reduce", reduce.encode_to_vec()),
+        ("of_rank", of_rank.encode_to_vec()),
     ])
 }

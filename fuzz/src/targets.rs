@@ -256,8 +256,8 @@ pub fn messages(input: &[u8]) -> Result<(), String> {
         assert_eq!(state.to_bytes(), input);
         return Ok(());
     }
-    let request = numalign_protocol::ReduceRequest::decode(input).map_err(|error| error.to_string());
-    let rows = request.and_then(|request| decode::rows(&request.rows).map_err(|error| error.to_string()));
+    let of_rank = numalign_protocol::RankMessage::decode(input).map_err(|error| error.to_string());
+    let rows = of_rank.and_then(|message| decode::rows(&message.rows).map_err(|error| error.to_string()));
     let message = numalign_protocol::WorkerMessage::decode(input).map_err(|error| error.to_string())?;
     if let Some(Message::Hello(hello)) = &message.message {
         let state = hello.rejoin_state.as_ref().ok_or("no rejoin state")?;

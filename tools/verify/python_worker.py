@@ -74,9 +74,7 @@ class Link:
         answers = control(iter(self.say.get, None))
         threading.Thread(target=self.read, args=(answers,), daemon=True).start()
         self.open_work = self.channel.stream_stream(
-            METHOD + "Work", request_serializer=seal, response_deserializer=opener(pb.MicroBatch))
-        self.reduce = self.channel.unary_unary(
-            METHOD + "Reduce", request_serializer=seal, response_deserializer=opener(pb.ReduceReply))
+            METHOD + "Work", request_serializer=seal, response_deserializer=opener(pb.WorkMessage))
 
     def read(self, answers):
         """Messages, then None, or what broke the stream."""
@@ -134,15 +132,27 @@ class Link:
         self.channel.close()
 
 
+def fused(a, b, c):
+    """a * b + c of f32, rounded once: the product is exact in f64, and a sum rounded to odd rounds to f32 as the exact one."""
+    product, c = a.astype(np.float64) * b, c.astype(np.float64)
+    total = product + c
+    part = total - product
+    rest = (product - (total - part)) + (c - part)
+    bits = total.view(np.int64)
+    even = (rest != 0) & (bits & 1 == 0)
+    away = (rest > 0) == (total > 0)
+    return np.where(even, bits + np.where(away, 1, -1), bits).view(np.float64).astype(np.float32)
+
+
 def adam(state, reduced, rate):
-    """The state's bytes after one update: step, layout, both powers, parameters, moments."""
+    """The state's bytes after one update: step, layout, both powers, parameters, moments. The same bits as everywhere."""
     step, layout, power_1, power_2 = struct.unpack_from("<QQdd", state)
     p, m, v = np.frombuffer(state, np.float32, offset=32).reshape(3, -1).copy()
     power_1, power_2 = power_1 * 0.9, power_2 * 0.999
     g = reduced[:-1]
     size, correction = np.float32(-(rate / (1 - power_1))), np.float32(np.sqrt(1 - power_2))
-    m += np.float32(0.1) * (g - m)
-    v = v * np.float32(0.999) + np.float32(0.001) * g * g
+    m = fused(g - m, np.float32(1 - 0.9), m)
+    v = fused(np.float32(1 - 0.999) * g, g, v * np.float32(0.999))
     p += size * m / (np.sqrt(v) / correction + np.float32(1e-8))
     return struct.pack("<QQdd", step + 1, layout, power_1, power_2) + b"".join(a.tobytes() for a in (p, m, v))
 
@@ -168,28 +178,34 @@ def work(pb, address, hidden):
     total = recipe["num_epochs"] * recipe["num_batches"]
     begin = link.wait_for("begin")
     state, generation = begin.state, begin.generation
-    credits = queue.Queue()
-    credit = lambda units: pb.WorkCredit(generation=generation, member=welcome.member, units=units)
-    credits.put(credit(4))
-    samples = link.open_work(iter(credits.get, None))
+    say = queue.Queue()
+    say.put(pb.RankMessage(generation=generation, member=welcome.member, credit=4))
+    answers = link.open_work(iter(say.get, None))
     step, = struct.unpack_from("<Q", state)
+    work, report = [], None
     while step < total:
         rows = []
         for index in range(begin.first_micro_batch, begin.end_micro_batch):
-            message = next(samples)
+            while not work:
+                work.extend(next(answers).work)
+            message = work.pop(0)
             assert (message.unit, message.micro_batch) == (step, index), message
             targets = np.array([sample.target for sample in message.samples])
             floats = np.full(len(state[32:]) // 12 + 1, 1e-3 * targets.mean() / recipe["max_val"], np.float32)
             rows.append(row_of(pb, index, floats))
-        credits.put(credit(1))
-        reply = link.reduce(pb.ReduceRequest(generation=generation, member=welcome.member, unit=step, rows=rows))
-        assert reply.complete
-        reduced = np.frombuffer(reply.sum, np.float32)
+        say.put(pb.RankMessage(credit=1, unit=step, rows=rows, done=report))
+        while True:
+            answer = next(answers)
+            work.extend(answer.work)
+            if answer.HasField("sum"):
+                break
+        assert answer.sum.unit == step
+        reduced = np.frombuffer(answer.sum.sum, np.float32)
         state = adam(state, reduced, learning_rate(recipe, step))
-        link.send(unit_done=pb.UnitDone(
-            generation=generation, unit=step, loss=float(reduced[-1]), digest=hash_of(state), state=state))
+        report = pb.UnitDone(generation=generation, unit=step, loss=float(reduced[-1]), digest=hash_of(state))
         link.send(heartbeat=pb.Heartbeat(generation=generation.number, rows_until=step + 1))
         step += 1
+    link.send(unit_done=report)
     done = link.wait_for("done")
     print(f"done: {done.summary}")
     link.close()
@@ -211,6 +227,9 @@ class Rank:
         self.unit, = struct.unpack_from("<Q", self.begin.state)
         self.row_len = len(self.begin.state[32:]) // 12 + 1
         self.own = range(self.begin.first_micro_batch, self.begin.end_micro_batch)
+        self.say = queue.Queue()
+        self.say.put(pb.RankMessage(generation=self.begin.generation, member=self.welcome.member, credit=1))
+        self.answers = self.link.open_work(iter(self.say.get, None), timeout=15)
 
     def beat(self):
         while self.beating:
@@ -220,14 +239,15 @@ class Rank:
     def rows(self, value=0.0, length=None):
         return [row_of(self.pb, index, np.full(length or self.row_len, value)) for index in self.own]
 
-    def reduce(self, rows, unit=None, more=False, timeout=15):
-        request = self.pb.ReduceRequest(
-            generation=self.begin.generation, member=self.welcome.member, unit=self.unit if unit is None else unit,
-            rows=rows, more=more)
+    def reduce(self, rows, unit=None, more=False, **fields):
+        """Sends rows; answers with the sum, or with what the stream ends with."""
+        self.say.put(self.pb.RankMessage(unit=self.unit if unit is None else unit, rows=rows, more=more, **fields))
         try:
-            return self.link.reduce(request, timeout=timeout)
+            return None if more else next(answer.sum for answer in self.answers if answer.HasField("sum"))
         except grpc.RpcError as error:
             return error.code()
+        except StopIteration:
+            return "the stream ended"
 
     def done(self, unit=None, **fields):
         known = dict(generation=self.begin.generation, unit=self.unit if unit is None else unit, digest=NOT_MINE)
@@ -236,6 +256,7 @@ class Rank:
 
     def close(self):
         self.beating = False
+        self.say.put(None)
         self.link.close()
 
 
@@ -310,10 +331,10 @@ def as_stranger(pb, address, hidden):
         ("10,000 heartbeats", after_welcome(lambda link, _: flood(link))),
         ("100 times Hello and away", come_and_go),
         ("50 silent connections", hold_open),
-        ("a stranger's rows", lambda link: link.reduce(
-            pb.ReduceRequest(generation=generation, member=1, unit=0, rows=[row_of(pb, 0, [1.0])]), timeout=5)),
+        ("a stranger's rows", lambda link: next(link.open_work(iter([pb.RankMessage(
+            generation=generation, member=1, unit=0, rows=[row_of(pb, 0, [1.0])])]), timeout=5))),
         ("a stranger's credit", lambda link: next(link.open_work(
-            iter([pb.WorkCredit(generation=generation, member=1, units=2 ** 32 - 1)]), timeout=5))),
+            iter([pb.RankMessage(generation=generation, member=1, credit=2 ** 32 - 1)]), timeout=5))),
     ]
 
 
@@ -344,6 +365,10 @@ def as_rank(pb):
         rank.reduce(rank.rows())
         rank.done()
 
+    def wrong_report(rank):
+        done = pb.UnitDone(generation=rank.begin.generation, unit=rank.unit, digest=b"\1" * 5)
+        return rank.reduce(rank.rows(), done=done)
+
     def absurd_figures(rank):
         rank.done(compute_us=2 ** 64 - 1, data_wait_us=2 ** 64 - 1, reduce_us=2 ** 64 - 1, peak_rss_mib=2 ** 64 - 1)
 
@@ -357,6 +382,7 @@ def as_rank(pb):
         ("2,000 reports ahead", ahead),
         ("a state digest that no other rank has", wrong_digest),
         ("absurd figures", absurd_figures),
+        ("a digest of five bytes along with rows", wrong_report),
         ("a digest of five bytes", lambda rank: rank.done(digest=b"\1" * 5)),
         ("a state of noise", lambda rank: rank.done(state=os.urandom(999))),
         ("a failure of NCCL", lambda rank: rank.link.send(
@@ -412,7 +438,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--proto", required=True)
     parser.add_argument("--address", required=True)
-    parser.add_argument("--protocol", type=int, default=7)
+    parser.add_argument("--protocol", type=int, default=8)
     parser.add_argument("what", choices=["work", "misbehave"])
     parser.add_argument("--hidden", type=int, default=8, help="hidden size of the honest workers' model")
     arguments = parser.parse_args()

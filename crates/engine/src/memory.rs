@@ -1,8 +1,28 @@
 //! Memory of a process as the operating system counts it, and how the allocator treats freed memory.
 
+use std::time::{Duration, Instant};
+
 /// Peak resident memory of this process in MiB; 0 if `/proc` does not tell.
 pub fn peak_rss_mib() -> u64 {
     status_kib("self", "VmHWM").map_or(0, |kib| kib / 1024)
+}
+
+/// How long a figure of [`PeakMemory`] is taken for the present one.
+const RECENT: Duration = Duration::from_secs(1);
+
+/// Peak resident memory of this process, looked up once a second at most: the kernel takes longer to tell than a small
+/// step takes.
+#[derive(Debug, Default)]
+pub struct PeakMemory(Option<(Instant, u64)>);
+
+impl PeakMemory {
+    /// In MiB, as [`peak_rss_mib`].
+    pub fn mib(&mut self) -> u64 {
+        match self.0 {
+            Some((since, mib)) if since.elapsed() < RECENT => mib,
+            _ => self.0.insert((Instant::now(), peak_rss_mib())).1,
+        }
+    }
 }
 
 /// A line of `/proc/<process>/status` in KiB, such as `VmRSS`; `process` is a process id or `self`.

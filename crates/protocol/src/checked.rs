@@ -56,14 +56,17 @@ macro_rules! checked {
     };
 }
 
-checked!(WorkerMessage, CoordinatorMessage, WorkCredit, MicroBatch, ReduceRequest);
+checked!(WorkerMessage, CoordinatorMessage, RankMessage);
 
-impl Checked for crate::ReduceReply {
-    const NAME: &'static str = "ReduceReply";
+impl Checked for crate::WorkMessage {
+    const NAME: &'static str = "WorkMessage";
 
-    /// Every rank gets the same one: it is encoded and hashed once.
+    /// Every rank gets the same sum: it is encoded and hashed once.
     fn sealed(&self) -> Bytes {
-        SHARED.sealed(self)
+        match self.sum {
+            Some(_) => SHARED.sealed(self),
+            None => sealed(self).into(),
+        }
     }
 }
 
@@ -118,11 +121,11 @@ impl<T: Checked> Encoder for Sealer<T> {
 static SHARED: Shared = Shared(Mutex::new(None));
 
 /// A message, and how it travels.
-struct Shared(Mutex<Option<(crate::ReduceReply, Bytes)>>);
+struct Shared(Mutex<Option<(crate::WorkMessage, Bytes)>>);
 
 impl Shared {
     /// As [`sealed`], and made only if the last one was another.
-    fn sealed(&self, message: &crate::ReduceReply) -> Bytes {
+    fn sealed(&self, message: &crate::WorkMessage) -> Bytes {
         let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((before, bytes)) = latest.as_ref()
             && before == message
@@ -198,11 +201,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Heartbeat, MicroBatch, ReduceReply, Sample, StatusRequest, WorkerMessage, sample, worker_message};
+    use crate::{Heartbeat, MicroBatch, RankMessage, Sample, StatusRequest, Sum, WorkMessage, WorkerMessage};
+    use crate::{sample, worker_message};
 
-    fn work() -> MicroBatch {
+    fn work() -> WorkMessage {
         let sample = |index| Sample { index, target: 0.5, input: Some(sample::Input::Number(1.5)) };
-        MicroBatch { unit: 7, micro_batch: 3, samples: (0..4).map(sample).collect(), ..MicroBatch::default() }
+        let samples = (0..4).map(sample).collect();
+        WorkMessage { sum: None, work: vec![MicroBatch { unit: 7, micro_batch: 3, samples, audit: false }] }
     }
 
     fn open<U: Checked + Default>(bytes: &[u8]) -> Result<U, tonic::Code> {
@@ -215,14 +220,14 @@ mod tests {
         let heartbeat = worker_message::Message::Heartbeat(Heartbeat { generation: 3, ..Heartbeat::default() });
         let message = WorkerMessage { message: Some(heartbeat) };
         assert_eq!(open(&sealed(&message)), Ok(message));
-        assert_eq!(open(&sealed(&ReduceReply::default())), Ok(ReduceReply::default()));
+        assert_eq!(open(&sealed(&RankMessage::default())), Ok(RankMessage::default()));
         assert_eq!(sealed(&StatusRequest {}), Vec::<u8>::new(), "it carries nothing");
     }
 
     #[test]
     fn a_sealed_message_is_protobuf_whose_last_field_is_the_digest() {
         let bytes = sealed(&work());
-        assert_eq!(MicroBatch::decode(bytes.as_slice()), Ok(work()), "others pass over the digest");
+        assert_eq!(WorkMessage::decode(bytes.as_slice()), Ok(work()), "others pass over the digest");
         let tail = &bytes[bytes.len() - TAIL_LEN..];
         assert_eq!(tail[..2], [0x7a, 16]);
         assert_eq!(tail[2..], blake3::hash(&work().encode_to_vec()).as_bytes()[..16]);
@@ -230,9 +235,12 @@ mod tests {
 
     #[test]
     fn a_message_for_all_is_sealed_as_any_other() {
-        let reply = |sum: &'static [u8]| ReduceReply { complete: true, sum: sum.into(), ..ReduceReply::default() };
-        for reply in [reply(b"0000"), reply(b"0000"), reply(b"0001"), reply(b""), reply(b"0000")] {
-            assert_eq!(SHARED.sealed(&reply), sealed(&reply));
+        let of = |sum: &'static [u8]| WorkMessage {
+            sum: Some(Sum { unit: 7, sum: sum.into(), ..Sum::default() }),
+            work: Vec::new(),
+        };
+        for message in [of(b"0000"), of(b"0000"), of(b"0001"), of(b""), of(b"0000")] {
+            assert_eq!(SHARED.sealed(&message), sealed(&message));
         }
     }
 
@@ -243,7 +251,7 @@ mod tests {
         for bit in 0..8 * bytes.len() {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(open::<MicroBatch>(&changed), Err(tonic::Code::DataLoss), "bit {bit}");
+            assert_eq!(open::<WorkMessage>(&changed), Err(tonic::Code::DataLoss), "bit {bit}");
         }
         assert!(take_damaged() >= 8 * bytes.len() as u64);
     }
@@ -251,14 +259,14 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_not_sealed_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert_eq!(open::<MicroBatch>(&bytes), Err(tonic::Code::DataLoss));
+            prop_assert_eq!(open::<WorkMessage>(&bytes), Err(tonic::Code::DataLoss));
         }
 
         #[test]
         fn a_message_that_was_cut_off_is_refused(cut in 0usize..60) {
             let bytes = sealed(&work());
             let len = cut.min(bytes.len() - 1);
-            prop_assert_eq!(open::<MicroBatch>(&bytes[..len]), Err(tonic::Code::DataLoss));
+            prop_assert_eq!(open::<WorkMessage>(&bytes[..len]), Err(tonic::Code::DataLoss));
         }
     }
 }

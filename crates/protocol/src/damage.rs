@@ -71,7 +71,7 @@ impl Damage {
 /// A message's name; of those that are one of several, with the number of the field that is set.
 fn kind(name: &str, bytes: &[u8]) -> String {
     match (name, bytes.first()) {
-        ("WorkerMessage" | "CoordinatorMessage", Some(tag)) => format!("{name}.{}", tag >> 3),
+        ("WorkerMessage" | "CoordinatorMessage" | "WorkMessage", Some(tag)) => format!("{name}.{}", tag >> 3),
         _ => name.to_owned(),
     }
 }
@@ -87,7 +87,7 @@ mod tests {
         let bytes = Bytes::from_static(&[0x1a, 7, 7, 7]);
         let mut changed = Vec::new();
         for number in 1..=20 {
-            for name in ["MicroBatch", "WorkerMessage"] {
+            for name in ["RankMessage", "WorkerMessage"] {
                 let found = damage.apply(name, bytes.clone());
                 let bits: u32 = bytes.iter().zip(&found).map(|(a, b)| (a ^ b).count_ones()).sum();
                 assert!(bits <= 1);
@@ -96,10 +96,10 @@ mod tests {
                 }
             }
         }
-        assert_eq!(changed, [("MicroBatch", 3), ("WorkerMessage", 3), ("MicroBatch", 6), ("WorkerMessage", 6)]);
+        assert_eq!(changed, [("RankMessage", 3), ("WorkerMessage", 3), ("RankMessage", 6), ("WorkerMessage", 6)]);
         let said = std::fs::read_to_string(&file).unwrap();
         std::fs::remove_file(&file).unwrap();
-        assert_eq!(said, "MicroBatch\nWorkerMessage.3\nMicroBatch\nWorkerMessage.3\n");
+        assert_eq!(said, "RankMessage\nWorkerMessage.3\nRankMessage\nWorkerMessage.3\n");
     }
 
     #[test]

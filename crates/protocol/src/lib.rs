@@ -30,4 +30,4 @@ pub use messages::*;
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/numalign.bin"));
 
 /// Raised whenever a message changes its meaning; coordinator and worker must agree.
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;

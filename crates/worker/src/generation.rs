@@ -1,9 +1,8 @@
-//! The start of a generation: checks what the coordinator sent, chooses the collective, spawns the unit loop.
+//! The start of a generation: checks what the coordinator sent, chooses where rows go, spawns the unit loop.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use numalign_collective::{Chosen, Grpc};
 use numalign_config::Recipe;
 use numalign_projector::{Layout, State};
 use numalign_protocol as proto;
@@ -11,6 +10,7 @@ use numalign_protocol as proto;
 use crate::connection::Connection;
 use crate::device::Loaded;
 use crate::error::WorkerError;
+use crate::link::Link;
 use crate::session::{RANK, Worker};
 use crate::steps::Steps;
 
@@ -39,23 +39,20 @@ impl Worker {
             begin.end_micro_batch,
             state.step()
         );
-        let collective = match begin.nccl {
+        let nccl = match begin.nccl {
             true => {
                 let row_len = state.layout().row_len();
-                Chosen::Nccl(self.communicators.begin(&kept.config, &begin, generation, &kept.loaded.nccl, row_len)?)
+                Some(self.communicators.begin(&kept.config, &begin, generation, &kept.loaded.nccl, row_len)?)
             }
-            false => {
-                let (client, member) = (connection.client.clone(), connection.member);
-                Chosen::Grpc(Box::new(Grpc { client, generation, member }))
-            }
+            false => None,
         };
+        let ahead = kept.config.run.prefetch_steps as u32;
         let steps = Steps {
             config: kept.config.clone(),
-            client: connection.client.clone(),
             device: kept.device.clone(),
-            collective,
+            link: Link::new(connection.client.clone(), generation, connection.member, ahead),
+            nccl,
             generation,
-            member: connection.member,
             rank: begin.rank,
             part: begin.first_micro_batch as usize..begin.end_micro_batch as usize,
             state,

@@ -1,6 +1,6 @@
 //! A worker: joins a coordinator, computes micro-batches with a frozen model, reduces, updates, reports.
 //!
-//! Reading order: `steps` (the units of one generation) → `device` (the thread that computes) → `session` (connections,
+//! Reading order: `steps` (the units of one generation) → `link` (their stream) → `device` (the thread that computes) → `session` (connections,
 //! one after the other) → `handshake`, `control_loop`, `generation` (one connection).
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
@@ -13,6 +13,7 @@ pub mod error;
 pub mod fault;
 mod generation;
 mod handshake;
+mod link;
 pub mod nccl;
 pub mod session;
 pub mod simulated;

@@ -4,36 +4,36 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use numalign_access::Client;
-use numalign_collective::{
-    Chosen, Collective, CollectiveError, DigestedRows, MAX_ATTEMPTS, Summed, digested, is_damage,
-};
+use numalign_collective::nccl::NcclRows;
+use numalign_collective::{Collective, CollectiveError, DigestedRows, Gathered, Summed, digested};
 use numalign_config::Config;
 use numalign_data::sample::NoInput;
 use numalign_data::{Audits, Domain, MicroBatchId, Sample, SampleStream, Schedule, Unit, held_out_of};
-use numalign_engine::memory::peak_rss_mib;
-use numalign_projector::State;
+use numalign_engine::memory::PeakMemory;
+use numalign_projector::{MicroBatchGradients, State};
 use numalign_protocol as proto;
 use numalign_protocol::worker_message::Message;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 
 use crate::device::{Device, RowKind};
 use crate::error::WorkerError;
 use crate::fault::Faults;
+use crate::link::{Link, MAX_ATTEMPTS, failed, is_damage};
 use crate::uncommitted::UncommittedStates;
+
+/// A report waits for the next rows to travel with, but no longer than this: what is slower to compute is worth a message.
+const REPORT_DELAY: Duration = Duration::from_millis(100);
 
 /// What a generation's task needs.
 pub(crate) struct Steps {
     pub config: Arc<Config>,
-    pub client: Client,
     pub device: Device,
-    pub collective: Chosen,
+    pub link: Link,
+    /// Where the rows go, if not to the coordinator.
+    pub nccl: Option<NcclRows>,
     pub generation: proto::Generation,
-    pub member: u64,
     pub rank: u32,
     pub part: Range<usize>,
     pub state: Arc<State>,
@@ -41,12 +41,6 @@ pub(crate) struct Steps {
     pub reports: mpsc::Sender<proto::WorkerMessage>,
     /// The unit below which the rows are computed; heartbeats say it.
     pub rows_until: Arc<AtomicU64>,
-}
-
-/// The stream that brings the work, and the one that asks for it.
-struct WorkLink {
-    credits: mpsc::Sender<proto::WorkCredit>,
-    work: Streaming<proto::MicroBatch>,
 }
 
 /// Why no work came.
@@ -85,38 +79,49 @@ impl Steps {
             Some(_) => None,
         };
         let (faults, audits) = (Faults::from_env(), Audits::of_run(&self.config));
-        let mut link = self.open_work(units.index(self.state.position())).await?;
+        let mut memory = PeakMemory::default();
+        self.link.open(units.index(self.state.position())).await?;
         loop {
             let unit = units.index(self.state.position());
             let kind = match units.unit(unit) {
                 Unit::Step(_) => RowKind::Gradients,
                 Unit::Chunk { .. } => RowKind::Features,
                 Unit::Evaluate => RowKind::Errors,
-                Unit::Solve | Unit::End => return Ok(()),
+                Unit::Solve | Unit::End => {
+                    tell(&self.reports, self.link.take_report()).await;
+                    return Ok(());
+                }
             };
+            if !self.link.has_work() {
+                tell(&self.reports, self.link.take_report()).await;
+            }
             let asked = Instant::now();
-            let mut micro_batches = self.receive(&mut link, unit).await?;
+            let mut micro_batches = self.receive(unit).await?;
             let data_wait = asked.elapsed();
             if let (RowKind::Errors, Some(held_out)) = (kind, &held_out) {
                 self.draw(held_out, &mut micro_batches);
             }
-            // The stream's end shows itself at the next receive.
-            let _ = link.credits.try_send(self.credit(1));
+            if self.nccl.is_some() {
+                self.link.ask();
+            }
 
             let started = Instant::now();
-            let delay = faults.delay(micro_batches.len());
-            if !delay.is_zero() {
-                tokio::time::sleep(delay).await;
-            }
-            if faults.freezes(unit) {
-                self.device.freeze().await;
-            }
-            let mut rows = self.device.rows(kind, self.state.clone(), micro_batches).await?;
+            let rows = {
+                let computed = compute(&self.device, &faults, unit, kind, self.state.clone(), micro_batches);
+                tokio::pin!(computed);
+                tokio::select! {
+                    biased;
+                    rows = &mut computed => rows?,
+                    () = tokio::time::sleep(REPORT_DELAY), if self.link.has_report() => {
+                        tell(&self.reports, self.link.take_report()).await;
+                        computed.await?
+                    }
+                }
+            };
             self.rows_until.store(unit + 1, Ordering::Relaxed);
-            faults.corrupt(unit, &mut rows);
             let compute = started.elapsed();
             let mut rows = digested(rows);
-            let digests = match audits.due(unit) || matches!(self.collective, Chosen::Nccl(_)) {
+            let digests = match audits.due(unit) || self.nccl.is_some() {
                 true => reported(&rows),
                 false => Vec::new(),
             };
@@ -135,29 +140,48 @@ impl Steps {
             let next = Arc::new(faults.misupdated(unit, made.state));
             self.uncommitted.computed(next.clone());
             self.state = next;
+            if let Some(committed) = self.link.take_committed() {
+                self.uncommitted.committed(committed.unit, committed.mac);
+            }
+            // Over gRPC the coordinator makes it itself.
+            let sends_state = self.rank == 0 && self.nccl.is_some();
             let done = proto::UnitDone {
                 generation: Some(self.generation),
                 unit,
                 loss: made.loss,
                 digest: self.state.digest().0.to_vec(),
-                state: if self.rank == 0 { self.state.to_bytes() } else { Vec::new() },
+                state: if sends_state { self.state.to_bytes() } else { Vec::new() },
                 rows: digests,
                 features: made.features,
                 received_digest: made.received.map_or_else(Vec::new, |digest| digest.to_vec()),
                 ..proto::UnitDone::default()
             };
-            let timing = proto::Timing { compute, data_wait, reduce, peak_rss_mib: peak_rss_mib() };
+            let timing = proto::Timing { compute, data_wait, reduce, peak_rss_mib: memory.mib() };
             let done = done.with_timing(timing);
-            let message = proto::WorkerMessage { message: Some(Message::UnitDone(done)) };
-            if self.reports.send(message).await.is_err() {
-                return Ok(());
+            match self.nccl {
+                Some(_) => tell(&self.reports, Some(done)).await,
+                None => self.link.enclose(done),
             }
+        }
+    }
+
+    async fn all_reduce(&mut self, unit: u64, rows: DigestedRows) -> Result<Summed, CollectiveError> {
+        match &mut self.nccl {
+            Some(nccl) => nccl.all_reduce(unit, rows).await,
+            None => self.link.all_reduce(unit, rows).await,
+        }
+    }
+
+    async fn gather(&mut self, unit: u64, rows: DigestedRows) -> Result<Gathered, CollectiveError> {
+        match &mut self.nccl {
+            Some(nccl) => nccl.gather(unit, rows).await,
+            None => self.link.gather(unit, rows).await,
         }
     }
 
     /// The state after a training step, from its gradient rows.
     async fn updated(&mut self, unit: u64, rows: DigestedRows) -> Result<Made, WorkerError> {
-        let Summed { sum, received } = self.collective.all_reduce(unit, rows).await?;
+        let Summed { sum, received } = self.all_reduce(unit, rows).await?;
         let mut state = self.state.as_ref().clone();
         state.update(&sum, &self.config.recipe)?;
         Ok(Made { state, loss: sum.last().copied().unwrap_or(f32::NAN), features: Vec::new(), received })
@@ -165,7 +189,7 @@ impl Steps {
 
     /// The state after a chunk of the solver's round, from its features.
     async fn gathered(&mut self, unit: u64, rows: DigestedRows) -> Result<Made, WorkerError> {
-        let gathered = self.collective.gather(unit, rows).await?;
+        let gathered = self.gather(unit, rows).await?;
         let state = self.state.gathered(&self.config.recipe, gathered.digest)?;
         let rows = gathered.rows.filter(|_| self.rank == 0).unwrap_or_default();
         let features = proto::codec::floats_to_bytes(&rows);
@@ -174,7 +198,7 @@ impl Steps {
 
     /// The state after an evaluation, from the sums of its errors.
     async fn evaluated(&mut self, unit: u64, rows: DigestedRows) -> Result<Made, WorkerError> {
-        let Summed { sum, received } = self.collective.all_reduce(unit, rows).await?;
+        let Summed { sum, received } = self.all_reduce(unit, rows).await?;
         let state = self.state.evaluated(&self.config.recipe, &sum, self.config.run.eval_samples)?;
         Ok(Made { state, loss: f32::NAN, features: Vec::new(), received })
     }
@@ -188,36 +212,16 @@ impl Steps {
         }
     }
 
-    fn credit(&self, units: u32) -> proto::WorkCredit {
-        proto::WorkCredit { generation: Some(self.generation), member: self.member, units, from_unit: 0 }
-    }
-
-    /// Opens a stream of work that begins with `unit`.
-    async fn open_work(&mut self, unit: u64) -> Result<WorkLink, WorkerError> {
-        let ahead = self.config.run.prefetch_steps;
-        let mut attempt = 1;
-        loop {
-            let (credits, outbound) = mpsc::channel(ahead as usize + 1);
-            // The channel has room for it.
-            let _ = credits.try_send(proto::WorkCredit { from_unit: unit, ..self.credit(ahead as u32) });
-            match self.client.work(ReceiverStream::new(outbound)).await {
-                Ok(work) => return Ok(WorkLink { credits, work: work.into_inner() }),
-                Err(status) if is_damage(&status) && attempt < MAX_ATTEMPTS => attempt += 1,
-                Err(status) => return Err(connection(&status)),
-            }
-        }
-    }
-
     /// The work of `unit`. A stream whose message was damaged is opened again from this unit on.
-    async fn receive(&mut self, link: &mut WorkLink, unit: u64) -> Result<Vec<(usize, Vec<Sample>)>, WorkerError> {
+    async fn receive(&mut self, unit: u64) -> Result<Vec<(usize, Vec<Sample>)>, WorkerError> {
         let mut attempt = 1;
         loop {
-            match self.receive_from(&mut link.work, unit).await {
+            match self.try_receive(unit).await {
                 Err(Received::Broken(status)) if is_damage(&status) && attempt < MAX_ATTEMPTS => {
                     attempt += 1;
-                    *link = self.open_work(unit).await?;
+                    self.link.open(unit).await?;
                 }
-                Err(Received::Broken(status)) => return Err(connection(&status)),
+                Err(Received::Broken(status)) => return Err(failed(unit, &status).into()),
                 Err(Received::Wrong(error)) => return Err(error),
                 Ok(micro_batches) => return Ok(micro_batches),
             }
@@ -225,16 +229,11 @@ impl Steps {
     }
 
     /// In an audited unit perhaps micro-batches of other ranks first, then all of this rank.
-    async fn receive_from(
-        &self,
-        work: &mut Streaming<proto::MicroBatch>,
-        unit: u64,
-    ) -> Result<Vec<(usize, Vec<Sample>)>, Received> {
+    async fn try_receive(&mut self, unit: u64) -> Result<Vec<(usize, Vec<Sample>)>, Received> {
         let mut micro_batches = Vec::with_capacity(self.part.len() + 1);
         let mut own = 0;
         while own < self.part.len() {
-            let message = work.message().await.map_err(Received::Broken)?;
-            let Some(message) = message else {
+            let Some(message) = self.link.micro_batch().await.map_err(Received::Broken)? else {
                 return Err(Received::Wrong(CollectiveError::GenerationOver.into()));
             };
             let micro_batch = message.micro_batch as usize;
@@ -257,13 +256,37 @@ impl Steps {
     }
 }
 
+/// The rows of `unit`, with what the faults do to them.
+async fn compute(
+    device: &Device,
+    faults: &Faults,
+    unit: u64,
+    kind: RowKind,
+    state: Arc<State>,
+    micro_batches: Vec<(usize, Vec<Sample>)>,
+) -> Result<MicroBatchGradients, WorkerError> {
+    let delay = faults.delay(micro_batches.len());
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    if faults.freezes(unit) {
+        device.freeze().await;
+    }
+    let mut rows = device.rows(kind, state, micro_batches).await?;
+    faults.corrupt(unit, &mut rows);
+    Ok(rows)
+}
+
 /// The digest of each row, for the coordinator's comparison.
 fn reported(rows: &DigestedRows) -> Vec<proto::RowDigest> {
     rows.iter().map(|(micro_batch, _, digest)| proto::RowDigest::new(*micro_batch, *digest)).collect()
 }
 
-fn connection(status: &tonic::Status) -> WorkerError {
-    WorkerError::Collective(CollectiveError::Connection { unit: 0, reason: status.message().to_owned() })
+/// Sends a report by itself. A closed channel means a lost connection, which the inbound stream reports.
+async fn tell(reports: &mpsc::Sender<proto::WorkerMessage>, report: Option<proto::UnitDone>) {
+    if let Some(done) = report {
+        let _ = reports.send(proto::WorkerMessage { message: Some(Message::UnitDone(done)) }).await;
+    }
 }
 
 /// Samples of a message.

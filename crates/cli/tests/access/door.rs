@@ -67,7 +67,7 @@ fn whoever_has_the_token_can_ask_for_the_proto() {
         panic!("{answer:?}");
     };
     let whole = files.file_descriptor_proto.concat();
-    for name in ["ReduceRequest", "message_digest"] {
+    for name in ["RankMessage", "message_digest"] {
         assert!(whole.windows(name.len()).any(|window| window == name.as_bytes()), "{name}");
     }
     succeed("the worker", &worker(&folder, &url, &[], &[("NUMALIGN_TOKEN", SECRET)]));

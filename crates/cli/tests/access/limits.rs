@@ -34,8 +34,8 @@ fn messages_larger_than_any_honest_one_are_refused_unread() {
             let refused = client.control(greeting).await.unwrap_err();
             assert!(refused.message().contains("too large"), "{refused}");
             let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 20 << 20].into(), digest: Vec::new() }];
-            let request = proto::ReduceRequest { rows, ..Default::default() };
-            let refused = client.reduce(request).await.unwrap_err();
+            let message = proto::RankMessage { rows, ..Default::default() };
+            let refused = client.work(tokio_stream::iter([message])).await.unwrap_err();
             assert!(refused.message().contains("too large"), "{refused}");
         }
         // What it takes for a name it does not keep whole.

@@ -92,10 +92,8 @@ fn every_call_but_the_health_services_needs_the_token() {
         let refused = client.status(proto::StatusRequest {}).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
         let rows = vec![proto::Row { micro_batch: 0, values: vec![0; 8].into(), digest: Vec::new() }];
-        let request = proto::ReduceRequest { generation, member: 1, unit: 0, rows, more: false };
-        assert_eq!(client.reduce(request).await.unwrap_err().code(), Code::Unauthenticated);
-        let credit = tokio_stream::iter([proto::WorkCredit { generation, member: 1, units: 1, from_unit: 0 }]);
-        assert_eq!(client.work(credit).await.unwrap_err().code(), Code::Unauthenticated);
+        let message = proto::RankMessage { generation, member: 1, unit: Some(0), rows, ..Default::default() };
+        assert_eq!(client.work(tokio_stream::iter([message])).await.unwrap_err().code(), Code::Unauthenticated);
         let greeting = tokio_stream::iter([hello("elsewhere")]);
         assert_eq!(client.control(greeting).await.unwrap_err().code(), Code::Unauthenticated);
 
@@ -130,17 +128,13 @@ fn nobody_speaks_for_a_member_of_another_connection() {
         // Another connection knows everything that there is to know, and guesses the rest.
         let mut stranger = connect(&url).await;
         let generation = Some(proto::Generation { incarnation: welcome.incarnation, number: 1, rollback: 0 });
-        let request =
-            proto::ReduceRequest { generation, member: welcome.member, unit: 0, rows: Vec::new(), more: false };
-        let refused = stranger.reduce(request.clone()).await.unwrap_err();
+        let message = proto::RankMessage { generation, member: welcome.member, unit: Some(0), ..Default::default() };
+        let refused = stranger.work(tokio_stream::iter([message.clone()])).await.unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition);
         assert!(refused.message().contains("did not join on this connection"), "{refused}");
-        let credit =
-            tokio_stream::iter([proto::WorkCredit { generation, member: welcome.member, units: 1, from_unit: 0 }]);
-        let refused = stranger.work(credit).await.unwrap_err();
-        assert!(refused.message().contains("did not join on this connection"), "{refused}");
         // The member itself is heard: its generation has not begun, that is all.
-        assert!(!member.reduce(request).await.unwrap().into_inner().complete);
+        let early = member.work(tokio_stream::iter([message])).await.unwrap_err();
+        assert!(early.message().contains("that generation is over"), "{early}");
     });
     succeed("the worker", &worker(&folder, &url, &[], &[]));
     coordinator.ends_unharmed(&folder);

@@ -117,7 +117,7 @@ type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl Coordinator for Fake {
     type ControlStream = Answer<proto::CoordinatorMessage>;
-    type WorkStream = Answer<proto::MicroBatch>;
+    type WorkStream = Answer<proto::WorkMessage>;
 
     async fn control(
         &self,
@@ -133,12 +133,8 @@ impl Coordinator for Fake {
         Ok(Response::new(Box::pin(tokio_stream::StreamExt::chain(answer, tokio_stream::pending()))))
     }
 
-    async fn work(&self, _: Request<Streaming<proto::WorkCredit>>) -> Result<Response<Self::WorkStream>, Status> {
+    async fn work(&self, _: Request<Streaming<proto::RankMessage>>) -> Result<Response<Self::WorkStream>, Status> {
         Err(Status::unimplemented("no work"))
-    }
-
-    async fn reduce(&self, _: Request<proto::ReduceRequest>) -> Result<Response<proto::ReduceReply>, Status> {
-        Err(Status::unimplemented("no reduction"))
     }
 
     async fn status(&self, _: Request<proto::StatusRequest>) -> Result<Response<proto::StatusReply>, Status> {
@@ -250,12 +246,18 @@ fn nonsense_on_the_coordinators_port_harms_no_run() {
         }
         let _ = control(&client, vec![returning]).await;
         for generation in [None, generation] {
-            let credit =
-                tokio_stream::iter([proto::WorkCredit { generation, member: 1, units: u32::MAX, from_unit: u64::MAX }]);
-            assert!(client.clone().work(credit).await.is_err());
             let rows = vec![proto::Row { micro_batch: u32::MAX, values: vec![1, 2, 3].into(), digest: vec![0; 32] }];
-            let request = proto::ReduceRequest { generation, member: 1, unit: u64::MAX, rows, more: false };
-            assert!(client.clone().reduce(request).await.is_err());
+            let message = proto::RankMessage {
+                generation,
+                member: 1,
+                credit: u32::MAX,
+                from_unit: u64::MAX,
+                unit: Some(u64::MAX),
+                rows,
+                more: false,
+                done: Some(done(3)),
+            };
+            assert!(client.clone().work(tokio_stream::iter([message])).await.is_err());
         }
     });
     // The run goes on as if nothing had been.

@@ -238,9 +238,20 @@ impl Driver {
         }
     }
 
-    /// Tells every worker which unit is committed, with the MAC of its state.
+    /// Tells every worker which unit is committed, with the MAC of its state: with the next sum, where there is one.
     fn announce_commit(&self, state: &State) {
+        // At the end the workers are told that the run is done.
+        if self.machine.phase() == "done" {
+            return;
+        }
         let committed = proto::Committed { unit: self.unit_after(state), mac: self.key.mac(state).to_vec() };
+        if let Err(committed) = self.reducer.commit(committed, Instant::now()) {
+            self.tell_committed(&committed);
+        }
+    }
+
+    /// Tells every worker by itself which unit is committed.
+    pub(super) fn tell_committed(&self, committed: &proto::Committed) {
         for outbox in self.outboxes.values() {
             outbox.committed(committed.clone());
         }

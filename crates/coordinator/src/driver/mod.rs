@@ -235,6 +235,9 @@ impl Driver {
         for line in self.untold.due(now) {
             self.console.print(&line);
         }
+        if let Some(committed) = self.reducer.untold_commit(now, self.config.run.heartbeat) {
+            self.tell_committed(&committed);
+        }
         let limit = self.config.run.dead_after;
         for member in self.pending_acks.overdue(now, limit) {
             self.pending_acks.forget(member);
@@ -316,8 +319,7 @@ impl Driver {
     }
 
     fn welcome(&mut self, member: MemberId) {
-        let no_generation = Generation { incarnation: self.machine.incarnation(), ..Generation::default() };
-        let trial = micro_batch(&self.streams, &self.config, no_generation, 0, 0);
+        let trial = micro_batch(&self.streams, &self.config, 0, 0);
         let welcome = proto::Welcome {
             protocol: proto::PROTOCOL,
             run_id: self.config.run.run_id.clone(),

@@ -4,15 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use numalign_checkpoint::{Audited, AuditedMachine, Checkpoint, CheckpointError};
-use numalign_data::{Audits, SampleDigest, Schedule, Unit};
+use numalign_data::{Audits, SampleDigest, Schedule};
 use numalign_projector::{State, StateDigest};
-use numalign_protocol::codec::floats_from_bytes;
 
 use super::Driver;
 use crate::error::CoordinatorError;
 use crate::final_file::RETRY_AFTER;
 use crate::machine::{Generation, RollBack};
-use crate::rpc::reduce::Reduced;
 
 /// How often a rollback is tried to be recorded on a disk that does not take it.
 const MAX_ATTEMPTS: u32 = 60;
@@ -110,23 +108,6 @@ impl Driver {
 
     /// The digest of the state after a unit, made here out of the rows that came; `None` where they did not come here.
     pub(super) fn state_made_here(&self, generation: Generation, unit: u64) -> Option<StateDigest> {
-        let (before, recipe) = (self.machine.committed()?, &self.config.recipe);
-        if self.unit_after(before) != unit {
-            return None;
-        }
-        let kind = Schedule::of_run(&self.config).unit(unit);
-        let after = match (self.reducer.reduced(generation, unit)?, kind) {
-            (Reduced::Gathered(digest), Unit::Chunk { .. }) => before.gathered(recipe, digest).ok()?,
-            (Reduced::Sum(sum), Unit::Step(_)) => {
-                let mut after = before.as_ref().clone();
-                after.update(&floats_from_bytes(&sum).ok()?, recipe).ok()?;
-                after
-            }
-            (Reduced::Sum(sum), Unit::Evaluate) => {
-                before.evaluated(recipe, &floats_from_bytes(&sum).ok()?, self.config.run.eval_samples).ok()?
-            }
-            _ => return None,
-        };
-        Some(after.digest())
+        self.reducer.made(generation, unit).map(|state| state.digest())
     }
 }

@@ -105,7 +105,7 @@ fn report(state: &mut State, config: &Config, begin: &proto::Begin) -> Report {
         unit,
         loss: 0.5,
         digest: state.digest(),
-        state: Some(state.clone()),
+        state: Some(Arc::new(state.clone())),
         features: None,
         rows: Vec::new(),
         received: None,

@@ -86,8 +86,8 @@ impl Machine {
                 return;
             }
             let state = match self.checked_state(&reports[0]) {
-                Ok(state) => Arc::new(state),
-                Err(reason) => return self.contradicts_itself(&reason, effects),
+                Ok(state) => state,
+                Err(reason) => return self.state_refuted(now, reason, effects),
             };
             let audited = self.note_audits(&audits);
             self.committed = Some(state.clone());
@@ -143,26 +143,45 @@ impl Machine {
         }
     }
 
-    /// What rank 0 sent does not have the digest that all ranks agreed on: its machine or network is at fault, so the
-    /// others go on without it.
-    fn contradicts_itself(&mut self, reason: &str, effects: &mut Vec<Effect>) {
-        match self.running.as_ref().map(|running| (running.ranks[0].0, running.ranks.len())) {
-            Some((id, 2..)) => self.exclude(&[(id, reason.to_owned())], effects),
-            _ => {
+    /// The state does not have the digest that all ranks agreed on. Over NCCL rank 0 sent it: its machine or network is at
+    /// fault, so the others go on without it. Over gRPC it was made here: either the ranks are wrong or this machine is, and
+    /// another worker has to tell.
+    fn state_refuted(&mut self, now: Instant, reason: String, effects: &mut Vec<Effect>) {
+        let Some(running) = &self.running else {
+            return;
+        };
+        match (running.backend, running.ranks.len()) {
+            (CollectiveBackend::Grpc, _) => self.ask_for_arbiter(now, reason, effects),
+            (CollectiveBackend::Nccl, 2..) => {
+                let first = running.ranks[0].0;
+                self.exclude(&[(first, reason)], effects);
+            }
+            (CollectiveBackend::Nccl, _) => {
                 let hint = "rank 0's machine has a faulty memory or network; resume without it";
-                self.fail(reason.to_owned(), hint, effects);
+                self.fail(reason, hint, effects);
             }
         }
     }
 
-    /// The state in rank 0's report, if it is what all ranks agreed on; else a reason.
-    fn checked_state(&self, report: &Report) -> Result<State, String> {
-        let step = report.unit;
+    /// The state with rank 0's report, if it is what all ranks agreed on; else a reason.
+    fn checked_state(&self, report: &Report) -> Result<Arc<State>, String> {
+        let (step, digest) = (report.unit, report.digest);
+        let is_made_here = self.running.as_ref().is_some_and(|running| running.backend == CollectiveBackend::Grpc);
         let Some(state) = report.state.clone() else {
-            return Err(format!("rank 0 reported step {step} without its state"));
+            return Err(match is_made_here {
+                true => format!("all ranks reported step {step}, whose rows never came to a sum here"),
+                false => format!("rank 0 reported step {step} without its state"),
+            });
         };
-        if state.digest() != report.digest || self.unit_after(&state) != step + 1 {
-            return Err(format!("rank 0's state after step {step} does not have the digest it reported"));
+        if state.digest() != digest || self.unit_after(&state) != step + 1 {
+            return Err(match is_made_here {
+                true => format!(
+                    "after step {step} the state of all ranks is {digest}, where the coordinator has {}; nothing of this \
+                     step is committed",
+                    state.digest()
+                ),
+                false => format!("rank 0's state after step {step} does not have the digest it reported"),
+            });
         }
         self.check_features(step, report.features.as_deref(), &state)?;
         Ok(state)

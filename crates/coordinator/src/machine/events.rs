@@ -94,8 +94,9 @@ pub struct Report {
     pub loss: f32,
     /// Digest of the state after the unit.
     pub digest: StateDigest,
-    /// The state after the unit; from rank 0 only.
-    pub state: Option<State>,
+    /// With rank 0's report only: the state after the unit. Over gRPC the coordinator made it out of the rows that came,
+    /// over NCCL the rank sent it.
+    pub state: Option<Arc<State>>,
     /// What a chunk gathered; with rank 0's report only.
     pub features: Option<Arc<Features>>,
     /// In an audited unit and over NCCL: every row this rank computed.

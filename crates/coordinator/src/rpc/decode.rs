@@ -71,7 +71,7 @@ pub fn join_request(
     Ok(JoinRequest { process, restarts: hello.restarts, rejoin_state, mac_holds, returns })
 }
 
-/// Rows of a `ReduceRequest`: micro-batch, floats and digest of each.
+/// Rows of a `RankMessage`: micro-batch, floats and digest of each.
 ///
 /// # Errors
 /// A row that is not whole floats, or not what was computed: the message arrived as it was sent, so its sender changed it.
@@ -145,7 +145,7 @@ fn report(done: proto::UnitDone) -> Result<Report, String> {
     let rows = rows.map_err(|_| "it sent a row digest that is not 32 bytes")?;
     let state = match done.state.is_empty() {
         true => None,
-        false => Some(State::from_bytes(&done.state).map_err(|error| error.to_string())?),
+        false => Some(Arc::new(State::from_bytes(&done.state).map_err(|error| error.to_string())?)),
     };
     let features = match &state {
         Some(state) if !done.features.is_empty() => {
@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(report.received, Some([8; 32]));
         assert_eq!((report.digest, report.rows.as_slice()), (state.digest(), &[(3, [9; 32])][..]));
         assert_eq!(report.features.unwrap().hidden(), 2);
-        assert_eq!(report.state, Some(state));
+        assert_eq!(report.state, Some(Arc::new(state)));
         assert_eq!(
             (report.timing.compute, report.timing.data_wait),
             (Duration::from_millis(1), Duration::from_millis(2))

@@ -134,17 +134,10 @@ impl Dispatcher {
 
 /// One micro-batch as a message. Workers draw the held-out samples of an evaluation themselves, but for those of a dataset,
 /// which they do not have.
-pub fn micro_batch(
-    streams: &Streams,
-    config: &Config,
-    generation: Generation,
-    unit: u64,
-    micro_batch: usize,
-) -> proto::MicroBatch {
+pub fn micro_batch(streams: &Streams, config: &Config, unit: u64, micro_batch: usize) -> proto::MicroBatch {
     let (unit_kind, place) = (Schedule::of_run(config).unit(unit), MicroBatchId(micro_batch));
     let samples = streams.samples(&config.recipe, unit_kind, place, config.run.eval_samples);
     proto::MicroBatch {
-        generation: Some(generation),
         unit,
         micro_batch: micro_batch as u32,
         samples: samples.into_iter().map(proto::Sample::from).collect(),
@@ -193,7 +186,7 @@ mod tests {
         assert_eq!(dispatcher.claim(OLD, 5, false), Claim::Wait, "three steps and two chunks, then the solution");
         let streams = Streams::new(SampleStream::generated(recipe, Domain::Train).unwrap(), recipe).unwrap();
         let solve = SampleStream::generated(recipe, Domain::Solve).unwrap();
-        let of = |unit| micro_batch(&streams, &config, OLD, unit, 0).samples;
+        let of = |unit| micro_batch(&streams, &config, unit, 0).samples;
         assert_eq!(of(2)[0], proto::Sample::from(streams.train.sample(16)));
         assert_eq!(of(4)[0], proto::Sample::from(solve.sample(8)), "the second chunk of the first round");
         assert_eq!(of(5), Vec::new());

@@ -8,5 +8,6 @@ pub mod dispatch;
 pub mod guesses;
 pub mod message_limits;
 pub mod outbox;
+mod rank_stream;
 pub mod reduce;
 pub mod service;

@@ -4,16 +4,19 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use numalign_config::Config;
+use numalign_config::{Config, Recipe};
 use numalign_data::{Schedule, Unit};
 use numalign_projector::digest_of;
-use numalign_projector::{Features, RowError, Rows};
+use numalign_projector::{Features, RowError, Rows, State, StateError};
+use numalign_protocol as proto;
 use numalign_protocol::codec::{CodecError, floats_to_bytes};
 use prost::bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::machine::collective::CollectiveBackend;
 use crate::machine::{Generation, GenerationStart, MemberId};
 
 /// No rank gets further ahead of the others than the unit after theirs, so only a handful of units are open: those from
@@ -33,6 +36,27 @@ pub enum Reduced {
     Gathered([u8; 32]),
 }
 
+/// What goes to every rank once the rows of a unit are there: the same for all, so that it is encoded once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// What the rows come to.
+    pub reduced: Reduced,
+    /// What was committed since the answer before.
+    pub committed: Option<proto::Committed>,
+}
+
+impl Answer {
+    /// As a message; `unit` is the unit of the rows.
+    pub fn to_message(&self, unit: u64) -> proto::WorkMessage {
+        let mut sum = proto::Sum { unit, committed: self.committed.clone(), ..proto::Sum::default() };
+        match &self.reduced {
+            Reduced::Sum(bytes) => sum.sum = bytes.clone(),
+            Reduced::Gathered(digest) => sum.gathered_digest = digest.to_vec(),
+        }
+        proto::WorkMessage { sum: Some(sum), work: Vec::new() }
+    }
+}
+
 /// A unit in work, and its result until the unit is long done: a rank whose answer was damaged asks once more.
 struct UnitRows {
     /// Empty once they are reduced.
@@ -40,15 +64,25 @@ struct UnitRows {
     /// Of the rows that came: micro-batch and digest.
     digests: BTreeMap<usize, [u8; 32]>,
     /// One per member: a repeated call replaces the earlier one.
-    waiting: HashMap<MemberId, oneshot::Sender<Reduced>>,
+    waiting: HashMap<MemberId, oneshot::Sender<Answer>>,
     asked: HashSet<MemberId>,
-    reduced: Option<Reduced>,
+    answer: Option<Answer>,
+    /// The state after the unit, as every rank must make it.
+    made: Option<Arc<State>>,
 }
 
 struct Current {
     generation: Generation,
     /// Micro-batches of each rank: nobody else's rows of them are taken.
     parts: HashMap<MemberId, Range<usize>>,
+    /// Rank 0.
+    first_rank: Option<MemberId>,
+    /// Rows come here, not over NCCL.
+    brings_rows: bool,
+    recipe: Recipe,
+    eval_samples: u64,
+    /// After the latest unit that was reduced.
+    state: Arc<State>,
     units: Schedule,
     first_unit: u64,
     /// One past the latest unit that was reduced; the first unit before that.
@@ -56,6 +90,8 @@ struct Current {
     open: BTreeMap<u64, UnitRows>,
     /// Gathered rows of chunks that are not committed yet.
     gathered: BTreeMap<u64, Vec<f32>>,
+    /// What the next answer tells, and since when it waits for one.
+    committed: Option<(proto::Committed, Instant)>,
     /// Units below this are reduced, and every rank has the result.
     finished: u64,
     micro_batches: usize,
@@ -63,19 +99,19 @@ struct Current {
     chunk_row_len: usize,
 }
 
-/// Largest request before the first generation sets the size of a row.
-const INITIAL_REQUEST_LIMIT: usize = 64 << 10;
+/// Largest message of a rank before the first generation sets the size of a row.
+const INITIAL_LIMIT: usize = 64 << 10;
 
 /// Rows of the present generation's units. Dropping a generation cancels everybody who waits in it.
 pub struct Reducer {
     current: Mutex<Option<Current>>,
-    /// Bytes of a request with every row of a step, as the latest generation has them.
+    /// Bytes of a message with every row of a step, as the latest generation has them.
     largest: AtomicUsize,
 }
 
 impl Default for Reducer {
     fn default() -> Self {
-        Self { current: Mutex::default(), largest: AtomicUsize::new(INITIAL_REQUEST_LIMIT) }
+        Self { current: Mutex::default(), largest: AtomicUsize::new(INITIAL_LIMIT) }
     }
 }
 
@@ -106,12 +142,12 @@ pub enum RowsRefused {
 /// What became of a contribution.
 pub enum Contribution {
     /// The result.
-    Done(Reduced),
+    Done(Answer),
     /// The result comes here, or the sender is dropped with the generation.
-    Later(oneshot::Receiver<Reduced>),
+    Later(oneshot::Receiver<Answer>),
     /// All rows are there, and those of these micro-batches are not finite: there is no result. The receiver is dropped
     /// with the generation.
-    NotFinite(Vec<usize>, oneshot::Receiver<Reduced>),
+    NotFinite(Vec<usize>, oneshot::Receiver<Answer>),
     /// It belongs to no present generation.
     Stale,
 }
@@ -141,9 +177,10 @@ impl Current {
             digests: BTreeMap::new(),
             waiting: HashMap::new(),
             asked: HashSet::new(),
-            reduced: None,
+            answer: None,
+            made: None,
         });
-        if entry.reduced.is_some() {
+        if entry.answer.is_some() {
             // They were here before.
             return Ok(entry);
         }
@@ -153,6 +190,47 @@ impl Current {
         }
         Ok(entry)
     }
+
+    /// Every row of `unit` is there, and they come to these floats: their sum, or of a chunk all of them.
+    fn complete(&mut self, unit: u64, floats: Vec<f32>) {
+        let is_chunk = self.is_chunk(unit);
+        let reduced = match is_chunk {
+            true => Reduced::Gathered(digest_of(&floats)),
+            false => Reduced::Sum(floats_to_bytes(&floats).into()),
+        };
+        let made = self.state_after(unit, &floats, &reduced);
+        if let Some(made) = &made {
+            self.state = made.clone();
+        }
+        let committed = self.committed.take().map(|(committed, _)| committed);
+        if let Some(entry) = self.open.get_mut(&unit) {
+            (entry.answer, entry.made) = (Some(Answer { reduced, committed }), made);
+        }
+        if is_chunk {
+            self.gathered.insert(unit, floats);
+        }
+    }
+
+    /// The state after `unit`, whose rows came to these floats and this result. `None` if the unit is not the one after the
+    /// latest, or the ranks cannot make a state of it either.
+    fn state_after(&self, unit: u64, floats: &[f32], reduced: &Reduced) -> Option<Arc<State>> {
+        if self.units.index(self.state.position()) != unit {
+            return None;
+        }
+        let made = match (self.units.unit(unit), reduced) {
+            (Unit::Step(_), Reduced::Sum(_)) => updated(&self.state, floats, &self.recipe),
+            (Unit::Chunk { .. }, Reduced::Gathered(digest)) => self.state.gathered(&self.recipe, *digest),
+            (Unit::Evaluate, Reduced::Sum(_)) => self.state.evaluated(&self.recipe, floats, self.eval_samples),
+            _ => return None,
+        };
+        made.ok().map(Arc::new)
+    }
+}
+
+fn updated(before: &State, sum: &[f32], recipe: &Recipe) -> Result<State, StateError> {
+    let mut after = before.clone();
+    after.update(sum, recipe)?;
+    Ok(after)
 }
 
 impl Reducer {
@@ -166,16 +244,22 @@ impl Reducer {
         let (layout, first_unit) = (start.state.layout(), units.index(start.state.position()));
         let (row_len, width) = (layout.row_len(), Features::width(layout.read_width()));
         let chunk_row_len = recipe.micro_batch_size * width;
-        let largest = request_bytes(recipe.micro_batches(), row_len.max(chunk_row_len));
+        let largest = message_bytes(recipe.micro_batches(), row_len.max(chunk_row_len));
         self.largest.store(largest, Ordering::Relaxed);
         *self.lock() = Some(Current {
             generation: start.generation,
             parts: start.ranks.iter().cloned().collect(),
+            first_rank: start.ranks.first().map(|(member, _)| *member),
+            brings_rows: start.collective.backend == CollectiveBackend::Grpc,
+            recipe: recipe.clone(),
+            eval_samples: config.run.eval_samples,
+            state: start.state.clone(),
             units,
             first_unit,
             next_unit: first_unit,
             open: BTreeMap::new(),
             gathered: BTreeMap::new(),
+            committed: None,
             finished: 0,
             micro_batches: recipe.micro_batches(),
             row_len,
@@ -183,8 +267,8 @@ impl Reducer {
         });
     }
 
-    /// The largest request, in bytes, that can be legitimate: every row of a step from one worker.
-    pub fn max_request_bytes(&self) -> usize {
+    /// The largest message of a rank, in bytes, that can be legitimate: every row of a step, and a report.
+    pub fn max_message_bytes(&self) -> usize {
         self.largest.load(Ordering::Relaxed)
     }
 
@@ -239,23 +323,25 @@ impl Reducer {
         let is_chunk = current.is_chunk(unit);
         let entry = current.add(member, unit, rows)?;
         entry.asked.insert(member);
-        let (mut gathered, mut bad) = (None, Vec::new());
-        if entry.reduced.is_none() && entry.rows.complete() {
+        let (mut complete, mut bad) = (None, Vec::new());
+        if entry.answer.is_none() && entry.rows.complete() {
             let floats = if is_chunk { entry.rows.concatenated()? } else { entry.rows.sum()? };
             // A sum of finite rows may be infinite too: that is the recipe's doing, and every rank finds it.
             if !floats.iter().all(|value| value.is_finite()) {
                 bad = entry.rows.not_finite();
             }
             if bad.is_empty() {
-                entry.reduced = Some(match is_chunk {
-                    true => Reduced::Gathered(digest_of(&floats)),
-                    false => Reduced::Sum(floats_to_bytes(&floats).into()),
-                });
-                gathered = is_chunk.then_some(floats);
                 entry.rows = Rows::new(0, 0);
+                complete = Some(floats);
             }
         }
-        let Some(reduced) = entry.reduced.clone() else {
+        if let Some(floats) = complete {
+            current.complete(unit, floats);
+        }
+        let Some(entry) = current.open.get_mut(&unit) else {
+            return Ok(Contribution::Stale);
+        };
+        let Some(answer) = entry.answer.clone() else {
             let (sender, receiver) = oneshot::channel();
             entry.waiting.insert(member, sender);
             return Ok(match bad.is_empty() {
@@ -265,7 +351,7 @@ impl Reducer {
         };
         for (_, waiter) in entry.waiting.drain() {
             // A waiter that went away has left its generation too.
-            let _ = waiter.send(reduced.clone());
+            let _ = waiter.send(answer.clone());
         }
         if entry.asked.len() == current.parts.len() {
             current.finished = current.finished.max(unit + 1);
@@ -273,10 +359,7 @@ impl Reducer {
         current.next_unit = current.next_unit.max(unit + 1);
         let oldest = current.next_unit.saturating_sub(MAX_UNITS);
         current.open.retain(|open, _| *open >= oldest);
-        if let Some(rows) = gathered {
-            current.gathered.insert(unit, rows);
-        }
-        Ok(Contribution::Done(reduced))
+        Ok(Contribution::Done(answer))
     }
 
     /// The digests of a member's rows of `unit`, as they were received; none of a unit that is long done.
@@ -287,10 +370,40 @@ impl Reducer {
         Some(entry.digests.range(part.clone()).map(|(micro_batch, digest)| (*micro_batch, *digest)).collect())
     }
 
-    /// What the rows of `unit` came to, unless it is long done.
-    pub fn reduced(&self, generation: Generation, unit: u64) -> Option<Reduced> {
+    /// The state after `unit`, made here out of the rows that came, unless the unit is long done; `None` also where the
+    /// rows do not come here.
+    pub fn made(&self, generation: Generation, unit: u64) -> Option<Arc<State>> {
         let current = self.lock();
-        current.as_ref().filter(|current| current.generation == generation)?.open.get(&unit)?.reduced.clone()
+        current.as_ref().filter(|current| current.generation == generation)?.open.get(&unit)?.made.clone()
+    }
+
+    /// The next answer tells the ranks what is committed.
+    ///
+    /// # Errors
+    /// No rows come here, so there are no answers: gives it back.
+    pub fn commit(&self, committed: proto::Committed, now: Instant) -> Result<(), proto::Committed> {
+        match self.lock().as_mut().filter(|current| current.brings_rows) {
+            Some(current) => {
+                let since = current.committed.take().map_or(now, |(_, since)| since);
+                current.committed = Some((committed, since));
+                Ok(())
+            }
+            None => Err(committed),
+        }
+    }
+
+    /// What is committed, if no answer has told it within `limit`.
+    pub fn untold_commit(&self, now: Instant, limit: Duration) -> Option<proto::Committed> {
+        let mut current = self.lock();
+        let untold = &mut current.as_mut()?.committed;
+        let overdue = untold.take_if(|(_, since)| now.saturating_duration_since(*since) > limit);
+        overdue.map(|(committed, _)| committed)
+    }
+
+    /// Whether `member` is rank 0 of `generation`.
+    pub fn is_first_rank(&self, generation: Generation, member: MemberId) -> bool {
+        let current = self.lock();
+        current.as_ref().is_some_and(|current| current.generation == generation && current.first_rank == Some(member))
     }
 
     /// The gathered rows of a chunk, once.
@@ -304,7 +417,7 @@ impl Reducer {
         let current = self.lock();
         let current = current.as_ref()?;
         let missing = match current.open.get(&unit) {
-            Some(entry) if entry.reduced.is_some() => Vec::new(),
+            Some(entry) if entry.answer.is_some() => Vec::new(),
             Some(entry) => entry.rows.missing(),
             None if unit < current.finished => Vec::new(),
             None => (0..current.micro_batches).collect(),
@@ -315,15 +428,15 @@ impl Reducer {
     /// Micro-batches whose rows the oldest unfinished unit still lacks: the answer to "what does the reduction wait for?".
     pub fn waiting_for(&self) -> Option<(u64, Vec<usize>)> {
         let current = self.lock();
-        let (unit, entry) = current.as_ref()?.open.iter().find(|(_, entry)| entry.reduced.is_none())?;
+        let (unit, entry) = current.as_ref()?.open.iter().find(|(_, entry)| entry.answer.is_none())?;
         Some((*unit, entry.rows.missing()))
     }
 }
 
-/// Bytes of a `ReduceRequest` with `rows` rows of `row_len` floats: 72 for each row's tags, index and digest, a page for the
-/// rest.
-fn request_bytes(rows: usize, row_len: usize) -> usize {
-    rows.saturating_mul(row_len.saturating_mul(4).saturating_add(72)).saturating_add(4096)
+/// Bytes of a `RankMessage` with `rows` rows of `row_len` floats: 72 for each row's tags, index and digest, 48 for its digest
+/// in a report, a page for the rest.
+fn message_bytes(rows: usize, row_len: usize) -> usize {
+    rows.saturating_mul(row_len.saturating_mul(4).saturating_add(72 + 48)).saturating_add(4096)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::harness::{Run, evicted, failure, over_nccl, starts, with_nccl};
 
 #[test]
 fn collective_nccl_takes_only_workers_that_have_it() {
-    let mut run = over_nccl(CollectiveChoice::Nccl);
+    let mut run = over_nccl(PAIR, CollectiveChoice::Nccl);
     run.join(3);
     let effects = run.ready_with(3, worker_ready());
     let Some((3, true, why)) = evicted(&effects) else { panic!("{effects:?}") };

@@ -34,23 +34,40 @@ fn a_rank_ahead_of_the_others_is_waited_with() {
 }
 
 #[test]
-fn a_state_that_does_not_have_its_digest_evicts_rank_0_and_stops_a_run_of_one() {
-    let run = Run::begun(PAIR, 2);
-    let (first, second) = (run.correct[1].clone(), run.correct[2].clone());
-    for (state, words) in [(Some(second), "does not have the digest"), (None, "without its state")] {
-        let mut run = Run::begun(PAIR, 2);
+fn over_nccl_a_state_that_does_not_have_its_digest_evicts_rank_0() {
+    for (step, words) in [(Some(2), "does not have the digest"), (None, "without its state")] {
+        let mut run = over_nccl(PAIR, CollectiveChoice::Auto);
+        let (state, first) = (step.map(|step: usize| Arc::new(run.correct[step].clone())), run.correct[1].clone());
         run.report(1, &first);
-        let bad = Report { state: state.clone(), ..report(&run.config, run.generation(), 0, &first) };
+        let bad = Report { state, ..report(&run.config, run.generation(), 0, &first) };
         let effects = run.machine.handle(run.now, Event::Reported(MemberId(1), bad));
         assert!(evicted(&effects).is_some_and(|(who, _, why)| who == 1 && why.contains(words)), "{effects:?}");
         assert_eq!(run.machine.committed().unwrap().step(), 0);
         assert_eq!(run.ranks(), [2], "the other goes on");
+    }
+}
 
-        let mut run = Run::begun(Shape { workers: 1, ..PAIR }, 1);
-        let bad = Report { state, ..report(&run.config, run.generation(), 0, &first) };
-        let effects = run.machine.handle(run.now, Event::Reported(MemberId(1), bad));
+#[test]
+fn over_grpc_ranks_whose_state_is_not_that_of_the_coordinator_wait_for_one_who_can_tell() {
+    for (made, words) in [(Some(2), "where the coordinator has"), (None, "whose rows never came to a sum here")] {
+        let reported = |shape: Shape| {
+            let mut run = Run::begun(shape, shape.workers);
+            let (state, first) = (made.map(|step: usize| Arc::new(run.correct[step].clone())), run.correct[1].clone());
+            let other = Report { state, ..report(&run.config, run.generation(), 0, &first) };
+            let mut effects = Vec::new();
+            for rank in 1..shape.workers {
+                effects.extend(run.report(rank, &first));
+            }
+            effects.extend(run.machine.handle(run.now, Event::Reported(MemberId(1), other)));
+            assert_eq!(run.machine.committed().unwrap().step(), 0);
+            effects
+        };
+        let effects = reported(PAIR);
+        let [Effect::Pause(_, why)] = &effects[..] else { panic!("{effects:?}") };
+        assert!(why.contains(words) && why.contains("one worker more"), "{why}");
+        // Where no generation can have another rank, nobody is waited for.
+        let effects = reported(Shape { workers: 1, micro_batches: 1, ..PAIR });
         assert!(failure(&effects).is_some_and(|why| why.contains(words)), "{effects:?}");
-        assert_eq!(run.machine.committed().unwrap().step(), 0);
     }
 }
 
@@ -165,7 +182,7 @@ fn reports_far_ahead_and_states_of_other_ranks_are_not_kept() {
     }
     for state in &states[1..9] {
         let mut report = report(&run.config, run.generation(), 1, state);
-        report.state = Some(states[3].clone());
+        report.state = Some(Arc::new(states[3].clone()));
         let effects = run.machine.handle(run.now, Event::Reported(MemberId(2), report));
         assert!(matches!(&effects[..], [Effect::Committed(commit)] if *commit.state == *state), "{effects:?}");
     }
@@ -273,7 +290,7 @@ fn rows_are_not_compared_where_machines_may_differ_or_audits_are_off() {
 
 #[test]
 fn a_rank_that_received_other_rows_over_nccl_ends_the_generation_before_the_commit() {
-    let mut run = over_nccl(CollectiveChoice::Auto);
+    let mut run = over_nccl(PAIR, CollectiveChoice::Auto);
     let after = run.correct[1].clone();
     run.report(0, &after);
     let mut damaged = report(&run.config, run.generation(), 1, &after);
@@ -285,10 +302,12 @@ fn a_rank_that_received_other_rows_over_nccl_ends_the_generation_before_the_comm
     assert!(matches!(&run.commit()[..], [Effect::Committed(_)]), "the unit is computed again");
 }
 
-/// A run whose only unit is a chunk, at the end of it.
+/// A run whose only unit is a chunk.
+const ROUND: Shape = Shape { steps: 1, solver: Solver::Exact, ..PAIR };
+
+/// [`ROUND`] at the end of its chunk.
 fn gathered_run() -> (Run, State) {
-    let shape = Shape { steps: 1, solver: Solver::Exact, ..PAIR };
-    let run = Run::begun(shape, 2);
+    let run = Run::begun(ROUND, 2);
     let gathered = run.correct[1].clone();
     (run, gathered)
 }
@@ -318,9 +337,10 @@ fn a_round_without_a_solution_ends_the_run() {
 }
 
 #[test]
-fn features_that_are_not_those_of_the_digest_evict_rank_0() {
+fn over_nccl_features_that_are_not_those_of_the_digest_evict_rank_0() {
     for (features, words) in [(None, "without its features"), (Some(features(7)), "do not have the digest")] {
-        let (mut run, gathered) = gathered_run();
+        let mut run = over_nccl(ROUND, CollectiveChoice::Auto);
+        let gathered = run.correct[1].clone();
         run.report(1, &gathered);
         let bad = Report { features, ..report(&run.config, run.generation(), 0, &gathered) };
         let effects = run.machine.handle(run.now, Event::Reported(MemberId(1), bad));

@@ -163,7 +163,7 @@ pub fn report(config: &Config, generation: Generation, rank: usize, after: &Stat
         features: (is_chunk && rank == 0).then(|| features(unit)),
         loss: 0.5,
         digest: after.digest(),
-        state: (rank == 0).then(|| after.clone()),
+        state: (rank == 0).then(|| Arc::new(after.clone())),
         rows,
         received: Some(digest_of_rows(received.iter())),
         timing: Timing::default(),

@@ -35,7 +35,7 @@ fn the_first_generation_waits_for_all_workers() {
 
 #[test]
 fn rank_0s_id_goes_to_every_rank_of_its_generation() {
-    let mut run = over_nccl(CollectiveChoice::Auto);
+    let mut run = over_nccl(PAIR, CollectiveChoice::Auto);
     assert_eq!(run.machine.collective().map(|choice| choice.backend), Some(CollectiveBackend::Nccl));
     let generation = run.generation();
     let id = |member: u64, generation| Event::NcclId(MemberId(member), generation, vec![7; 128]);
@@ -51,7 +51,7 @@ fn nccl_that_fails_twice_without_a_step_gives_way_to_grpc_or_ends_the_run() {
     let fail = |run: &mut Run, generation| {
         run.machine.handle(run.now, Event::NcclFailed(MemberId(2), generation, "no socket".to_owned()))
     };
-    let mut run = over_nccl(CollectiveChoice::Auto);
+    let mut run = over_nccl(PAIR, CollectiveChoice::Auto);
     let first = run.generation();
     let effects = fail(&mut run, first);
     let [Effect::Pause(_, why), Effect::Begin(start)] = &effects[..] else { panic!("{effects:?}") };
@@ -65,7 +65,7 @@ fn nccl_that_fails_twice_without_a_step_gives_way_to_grpc_or_ends_the_run() {
     assert!(start.collective.reason.contains("no socket"), "{}", start.collective.reason);
     assert!(!run.commit().is_empty());
 
-    let mut run = over_nccl(CollectiveChoice::Nccl);
+    let mut run = over_nccl(PAIR, CollectiveChoice::Nccl);
     for _ in 0..2 {
         let generation = run.generation();
         let effects = fail(&mut run, generation);

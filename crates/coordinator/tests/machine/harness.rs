@@ -11,7 +11,7 @@ use numalign_coordinator::machine::{
 };
 use numalign_projector::State;
 
-use crate::fixtures::{PAIR, Shape, config_of, correct_states, join_request, known_base, report, worker_ready};
+use crate::fixtures::{Shape, config_of, correct_states, join_request, known_base, report, worker_ready};
 
 /// A machine, driven by hand.
 pub struct Run {
@@ -191,9 +191,9 @@ pub fn with_nccl(gpu: u64) -> WorkerReady {
     WorkerReady { nccl: Ok(ability), ..worker_ready() }
 }
 
-/// Two workers that reduce over NCCL.
-pub fn over_nccl(wanted: CollectiveChoice) -> Run {
-    let mut config = config_of(PAIR);
+/// Two workers of a run of `shape` that reduce over NCCL.
+pub fn over_nccl(shape: Shape, wanted: CollectiveChoice) -> Run {
+    let mut config = config_of(shape);
     config.run.collective = wanted;
     let mut run = Run::of(config, None);
     for member in 1..=2 {

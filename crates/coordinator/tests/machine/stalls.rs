@@ -144,14 +144,14 @@ fn a_process_that_comes_back_still_owes_what_it_owed() {
 
 #[test]
 fn over_nccl_heartbeats_tell_who_has_computed_and_a_sum_that_never_comes_is_nccls_failure() {
-    let mut run = over_nccl(CollectiveChoice::Auto);
+    let mut run = over_nccl(PAIR, CollectiveChoice::Auto);
     run.commit();
     let number = run.generation().number;
     run.machine.rows_computed(run.now, MemberId(1), number, 2);
     let effects = pass(&mut run, 61, &[]);
     let [(2, _)] = replaced(&effects)[..] else { panic!("{effects:?}") };
 
-    let mut run = over_nccl(CollectiveChoice::Auto);
+    let mut run = over_nccl(PAIR, CollectiveChoice::Auto);
     run.commit();
     let number = run.generation().number;
     for member in 1..=2 {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use numalign_projector::State;
+use numalign_protocol::codec::floats_from_bytes;
 use tokio::sync::oneshot::error::TryRecvError;
 
-use crate::machine::collective::{CollectiveBackend, CollectiveDecision};
+use crate::machine::collective::CollectiveDecision;
 
 use super::*;
 
@@ -49,7 +50,7 @@ fn bits(sum: &[f32]) -> Bytes {
     floats_to_bytes(sum).into()
 }
 
-fn later(contribution: Contribution) -> oneshot::Receiver<Reduced> {
+fn later(contribution: Contribution) -> oneshot::Receiver<Answer> {
     match contribution {
         Contribution::Later(receiver) => receiver,
         Contribution::Done(_) => panic!("a sum without all rows"),
@@ -60,15 +61,15 @@ fn later(contribution: Contribution) -> oneshot::Receiver<Reduced> {
 
 fn sum(contribution: Contribution) -> Bytes {
     match contribution {
-        Contribution::Done(reduced) => sum_of(reduced),
+        Contribution::Done(answer) => sum_of(answer),
         Contribution::Later(_) => panic!("all rows are there"),
         Contribution::NotFinite(bad, _) => panic!("{bad:?} are not finite"),
         Contribution::Stale => panic!("stale"),
     }
 }
 
-fn sum_of(reduced: Reduced) -> Bytes {
-    match reduced {
+fn sum_of(answer: Answer) -> Bytes {
+    match answer.reduced {
         Reduced::Sum(sum) => sum,
         Reduced::Gathered(_) => panic!("a training step has a sum"),
     }
@@ -85,12 +86,12 @@ fn rows_of_a_chunk_are_kept_in_order_and_answered_by_their_digest() {
     assert!(reducer.deposit(OLD, A, 2, vec![chunk_row(1)]).unwrap());
     assert!(!reducer.deposit(NEW, A, 2, vec![chunk_row(0)]).unwrap());
     assert_eq!(reducer.take_gathered(OLD, 2), None);
-    let Contribution::Done(reduced) = reducer.contribute(OLD, A, 2, vec![chunk_row(0)]).unwrap() else {
+    let Contribution::Done(answer) = reducer.contribute(OLD, A, 2, vec![chunk_row(0)]).unwrap() else {
         panic!("all rows are there");
     };
     let expected = [0.0, -0.0, 1.0, -0.0, 2.0, -0.0];
-    assert_eq!(reduced, Reduced::Gathered(digest_of(&expected)));
-    assert_eq!(waiting.try_recv(), Ok(reduced));
+    assert_eq!(answer.reduced, Reduced::Gathered(digest_of(&expected)));
+    assert_eq!(waiting.try_recv(), Ok(answer));
     assert_eq!(reducer.take_gathered(NEW, 2), None);
     assert_eq!(reducer.take_gathered(OLD, 2).map(|rows| bits(&rows)), Some(bits(&expected)));
     assert_eq!(reducer.take_gathered(OLD, 2), None);
@@ -298,17 +299,67 @@ fn the_digests_of_what_was_received_are_known() {
 }
 
 #[test]
-fn the_largest_request_holds_every_row_of_a_step_and_little_more() {
+fn the_state_after_a_unit_is_made_of_its_sum_and_only_in_order() {
+    let (reducer, config) = (Reducer::default(), config(&[]));
+    begin_with(&reducer, OLD, &config);
+    let mut expected = State::initial(1, 0).prepared(&config.recipe);
+    for unit in [0, 1, 2] {
+        assert_eq!(reducer.made(OLD, unit), None);
+        later(reducer.contribute(OLD, A, unit, vec![row(0), row(1)]).unwrap());
+        let sum = sum(reducer.contribute(OLD, B, unit, vec![row(2)]).unwrap());
+        expected.update(&floats_from_bytes(&sum).unwrap(), &config.recipe).unwrap();
+        assert_eq!(reducer.made(OLD, unit).as_deref(), Some(&expected));
+    }
+    later(reducer.contribute(OLD, A, 4, vec![row(0), row(1)]).unwrap());
+    sum(reducer.contribute(OLD, B, 4, vec![row(2)]).unwrap());
+    assert_eq!(reducer.made(OLD, 4), None, "the unit before it is not there");
+    assert_eq!(reducer.made(NEW, 2), None);
+    assert!(reducer.is_first_rank(OLD, A) && !reducer.is_first_rank(OLD, B) && !reducer.is_first_rank(NEW, A));
+}
+
+#[test]
+fn the_next_sum_tells_what_is_committed_and_only_that_one() {
+    let (reducer, start) = (Reducer::default(), Instant::now());
+    let committed = |unit| proto::Committed { unit, mac: vec![unit as u8] };
+    assert_eq!(reducer.commit(committed(1), start), Err(committed(1)), "no rank waits for a sum");
+    begin(&reducer, OLD);
+    for unit in [1, 2] {
+        assert_eq!(reducer.commit(committed(unit), start), Ok(()));
+    }
+    let told = |unit| {
+        later(reducer.contribute(OLD, A, unit, vec![row(0), row(1)]).unwrap());
+        match reducer.contribute(OLD, B, unit, vec![row(2)]).unwrap() {
+            Contribution::Done(answer) => answer.to_message(unit).sum.and_then(|sum| sum.committed),
+            _ => panic!("all rows are there"),
+        }
+    };
+    assert_eq!((told(2), told(3)), (Some(committed(2)), None));
+    let (limit, later) = (Duration::from_secs(1), start + Duration::from_secs(2));
+    assert_eq!(reducer.untold_commit(later, limit), None);
+    assert_eq!(reducer.commit(committed(3), start), Ok(()));
+    assert_eq!(reducer.untold_commit(start, limit), None, "a sum may come yet");
+    assert_eq!(reducer.untold_commit(later, limit), Some(committed(3)));
+    assert_eq!(told(4), None);
+}
+
+#[test]
+fn the_largest_message_holds_every_row_of_a_step_and_little_more() {
     use prost::Message;
     let reducer = Reducer::default();
-    assert_eq!(reducer.max_request_bytes(), INITIAL_REQUEST_LIMIT);
+    assert_eq!(reducer.max_message_bytes(), INITIAL_LIMIT);
     begin(&reducer, OLD);
-    let row = |index| numalign_protocol::Row::new(index, &[0.0; 5], [0; 32]);
-    let generation = Some(OLD);
-    let rows = (0..3).map(row).collect();
-    let request = numalign_protocol::ReduceRequest { generation, member: u64::MAX, unit: u64::MAX, rows, more: false };
-    assert!(request.encoded_len() <= reducer.max_request_bytes());
-    assert!(reducer.max_request_bytes() <= 2 * 4096);
+    let rows = (0..3).map(|index| proto::Row::new(index, &[0.0; 5], [0; 32])).collect();
+    let done = proto::UnitDone {
+        generation: Some(OLD),
+        unit: u64::MAX,
+        digest: vec![0; 32],
+        rows: (0..3).map(|index| proto::RowDigest::new(index, [0; 32])).collect(),
+        ..proto::UnitDone::default()
+    };
+    let (generation, unit, done) = (Some(OLD), Some(u64::MAX), Some(done));
+    let message = proto::RankMessage { generation, unit, rows, done, member: u64::MAX, ..Default::default() };
+    assert!(message.encoded_len() <= reducer.max_message_bytes());
+    assert!(reducer.max_message_bytes() <= 2 * 4096);
     reducer.end();
-    assert!(request.encoded_len() <= reducer.max_request_bytes(), "late requests are still read");
+    assert!(message.encoded_len() <= reducer.max_message_bytes(), "late messages are still read");
 }
