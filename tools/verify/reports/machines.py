@@ -31,7 +31,7 @@ def begin(trial, args, env=None, shell='exec "$0" "$@" 2>log', **more):
     return child
 
 
-@row(4, "the log's reader ends; Ctrl-C with 2>&1 | tee log")
+@row(4, "the reader of the log ends; Ctrl-C where tee writes the log")
 def pipes(trial):
     reference = trial.train()
     for number in range(4):
@@ -356,7 +356,7 @@ def sizes(trial):
     billion = trial.run(f"launch nn --run-id billion --batch-size 1000000000 {small}", timeout=100)
     expect(billion.code in (1, 2), billion)
     told.append(f"10^9: {billion.error[:130]}")
-    many = trial.run(f"launch nn --run-id many --workers 200 --batch-size 200 --micro-batch-size 1 {small}", timeout=600)
+    many = trial.run(f"launch nn --run-id many --workers 200 --max-workers 200 --batch-size 200 --micro-batch-size 1 {small}", timeout=600)
     expect(many.code == 0, many)
     expect(trial.ok(f"launch nn --run-id few --workers 2 --batch-size 200 --micro-batch-size 1 {small}"), "")
     files = [(trial / f"chk/{run}.safetensors").read_bytes() for run in ("many", "few")]
