@@ -27,6 +27,11 @@ impl Blocks {
             Isa::Avx2 => avx2::MOST_ROWS,
             Isa::Portable => 4,
         };
+        Self::of(rows, most)
+    }
+
+    /// `rows` in as few blocks of at most `most` as there can be.
+    pub fn of(rows: usize, most: usize) -> Self {
         Self { rows, count: rows.div_ceil(most) }
     }
 

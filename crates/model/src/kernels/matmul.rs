@@ -1,17 +1,16 @@
 //! Products with a frozen weight that is packed once: `x·W` of the forward pass and `g·Wᵀ` of the backward pass.
 //!
-//! Both read the same numbers ([`super::panels`]): [`super::forward`] and [`super::backward`]. Either way an element of the
-//! result is one chain of fused multiply-adds in ascending order of the inner index, from zero on; a bias and what the result
-//! is added to come after the sum.
+//! Both read the same numbers: those of [`super::panels`] in [`super::forward`] and [`super::backward`], where an element of the
+//! result is one chain of fused multiply-adds in ascending order of the inner index, from zero on; or pairs of bfloat16, whose
+//! chains [`super::bf16`] defines. A bias and what the result is added to come after the sum.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::dispatch::{Isa, isa};
-use super::panels::{PANEL, Packed};
+use super::panels::PANEL;
 use super::tile::Target;
-use super::{backward, forward};
 
 /// Products below this many multiply-adds are done by one thread.
 const PARALLEL_FROM: usize = 1 << 18;
@@ -25,6 +24,18 @@ pub enum Direction {
     Backward,
 }
 
+/// A frozen weight `W [k, n]`, packed once.
+pub trait Factor: Sync {
+    /// Numbers that a product in `direction` sums over, and numbers of a row of its result.
+    fn sizes(&self, direction: Direction) -> (usize, usize);
+
+    /// The product of `job`'s rows.
+    ///
+    /// # Safety
+    /// The sizes of `job` are those in `direction` and of what it points to.
+    unsafe fn multiply(&self, job: &Job<'_>, direction: Direction);
+}
+
 /// What is added to the product before it is stored.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Epilogue<'a> {
@@ -35,12 +46,12 @@ pub struct Epilogue<'a> {
 }
 
 /// `c = a · b (+ bias) (+ c)` with `m` rows, dense and row-major, on all threads of the pool; `b` may be turned over.
-pub fn matmul(a: &[f32], m: usize, b: &Packed, direction: Direction, epilogue: Epilogue<'_>, c: &mut [f32]) {
+pub fn matmul(a: &[f32], m: usize, b: &impl Factor, direction: Direction, epilogue: Epilogue<'_>, c: &mut [f32]) {
     matmul_with(isa(), a, m, b, direction, epilogue, c);
 }
 
 /// `a · b (+ bias)` with `m` rows. The result's memory is not cleared first, which one thread would have to do.
-pub fn matmul_new(a: &[f32], m: usize, b: &Packed, direction: Direction, bias: Option<&[f32]>) -> Vec<f32> {
+pub fn matmul_new(a: &[f32], m: usize, b: &impl Factor, direction: Direction, bias: Option<&[f32]>) -> Vec<f32> {
     let (_, outer) = b.sizes(direction);
     let mut c = Vec::with_capacity(m * outer);
     let epilogue = Epilogue { bias, accumulate: false };
@@ -58,7 +69,7 @@ pub fn matmul_with(
     found: Isa,
     a: &[f32],
     m: usize,
-    b: &Packed,
+    b: &impl Factor,
     direction: Direction,
     epilogue: Epilogue<'_>,
     c: &mut [f32],
@@ -75,7 +86,7 @@ unsafe fn product(
     found: Isa,
     a: &[f32],
     m: usize,
-    b: &Packed,
+    b: &impl Factor,
     direction: Direction,
     epilogue: Epilogue<'_>,
     c: Shared,
@@ -91,12 +102,7 @@ unsafe fn product(
     let threads = if m * outer * inner >= PARALLEL_FROM { rayon::current_num_threads() } else { 1 };
     let job = Job { found, a, m, inner, outer, epilogue, c, threads };
     // SAFETY: the sizes were checked.
-    unsafe {
-        match direction {
-            Direction::Forward => forward::product(&job, b),
-            Direction::Backward => backward::product(&job, b),
-        }
-    }
+    unsafe { b.multiply(&job, direction) }
 }
 
 /// A product: its left-hand side, and where the result goes.

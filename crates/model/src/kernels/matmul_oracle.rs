@@ -5,6 +5,7 @@ use numalign_config::Dtype;
 use super::super::reference::{one_by_one, turned, values};
 use super::*;
 use crate::kernels::dispatch::available;
+use crate::kernels::panels::Packed;
 
 /// Rows, inner size and columns: within a tile, across tiles, panels, cells, stretches and blocks of lanes, and with ends inside
 /// each.

@@ -4,7 +4,8 @@
 //! Every function here keeps one rule: **the bits of a row depend on that row alone** — not on how many
 //! rows stand beside it, not on the number of threads, and not on the instruction set. That holds because
 //!
-//! * each element of a matrix product is one chain of fused multiply-adds in ascending order of the inner index,
+//! * each element of a matrix product is one chain of fused multiply-adds in ascending order of the inner index; of products
+//!   in bfloat16, a chain over pairs of indices that is the instruction's ([`bf16`]),
 //! * each sum over a row is kept in 16 partial sums with a fixed final order ([`lanes::sum`]),
 //! * `exp` and its relatives are polynomials made of multiply-adds ([`math`]), not calls into the platform,
 //! * Rust never contracts or reorders floating-point operations on its own.
@@ -17,6 +18,7 @@ pub mod attention;
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
 pub mod backward;
+pub mod bf16;
 pub mod blocks;
 pub mod causal;
 pub mod dispatch;

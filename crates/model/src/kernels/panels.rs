@@ -11,9 +11,10 @@ use rayon::prelude::*;
 
 use super::aligned::Aligned;
 use super::dispatch::{Isa, multiversion};
-use super::matmul::Direction;
+use super::matmul::{Direction, Factor, Job};
 use super::quantised::Quantised;
 use super::tile::{Ahead, Element};
+use super::{backward, forward};
 
 /// Columns of a panel.
 pub const PANEL: usize = 32;
@@ -61,14 +62,6 @@ impl Packed {
             _ => Panels::F16(rounded(k, n, pack, |panel, out: &mut [f16]| out.convert_from_f32_slice(panel))),
         };
         Self { k, n, panels }
-    }
-
-    /// Numbers that a product in `direction` sums over, and numbers of a row of its result.
-    pub fn sizes(&self, direction: Direction) -> (usize, usize) {
-        match direction {
-            Direction::Forward => (self.k, self.n),
-            Direction::Backward => (self.n, self.k),
-        }
     }
 
     /// The numbers.
@@ -129,6 +122,25 @@ impl Packed {
             Panels::Bf16(panels) => Ahead::at(panels.as_slice().as_ptr().wrapping_add(first)),
             Panels::F16(panels) => Ahead::at(panels.as_slice().as_ptr().wrapping_add(first)),
             Panels::Quantised(weight) => weight.place(p, strip),
+        }
+    }
+}
+
+impl Factor for Packed {
+    fn sizes(&self, direction: Direction) -> (usize, usize) {
+        match direction {
+            Direction::Forward => (self.k, self.n),
+            Direction::Backward => (self.n, self.k),
+        }
+    }
+
+    unsafe fn multiply(&self, job: &Job<'_>, direction: Direction) {
+        // SAFETY: the caller's.
+        unsafe {
+            match direction {
+                Direction::Forward => forward::product(job, self),
+                Direction::Backward => backward::product(job, self),
+            }
         }
     }
 }
