@@ -63,6 +63,37 @@ fn resuming_after_any_checkpoint_gives_the_same_bytes() {
     assert!(bytes(&folder, "grown") == whole, "num_epochs grown on resume");
 }
 
+/// The recipe says so, a resume is held to it, and commands on the result follow it.
+#[test]
+fn products_in_bf16_give_the_same_bytes() {
+    let folder = Folder::new();
+    for stage in ["nn", "mixed"] {
+        let rounded = format!("{SHORT} --arithmetic bf16");
+        succeed(&folder, stage, &rounded, &format!("--workers 1 --run-id {stage}"));
+        let whole = bytes(&folder, stage);
+        for (run, more) in [
+            (format!("{stage}-3"), "--workers 3".to_owned()),
+            (format!("{stage}-21"), format!("--workers 2 --resume chk/{stage}/step-00000021.safetensors")),
+        ] {
+            succeed(&folder, stage, &rounded, &format!("{more} --run-id {run}"));
+            assert!(bytes(&folder, &run) == whole, "{run}");
+        }
+        succeed(&folder, stage, SHORT, &format!("--run-id {stage}-f32"));
+        assert!(bytes(&folder, &format!("{stage}-f32")) != whole, "other products, other bits");
+        let from = format!("--run-id {stage}-f32-21 --resume chk/{stage}/step-00000021.safetensors");
+        let refused = folder.run(&arguments(stage, SHORT, &from));
+        assert!(!refused.status.success() && refused.stderr.contains("arithmetic"), "{}", refused.stderr);
+    }
+    let inspected = folder.run(&["inspect", "chk/nn.safetensors"]);
+    assert!(inspected.stdout.contains("bf16"), "{inspected}");
+    for command in
+        [&["eval", "--checkpoint", "chk/nn.safetensors", "--count", "16"][..], &["verify", "chk/nn.safetensors"]]
+    {
+        let output = folder.run(command);
+        assert!(output.status.success(), "{output}");
+    }
+}
+
 #[test]
 fn killed_and_hung_processes_change_no_byte() {
     let folder = Folder::new();

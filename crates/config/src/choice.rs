@@ -185,6 +185,16 @@ choices! {
         F16 = "f16",
     }
 
+    /// To what a CPU rounds the factors of the frozen model's matrix products. A GPU follows `dtype` and `exact_f32` instead.
+    #[derive(Default)]
+    CpuArithmetic {
+        /// Not at all.
+        #[default]
+        F32 = "f32",
+        /// To 7 bits of mantissa; products and sums as `VDPBF16PS` has them.
+        Bf16 = "bf16",
+    }
+
     /// Which projectors `model_path_load` brings; the others start fresh.
     LoadedProjections {
         /// Both of them.
@@ -203,6 +213,15 @@ choices! {
         Grpc = "grpc",
         /// By NVIDIA's collective library.
         Nccl = "nccl",
+    }
+}
+
+impl From<CpuArithmetic> for Arithmetic {
+    fn from(on_cpu: CpuArithmetic) -> Self {
+        match on_cpu {
+            CpuArithmetic::F32 => Self::F32,
+            CpuArithmetic::Bf16 => Self::Bf16,
+        }
     }
 }
 

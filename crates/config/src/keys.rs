@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::choice::{
-    CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, MissingCells, Pooling, Resume,
-    Solver, Stage, TableFormat, TargetEncoding, Task, ValueEncoding,
+    CollectiveChoice, CpuArithmetic, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, MissingCells, Pooling,
+    Resume, Solver, Stage, TableFormat, TargetEncoding, Task, ValueEncoding,
 };
 use crate::key::{About, Key, KeyDefault, Part};
 use crate::kind::{
@@ -63,6 +63,8 @@ keys! {
         "The frozen model: a folder, a .gguf file, a hub id, demo, or synthetic:<size>[:seed]";
     Recipe dtype: Dtype = "f32", MODEL, choice(),
         "How frozen weights lie in memory; q8_0 and q4_0 are made while loading, other q's are in .gguf files", sparse 1;
+    Recipe arithmetic: CpuArithmetic = "f32", MODEL, choice(),
+        "To what a CPU rounds the factors of the frozen model's products; bf16 is fast with AVX512-BF16", sparse 16;
     Recipe add_special_tokens: bool = "false", MODEL, boolean(),
         "Put the tokenizer's special tokens (BOS, EOS) around each text, as transformers does by default", sparse 10;
     Recipe num_epochs: u64 = "60", RECIPE, whole(1, EXACT), "Epochs of the run; may grow on resume";

@@ -33,8 +33,8 @@ mod suggest;
 mod tap;
 
 pub use choice::{
-    Arithmetic, Choice, CollectiveChoice, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss, MissingCells,
-    Pooling, Resume, Solver, Stage, TableFormat, TargetEncoding, Task, ValueEncoding,
+    Arithmetic, Choice, CollectiveChoice, CpuArithmetic, DeviceChoice, Distribution, Dtype, LoadedProjections, Loss,
+    MissingCells, Pooling, Resume, Solver, Stage, TableFormat, TargetEncoding, Task, ValueEncoding,
 };
 pub use config::Config;
 pub use error::{ConfigError, ConfigErrors};

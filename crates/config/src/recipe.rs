@@ -131,6 +131,16 @@ mod tests {
     }
 
     #[test]
+    fn rounded_products_are_stored_and_bind() {
+        let rounded = Config::with(&[("arithmetic", "bf16")]).unwrap().recipe;
+        let text = rounded.digest_text();
+        assert!(text.ends_with(r#""dataset_shuffle":true,"arithmetic":"bf16"}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Recipe>(&text).unwrap(), rounded);
+        let [(key, mine, theirs)] = &recipe().differences(&rounded)[..] else { panic!("one key differs") };
+        assert_eq!((key.as_str(), mine.as_str(), theirs.as_str()), ("arithmetic", "none", "bf16"));
+    }
+
+    #[test]
     fn floats_come_back_exactly() {
         let mut recipe = recipe();
         // These lose their last bit in a JSON reader that takes short cuts.
@@ -212,6 +222,7 @@ mod tests {
         let recipe: Recipe = serde_json::from_str(&recipe().digest_text()).unwrap();
         assert_eq!(recipe.pooling, crate::choice::Pooling::Last);
         assert_eq!(recipe.dtype, crate::choice::Dtype::F32);
+        assert_eq!(recipe.arithmetic, crate::choice::CpuArithmetic::F32);
         let renamed = recipe.digest_text().replace("readout", "pooling");
         assert!(serde_json::from_str::<Recipe>(&renamed).is_err(), "one name in the checkpoint");
     }

@@ -3,7 +3,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::choice::{DeviceChoice, Distribution, Resume, Stage, TargetEncoding, Task, ValueEncoding};
+use crate::choice::{CpuArithmetic, DeviceChoice, Distribution, Resume, Stage, TargetEncoding, Task, ValueEncoding};
 use crate::key::{KeyDefault, keys};
 
 fn file(text: &str) -> Option<Source> {
@@ -48,6 +48,20 @@ fn every_key_of_the_table_is_read_once() {
     let table: BTreeSet<&str> = keys().iter().map(|key| key.name).collect();
     assert_eq!(asked.iter().copied().collect::<BTreeSet<_>>(), table);
     assert_eq!(asked.len(), keys().len());
+}
+
+#[test]
+fn rounded_products_are_those_of_plain_weights() {
+    for dtype in ["f32", "bf16"] {
+        let recipe = from_flags(&[("arithmetic", "bf16"), ("dtype", dtype)]).unwrap().recipe;
+        assert_eq!(recipe.arithmetic, CpuArithmetic::Bf16);
+    }
+    for dtype in ["f16", "q8_0", "q4_k"] {
+        let message = refusal(&[("arithmetic", "bf16"), ("dtype", dtype)]);
+        assert!(message.contains("arithmetic") && message.contains(dtype), "{message}");
+        from_flags(&[("arithmetic", "f32"), ("dtype", dtype)]).unwrap();
+    }
+    assert!(refusal(&[("arithmetic", "tf32")]).contains("f32"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Rules between keys. A rule looks at values that are valid by themselves; it has nothing to say where one that it needs
 //! is unknown, since that was refused already.
 
-use crate::choice::{Loss, Pooling, Solver, Stage, TargetEncoding, ValueEncoding};
+use crate::choice::{CpuArithmetic, Dtype, Loss, Pooling, Solver, Stage, TargetEncoding, ValueEncoding};
 use crate::error::ConfigError;
 use crate::key::Part;
 use crate::keys::{EXACT, LEAST_SOLVED};
@@ -17,6 +17,7 @@ pub(crate) fn apply(part: Part, check: &Check<'_>) -> Vec<ConfigError> {
             log_threshold,
             huber_delta,
             special_tokens,
+            arithmetic,
             run_length,
             micro_batch,
             value_range,
@@ -63,6 +64,16 @@ fn special_tokens(check: &Check<'_>) -> Option<ConfigError> {
     let is_unused = check.settings.stage? == Stage::Nn;
     let is_idle = is_unused && check.settings.add_special_tokens?;
     only_where_used(check, "add_special_tokens", "stage text or mixed", is_idle)
+}
+
+/// Other types would be rounded twice.
+fn arithmetic(check: &Check<'_>) -> Option<ConfigError> {
+    let is_rounded = check.settings.arithmetic? == CpuArithmetic::Bf16;
+    if !is_rounded || matches!(check.settings.dtype?, Dtype::F32 | Dtype::Bf16) {
+        return None;
+    }
+    let message = format!("rounds f32 and bf16 weights, and not {}", check.mention("dtype"));
+    check.refuse("arithmetic", message, "leave one of the two out")
 }
 
 /// A setting of an encoder, a loss or a tokenizer is set only where it is used.

@@ -228,6 +228,7 @@ pub(crate) fn test_recipe(stage: numalign_config::Stage) -> Recipe {
         dataset_eval_share: None,
         input_ranges: Vec::new(),
         dtype: numalign_config::Dtype::F32,
+        arithmetic: numalign_config::CpuArithmetic::F32,
         fourier_periods: None,
         log_threshold: None,
         target: None,

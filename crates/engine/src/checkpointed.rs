@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use numalign_checkpoint::Checkpoint;
-use numalign_config::DeviceChoice;
+use numalign_config::{CpuArithmetic, DeviceChoice};
 use numalign_data::{Domain, SampleStream};
 use numalign_model::LoadOptions;
+use numalign_model::load::{ModelDevice, place_of};
 
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -34,7 +35,13 @@ pub fn load_engine(
     let name = model.unwrap_or(&recipe.model_name);
     let positions = Engine::most_positions(recipe);
     let backward = purpose == Purpose::Train && Engine::needs_backward(recipe);
-    let options = LoadOptions { dtype: recipe.dtype, positions, ..LoadOptions::new(device, backward) };
+    // Whatever a CPU rounded, a GPU may evaluate it: in its own way, as it does every checkpoint.
+    let arithmetic = match purpose {
+        Purpose::Train => recipe.arithmetic,
+        _ if place_of(device)? == ModelDevice::Cpu => recipe.arithmetic,
+        _ => CpuArithmetic::F32,
+    };
+    let options = LoadOptions { dtype: recipe.dtype, arithmetic, positions, ..LoadOptions::new(device, backward) };
     let model = numalign_model::load_with(name, options)?;
     let found = model.lm.fingerprint().to_hex().to_string();
     if found != checkpoint.identity.base_fingerprint {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use burn::tensor::{Tensor, TensorData};
 use burn_flex::{Flex, FlexDevice};
-use numalign_config::{Arithmetic, DeviceChoice, Dtype};
+use numalign_config::{Arithmetic, CpuArithmetic, DeviceChoice, Dtype};
 
 use crate::error::ModelError;
 use crate::load::{Devices, ModelDevice};
@@ -20,6 +20,8 @@ const ROUNDS: usize = 8;
 pub struct MatrixRate {
     /// How the weight lies in memory.
     pub dtype: Dtype,
+    /// To what a CPU rounds factors.
+    pub arithmetic: CpuArithmetic,
     /// No rounded factors, on a GPU too.
     pub exact_f32: bool,
     /// Rows of the other factor; `None`: enough for the device's full speed.
@@ -33,7 +35,7 @@ impl MatrixRate {
     /// The device cannot be used.
     pub fn on(self, choice: DeviceChoice) -> Result<f64, ModelError> {
         let devices = Devices::resolve(choice, 1)?;
-        let arithmetic = devices.arithmetic(self.dtype, self.exact_f32)?;
+        let arithmetic = devices.arithmetic(self.dtype, self.arithmetic, self.exact_f32)?;
         match devices.place() {
             ModelDevice::Cpu => rate::<Flex>(&FlexDevice, self.dtype, arithmetic, self.rows.unwrap_or(256)),
             #[cfg(feature = "cuda")]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use numalign_config::{DeviceChoice, Dtype};
+use numalign_config::{CpuArithmetic, DeviceChoice, Dtype};
 use numalign_model::{
     FrozenLm, LmInput, LoadOptions, ModelError, NormGradients, Piece, PooledRead, ReadPositions, load_with,
 };
@@ -109,4 +109,25 @@ fn a_model_that_does_not_fit_is_refused_before_it_is_loaded() {
     let text = error.to_string();
     assert!(text.contains("`synthetic:xl` needs") && text.contains("weights 5.8"), "{text}");
     assert!(error.hint().is_some_and(|hint| hint.contains("positions") || hint.contains("memory")), "{error}");
+}
+
+#[test]
+fn products_in_bf16_hold_blocks_in_two_bytes() {
+    let folder = fixture("small-f32");
+    let arithmetic = CpuArithmetic::Bf16;
+    let mut wide = load_with(&folder, options()).unwrap();
+    let mut rounded = load_with(&folder, LoadOptions { arithmetic, ..options() }).unwrap();
+    let narrow = load_with(&folder, LoadOptions { arithmetic, dtype: Dtype::Bf16, ..options() }).unwrap();
+    let device = &rounded.description.device;
+    assert!(device.contains("products in bf16") && !wide.description.device.contains("products"), "{device}");
+    assert_eq!(wide.lm.fingerprint(), rounded.lm.fingerprint());
+    // Tables stay as `dtype` has them.
+    assert_eq!(2 * narrow.lm.weight_bytes(), wide.lm.weight_bytes());
+    let bytes = rounded.lm.weight_bytes();
+    assert!(bytes > narrow.lm.weight_bytes() && bytes < wide.lm.weight_bytes(), "{bytes}");
+    let (want, _, _) = results(&mut *wide.lm, PooledRead::default());
+    let (got, _, _) = results(&mut *rounded.lm, PooledRead::default());
+    let largest = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let apart = want.iter().zip(&got).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+    assert!(apart > 0.0 && apart < 0.1, "{apart}");
 }

@@ -164,6 +164,7 @@ fn load(
         devices: config.run.devices_per_worker,
         backward: Engine::needs_backward(recipe),
         dtype: recipe.dtype,
+        arithmetic: recipe.arithmetic,
         exact_f32: config.run.exact_f32,
         positions: Engine::most_positions(recipe),
     };

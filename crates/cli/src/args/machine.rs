@@ -25,6 +25,10 @@ fn bench() -> Command {
             )
             .default_value("f32"),
         )
+        .arg(
+            option("arithmetic", "TYPE", "To what a CPU rounds the factors of the model's products: f32 or bf16")
+                .default_value("f32"),
+        )
         .arg(flag("exact-f32", "Multiply in f32 on a GPU too"))
         .arg(flag("matrix-rate", "Also measure how fast the device multiplies matrices"))
         .arg(

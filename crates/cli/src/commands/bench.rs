@@ -37,6 +37,7 @@ fn step(matches: &ArgMatches) -> Result<(), CliError> {
         ("batch_size", &count("batch").to_string()),
         ("numeric_positions", &count("positions").to_string()),
         ("dtype", text(matches, "dtype").unwrap_or("f32")),
+        ("arithmetic", text(matches, "arithmetic").unwrap_or("f32")),
     ])
     .map_err(CliError::usage)?;
     let recipe = config.recipe;
@@ -47,6 +48,7 @@ fn step(matches: &ArgMatches) -> Result<(), CliError> {
         devices: count("devices") as usize,
         backward: true,
         dtype: recipe.dtype,
+        arithmetic: recipe.arithmetic,
         exact_f32: matches.get_flag("exact-f32"),
         positions: Engine::most_positions(&recipe),
     };
@@ -81,7 +83,8 @@ fn step(matches: &ArgMatches) -> Result<(), CliError> {
     let matrix_flops = match matches.get_flag("matrix-rate") {
         true => {
             let rows = matches.get_one::<u64>("matrix-rows").map(|rows| *rows as usize);
-            Some(MatrixRate { dtype: recipe.dtype, exact_f32: matches.get_flag("exact-f32"), rows }.on(device)?)
+            let (dtype, arithmetic, exact_f32) = (recipe.dtype, recipe.arithmetic, matches.get_flag("exact-f32"));
+            Some(MatrixRate { dtype, arithmetic, exact_f32, rows }.on(device)?)
         }
         false => None,
     };

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use clap::ArgMatches;
 use numalign_checkpoint::{BareProjectors, Checkpoint, Identity, write_atomically};
-use numalign_config::Arithmetic;
 use numalign_data::SampleDigest;
 use numalign_engine::Engine;
 use numalign_model::LoadOptions;
@@ -30,7 +29,8 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     }
     let path = Path::new(text(matches, "file").unwrap_or_default());
     let out = Path::new(text(matches, "out").unwrap_or_default());
-    let options = LoadOptions { dtype: recipe.dtype, ..LoadOptions::new(config.run.device, false) };
+    let (dtype, arithmetic) = (recipe.dtype, recipe.arithmetic);
+    let options = LoadOptions { dtype, arithmetic, ..LoadOptions::new(config.run.device, false) };
     let engine = Engine::new(numalign_model::load_with(&recipe.model_name, options)?.lm, recipe.clone());
     let layout = Layout::of(&recipe, engine.lm().hidden_size(), 0);
     let bare = BareProjectors::read(path, layout)?;
@@ -41,7 +41,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         identity: Identity {
             base_fingerprint: engine.lm().fingerprint().to_hex().to_string(),
             tokenizer_fingerprint: engine.tokenizer_fingerprint()?,
-            arithmetic: Arithmetic::F32,
+            arithmetic: arithmetic.into(),
             layer_norms: Vec::new(),
             dataset_digest: None,
             split: None,

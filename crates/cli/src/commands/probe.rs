@@ -172,6 +172,7 @@ fn ablated(run: &RunSettings) -> Result<Option<f64>, CliError> {
     let recipe = &run.config.recipe;
     let options = LoadOptions {
         dtype: recipe.dtype,
+        arithmetic: recipe.arithmetic,
         exact_f32: run.config.run.exact_f32,
         ..LoadOptions::new(run.config.run.device, false)
     };

@@ -17,6 +17,8 @@ use crate::ops::sequences::Sequences;
 use crate::ops::{FrozenOps, RotaryTable, WeightStorage, move_to_device, to_host};
 use crate::tokenizer::Tokenizer;
 
+#[cfg(test)]
+mod bf16_oracle;
 pub mod block;
 pub mod embedding_table;
 #[cfg(test)]
@@ -491,7 +493,7 @@ impl<B: FrozenOps> FrozenLm for Decoder<B> {
     }
 
     fn weight_bytes(&self) -> u64 {
-        let dtype = self.parts.storage.dtype;
+        let dtype = self.parts.storage.of_products();
         let tables = || std::iter::once(&self.parts.token_table).chain(&self.parts.position_table);
         let in_tables: u64 = tables().map(EmbeddingTable::numbers).sum();
         let bytes: u64 = tables().map(EmbeddingTable::bytes).sum();

@@ -51,10 +51,14 @@ impl TensorSource for Loud {
 }
 
 fn load<B: FrozenOps>(activation: Activation, device: B::Device) -> Decoder<B> {
+    load_as(activation, device, STORAGE)
+}
+
+pub(super) fn load_as<B: FrozenOps>(activation: Activation, device: B::Device, storage: WeightStorage) -> Decoder<B> {
     let config = small_config(activation);
     let placement = Placement::single(device, config.n_layer);
     let source = Loud(Synthetic::new(&crate::arch::Architecture::Gpt2(config.clone()), 5));
-    gpt2::load(config, &source, Tokenizer::Missing("none in this test".to_owned()), placement, STORAGE).unwrap()
+    gpt2::load(config, &source, Tokenizer::Missing("none in this test".to_owned()), placement, storage).unwrap()
 }
 
 pub(super) fn input(lengths: &[usize], d: usize) -> LmInput {

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use numalign_config::Dtype;
+use numalign_config::{Arithmetic, Dtype};
 
 use crate::arch::Footprint;
 use crate::error::ModelError;
@@ -50,8 +50,8 @@ impl Estimate {
     }
 
     fn on_host(footprint: &Footprint, storage: WeightStorage, positions: usize) -> Self {
-        let dtype = storage.dtype;
-        let weights = dtype.of_tables().bytes(footprint.in_tables) + dtype.bytes(footprint.in_blocks);
+        let tables = storage.dtype.of_tables().bytes(footprint.in_tables);
+        let weights = tables + storage.of_products().bytes(footprint.in_blocks);
         let per_position = footprint.passing + if storage.backward { footprint.kept } else { 0 };
         let activations = 4 * per_position * positions as u64;
         Self { weights, working: activations.max(4 * footprint.largest_tensor) }
@@ -126,16 +126,25 @@ fn advice(footprint: &Footprint, storage: WeightStorage, positions: usize, free:
         MemoryKind::Host => &[Dtype::Bf16, Dtype::Q8_0, Dtype::Q4_0][..],
         MemoryKind::Gpu => &[Dtype::Bf16][..],
     };
-    let present = storage.dtype.bytes(footprint.in_blocks);
+    let present = storage.of_products().bytes(footprint.in_blocks);
+    // What is smaller than bf16 is multiplied in f32.
+    let (storage, besides) = match storage.arithmetic {
+        Arithmetic::Bf16 if kind == MemoryKind::Host => {
+            (WeightStorage { arithmetic: Arithmetic::F32, ..storage }, " and arithmetic: f32")
+        }
+        _ => (storage, ""),
+    };
     for dtype in smaller.iter().copied().filter(|dtype| dtype.bytes(footprint.in_blocks) < present) {
         let needed = Estimate::new(kind, footprint, WeightStorage { dtype, ..storage }, positions);
         if needed.total() <= free {
-            return format!("dtype: {dtype} needs {} GiB", gib(needed.total()));
+            return format!("dtype: {dtype}{besides} needs {} GiB", gib(needed.total()));
         }
         let least = Estimate::new(kind, footprint, WeightStorage { dtype, ..storage }, 1);
         if least.total() <= free {
             let needed = gib(least.total());
-            return format!("dtype: {dtype} with a smaller batch_size or fewer numeric_positions needs {needed} GiB");
+            return format!(
+                "dtype: {dtype}{besides} with a smaller batch_size or fewer numeric_positions needs {needed} GiB"
+            );
         }
     }
     match kind {

@@ -1,6 +1,6 @@
 //! Which device a model goes to: the choice among the visible ones, and what is known of those that were chosen.
 
-use numalign_config::{Arithmetic, DeviceChoice, Dtype};
+use numalign_config::{Arithmetic, CpuArithmetic, DeviceChoice, Dtype};
 use numalign_gpu::assignment::{Sharing, first_gpu};
 use numalign_gpu::driver::visible_gpus;
 
@@ -33,6 +33,14 @@ pub fn choose_device(choice: DeviceChoice, local_rank: Option<usize>, per_worker
         }
         DeviceChoice::Auto => Devices::auto(rank, per_worker),
     }
+}
+
+/// The kind of device that `choice` comes to.
+///
+/// # Errors
+/// There is no such device, or it cannot be used.
+pub fn place_of(choice: DeviceChoice) -> Result<ModelDevice, ModelError> {
+    Ok(Devices::resolve(choice, 1)?.place())
 }
 
 /// Devices that exist.
@@ -112,10 +120,26 @@ impl Devices {
     }
 
     /// To what the factors of products are rounded on these devices.
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "the CPU has no choice"))]
-    pub(crate) fn arithmetic(&self, dtype: Dtype, exact_f32: bool) -> Result<Arithmetic, ModelError> {
+    ///
+    /// # Errors
+    /// GPUs that differ, or that are asked for a CPU's `bf16`.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "the CPU does as it is asked"))]
+    pub(crate) fn arithmetic(
+        &self,
+        dtype: Dtype,
+        on_cpu: CpuArithmetic,
+        exact_f32: bool,
+    ) -> Result<Arithmetic, ModelError> {
         match self {
-            Self::Cpu { .. } => Ok(Arithmetic::F32),
+            Self::Cpu { .. } => Ok(on_cpu.into()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { first, .. } if on_cpu != CpuArithmetic::F32 => Err(ModelError::Device {
+                device: format!("cuda:{first}"),
+                reason: format!(
+                    "arithmetic: {on_cpu} is a CPU's; on a GPU dtype: bf16 rounds the factors of products, so take that \
+                     instead, or device: cpu"
+                ),
+            }),
             #[cfg(feature = "cuda")]
             Self::Cuda { first, count } => {
                 let of = |index: usize| {

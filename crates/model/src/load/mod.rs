@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn_flex::{Flex, FlexDevice};
-use numalign_config::{Arithmetic, DeviceChoice, Dtype};
+use numalign_config::{Arithmetic, CpuArithmetic, DeviceChoice, Dtype};
 
 use crate::arch::Architecture;
 use crate::decoder::Decoder;
@@ -31,7 +31,7 @@ mod tensor_loader;
 pub mod weights;
 
 pub(crate) use devices::Devices;
-pub use devices::{ModelDevice, choose_device};
+pub use devices::{ModelDevice, choose_device, place_of};
 pub use folder_tokenizer::folder_tokenizer;
 use gguf::GgufModel;
 use name::ModelName;
@@ -80,6 +80,8 @@ pub struct LoadOptions {
     pub backward: bool,
     /// The type of weights and tables.
     pub dtype: Dtype,
+    /// To what a CPU rounds the factors of products.
+    pub arithmetic: CpuArithmetic,
     /// Products without rounded factors, on a GPU too.
     pub exact_f32: bool,
     /// Positions of the largest pass that will be asked for; the estimate of memory counts its activations.
@@ -89,7 +91,15 @@ pub struct LoadOptions {
 impl LoadOptions {
     /// Weights in `f32` on one device, for short texts.
     pub fn new(device: DeviceChoice, backward: bool) -> Self {
-        Self { device, devices: 1, backward, dtype: Dtype::F32, exact_f32: false, positions: 64 }
+        Self {
+            device,
+            devices: 1,
+            backward,
+            dtype: Dtype::F32,
+            arithmetic: CpuArithmetic::F32,
+            exact_f32: false,
+            positions: 64,
+        }
     }
 }
 
@@ -114,7 +124,7 @@ pub fn load_with(name: &str, options: LoadOptions) -> Result<FrozenModel, ModelE
     };
     let parts = parts(&parsed)?;
     blocks::check(options.dtype, &parts.source.kinds(), devices.place())?;
-    let arithmetic = devices.arithmetic(options.dtype, options.exact_f32)?;
+    let arithmetic = devices.arithmetic(options.dtype, options.arithmetic, options.exact_f32)?;
     let storage = WeightStorage { backward: options.backward, dtype: options.dtype, arithmetic };
     let layers = parts.architecture.layers();
     let share = parts.architecture.footprint().share(devices.sharing());
@@ -132,6 +142,9 @@ pub fn load_with(name: &str, options: LoadOptions) -> Result<FrozenModel, ModelE
     }
     if arithmetic != Arithmetic::F32 {
         device.push_str(&format!(", products in {arithmetic}"));
+        if devices.place() == ModelDevice::Cpu && !crate::kernels::bf16::has_instruction() {
+            device.push_str(" without AVX512-BF16: slower than f32, with the same results");
+        }
     }
     let lm = place(parts, &devices, storage, pass_positions)?;
     devices.announce(&device);

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
 use burn_flex::{Flex, FlexDevice, FlexTensor};
-use numalign_config::Dtype;
+use numalign_config::{Arithmetic, Dtype};
 use rayon::prelude::*;
 
 use super::norms::{NormWeights, Normed};
@@ -13,18 +13,25 @@ use super::sequences::{RowKind, Sequences};
 use super::{AttentionGradient, FrozenOps, HostBlocks, HostLinear, Parts, RotaryTable, WeightOrder, joined};
 use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{self, Heads};
+use crate::kernels::bf16::Pairs;
 use crate::kernels::dispatch::isa;
-use crate::kernels::matmul::{Direction, Epilogue, matmul, matmul_new};
+use crate::kernels::matmul::{Direction, Epilogue, Factor, matmul, matmul_new};
 use crate::kernels::panels::{PANEL, Packed};
 use crate::kernels::quantised::layout::Form;
 use crate::kernels::quantised::{make, pack};
 use crate::kernels::{norm, rotary};
 use crate::load::gguf::kind::Kind;
 
-/// A frozen weight in panels, for both passes.
+/// A frozen weight, packed for both passes.
 pub struct PackedLinear {
-    weight: Packed,
+    weight: Weight,
     bias: Option<Vec<f32>>,
+}
+
+/// As the arithmetic of its products wants it.
+enum Weight {
+    F32(Packed),
+    Bf16(Pairs),
 }
 
 impl FrozenOps for Flex {
@@ -40,6 +47,10 @@ impl FrozenOps for Flex {
             WeightOrder::InputOutput => (&host.weight[from..], host.output, 1),
             WeightOrder::OutputInput => (&host.weight[from * k..], 1, k),
         };
+        let bias = host.bias.map(|bias| bias[from..to].to_vec());
+        if host.arithmetic == Arithmetic::Bf16 {
+            return PackedLinear { weight: Weight::Bf16(Pairs::new(part, k, n, rows, columns)), bias };
+        }
         let plain = |dtype: Dtype| Packed::new(part, k, n, rows, columns, dtype);
         let weight = match (host.blocks, host.dtype) {
             // As the file has it, so that the numbers are those of the file.
@@ -59,7 +70,7 @@ impl FrozenOps for Flex {
             }
             (None, dtype) => plain(dtype),
         };
-        PackedLinear { weight, bias: host.bias.map(|bias| bias[from..to].to_vec()) }
+        PackedLinear { weight: Weight::F32(weight), bias }
     }
 
     fn frozen_linear(
@@ -68,7 +79,11 @@ impl FrozenOps for Flex {
         residual: Option<Tensor<Self, 2>>,
         _: RowKind,
     ) -> Tensor<Self, 2> {
-        product(x, &linear.weight, Direction::Forward, linear.bias.as_deref(), residual)
+        let bias = linear.bias.as_deref();
+        match &linear.weight {
+            Weight::F32(weight) => product(x, weight, Direction::Forward, bias, residual),
+            Weight::Bf16(weight) => product(x, weight, Direction::Forward, bias, residual),
+        }
     }
 
     fn frozen_linear_backward(
@@ -77,7 +92,10 @@ impl FrozenOps for Flex {
         to: Option<Tensor<Self, 2>>,
         _: RowKind,
     ) -> Tensor<Self, 2> {
-        product(g, &linear.weight, Direction::Backward, None, to)
+        match &linear.weight {
+            Weight::F32(weight) => product(g, weight, Direction::Backward, None, to),
+            Weight::Bf16(weight) => product(g, weight, Direction::Backward, None, to),
+        }
     }
 
     fn join(weights: Vec<PackedLinear>) -> Vec<PackedLinear> {
@@ -250,7 +268,7 @@ impl FrozenOps for Flex {
 
 fn product(
     x: Tensor<Flex, 2>,
-    weight: &Packed,
+    weight: &impl Factor,
     direction: Direction,
     bias: Option<&[f32]>,
     add: Option<Tensor<Flex, 2>>,

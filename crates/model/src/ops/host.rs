@@ -31,6 +31,14 @@ pub struct WeightStorage {
 impl WeightStorage {
     /// `f32` throughout, for both directions.
     pub const F32: Self = Self { backward: true, dtype: Dtype::F32, arithmetic: Arithmetic::F32 };
+
+    /// The type of the weights of products, which are rounded once where their products would round them each time.
+    pub fn of_products(self) -> Dtype {
+        match self.arithmetic {
+            Arithmetic::Bf16 => Dtype::Bf16,
+            Arithmetic::F32 | Arithmetic::Tf32 | Arithmetic::F16 => self.dtype,
+        }
+    }
 }
 
 /// A dense weight on the host, and its bias.

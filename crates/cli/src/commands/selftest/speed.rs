@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use numalign_config::{Config, DeviceChoice, Dtype};
+use numalign_config::{Config, CpuArithmetic, DeviceChoice, Dtype};
 use numalign_data::{Domain, SampleStream};
 use numalign_engine::{Engine, LocalRun};
 use numalign_gpu::Driver;
@@ -33,7 +33,7 @@ pub fn check(table: &mut Table, device: DeviceChoice) {
     });
     let mut matrices = 0.0;
     table.run("matrix rate, f32", || {
-        matrices = MatrixRate { dtype: Dtype::F32, exact_f32: false, rows: None }
+        matrices = MatrixRate { dtype: Dtype::F32, arithmetic: CpuArithmetic::F32, exact_f32: false, rows: None }
             .on(device)
             .map_err(|error| error.to_string())?;
         Ok(format!("{:.1} GFLOP/s", matrices / 1e9))
