@@ -1,8 +1,10 @@
 """Time `numalign bench step` against its PyTorch twin, interleaved, and print a Markdown table.
 
 Usage: python compare.py [--binary target/release/numalign] [--rounds 5] [--cases 8x1,64x1,8x128] [--original] [--threads N]
+                         [--dtype f32|bf16]
 
 Each round runs ours, then PyTorch (A B A B ...), so that a busy machine disturbs both alike; the ratio is taken per round.
+--dtype bf16 compares `arithmetic: bf16` with PyTorch's model in bfloat16.
 --original adds 2x1024: ours as `config/original.yaml` works (frozen, no LM head) against the twin's --original job.
 On a GPU `gpu_table.py` does this.
 Run it with the Python that has torch and transformers (the twin is started with the same interpreter).
@@ -28,6 +30,7 @@ parser.add_argument("--original", action="store_true")
 parser.add_argument("--original-rounds", type=int, default=2)
 parser.add_argument("--size", default="small")
 parser.add_argument("--threads", type=int, help="threads for both sides; default: each side's own choice")
+parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="what factors of products are rounded to")
 arguments = parser.parse_args()
 
 
@@ -43,8 +46,8 @@ def run(command):
 
 def measure(batch, positions, steps, original):
     shape = ["--batch", str(batch), "--positions", str(positions), "--steps", str(steps)]
-    ours = run([arguments.binary, "bench", "step", "--model", f"synthetic:{arguments.size}", *shape, "--device", "cpu", "--json"])
-    twin = [sys.executable, os.path.join(HERE, "twin.py"), "--size", arguments.size, *shape]
+    ours = run([arguments.binary, "bench", "step", "--model", f"synthetic:{arguments.size}", *shape, "--arithmetic", arguments.dtype, "--device", "cpu", "--json"])
+    twin = [sys.executable, os.path.join(HERE, "twin.py"), "--size", arguments.size, "--dtype", arguments.dtype, *shape]
     if arguments.threads:
         twin += ["--threads", str(arguments.threads)]
     if original:
@@ -76,7 +79,7 @@ def main():
         rows.append(row(f"{batch}×{positions}", batch, positions, arguments.steps or STEPS.get(case, 5), arguments.rounds))
     if arguments.original:
         rows.append(row("2×1024 against the original job", 2, 1024, arguments.steps or 1, arguments.original_rounds, original=True))
-    print(f"GPT-2 {arguments.size}, stage `nn`, f32, {os.cpu_count()} {platform.machine()} cores; medians of interleaved rounds\n")
+    print(f"GPT-2 {arguments.size}, stage `nn`, {arguments.dtype}, {os.cpu_count()} {platform.machine()} cores; medians of interleaved rounds\n")
     print("| batch×positions | numalign ms/step | PyTorch ms/step | ratio (min–max) | numalign peak MiB | PyTorch peak MiB |")
     print("|---|---|---|---|---|---|")
     print("\n".join(rows))
