@@ -20,6 +20,9 @@ pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// … and of one that is complete.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// How long a run in which messages were damaged answers workers after its end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 impl Driver {
     /// Writes both final files, then tells every worker that the run is done.
     pub(super) async fn finish(
@@ -70,13 +73,45 @@ impl Driver {
         if let Some(line) = self.failures.summary() {
             self.console.print(&line);
         }
+        self.tell_done(step);
+        if self.damaged > 0 {
+            self.tell_latecomers(step, calls).await;
+        }
+        Ok(Outcome { step, already: false })
+    }
+
+    /// Tells every connected worker that the run is done, and ends their streams.
+    fn tell_done(&mut self, step: u64) {
         let members: Vec<MemberId> = self.outboxes.keys().copied().collect();
         for member in members {
             self.send(member, Message::Done(proto::Done { summary: format!("all {step} steps are committed") }));
         }
         // Dropping the outboxes ends the streams once everything in them is sent.
         self.outboxes.clear();
-        Ok(Outcome { step, already: false })
+    }
+
+    /// A worker that renewed its link because one of the last messages was damaged comes back, and would wait for a coordinator that
+    /// has ended: for [`FAREWELL`] it is told that the run is done.
+    async fn tell_latecomers(&mut self, step: u64, calls: &mut mpsc::Receiver<Call>) {
+        let over = tokio::time::sleep(FAREWELL);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                Some(call) = calls.recv() => match call {
+                    Call::Connected(member, _, outbox) => {
+                        self.outboxes.insert(member, outbox);
+                        self.welcome(member);
+                        self.tell_done(step);
+                    }
+                    Call::Status(reply) => {
+                        // The client may have gone.
+                        let _ = reply.send(self.status(Instant::now()));
+                    }
+                    _ => {}
+                },
+            }
+        }
     }
 
     /// Writes a checkpoint of the committed state and waits for the disk, at most for `timeout`.
