@@ -80,8 +80,9 @@ fn products_in_bf16_give_the_same_bytes() {
         }
         succeed(&folder, stage, SHORT, &format!("--run-id {stage}-f32"));
         assert!(bytes(&folder, &format!("{stage}-f32")) != whole, "other products, other bits");
+        let exact = format!("{SHORT} --arithmetic f32");
         let from = format!("--run-id {stage}-f32-21 --resume chk/{stage}/step-00000021.safetensors");
-        let refused = folder.run(&arguments(stage, SHORT, &from));
+        let refused = folder.run(&arguments(stage, &exact, &from));
         assert!(!refused.status.success() && refused.stderr.contains("arithmetic"), "{}", refused.stderr);
     }
     let inspected = folder.run(&["inspect", "chk/nn.safetensors"]);

@@ -257,7 +257,8 @@ fn cargo_run_finds_one_binary() {
 fn a_reader_that_has_seen_enough_is_no_panic() {
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/quickstart.yaml");
     for args in [vec!["generate", "nn", "--count", "200000", "--out", "-"], vec!["config", "show", config]] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_numalign"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_numalign"));
+        let mut child = common::without_foreign_variables(&mut command)
             .args(&args)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -156,7 +156,9 @@ fn several_hosts_end_in_the_same_bytes_though_links_are_cut() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/netns-test.sh");
     let folder = Folder::new();
     let binary = PathBuf::from(env!("CARGO_BIN_EXE_numalign"));
-    let output = Command::new("bash").arg(&script).arg(&binary).current_dir(folder.path()).output().unwrap();
+    let mut command = Command::new("bash");
+    command.arg(&script).arg(&binary).current_dir(folder.path());
+    let output = without_foreign_variables(&mut command).output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     // `cargo test -- --nocapture` shows the figures, or the reason for skipping.
     eprintln!("{stdout}");

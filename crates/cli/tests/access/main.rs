@@ -11,7 +11,7 @@ mod token;
 
 use std::sync::OnceLock;
 
-use common::{Child, Folder, Output, check, words};
+use common::{Child, Folder, Output, check, without_foreign_variables, words};
 use numalign_protocol as proto;
 use numalign_protocol::coordinator_client::CoordinatorClient;
 use numalign_protocol::worker_message::Message;

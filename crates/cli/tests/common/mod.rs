@@ -163,12 +163,7 @@ impl Folder {
     }
 
     fn start(&self, mut command: Command, args: &[&str], envs: &[(&str, &str)]) -> Child {
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("NUMALIGN_") || text.starts_with("HF_") || FOREIGN_VARIABLES.contains(&&*text) {
-                command.env_remove(&name);
-            }
-        }
+        without_foreign_variables(&mut command);
         command.env("HF_HOME", self.path().join("hf-home")).env("HF_HUB_OFFLINE", "1");
         command.args(args).envs(envs.iter().copied()).current_dir(self.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -177,6 +172,17 @@ impl Folder {
         let stderr = Stream::new(child.stderr.take().expect("piped"));
         Child { name: args.join(" "), child, stdout, stderr, since: Instant::now() }
     }
+}
+
+/// Takes away the variables of this process that would change what the binary does, those of the tests themselves among them.
+pub fn without_foreign_variables(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("NUMALIGN_") || text.starts_with("HF_") || FOREIGN_VARIABLES.contains(&&*text) {
+            command.env_remove(&name);
+        }
+    }
+    command
 }
 
 /// Arguments put together from parts.

@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use super::common::{Folder, check};
+use super::common::{Folder, check, without_foreign_variables};
 
 #[test]
 fn a_port_of_root_is_told_with_a_higher_one() {
@@ -14,7 +14,8 @@ fn a_port_of_root_is_told_with_a_higher_one() {
     }
     let folder = Folder::new();
     let program = folder.open_to_every_user();
-    let output = Command::new(&program)
+    let mut command = Command::new(&program);
+    let output = without_foreign_variables(&mut command)
         .args(["coordinator", "nn", "--listen", "127.0.0.1:81"])
         .uid(54_321)
         .gid(54_321)
