@@ -7,7 +7,7 @@ use super::oracle::{Generic, STORAGE, by_autodiff, input, relative_difference};
 use super::*;
 use crate::arch::{LlamaConfig, Rope, RopeScaling, TensorList};
 use crate::kernels::activation::Activation;
-use crate::lm::{PooledRead, ReadPositions};
+use crate::lm::{Piece, PooledRead, ReadPositions};
 use crate::load::llama;
 use crate::load::weights::TensorSource;
 

@@ -6,7 +6,7 @@ use burn_flex::{Flex, FlexDevice};
 use super::*;
 use crate::arch::Gpt2Config;
 use crate::kernels::activation::Activation;
-use crate::lm::{PooledRead, ReadPositions};
+use crate::lm::{Piece, PooledRead, ReadPositions};
 use crate::load::gpt2;
 use crate::load::synthetic::Synthetic;
 use crate::load::weights::TensorSource;
@@ -377,4 +377,29 @@ fn bad_inputs_are_errors() {
     ));
     assert!(matches!(forward(&of(vec![Piece::Tokens(vec![50])])), ModelError::UnknownToken { id: 50, .. }));
     assert!(matches!(forward(&of(vec![Piece::Embedding { row: 1, repeat: 1 }])), ModelError::NoSuchEmbedding { .. }));
+}
+
+/// Rows that the device makes of repeated embeddings are those of the host, and so are the gradients summed there.
+#[test]
+fn embeddings_repeated_on_the_device_are_those_of_the_host() {
+    let mut on_host: Decoder<Flex> = load(Activation::GeluTanh, FlexDevice);
+    let mut on_device: Decoder<Generic> = load(Activation::GeluTanh, FlexDevice);
+    let d = on_host.hidden_size();
+    for each in [16, 40, 20] {
+        let sequences = (0..3).map(|row| vec![Piece::Embedding { row, repeat: each }]).collect();
+        let embeddings: Vec<f32> = (0..3 * d).map(|i| (i as f32 * 0.37).sin()).collect();
+        let batch = LmInput { sequences, embeddings, ..LmInput::default() };
+        let Inputs::Rows(want) = on_host.embed(&batch).unwrap().inputs else { panic!("the host makes rows") };
+        let inputs = on_device.embed(&batch).unwrap().inputs;
+        assert!(matches!(inputs, Inputs::Repeated(repeat) if repeat == each));
+        let got = on_device.first_rows(inputs, &batch.embeddings).into_data().into_vec::<f32>().unwrap();
+        assert_eq!(got, want, "{each} times");
+
+        let hidden = on_host.forward(&batch, true).unwrap();
+        assert!(relative_difference(&on_device.forward(&batch, true).unwrap(), &hidden) < 1e-5);
+        let want = on_host.backward_to_embeddings(&hidden).unwrap();
+        let got = on_device.backward_to_embeddings(&hidden).unwrap();
+        let apart = relative_difference(&got, &want);
+        assert!(apart < 1e-5, "{each} times: {apart}");
+    }
 }

@@ -9,6 +9,7 @@ macro_rules! frozen_ops {
             type Joined = Vec<Self::Linear>;
 
             const RAGGED: bool = false;
+            const REPEATS_ROWS: bool = true;
 
             fn prepare(host: $crate::ops::HostLinear<'_>, device: &Self::Device) -> Self::Linear {
                 $crate::ops::generic::prepare(host, device)
