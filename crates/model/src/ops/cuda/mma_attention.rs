@@ -10,8 +10,8 @@ use burn_cubecl::cubecl::prelude::*;
 use super::attention::LOWEST;
 use super::matrix::{Gpu, Matrix};
 use super::mma_tiles::{
-    CHUNK, Chunk, Cut, Rows, add_rows, fetch_tile, first_of_warp, left_factor, multiply_rows, no_sums, row_factors,
-    row_of, scale_rows, store_tile, tile_bytes, write_rows,
+    CHUNK, Chunk, Cut, EIGHT, Rows, add_rows, first_of_warp, left_factor, multiply_rows, next_tiles, no_sums,
+    row_factors, row_of, scale_rows, tile_bytes, write_rows,
 };
 use super::sums::{WARP, quad_max, quad_sum};
 use super::tiles::{Extent, SIDE, Tiles};
@@ -51,7 +51,7 @@ fn forward_kernel<N: Size>(
     #[comptime] group: usize,
 ) {
     let (size, key_tile) = comptime!((cut.tiles.size, cut.tiles.keys));
-    let (query_tile, squares) = comptime!((cut.tiles.queries, cut.tiles.keys / 8));
+    let (query_tile, squares) = comptime!((cut.tiles.queries, cut.tiles.keys / EIGHT));
     let lane = (UNIT_POS_X % WARP) as usize;
     let head = CUBE_POS_Y as usize;
     let sequence = CUBE_POS_Z as usize;
@@ -67,7 +67,7 @@ fn forward_kernel<N: Size>(
     let k_rows = Rows { start: sequence * length * k_stride + head / group * size, stride: k_stride, count: length };
     let v_rows = Rows { start: sequence * length * v_stride + head / group * size, stride: v_stride, count: length };
     let of_queries = row_factors(q, q_rows, of_warp, cut);
-    let mut sums = no_sums(comptime!(cut.width() / 8));
+    let mut sums = no_sums(comptime!(cut.width() / EIGHT));
     let mut most = Array::<f32>::new(2usize);
     let mut total = Array::<f32>::new(2usize);
     #[unroll]
@@ -78,11 +78,7 @@ fn forward_kernel<N: Size>(
 
     let mut key = 0;
     while key < keys {
-        let of_keys = fetch_tile(k, k_rows, key, key_tile, cut);
-        let of_values = fetch_tile(v, v_rows, key, key_tile, cut);
-        sync_cube();
-        store_tile(&of_keys, &mut k_tile, key_tile, cut);
-        store_tile(&of_values, &mut v_tile, key_tile, cut);
+        next_tiles(k, k_rows, &mut k_tile, v, v_rows, &mut v_tile, key, key_tile, cut);
         sync_cube();
         // A warp without queries, or whose last one sees none of these keys, waits for the others.
         if of_warp < queries && key < of_warp + SIDE + hidden {
@@ -94,7 +90,7 @@ fn forward_kernel<N: Size>(
             let mut kept = Array::<f32>::new(2usize);
             #[unroll]
             for half in 0..2usize {
-                let last = of_warp + lane / 4 + comptime!(half * 8) + hidden;
+                let last = of_warp + lane / 4 + comptime!(half * EIGHT) + hidden;
                 let mut largest = f32::new(LOWEST);
                 #[unroll]
                 for square in 0..squares {
@@ -140,7 +136,7 @@ fn forward_kernel<N: Size>(
     #[unroll]
     for half in 0..2usize {
         total[half] = quad_sum(total[half]);
-        let query = of_warp + lane / 4 + comptime!(half * 8);
+        let query = of_warp + lane / 4 + comptime!(half * EIGHT);
         if query < queries && in_row == 0 {
             let place = ((sequence * queries + query) * heads + head) * 2;
             stats[place] = most[half];

@@ -8,8 +8,8 @@ use super::attention_backward::Kept;
 use super::matrix::{Gpu, Matrix};
 use super::mma_attention::cut;
 use super::mma_tiles::{
-    CHUNK, Chunk, Cut, Rows, add_rows, fetch_tile, first_of_warp, left_factor, multiply_rows, no_sums, read_chunk,
-    row_factors, row_of, store_tile, tile_bytes, write_rows,
+    CHUNK, Chunk, Cut, EIGHT, Rows, add_rows, first_of_warp, left_factor, multiply_rows, next_tiles, no_sums,
+    read_chunk, row_factors, row_of, tile_bytes, write_rows,
 };
 use super::sums::{WARP, quad_sum};
 use super::tiles::{Extent, SIDE, Tiles};
@@ -75,7 +75,7 @@ fn queries_kernel<N: Size>(
     let in_row = lane % 4;
     #[unroll]
     for half in 0..2usize {
-        let query = of_warp + lane / 4 + comptime!(half * 8);
+        let query = of_warp + lane / 4 + comptime!(half * EIGHT);
         let mut sum = f32::new(0.0);
         #[unroll]
         for block in 0..comptime!(cut.width() / SIDE) {
@@ -100,14 +100,10 @@ fn queries_kernel<N: Size>(
         }
     }
 
-    let mut sums = no_sums(comptime!(cut.width() / 8));
+    let mut sums = no_sums(comptime!(cut.width() / EIGHT));
     let mut key = 0;
     while key < keys {
-        let of_keys = fetch_tile(k, k_rows, key, key_tile, cut);
-        let of_values = fetch_tile(v, v_rows, key, key_tile, cut);
-        sync_cube();
-        store_tile(&of_keys, &mut k_tile, key_tile, cut);
-        store_tile(&of_values, &mut v_tile, key_tile, cut);
+        next_tiles(k, k_rows, &mut k_tile, v, v_rows, &mut v_tile, key, key_tile, cut);
         sync_cube();
         if of_warp < queries && key < of_warp + SIDE + hidden {
             #[unroll]
@@ -120,7 +116,7 @@ fn queries_kernel<N: Size>(
                 for square in 0..2usize {
                     #[unroll]
                     for half in 0..2usize {
-                        let last = of_warp + lane / 4 + comptime!(half * 8) + hidden;
+                        let last = of_warp + lane / 4 + comptime!(half * EIGHT) + hidden;
                         let mut row = scores.index(square)[half];
                         let of_p = grad_p.index(square)[half];
                         #[unroll]
@@ -185,8 +181,8 @@ fn keys_kernel<N: Size>(
     let of_keys = row_factors(k, k_rows, of_warp, cut);
     let of_values = row_factors(v, v_rows, of_warp, cut);
 
-    let mut k_sums = no_sums(comptime!(cut.width() / 8));
-    let mut v_sums = no_sums(comptime!(cut.width() / 8));
+    let mut k_sums = no_sums(comptime!(cut.width() / EIGHT));
+    let mut v_sums = no_sums(comptime!(cut.width() / EIGHT));
     for member in 0..group {
         let head = kv_head * group + member;
         let q_rows = Rows { start: sequence * queries * q_stride + head * size, stride: q_stride, count: queries };
@@ -197,11 +193,7 @@ fn keys_kernel<N: Size>(
             query = (first - hidden) / query_tile * query_tile;
         }
         while query < queries {
-            let of_queries = fetch_tile(q, q_rows, query, query_tile, cut);
-            let of_grad = fetch_tile(grad, rows, query, query_tile, cut);
-            sync_cube();
-            store_tile(&of_queries, &mut q_tile, query_tile, cut);
-            store_tile(&of_grad, &mut grad_tile, query_tile, cut);
+            next_tiles(q, q_rows, &mut q_tile, grad, rows, &mut grad_tile, query, query_tile, cut);
             let place = UNIT_POS_X as usize;
             if place < query_tile {
                 let index = query + place;
@@ -228,7 +220,7 @@ fn keys_kernel<N: Size>(
                     for square in 0..2usize {
                         #[unroll]
                         for half in 0..2usize {
-                            let first_seen = of_warp + lane / 4 + comptime!(half * 8);
+                            let first_seen = of_warp + lane / 4 + comptime!(half * EIGHT);
                             let mut row = scores.index(square)[half];
                             let mut of_p = grad_p.index(square)[half];
                             #[unroll]

@@ -19,7 +19,7 @@ pub type Tf32 = cubecl::tf32;
 /// Numbers that are read at once.
 pub const CHUNK: usize = 4;
 /// Columns of an instruction's sum, and length of its inner index.
-const EIGHT: usize = 8;
+pub const EIGHT: usize = 8;
 
 /// Four neighbours of a row of a tile.
 pub type Chunk = Vector<Tf32, Const<4>>;
@@ -120,7 +120,7 @@ pub fn read_chunk<N: Size>(
 
 /// A thread's chunks of `height` rows of a head, `first` and those after it, from memory.
 #[cube]
-pub fn fetch_tile<N: Size>(
+fn fetch_tile<N: Size>(
     x: &Array<Vector<f32, N>>,
     rows: Rows,
     first: usize,
@@ -139,7 +139,7 @@ pub fn fetch_tile<N: Size>(
 
 /// The chunks of [`fetch_tile`] into shared memory, rounded.
 #[cube]
-pub fn store_tile(
+fn store_tile(
     fetched: &Array<Vector<f32, Const<4>>>,
     tile: &mut SharedMemory<Chunk>,
     #[comptime] height: usize,
@@ -153,6 +153,27 @@ pub fn store_tile(
             tile[place / chunks * line + place % chunks] = Vector::cast_from(fetched[turn]);
         }
     }
+}
+
+/// The same rows of two heads into shared memory. All reads are on their way before the block waits for those who still use the
+/// tiles of before; the caller waits for the new ones, and may write to shared memory of its own meanwhile.
+#[cube]
+pub fn next_tiles<N: Size>(
+    a: &Array<Vector<f32, N>>,
+    a_rows: Rows,
+    a_tile: &mut SharedMemory<Chunk>,
+    b: &Array<Vector<f32, N>>,
+    b_rows: Rows,
+    b_tile: &mut SharedMemory<Chunk>,
+    first: usize,
+    #[comptime] height: usize,
+    #[comptime] cut: Cut,
+) {
+    let of_a = fetch_tile(a, a_rows, first, height, cut);
+    let of_b = fetch_tile(b, b_rows, first, height, cut);
+    sync_cube();
+    store_tile(&of_a, a_tile, height, cut);
+    store_tile(&of_b, b_tile, height, cut);
 }
 
 /// A lane's parts of sixteen rows of a head, `first` and those after it, as left factors along the head.
