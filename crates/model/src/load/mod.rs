@@ -128,14 +128,12 @@ pub fn load_with(name: &str, options: LoadOptions) -> Result<FrozenModel, ModelE
     let storage = WeightStorage { backward: options.backward, dtype: options.dtype, arithmetic };
     let layers = parts.architecture.layers();
     let share = parts.architecture.footprint().share(devices.sharing());
-    let mut pass_positions = usize::MAX;
-    for free in devices.free_memory()? {
-        budget::check(name, &share, storage, options.positions, &free)?;
-        pass_positions = pass_positions.min(budget::pass_positions(&share, storage, &free));
+    let memories = devices.free_memory()?;
+    for free in &memories {
+        budget::check(name, &share, storage, options.positions, free)?;
     }
-    if pass_positions == usize::MAX {
-        pass_positions = PASS_POSITIONS;
-    }
+    let passes = memories.iter().map(|free| budget::pass_positions(&share, storage, free));
+    let pass_positions = passes.min().unwrap_or(PASS_POSITIONS);
     let mut device = devices.describe(layers);
     if options.dtype != Dtype::F32 {
         device.push_str(&format!(", weights in {}", options.dtype));
