@@ -9,7 +9,7 @@ use common::proxy::Proxy;
 use super::*;
 
 /// Training steps, a round of the solver, evaluations.
-const ALL_KINDS: &str = "--num-epochs 12 --num-batches 50 --checkpoint-every 50 --batch-size 20 --micro-batch-size 4 \
+const ALL_KINDS: &str = "--num-epochs 16 --num-batches 50 --checkpoint-every 50 --batch-size 20 --micro-batch-size 4 \
                          --lr 0.01 --solver alternate --solve-every 200 --solve-samples 400 --eval-every 1 --eval-samples 40";
 
 /// How many messages of each kind were damaged.
@@ -38,7 +38,7 @@ fn a_bit_that_changes_in_a_message_of_any_kind_changes_no_byte() {
     let url = format!("http://{}", listening_address(&mut coordinator));
     let files = ["at-worker-0", "at-worker-1", "at-worker-2"];
     let mut workers = files.map(|file| {
-        let damage = format!("3,7,{file}");
+        let damage = format!("2,7,{file}");
         let faults = [("NUMALIGN_INTERNAL_DAMAGE", damage.as_str()), ("NUMALIGN_INTERNAL_FAULTS", "slow=2")];
         folder.spawn_env(&["worker", "--coordinator", &url], &faults)
     });
