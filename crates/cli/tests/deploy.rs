@@ -239,6 +239,11 @@ fn the_jobset_agrees_with_itself() {
     for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
         assert_eq!(all[0].1[probe]["grpc"]["port"], all[0].1["ports"][0]["containerPort"], "{probe}");
     }
+    // A Service called numalign-… would set NUMALIGN_…_PORT in every pod.
+    for job in jobset["spec"]["replicatedJobs"].as_array().expect("jobs") {
+        let pod = &job["template"]["spec"]["template"]["spec"];
+        assert_eq!(pod["enableServiceLinks"], Value::Bool(false), "{}", job["name"]);
+    }
 }
 
 #[test]

@@ -134,3 +134,23 @@ fn bare_projectors_become_a_checkpoint() {
     refuse("import bare.safetensors --out x.safetensors", 2, &["no stage is given", "--stage nn"]);
     refuse("predict --checkpoint bare.safetensors 1", 1, &["it has no metadata", "numalign import"]);
 }
+
+#[test]
+fn a_file_that_another_program_saved_again_is_the_same_checkpoint() {
+    let folder = folder();
+    succeed_line(&folder, &format!("launch text --model-name model --run-id first {TINY}"));
+    let bytes = folder.read("chk/first.safetensors");
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).expect("a header");
+    let parsed = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    let again = safetensors::serialize(parsed.tensors(), header.metadata().clone()).expect("a file");
+    assert!(again != bytes);
+    folder.write("chk/again.safetensors", again);
+    let verified = |run: &str| succeed_line(&folder, &format!("verify chk/{run}.safetensors")).stdout;
+    assert!(!verified("first").contains("saved the file again"));
+    let said = verified("again");
+    assert!(said.contains("; another program saved the file again: its "), "{said}");
+    assert!(said.contains("its content is the same"), "{said}");
+    let predicted =
+        |run: &str| succeed_line(&folder, &format!("predict --checkpoint chk/{run}.safetensors 12.5")).stdout;
+    assert_eq!(predicted("again"), predicted("first"));
+}
