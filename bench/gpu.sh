@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a machine with an NVIDIA GPU has to show, within eight minutes, in one folder: one table of speed beside PyTorch, the
-# self-test, and real runs with equal bytes; every command's output lies beside them. It has been run on an H100
-# (docs/gpu/), and is run over an emulated GPU by crates/cli/tests/emulated_gpu/bench.rs.
+# self-test, and real runs with equal bytes (summary.md, table.json); every command's output is in logs.tgz beside them. It has been
+# run on an H100 and an H200 (docs/gpu/), and is run over an emulated GPU by crates/cli/tests/emulated_gpu/bench.rs.
 #
 # Usage: bench/gpu.sh [FOLDER]     (default: gpu-results-<date>)
 # NUMALIGN  a binary built with --features cuda; without it, one is built (that takes longer, and Rust and a C compiler).
@@ -17,6 +17,8 @@ root=$PWD
 results=${1:-gpu-results-$(date +%Y%m%d-%H%M%S)}
 mkdir -p "$results"
 results=$(cd "$results" && pwd)
+logs=$results/logs
+mkdir -p "$logs"
 python=${PYTHON:-python3}
 rehearsal=${REHEARSAL:-}
 failed=0
@@ -36,13 +38,13 @@ step() {
         return
     fi
     local since=$SECONDS
-    timeout --kill-after=10 "$seconds" "$@" >"$results/$name.out" 2>"$results/$name.err"
+    timeout --kill-after=10 "$seconds" "$@" >"$logs/$name.out" 2>"$logs/$name.err"
     code=$?
     if [ "$code" -eq 0 ]; then
         echo "== $name: ok, $((SECONDS - since)) s"
     else
-        echo "== $name: FAILED (exit code $code), $((SECONDS - since)) s; see $results/$name.err"
-        tail -n 5 "$results/$name.err" | sed 's/^/   /'
+        echo "== $name: FAILED (exit code $code), $((SECONDS - since)) s; see $name.err in $results/logs.tgz"
+        tail -n 5 "$logs/$name.err" | sed 's/^/   /'
         failed=1
     fi
 }
@@ -54,7 +56,7 @@ else
     binary=$root/target/release/numalign
     SECONDS=0
 fi
-nvidia-smi >"$results/nvidia-smi.out" 2>&1 || true
+nvidia-smi >"$logs/nvidia-smi.out" 2>&1 || true
 
 step doctor 60 "$binary" doctor
 if [ -n "$rehearsal" ]; then
@@ -68,7 +70,7 @@ fi
 # The promise first: runs on GPT-2 small's shapes in f32 and bf16, and one of stage mixed, by one worker, by one worker again, with
 # NCCL, by two workers, and by two of which one is killed: equal in bytes. Two ranks share the GPU where there is only one; NCCL
 # allows that from 2.30 on, otherwise they add over gRPC.
-work=$results/runs
+work=$logs/runs
 mkdir -p "$work"
 launch() { # RUN STAGE MORE...
     local run=$1 stage=$2
@@ -111,14 +113,16 @@ fi
     echo "numalign on a GPU, $(date +%F)"
     echo
     "$binary" --version
-    sed -n 's/^ *\(ok\|warning\|failure\).*GPU.*/&/p' "$results/doctor.out"
+    sed -n 's/^ *\(ok\|warning\|failure\).*GPU.*/&/p' "$logs/doctor.out"
     echo
-    cat "$results/table.out"
+    cat "$logs/table.out"
     echo
-    cat "$results/selftest.out"
-    for kernels in "$results"/kernels-*.out; do
+    cat "$logs/selftest.out"
+    for kernels in "$logs"/kernels-*.out; do
         [ -e "$kernels" ] && echo && cat "$kernels"
     done
 } >"$results/summary.md" 2>/dev/null
+# A few files are easier to bring home from a lent machine than fifty.
+tar -czf "$results/logs.tgz" -C "$results" logs && rm -r "$logs"
 echo "$results/summary.md after $SECONDS s"
 exit $failed
