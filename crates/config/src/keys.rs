@@ -62,9 +62,9 @@ keys! {
     Recipe model_name: String = "demo", MODEL, text(),
         "The frozen model: a folder, a .gguf file, a hub id, demo, or synthetic:<size>[:seed]";
     Recipe dtype: Dtype = "f32", MODEL, choice(),
-        "How frozen weights lie in memory; q8_0 and q4_0 are made while loading, other q's are in .gguf files", sparse 1;
+        "How frozen weights are kept in memory; q8_0 and q4_0 are made while loading, other q's come in .gguf", sparse 1;
     Recipe arithmetic: CpuArithmetic = "f32", MODEL, choice(),
-        "To what a CPU rounds the factors of the frozen model's products; bf16 is fast with AVX512-BF16", sparse 16;
+        "Precision of the factors of a CPU's products in the frozen model; bf16 is fast with AVX512-BF16", sparse 16;
     Recipe add_special_tokens: bool = "false", MODEL, boolean(),
         "Put the tokenizer's special tokens (BOS, EOS) around each text, as transformers does by default", sparse 10;
     Recipe num_epochs: u64 = "60", RECIPE, whole(1, EXACT), "Epochs of the run; may grow on resume";
@@ -103,7 +103,7 @@ keys! {
     Recipe distribution: Option<Distribution> =
         (derived "uniform, or log with value_encoding signlog", |settings| settings.value_encoding.map(|_| None)),
         VALUES, optional(choice()),
-        "How generated values lie in their range; log: every order of magnitude equally often", sparse 5,
+        "How generated values spread over their range; log: every order of magnitude equally often", sparse 5,
         shown |settings| settings.value_distribution().map_or(Json::Null, |distribution| json!(distribution));
     /// Set exactly where `value_encoding`, `target` or `distribution` is logarithmic. Positive.
     Recipe log_threshold: Option<f64> =
@@ -122,7 +122,7 @@ keys! {
     Refused train_transformer: bool = "false", RECIPE, refused(),
         "Not possible: the model stays frozen; train_layer_norms is what there is", shown |_| json!(false);
     Recipe solver: Solver = "adam", RECIPE, choice(),
-        "How projectors are found; alternate becomes exact where the output projector trains alone";
+        "How projectors are found; if only the output projector trains, alternate means exact";
     /// Set exactly with `alternate`; 0 is a single round at the end. Solutions in between made the result no better: a
     /// projector that is replaced takes the input side off its way (mixed on the demo model, 1,500 steps: 1.29 % at the
     /// end only, 1.32 every 200 steps, 1.44 every 100).
@@ -150,13 +150,13 @@ keys! {
         "Several places read at once, such as [1:mean, 2:last], in the place of layer and pooling", sparse 12;
     /// The round solves every place alone, and the most promising ones together.
     Recipe probe: Option<usize> = unset, RECIPE, optional(whole(1, MOST_TAPS as u64)),
-        "Most places that a probe chooses of those it reads; `numalign probe` sets it", sparse 13;
+        "Maximum number of read positions that a probe may choose; `numalign probe` sets it", sparse 13;
     Recipe loss: Loss = "mse", RECIPE, choice(),
         "The training loss, in encoded units; relative divides the error by the target";
     /// Set exactly with `huber`. Positive.
     Recipe huber_delta: Option<f64> =
         (derived "1 with loss huber", |settings| Some((settings.loss? == Loss::Huber).then_some(1.0))),
-        RECIPE, optional(positive()), "Error, in encoded units, from which huber grows in a line", sparse 6;
+        RECIPE, optional(positive()), "Error, in encoded units, above which the Huber loss is linear", sparse 6;
     Recipe seed: u64 = "0", RECIPE, whole(0, u64::MAX), "Seed of the samples and of the projectors";
     Run dataset_file: Option<PathBuf> = unset, DATA, optional(input_file()),
         "File of samples: JSONL, CSV or Parquet; without it they are generated", named "dataset.file";
@@ -192,7 +192,7 @@ keys! {
     Run load_projections: LoadedProjections = "both", RUN, choice(),
         "Which projectors model_path_load brings; the others start fresh";
     Run run_id: String = (derived "the name of the configuration file, or the stage", default_run_id),
-        RUN, run_id(), "Name of the run; its checkpoints lie in chk/<run_id>";
+        RUN, run_id(), "Name of the run; its checkpoints are in chk/<run_id>";
     Run model_path_save: PathBuf =
         (derived "chk/<run_id>.safetensors",
             |settings| Some(format!("{RUNS_FOLDER}/{}.safetensors", settings.run_id.as_ref()?).into())),
@@ -208,7 +208,7 @@ keys! {
         "Steps between two lines of loss in metrics.jsonl; 0 leaves only those of the epochs";
     Run keep_checkpoints: usize = "3", RUN, whole(1, EXACT), "How many of the newest checkpoints are kept";
     Run workers: usize = "2", WORKERS, whole_or_auto(1, MOST_WORKERS),
-        "Workers that launch starts; auto (launch only) is one per visible GPU, or 1 where there is none";
+        "Workers that launch starts or the coordinator waits for; auto (launch): one per GPU, at least 1";
     Run min_workers: usize = "1", WORKERS, whole(1, MOST_WORKERS), "Fewest workers to train with";
     Run max_workers: usize = "64", WORKERS, whole(1, MOST_WORKERS), "Most workers that are admitted";
     Run max_restarts: u32 = "3", WORKERS, whole(0, u32::MAX as u64),
