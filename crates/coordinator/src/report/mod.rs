@@ -2,6 +2,7 @@
 
 pub mod console;
 pub mod failures;
+mod lines;
 pub mod losses;
 pub mod metrics;
 pub mod record;
