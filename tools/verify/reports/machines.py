@@ -88,7 +88,7 @@ def proxies(trial):
         hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://hub.invalid"}
         through = trial.start("hidden --model a/b --ids 1", hub | {"http_proxy": address})
         seen = proxy.accept()[0]
-        first = seen.recv(400).decode().splitlines()[0]
+        first = seen.makefile().readline().strip()
         seen.close()
         through.kill()
         expect("hub.invalid" in first, first)
