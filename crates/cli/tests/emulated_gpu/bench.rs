@@ -9,7 +9,8 @@ use super::*;
 fn the_script_for_gpu_hosts_runs_whole() {
     let Some(gpu) = Gpu::get() else { return };
     let results = gpu.folder.path().join("results");
-    let output = Command::new("bash")
+    let mut command = Command::new("bash");
+    let output = common::without_foreign_variables(&mut command)
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bench/gpu.sh"))
         .arg(&results)
         .envs(gpu.environment())
