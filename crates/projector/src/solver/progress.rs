@@ -65,14 +65,16 @@ impl SolveState {
         bytes
     }
 
-    /// Inverse of [`SolveState::to_bytes`].
+    /// Inverse of [`SolveState::to_bytes`]: none for bytes that it does not write, so that a state has one form and one
+    /// digest.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let word = |at: usize| -> Option<[u8; 8]> { bytes.get(at..at + 8)?.try_into().ok() };
         let whole = |at: usize| word(at).map(u64::from_le_bytes);
         let float = |at: usize| word(at).map(f64::from_le_bytes);
         let round = Round { chunks: whole(8)?, digest: bytes.get(16..48)?.try_into().ok()? };
         let solved = Solved { rounds: whole(48)?, ridge: float(56)?, held_out_error: float(64)? };
-        Some(Self { round: (whole(0)? == 1).then_some(round), solved: (solved.rounds > 0).then_some(solved) })
+        let state = Self { round: (whole(0)? == 1).then_some(round), solved: (solved.rounds > 0).then_some(solved) };
+        (state.to_bytes() == bytes[..Self::BYTES]).then_some(state)
     }
 
     /// After the round in progress was solved.
@@ -98,6 +100,18 @@ mod tests {
                 assert_eq!(SolveState::from_bytes(&bytes), Some(state));
                 assert_eq!(SolveState::from_bytes(&bytes[1..]), None);
             }
+        }
+    }
+
+    /// Found by fuzzing: each of these was read as a state without round or solution.
+    #[test]
+    fn bytes_that_are_never_written_are_refused() {
+        let empty = SolveState { round: None, solved: None }.to_bytes();
+        assert!(SolveState::from_bytes(&empty).is_some());
+        for place in [0, 8, 16, 56, 64] {
+            let mut bytes = empty.clone();
+            bytes[place] = 2;
+            assert_eq!(SolveState::from_bytes(&bytes), None, "byte {place}");
         }
     }
 
