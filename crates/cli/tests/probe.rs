@@ -73,3 +73,16 @@ fn entries_are_what_launch_solves_and_the_choice_can_be_launched() {
     let taps = &json(&succeed_line(&folder, "inspect --json chk/best.safetensors"))["taps"];
     assert_eq!(taps, if several { chosen } else { &Value::Null });
 }
+
+/// So few rows that a run on them would choose its ridge by folds.
+#[test]
+fn a_small_dataset_can_be_probed_and_its_configuration_launched() {
+    let folder = Folder::new();
+    let row = |i: u64| format!("{{\"input\": \"{} nights cost {} euros\", \"output\": {}}}\n", i % 7, 3 * i, 3 * i);
+    folder.write("rows.jsonl", (1..=120).map(row).collect::<String>());
+    let line = "probe text --model demo --dataset rows.jsonl --samples 96 --taps 2 --layers 0-1 --no-ablation --json \
+                --write-config best.yaml";
+    let page = json(&succeed_line(&folder, line));
+    assert_eq!(page["places"].as_array().map(Vec::len), Some(4), "{page}");
+    succeed_line(&folder, "launch --config best.yaml --run-id best --no-eval");
+}

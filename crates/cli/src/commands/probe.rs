@@ -75,6 +75,8 @@ fn configuration(matches: &ArgMatches) -> Result<RunSettings, CliError> {
         ("num_batches", samples.div_ceil(BATCH).to_string()),
         ("batch_size", BATCH.to_string()),
         ("micro_batch_size", MICRO_BATCH.to_string()),
+        // A probe holds out an eighth; folds would follow from a small dataset.
+        ("ridge_folds", "0".to_owned()),
     ];
     if let Some(model) = text(matches, "model") {
         more.push(("model_name", model.to_owned()));
